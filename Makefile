@@ -1,0 +1,28 @@
+# Two commands: `make demo` trains and shows a result, `make test` runs the tests. Both make their own .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+data/streets: | $(VENV)/installed
+	$(BIN)/python scripts/prepare_dataset.py streets $@
+
+demo: $(VENV)/installed data/streets
+	$(BIN)/accelerate launch scripts/train.py recipes/demo.yaml --overwrite_output_dir true
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) data runs

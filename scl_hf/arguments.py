@@ -1,0 +1,169 @@
+"""A recipe (YAML) and the command line on top of it -> dataclasses."""
+
+import argparse
+import difflib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+
+from .errors import InputError
+
+
+@dataclass
+class ModelArguments:
+    """
+    Which model is trained.
+
+    Args:
+        model_name_or_path (`str`, *optional*):
+            Hub id or folder of any semantic-segmentation checkpoint (`AutoModelForSemanticSegmentation`). A head for
+            another number of classes is replaced by a new one. Without it a `DeepLabV3PlusForSemanticSegmentation` is
+            built from `model_config`, with random weights.
+        model_config (`dict`, *optional*):
+            Fields of [`DeepLabV3PlusConfig`] that differ from the full-size model.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether the checkpoint at `model_name_or_path` may run its own code.
+    """
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the starting weights"})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "fields of DeepLabV3PlusConfig, as JSON on the command line"}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "let the checkpoint run its own code"})
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            try:
+                self.model_config = json.loads(self.model_config)
+            except json.JSONDecodeError as error:
+                raise InputError(f"model_config: not JSON ({error}). Give it as '{{\"stem_channels\": 16}}'.") from None
+        if self.model_config is not None and not isinstance(self.model_config, dict):
+            raise InputError(f"model_config: expected a mapping of fields, got {self.model_config!r}.")
+        if self.model_config and self.model_name_or_path:
+            raise InputError(
+                "model_config and model_name_or_path: a checkpoint brings its own config. Remove one of the two fields."
+            )
+
+
+class RecipeParser(HfArgumentParser):
+    """
+    Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults and the
+    command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
+    """
+
+    def parse_recipe(self, argv: Sequence[str]) -> tuple[Any, ...]:
+        """
+        Args:
+            argv (`Sequence[str]`): Command line without the script's name.
+
+        Returns:
+            `tuple`: One instance per dataclass.
+
+        Raises:
+            [`InputError`]: An unknown field, a value of the wrong type or out of its range, an unreadable recipe.
+        """
+        argv = list(argv)
+        self.source = "command line"
+        if argv and not argv[0].startswith("-"):
+            self.source = argv.pop(0)
+            self._set_recipe_defaults(self._read(Path(self.source)))
+            # argparse converts text defaults too late to know where they came from: convert them here, by themselves.
+            self.parse_known_args([])
+            self.source += " or command line"
+        try:
+            return self.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        except InputError:
+            raise
+        except (ValueError, TypeError) as error:  # a dataclass's own checks
+            self.error(str(error).splitlines()[0])
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(argument )?--(\w+)(/--[\w-]+)?: ", r"\2: ", message)
+        raise InputError(f"{getattr(self, 'source', 'command line')}: {message}")
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
+        return values
+
+    def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
+        # `--no_x` shares its destination with `--x`; only `--x` has the conversion.
+        actions = {a.dest: a for a in reversed(self._actions) if not isinstance(a, argparse._StoreFalseAction)}
+        known = [f.name for dataclass_type in self.dataclass_types for f in fields(dataclass_type) if f.init]
+        for name, value in values.items():
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1)
+                self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+            action = actions[name]
+            takes_list = action.nargs == "+"
+            alternatives = _alternatives(self.dataclass_types, name)
+            if value is None:
+                if type(None) not in alternatives:
+                    self.error(f"{name}: expected a value, got none.")
+            elif isinstance(value, dict):
+                if dict not in alternatives:
+                    self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
+            elif takes_list != isinstance(value, list):
+                self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got {value!r}.")
+            elif takes_list:
+                value = [self._get_value(action, str(item)) for item in value]
+            else:
+                value = str(value)
+            for same in self._actions:
+                if same.dest == name:
+                    same.default = value
+
+
+def _alternatives(dataclass_types: Sequence[type], name: str) -> set[type]:
+    # HfArgumentParser overwrites `field.type`; the annotations keep what was declared.
+    hint = next(hints[name] for t in dataclass_types if name in (hints := get_type_hints(t)))
+    return {get_origin(alternative) or alternative for alternative in get_args(hint)}
+
+
+def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | None:
+    """
+    Where the run resumes from, if it does; refuses an output directory that holds another run.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): Where the run writes.
+        resume (`str`, *optional*): A checkpoint folder, or `"true"` for the newest one in `output_dir`.
+        overwrite (`bool`): Whether a run in `output_dir` may be replaced.
+
+    Returns:
+        `str` or `None`: The checkpoint folder to resume from.
+
+    Raises:
+        [`InputError`]: `output_dir` holds a run and neither field says what to do; or there is no such checkpoint.
+    """
+    path = Path(output_dir)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output_dir {path}: is a file. Name a folder.")
+    newest = get_last_checkpoint(str(path)) if path.is_dir() else None
+    if resume and resume.lower() != "false":
+        checkpoint = newest if resume.lower() == "true" else resume
+        if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
+            where = f"{path} holds no checkpoint-*" if checkpoint is None else f"{checkpoint} is not a checkpoint folder"
+            raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
+        return checkpoint
+    if not overwrite and (newest or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
+        remedy = "--resume_from_checkpoint true to go on, " if newest else ""
+        raise InputError(
+            f"output_dir {path}: holds another run. Add {remedy}--overwrite_output_dir true to replace it,"
+            " or name another --output_dir."
+        )
+    return None

@@ -1,0 +1,126 @@
+"""The settings of a run: `transformers.TrainingArguments` with the paper's values, and the method's own fields."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .errors import InputError
+
+
+@dataclass
+class SemiSupervisedConfig(TrainingArguments):
+    """
+    Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1); symbols are the
+    paper's. Fields that are not listed here are those of [`~transformers.TrainingArguments`].
+
+    Args:
+        consistency_weight (`float`, *optional*, defaults to 20.0):
+            λ_c of equation (3). 0 leaves the loss out.
+        structured_consistency_weight (`float`, *optional*, defaults to 3.0):
+            λ_sc of equation (3). 0 leaves the loss out; with both at 0 the training is supervised.
+        num_boxes (`int`, *optional*, defaults to 32):
+            N, the CutMix boxes of an image. Fewer suit crops smaller than the paper's 800–900 pixels.
+        num_loss_boxes (`int`, *optional*, defaults to 16):
+            N_box, the last pasted boxes, on which the structured loss is computed.
+        num_pairs (`int`, *optional*):
+            N_pair of equation (9), pairs drawn at random in each box (the paper's value is 9000). Without it the
+            structured loss is exact: over all pairs, in time linear in the pixels.
+        cutmix_ratio (`float`, *optional*, defaults to 0.77):
+            Area of all boxes before they overlap, as a share of the image. At 0.77 their union is half of the image.
+        relaxation_window (`int`, *optional*, defaults to 3):
+            w, side in pixels of the window of boundary label relaxation, equation (2). 1 is plain cross-entropy.
+        ema_decay (`float`, *optional*, defaults to 0.999):
+            Weight of the teacher's past in its moving average, applied once a training step.
+        ema_teacher (`bool`, *optional*, defaults to `True`):
+            Whether the targets come from the EMA model; if not, from the student's own weights (Table 3).
+        ema_validation (`bool`, *optional*, defaults to `True`):
+            Whether the EMA model is the one that is evaluated and published; if not, the student (Table 3).
+        semi_supervised_start_step (`int`, *optional*, defaults to 0):
+            Training steps with labels alone before the unlabelled losses join, for runs without pre-trained weights.
+        semi_supervised_ramp_steps (`int`, *optional*, defaults to 0):
+            Steps over which λ_c and λ_sc then grow from 0 to their values, linearly.
+        sync_batch_norm (`bool`, *optional*, defaults to `True`):
+            Whether BatchNorm statistics are shared by all GPUs. Has no effect on one GPU or on CPU.
+        eval_scales (`list[float]`, *optional*, defaults to `[1.0]`):
+            Scales at which evaluation sees each image; logits are averaged.
+        eval_flip (`bool`, *optional*, defaults to `False`):
+            Whether evaluation averages with the mirrored image.
+        eval_tile (`int`, *optional*):
+            Side in pixels of the overlapping tiles that evaluation cuts an image into. Without it: whole images.
+        eval_overlap (`float`, *optional*, defaults to 1/3):
+            Share of a tile that its neighbour covers too.
+        panel_images (`int`, *optional*, defaults to 3):
+            Evaluation images drawn into a panel at each evaluation.
+        overwrite_output_dir (`bool`, *optional*, defaults to `False`):
+            Whether a finished or broken run in `output_dir` may be replaced.
+        model_card_template (`str`, *optional*):
+            Jinja template of the model card. Without it: the card that `transformers` writes.
+    """
+
+    consistency_weight: float = field(default=20.0, metadata={"help": "λ_c, equation (3)"})
+    structured_consistency_weight: float = field(default=3.0, metadata={"help": "λ_sc, equation (3)"})
+    num_boxes: int = field(default=32, metadata={"help": "N, CutMix boxes of an image"})
+    num_loss_boxes: int = field(default=16, metadata={"help": "N_box, last boxes that enter the structured loss"})
+    num_pairs: int | None = field(default=None, metadata={"help": "N_pair, equation (9); none = exact, all pairs"})
+    cutmix_ratio: float = field(default=0.77, metadata={"help": "area of all boxes as a share of the image"})
+    relaxation_window: int = field(default=3, metadata={"help": "w, equation (2); 1 = plain cross-entropy"})
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher's moving average"})
+    ema_teacher: bool = field(default=True, metadata={"help": "targets from the EMA model (Table 3)"})
+    ema_validation: bool = field(default=True, metadata={"help": "evaluate and publish the EMA model (Table 3)"})
+    semi_supervised_start_step: int = field(default=0, metadata={"help": "steps with labels alone at the start"})
+    semi_supervised_ramp_steps: int = field(default=0, metadata={"help": "steps over which λ_c and λ_sc grow"})
+    sync_batch_norm: bool = field(default=True, metadata={"help": "share BatchNorm statistics between GPUs"})
+    eval_scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "scales of evaluation"})
+    eval_flip: bool = field(default=False, metadata={"help": "average with the mirrored image in evaluation"})
+    eval_tile: int | None = field(default=None, metadata={"help": "side of evaluation tiles; none = whole images"})
+    eval_overlap: float = field(default=1 / 3, metadata={"help": "overlap of evaluation tiles, as a share"})
+    panel_images: int = field(default=3, metadata={"help": "evaluation images in each panel"})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "replace an earlier run in output_dir"})
+    model_card_template: str | None = field(default=None, metadata={"help": "Jinja template of the model card"})
+
+    # TrainingArguments, with the paper's values ...
+    optim: str = field(default="sgd", metadata={"help": "optimizer, a name of transformers.OptimizerNames"})
+    optim_args: str | None = field(default="momentum=0.9", metadata={"help": "arguments of the optimizer"})
+    learning_rate: float = field(default=0.002, metadata={"help": "initial learning rate"})
+    weight_decay: float = field(default=0.001, metadata={"help": "on all parameters"})
+    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "learning-rate policy"})
+    lr_scheduler_kwargs: dict | str | None = field(
+        default_factory=lambda: {"power": 1.0, "lr_end": 0.0}, metadata={"help": "arguments of the policy"}
+    )
+    num_train_epochs: float = field(default=175.0, metadata={"help": "epochs of the labelled set"})
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "labelled crops (and mixed ones) a device"})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "gradient clipping; 0 = none"})
+    # ... and with what this trainer needs.
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "images are evaluated one at a time"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "not used: the batches are this package's"})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses in the log"})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "see TrainingArguments"})
+    report_to: str | None = field(default="tensorboard", metadata={"help": "trackers, or 'none'"})
+    metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "see TrainingArguments"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("consistency_weight", self.consistency_weight >= 0, "0 or more")
+        self._check("structured_consistency_weight", self.structured_consistency_weight >= 0, "0 or more")
+        self._check("num_boxes", self.num_boxes >= 1, "1 or more")
+        self._check("num_loss_boxes", 1 <= self.num_loss_boxes <= self.num_boxes, f"1 to num_boxes ({self.num_boxes})")
+        self._check("num_pairs", self.num_pairs is None or self.num_pairs >= 1, "1 or more, or left out for all pairs")
+        self._check("cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")
+        self._check("relaxation_window", self.relaxation_window >= 1 and self.relaxation_window % 2 == 1, "odd")
+        self._check("ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
+        self._check("semi_supervised_start_step", self.semi_supervised_start_step >= 0, "0 or more")
+        self._check("semi_supervised_ramp_steps", self.semi_supervised_ramp_steps >= 0, "0 or more")
+        self._check("eval_scales", bool(self.eval_scales) and min(self.eval_scales) > 0, "scales above 0")
+        self._check("eval_tile", self.eval_tile is None or self.eval_tile >= 1, "1 or more, or left out")
+        self._check("eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
+        self._check("panel_images", self.panel_images >= 0, "0 or more")
+        self._check("per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set")
+
+    def _check(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"{name}: must be {expected}, got {getattr(self, name)!r}.")
+
+    @property
+    def semi_supervised(self) -> bool:
+        """Whether unlabelled images take part in the training at all."""
+        return self.consistency_weight > 0 or self.structured_consistency_weight > 0

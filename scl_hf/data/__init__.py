@@ -1,0 +1,28 @@
+"""Rows → draws → crops → batches."""
+
+from .augmentation import Augmentation, AugmentationArguments
+from .batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from .cityscapes import load_cityscapes
+from .class_uniform import ClassIndex, LabeledDraws, SamplingArguments
+from .loading import DataArguments, SegmentationData, load_data
+from .streets import draw_streets
+
+
+__all__ = [
+    "Augmentation",
+    "AugmentationArguments",
+    "ClassIndex",
+    "DataArguments",
+    "DrawSampler",
+    "EvaluationImages",
+    "LabeledCrops",
+    "LabeledDraws",
+    "PairCollator",
+    "PairedCrops",
+    "SamplingArguments",
+    "SegmentationData",
+    "UnlabeledCrops",
+    "draw_streets",
+    "load_cityscapes",
+    "load_data",
+]

@@ -1,0 +1,218 @@
+"""Joint geometric and photometric augmentation of an image and its label."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    adjust_hue,
+    adjust_saturation_with_gray_subtraction,
+)
+from kornia.filters import gaussian_blur2d
+from PIL import Image
+
+from ..errors import InputError
+from .class_uniform import Draw
+from .files import IGNORE_INDEX
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the image processors of transformers
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class AugmentationArguments:
+    """
+    Random changes of a crop; the defaults are those of the baseline (Zhu et al., 2019).
+
+    Args:
+        crop_size (`list[int]`, *optional*, defaults to `[896, 896]`):
+            Height and width of the crops in pixels, or one number for both.
+        scale_range (`list[float]`, *optional*, defaults to `[0.5, 2.0]`):
+            Smallest and largest factor by which the image is scaled.
+        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a left-right flip.
+        brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
+        contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
+        saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
+        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
+        blur_probability (`float`, *optional*, defaults to 0.5): Probability of a Gaussian blur.
+        blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
+            Smallest and largest standard deviation of the blur in pixels of the crop.
+    """
+
+    crop_size: list[int] = field(
+        default_factory=lambda: [896, 896],
+        metadata={"help": "Height and width of the crops in pixels, or one number for both."},
+    )
+    scale_range: list[float] = field(
+        default_factory=lambda: [0.5, 2.0],
+        metadata={"help": "Smallest and largest factor by which the image is scaled."},
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a left-right flip."})
+    brightness: float = field(default=0.25, metadata={"help": "Brightness is multiplied by 1 ± this at most."})
+    contrast: float = field(default=0.25, metadata={"help": "Contrast is multiplied by 1 ± this at most."})
+    saturation: float = field(default=0.25, metadata={"help": "Saturation is multiplied by 1 ± this at most."})
+    hue: float = field(default=0.25, metadata={"help": "Hue is turned by ± this part of the colour circle at most."})
+    blur_probability: float = field(default=0.5, metadata={"help": "Probability of a Gaussian blur."})
+    blur_sigma: list[float] = field(
+        default_factory=lambda: [0.15, 1.3],
+        metadata={"help": "Smallest and largest standard deviation of the blur in pixels of the crop."},
+    )
+
+    def __post_init__(self):
+        if isinstance(self.crop_size, int):
+            self.crop_size = [self.crop_size]
+        if len(self.crop_size) == 1:
+            self.crop_size = [*self.crop_size, *self.crop_size]
+        if len(self.crop_size) != 2 or any(side < 1 for side in self.crop_size):
+            raise InputError(
+                f"crop_size: must be height and width, or one number, of 1 or more, got {self.crop_size}."
+            )
+        for name in ("scale_range", "blur_sigma"):
+            limits = getattr(self, name)
+            if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+                raise InputError(f"{name}: must be two numbers above 0, the smaller one first, got {limits}.")
+        for name, largest in (
+            ("flip_probability", 1),
+            ("brightness", 1),
+            ("contrast", 1),
+            ("saturation", 1),
+            ("hue", 0.5),
+            ("blur_probability", 1),
+        ):
+            if not 0 <= getattr(self, name) <= largest:
+                raise InputError(f"{name}: must be 0 to {largest}, got {getattr(self, name)}.")
+
+
+def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
+    """An (H, W, 3) uint8 picture as (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).astype(np.float32)).div_(255)
+
+
+def normalize(pixels: torch.Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> torch.Tensor:
+    """Normalises (3, H, W) pixels in [0, 1], in place, as the image processor does."""
+    return pixels.sub_(torch.tensor(image_mean).view(3, 1, 1)).div_(torch.tensor(image_std).view(3, 1, 1))
+
+
+def crop_interval(
+    length: int, crop: int, scale: float, place: float, center: float | None = None
+) -> tuple[float, float, int, int]:
+    """
+    Where a crop of a scaled image lies along one axis.
+
+    Args:
+        length (`int`): Length of the image in its own pixels.
+        crop (`int`): Length of the crop in pixels.
+        scale (`float`): Factor by which the image is scaled.
+        place (`float`): Uniform random number in [0, 1).
+        center (`float`, *optional*):
+            Pixel of the image to be shown. It comes to lie in the middle half of the crop, at 0.25 + 0.5·`place` of
+            its length, unless the image's border is in the way. Without it, all places are equally likely.
+
+    Returns:
+        `tuple[float, float, int, int]`: The part of the image, from and to in its own pixels, and the part of the crop
+        that it fills, from and to in the crop's pixels: all of it unless the scaled image is smaller than the crop.
+    """
+    extent = crop / scale
+    # Whole pixels of the image, so that a crop at scale 1 is a copy. Below 0, the image is the smaller one of the two.
+    slack = math.trunc(length - extent)
+    if center is None:
+        start = math.copysign(math.floor(place * (abs(slack) + 1)), slack)
+    else:
+        start = min(max(round(center - (0.25 + 0.5 * place) * extent), min(slack, 0)), max(slack, 0))
+    image_from, image_to = max(start, 0.0), min(start + extent, float(length))
+    crop_from = min(round((image_from - start) * scale), crop - 1)
+    crop_to = min(max(round((image_to - start) * scale), crop_from + 1), crop)
+    return image_from, image_to, crop_from, crop_to
+
+
+class Augmentation:
+    """
+    Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
+    brightness, contrast, saturation and hue in random order, blur, normalisation. Everything random comes from the
+    draw's seed, in a fixed place of its stream: switching one change off leaves the others as they were.
+
+    Args:
+        args ([`AugmentationArguments`]): Crop size, ranges and probabilities.
+        image_mean (`Sequence[float]`, *optional*): As in the image processor.
+        image_std (`Sequence[float]`, *optional*): As in the image processor.
+    """
+
+    def __init__(
+        self,
+        args: AugmentationArguments,
+        image_mean: Sequence[float] = IMAGE_MEAN,
+        image_std: Sequence[float] = IMAGE_STD,
+    ):
+        self.args = args
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+
+    def __call__(self, image: Image.Image, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            image (`PIL.Image.Image`): RGB image.
+            label (`np.ndarray`, *optional*): (H, W) uint8 train ids of the same size.
+            draw ([`Draw`]): The seed, and the point of the image to be shown, if any.
+
+        Returns:
+            `dict[str, torch.Tensor]`: "pixel_values" (3, h, w) float32, "valid" (h, w) bool, False on padding, and
+            with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean colour) and 255 in the labels.
+        """
+        if label is not None and label.shape != image.size[::-1]:
+            raise ValueError(f"the label is (height, width) {label.shape}, the image {image.size[::-1]}")
+        args = self.args
+        rng = np.random.default_rng(draw.seed)
+        scale, place_x, place_y, flip, blur, sigma = rng.random(6).tolist()
+        strengths, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4)
+
+        scale = args.scale_range[0] + scale * (args.scale_range[1] - args.scale_range[0])
+        height, width = args.crop_size
+        center_x, center_y = draw.center or (None, None)
+        left, right, first_x, last_x = crop_interval(image.width, width, scale, place_x, center_x)
+        top, bottom, first_y, last_y = crop_interval(image.height, height, scale, place_y, center_y)
+        size, box = (last_x - first_x, last_y - first_y), (left, top, right, bottom)
+        flipped = flip < args.flip_probability
+        filled = (
+            slice(first_y, last_y),
+            slice(width - last_x, width - first_x) if flipped else slice(first_x, last_x),
+        )
+
+        # Colours and blur see the image only, so that the padding does not bleed into it.
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
+        pixels = to_tensor(pixels[:, ::-1] if flipped else pixels)
+        pixels = self._change_colors(pixels, strengths, order)
+        if blur < args.blur_probability:
+            pixels = _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
+        crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
+        crop["pixel_values"][:, *filled] = normalize(pixels, self.image_mean, self.image_std)
+        crop["valid"][filled] = True
+        if label is not None:
+            ids = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST, box=box))
+            ids = ids[:, ::-1] if flipped else ids
+            crop["labels"] = torch.full((height, width), IGNORE_INDEX, dtype=torch.int64)
+            crop["labels"][filled] = torch.from_numpy(ids.astype(np.int64))
+        return crop
+
+    def _change_colors(self, pixels: torch.Tensor, strengths: list[float], order: np.ndarray) -> torch.Tensor:
+        args = self.args
+        changes = (
+            (adjust_brightness_accumulative, args.brightness, 1 + args.brightness * strengths[0]),
+            (adjust_contrast_with_mean_subtraction, args.contrast, 1 + args.contrast * strengths[1]),
+            (adjust_saturation_with_gray_subtraction, args.saturation, 1 + args.saturation * strengths[2]),
+            (adjust_hue, args.hue, 2 * math.pi * args.hue * strengths[3]),
+        )
+        for i in order:
+            change, limit, amount = changes[i]
+            if limit > 0:
+                pixels = change(pixels, amount)
+        return pixels
+
+
+def _blur(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
+    side = 2 * max(1, math.ceil(3 * sigma)) + 1
+    # Replicated borders: reflected ones would need an image larger than the kernel.
+    return gaussian_blur2d(pixels[None], (side, side), (sigma, sigma), border_type="replicate")[0]

@@ -1,0 +1,197 @@
+"""Crops, pairs of labelled and unlabelled crops, and the batches of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset as Rows
+from torch.utils.data import Dataset, Sampler
+
+from ..cutmix import sample_boxes
+from .augmentation import Augmentation, normalize, to_tensor
+from .class_uniform import CUTMIX, Draw, LabeledDraws, UnlabeledDraws, draw_seed
+from .files import read_image, read_pair
+
+
+@dataclass(frozen=True)
+class PairDraw:
+    """
+    One position of an epoch: a labelled crop, the two unlabelled crops u_a and u_b to be mixed, and the seed of the
+    boxes. Supervised runs have no unlabelled crops.
+    """
+
+    labeled: Draw
+    unlabeled_a: Draw | None
+    unlabeled_b: Draw | None
+    cutmix_seed: int
+
+
+class LabeledCrops(Dataset):
+    """
+    Augmented labelled crops, indexed by [`Draw`].
+
+    Args:
+        rows (`datasets.Dataset`): Columns `image` and `label`, not decoded.
+        augmentation ([`Augmentation`]): Makes the crop.
+        label_table (`np.ndarray`, *optional*): Id on disk to train id.
+        coarse (`datasets.Dataset`, *optional*): Rows of the coarse annotations, for draws that say so.
+    """
+
+    def __init__(
+        self, rows: Rows, augmentation: Augmentation, label_table: np.ndarray | None, coarse: Rows | None = None
+    ):
+        self.rows = rows
+        self.augmentation = augmentation
+        self.label_table = label_table
+        self.coarse = coarse
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
+        row = (self.coarse if draw.coarse else self.rows)[draw.row]
+        return self.augmentation(*read_pair(row, self.label_table), draw)
+
+
+class UnlabeledCrops(Dataset):
+    """
+    Augmented crops without a label, indexed by [`Draw`].
+
+    Args:
+        rows (`datasets.Dataset`): Column `image`, not decoded.
+        augmentation ([`Augmentation`]): Makes the crop.
+    """
+
+    def __init__(self, rows: Rows, augmentation: Augmentation):
+        self.rows = rows
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
+        return self.augmentation(read_image(self.rows[draw.row]["image"]), None, draw)
+
+
+class PairedCrops(Dataset):
+    """
+    Labelled crops together with the unlabelled ones of the same step, indexed by [`PairDraw`].
+
+    Args:
+        labeled ([`LabeledCrops`]): Its length is the length of an epoch.
+        unlabeled ([`UnlabeledCrops`], *optional*): `None` for supervised training.
+    """
+
+    def __init__(self, labeled: LabeledCrops, unlabeled: UnlabeledCrops | None = None):
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+
+    def __len__(self) -> int:
+        return len(self.labeled)
+
+    def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int]:
+        crop = self.labeled[draw.labeled]
+        pair = {"pixel_values": crop["pixel_values"], "labels": crop["labels"]}
+        if self.unlabeled is None:
+            return pair
+        a, b = self.unlabeled[draw.unlabeled_a], self.unlabeled[draw.unlabeled_b]
+        pair |= {"unlabeled_a": a["pixel_values"], "unlabeled_b": b["pixel_values"]}
+        return pair | {"valid_a": a["valid"], "valid_b": b["valid"], "cutmix_seed": draw.cutmix_seed}
+
+
+class DrawSampler(Sampler[PairDraw]):
+    """
+    Yields the draws of an epoch. They are values that carry their own seeds, so workers and processes, however many,
+    and a resumed run take the same crops.
+
+    Args:
+        labeled ([`LabeledDraws`]): Its length is the length of an epoch.
+        unlabeled (`tuple[UnlabeledDraws, UnlabeledDraws]`, *optional*):
+            Draws of u_a and of u_b, as many as the labelled ones; `None` for supervised training.
+        seed (`int`, *optional*, defaults to 0): Seed of the run, here for the boxes.
+    """
+
+    def __init__(
+        self, labeled: LabeledDraws, unlabeled: tuple[UnlabeledDraws, UnlabeledDraws] | None = None, seed: int = 0
+    ):
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch, counted from 0, of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.labeled)
+
+    def __iter__(self) -> Iterator[PairDraw]:
+        epoch = self.epoch
+        labeled = self.labeled(epoch)
+        unlabeled = [draws(epoch) for draws in self.unlabeled] if self.unlabeled else [[None] * len(labeled)] * 2
+        for position, (draw, a, b) in enumerate(zip(labeled, *unlabeled, strict=True)):
+            yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))
+
+
+class PairCollator:
+    """
+    Stacks the items of [`PairedCrops`] and draws each pair's CutMix boxes from its own seed.
+
+    Args:
+        num_boxes (`int`): Number N of boxes per image.
+        ratio (`float`): Area of all boxes together as a share of the crop, overlaps counted twice.
+    """
+
+    def __init__(self, num_boxes: int, ratio: float):
+        self.num_boxes = num_boxes
+        self.ratio = ratio
+
+    def __call__(self, pairs: Sequence[dict[str, torch.Tensor | int]]) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            `dict[str, torch.Tensor]`: "pixel_values" (B, 3, h, w) and "labels" (B, h, w); unless supervised also
+            "unlabeled_a", "unlabeled_b" (B, 3, h, w), "valid_a", "valid_b" (B, h, w) bool, "box_ids" (B, h, w) int64.
+        """
+        batch = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0] if name != "cutmix_seed"}
+        if "cutmix_seed" in pairs[0]:
+            batch["box_ids"] = torch.stack([self._boxes(pair) for pair in pairs])
+        return batch
+
+    def _boxes(self, pair: dict[str, torch.Tensor | int]) -> torch.Tensor:
+        height, width = pair["unlabeled_a"].shape[-2:]
+        generator = torch.Generator().manual_seed(pair["cutmix_seed"])
+        return sample_boxes(height, width, self.num_boxes, self.ratio, generator)
+
+
+class EvaluationImages(Dataset):
+    """
+    Whole images at their own size, normalised as the image processor does, with their labels.
+
+    Args:
+        rows (`datasets.Dataset`): Columns `image`, `label` and `id`, not decoded.
+        label_table (`np.ndarray`, *optional*): Id on disk to train id.
+        image_mean (`Sequence[float]`): As in the image processor.
+        image_std (`Sequence[float]`): As in the image processor.
+    """
+
+    def __init__(
+        self, rows: Rows, label_table: np.ndarray | None, image_mean: Sequence[float], image_std: Sequence[float]
+    ):
+        self.rows = rows
+        self.label_table = label_table
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
+        row = self.rows[index]
+        image, label = read_pair(row, self.label_table)
+        return {
+            "pixel_values": normalize(to_tensor(image), self.image_mean, self.image_std),
+            "labels": torch.from_numpy(label.astype(np.int64)),
+            "id": row["id"],
+        }

@@ -1,0 +1,176 @@
+"""Image and label files: opening them, and saying which one is wrong."""
+
+import io
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import InputError
+
+IGNORE_INDEX = 255
+
+# What Pillow raises on a file that is cut off, damaged or no image at all.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow stretches grey PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
+Source = str | os.PathLike | Mapping
+
+
+def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
+    """
+    Makes sure that all files exist and hold something. No file is opened.
+
+    Args:
+        paths (`Iterable[str]`): The files.
+
+    Returns:
+        `list[int]`: Their sizes in bytes.
+
+    Raises:
+        InputError: Names the first five files that are missing or empty, and their number.
+    """
+    sizes, bad = [], []
+    for path in paths:
+        try:
+            size = os.stat(path).st_size
+        except OSError:
+            size = -1
+        if size <= 0:
+            bad.append(f"{path} ({'empty' if size == 0 else 'missing'})")
+        sizes.append(size)
+    if bad:
+        more = ", …" if len(bad) > 5 else ""
+        count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
+        raise InputError(f"{count} empty or missing: {', '.join(bad[:5])}{more}; copy or unpack them again")
+    return sizes
+
+
+def read_image(source: Source) -> Image.Image:
+    """
+    Reads a picture, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files are converted;
+    of 16 bits the full range 0..65535 becomes 0..255.
+
+    Args:
+        source (`str` or `dict`): A path, or what a `datasets.Image(decode=False)` column gives: `{"path", "bytes"}`.
+
+    Returns:
+        `PIL.Image.Image`: Mode RGB, fully loaded.
+
+    Raises:
+        InputError: The file is missing, truncated, or not a picture.
+    """
+    name, image = _open(source)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == "F":
+        raise InputError(f"{name}: holds floating-point values, not a picture; save it with 8 or 16 bits a channel")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
+    """
+    Reads a label picture: one class id a pixel, from an 8-bit grey, palette (its indices) or 16-bit file.
+
+    Args:
+        source (`str` or `dict`): A path, or `{"path", "bytes"}`.
+        table (`np.ndarray`, *optional*): (256,) or (65536,) int16, id on disk -> train id; 255 is ignored in training,
+            -1 is an id that may not occur. Without a table the ids are returned as they are.
+
+    Returns:
+        `np.ndarray`: (H, W) uint8.
+
+    Raises:
+        InputError: The file is missing, truncated, or a colour picture; or it holds an id that may not occur (the
+            message has the ids and their numbers of pixels).
+    """
+    name, image = _open(source, label=True)
+    if image.mode in ("L", "P", "1"):
+        ids = np.asarray(image).astype(np.uint8, copy=False) // _STRETCHED.get(image.info["rawmode"], 1)
+    elif image.mode.startswith("I"):
+        ids = np.asarray(image)
+    else:
+        raise InputError(
+            f"{name}: is a colour picture (mode {image.mode}), but a label holds one class id a pixel; "
+            "save it as 8-bit grey, 16-bit grey or palette PNG"
+        )
+    if table is None:
+        table = np.arange(256, dtype=np.int16)
+    known = table >= 0
+    if ids.dtype == np.uint8:
+        train_ids, allowed = table.astype(np.uint8).take(ids), known.take(ids)
+    else:
+        inside = (ids >= 0) & (ids < len(table))
+        ids_inside = np.where(inside, ids, 0)
+        train_ids, allowed = table.astype(np.uint8).take(ids_inside), known.take(ids_inside) & inside
+    if not allowed.all():
+        raise InputError(_unknown_ids(name, ids[~allowed], table))
+    return train_ids
+
+
+def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[Image.Image, np.ndarray]:
+    """
+    Reads an image and its label and makes sure that they are of one size.
+
+    Args:
+        row (`dict`): A row with the columns `image` and `label`.
+        table (`np.ndarray`, *optional*): See [`read_label`].
+
+    Returns:
+        `tuple[PIL.Image.Image, np.ndarray]`: The image in RGB, and its label, (H, W) uint8.
+
+    Raises:
+        InputError: One of them cannot be read, or their sizes differ (the message names both).
+    """
+    image, label = read_image(row["image"]), read_label(row["label"], table)
+    if image.size != label.shape[::-1]:
+        raise InputError(
+            f"{_name(row['label'])}: the label is {label.shape[1]}×{label.shape[0]} pixels, but its image "
+            f"{_name(row['image'])} is {image.width}×{image.height}; give a label of the image's size"
+        )
+    return image, label
+
+
+def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:
+    name = _name(source)
+    stored = source.get("bytes") if isinstance(source, Mapping) else None
+    if stored is None and not os.path.isfile(name):
+        raise InputError(f"{name}: no such file")
+    try:
+        with Image.open(name if stored is None else io.BytesIO(stored)) as image:
+            if label:
+                # Loading drops the layout on disk, and with it the number of bits.
+                arguments = image.tile[0][3] if image.tile else None
+                image.info["rawmode"] = arguments if isinstance(arguments, str) else None
+            image.load()
+    except _BROKEN as error:
+        reason = "is not a picture" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be read ({error})"
+        raise InputError(f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it") from error
+    return name, image
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, Mapping):
+        return str(source.get("path") or "a picture stored without a file name in the data set")
+    return str(Path(source))
+
+
+def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
+    values, counts = np.unique(unknown, return_counts=True)
+    listed = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:5], counts))
+    listed += ", …" if len(values) > 5 else ""
+    classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
+    ignored = np.flatnonzero(table == IGNORE_INDEX)
+    remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
+    return (
+        f"{name}: unknown class id {listed}; the classes have ids from {classes.min()} to {classes.max()}: "
+        f"correct the label{remedy}"
+    )

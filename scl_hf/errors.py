@@ -1,0 +1,12 @@
+"""The one exception for what a user can mend."""
+
+
+class InputError(ValueError):
+    """
+    Something that the user gave is wrong. The message is one line: it names the file or the field and says what to do.
+    Scripts print it without a traceback and exit with code 2.
+    """
+
+    def __init__(self, message: str):
+        # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
+        super().__init__(message.rsplit("InputError: ", 1)[-1].strip())

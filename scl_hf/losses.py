@@ -1,0 +1,351 @@
+"""
+The losses of the paper, each equation in one function: boundary label relaxation (2), consistency (4) and structured
+consistency (7) to (10). Tensors in, scalar out.
+
+All of them compute in float32 (in float64 if given that), whatever the precision of their inputs and under autocast.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Classes per int32 word of a set of classes; the sign bit stays unused.
+CLASSES_PER_WORD = 31
+
+
+def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignore_index: int = 255) -> Tensor:
+    """
+    Equation (2), cross-entropy with boundary label relaxation (Zhu et al., 2019): -log of the summed probability of
+    all classes that occur in the `window` by `window` pixels around a pixel, averaged over the pixels that are not
+    ignored. With `window=1` it is `torch.nn.functional.cross_entropy`.
+
+    The window ends at the image border. Ignored pixels add nothing to their neighbours' windows and have no loss
+    themselves, whatever surrounds them. Nothing is copied to the host, and the set of classes in a window is a bit
+    mask per pixel, never a label volume with a channel per class.
+
+    Args:
+        logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
+        labels (`torch.Tensor`): Class ids, integers of shape (B, H, W).
+        window (`int`, *optional*, defaults to 3): Side w of the window in pixels, odd.
+        ignore_index (`int`, *optional*, defaults to 255): The id of pixels that do not count.
+
+    Returns:
+        `torch.Tensor`: The mean over the pixels that count, a scalar in nats. If none counts it is 0 with a gradient
+        of 0 (where torch's own cross-entropy gives NaN).
+
+    Raises:
+        `ValueError`: if `window` is even or below 1, the shapes do not fit, or (for labels on the CPU) a class id is
+        out of range. On a GPU such an id ends in torch's device-side assert.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and at least 1, got {window}")
+    if logits.dim() != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"expected logits (B, C, H, W) and labels (B, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    counted = labels != ignore_index
+    class_sets = window_class_sets(labels, logits.shape[1], window, ignore_index)
+    log_probs = F.log_softmax(_at_least_float32(logits), dim=1)
+    losses = -_LogProbabilityOfSet.apply(log_probs, *class_sets)
+    return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def window_class_sets(labels: Tensor, num_classes: int, window: int = 3, ignore_index: int = 255) -> list[Tensor]:
+    """
+    The set N_w of equation (2): the classes, other than the ignored one, in the window around each pixel.
+
+    Args:
+        labels (`torch.Tensor`): Class ids, integers of shape (B, H, W).
+        num_classes (`int`): Number of classes C.
+        window (`int`, *optional*, defaults to 3): Side w of the window in pixels, odd.
+        ignore_index (`int`, *optional*, defaults to 255): The id of pixels that do not count.
+
+    Returns:
+        `list[torch.Tensor]`: ceil(C / 31) int32 tensors of shape (B, H, W). Class c is in a pixel's set if bit
+        `c % 31` of tensor `c // 31` is set.
+
+    Raises:
+        `ValueError`: if `labels` is on the CPU and holds an id that is neither a class nor ignored.
+    """
+    ignored = labels == ignore_index
+    class_ids = labels.long().masked_fill(ignored, 0)
+    # Only for the CPU: elsewhere the look would wait for the device, and `gather` below asserts the range there.
+    if labels.device.type == "cpu" and class_ids.numel():
+        low, high = (bound.item() for bound in class_ids.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels hold the class id {low if low < 0 else high}, but there are {num_classes} classes "
+                f"(ids 0 to {num_classes - 1}; {ignore_index} is ignored)"
+            )
+    class_sets = []
+    for first in range(0, num_classes, CLASSES_PER_WORD):
+        shift = torch.arange(num_classes, device=labels.device) - first
+        in_word = (shift >= 0) & (shift < CLASSES_PER_WORD)
+        bit_of_class = torch.where(in_word, 1 << shift.clamp(0, CLASSES_PER_WORD - 1), 0).int()
+        own_class = bit_of_class.gather(0, class_ids.flatten()).view_as(class_ids).masked_fill(ignored, 0)
+        class_sets.append(_union_over_lines(_union_over_lines(own_class, window, dim=1), window, dim=2))
+    return class_sets
+
+
+def _union_over_lines(class_set: Tensor, window: int, dim: int) -> Tensor:
+    """The union of the sets of the `window` pixels around each pixel along one dimension."""
+    union = class_set.clone()
+    size = class_set.shape[dim]
+    for step in range(1, min(window // 2, size - 1) + 1):
+        union.narrow(dim, step, size - step).bitwise_or_(class_set.narrow(dim, 0, size - step))
+        union.narrow(dim, 0, size - step).bitwise_or_(class_set.narrow(dim, step, size - step))
+    return union
+
+
+class _LogProbabilityOfSet(torch.autograd.Function):
+    """
+    log of the sum of P(c) over the classes c of each pixel's set: log-probabilities (B, C, H, W) -> (B, H, W).
+
+    A log-sum-exp, shifted by the greatest of the set's own values, so that value and gradient stay finite where the
+    set is very unlikely. One class at a time: the planes stay in the processor's cache, and neither a label volume nor
+    a masked copy of the log-probabilities is made (autograd over a masked copy takes twice the time).
+    Where the set is empty (only at ignored pixels) the value is -inf and the gradient 0.
+    """
+
+    @staticmethod
+    def forward(ctx, log_probs: Tensor, *class_sets: Tensor) -> Tensor:
+        greatest = torch.full_like(log_probs[:, 0], torch.finfo(log_probs.dtype).min)
+        for c, log_prob in enumerate(log_probs.unbind(1)):
+            greatest = torch.where(_contains(class_sets, c), torch.maximum(greatest, log_prob), greatest)
+        total = torch.zeros_like(greatest)
+        for c, log_prob in enumerate(log_probs.unbind(1)):
+            total += torch.where(_contains(class_sets, c), (log_prob - greatest).exp_(), 0.0)
+        log_prob_of_set = total.log_().add_(greatest)
+        ctx.save_for_backward(log_probs, log_prob_of_set, *class_sets)
+        return log_prob_of_set
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        log_probs, log_prob_of_set, *class_sets = ctx.saved_tensors
+        grad_log_probs = torch.empty_like(log_probs)
+        for c, log_prob in enumerate(log_probs.unbind(1)):
+            share = (log_prob - log_prob_of_set).exp_().mul_(grad)
+            grad_log_probs[:, c] = torch.where(_contains(class_sets, c), share, 0.0)
+        return grad_log_probs, *[None] * len(class_sets)
+
+
+def _contains(class_sets: tuple[Tensor, ...] | list[Tensor], class_id: int) -> Tensor:
+    return (class_sets[class_id // CLASSES_PER_WORD] & (1 << class_id % CLASSES_PER_WORD)).bool()
+
+
+def consistency_loss(student_probs: Tensor, teacher_probs: Tensor, valid: Tensor | None = None) -> Tensor:
+    """
+    Equation (4), L_c: the squared L2 distance of the student's and the teacher's probability vectors, summed over the
+    classes, averaged over the valid pixels of the whole batch. The gradient flows to the student only.
+
+    Args:
+        student_probs (`torch.Tensor`): p_s(u_m), softmax probabilities of shape (B, C, H, W).
+        teacher_probs (`torch.Tensor`): p_mt(u'_a, u'_b), the same shape.
+        valid (`torch.Tensor`, *optional*): Bool map of shape (B, H, W); pixels that are False (padding) do not count.
+
+    Returns:
+        `torch.Tensor`: A scalar between 0 and 2; 0 with a gradient of 0 if no pixel is valid.
+
+    Raises:
+        `ValueError`: if the shapes do not fit each other.
+    """
+    _check_probs(student_probs, teacher_probs)
+    pixels_shape = (student_probs.shape[0], *student_probs.shape[2:])
+    if valid is not None and valid.shape != pixels_shape:
+        raise ValueError(f"valid must have the shape {pixels_shape}, got {tuple(valid.shape)}")
+    student, teacher = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
+    distances = F.mse_loss(student, teacher, reduction="none").sum(dim=1)
+    if valid is None:
+        return distances.mean()
+    return torch.where(valid, distances, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def structured_consistency_loss(
+    student_probs: Tensor,
+    teacher_probs: Tensor,
+    box_ids: Tensor,
+    num_boxes: int,
+    num_loss_boxes: int,
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """
+    Equations (8) and (10), L_sc: the squared gap between the student's and the teacher's inter-pixel similarities (7),
+    averaged over the pixel pairs of a box's visible part, summed over the last `num_loss_boxes` boxes, averaged over
+    the batch. The gradient flows to the student only, through the norms of its vectors too.
+
+    Exact by default: over all pairs, in time linear in the pixels, with no pair formed (see [`mean_squared_gap`]).
+    With `num_pairs` the pairs are sampled as in the paper, which adds noise and, at the paper's 9,000, costs more.
+
+    Args:
+        student_probs (`torch.Tensor`): p_s(u_m), softmax probabilities of shape (B, C, H, W).
+        teacher_probs (`torch.Tensor`): p_mt(u'_a, u'_b), the same shape.
+        box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W), or (H, W) for all
+            images. See [`~scl_hf.cutmix.sample_boxes`]. Pixels that must not count (padding) are given as 0.
+        num_boxes (`int`): N, the number of boxes that were pasted.
+        num_loss_boxes (`int`): N_box, how many of them, counted from the last one pasted, have a loss.
+        num_pairs (`int`, *optional*): N_pair, the most pairs per box (9), or `None` for all.
+        generator (`torch.Generator`, *optional*): Draws the pairs, on its own device; the same state gives the same
+            pairs. Without one, the default generator of the device of `box_ids` does. Unused if `num_pairs` is `None`.
+
+    Returns:
+        `torch.Tensor`: A scalar between 0 and `num_loss_boxes`. A box with no visible pixel adds 0.
+
+    Raises:
+        `ValueError`: if the shapes do not fit, `num_loss_boxes` is not in 1 to `num_boxes`, or `num_pairs` is below 1.
+    """
+    _check_probs(student_probs, teacher_probs)
+    batch_size, _, height, width = student_probs.shape
+    shared, own = (height, width), (batch_size, height, width)
+    if box_ids.shape not in (shared, own):
+        raise ValueError(f"box_ids must have the shape {own} or {shared}, got {tuple(box_ids.shape)}")
+    if not 1 <= num_loss_boxes <= num_boxes:
+        raise ValueError(f"num_loss_boxes must be in 1 to num_boxes={num_boxes}, got {num_loss_boxes}")
+    if num_pairs is not None and num_pairs < 1:
+        raise ValueError(f"num_pairs must be at least 1, or None for all pairs, got {num_pairs}")
+
+    images, pixels, sizes = visible_pixels(box_ids.expand(own), num_boxes, num_loss_boxes)
+    # Under autocast the matrix products would be in half precision, too coarse for small gaps.
+    with torch.autocast(device_type=student_probs.device.type, enabled=False):
+        if num_pairs is None:
+            student = unit_vectors(student_probs, images, pixels)
+            teacher = unit_vectors(teacher_probs.detach(), images, pixels)
+            boxes = zip(student.split(sizes), teacher.split(sizes))
+            return torch.stack([mean_squared_gap(*box) for box in boxes]).sum() / batch_size
+
+        pairs, start = [], 0
+        for size in sizes:
+            pairs.append(drop(size, num_pairs, generator, box_ids.device) + start)
+            start += size
+        kept = [box_pairs.shape[1] for box_pairs in pairs]
+        # Gathered per pair, not per pixel: a box has more pixels than its pairs have ends.
+        first, second = torch.cat(pairs, dim=1)
+        similarities = []
+        for probs in (student_probs, teacher_probs.detach()):
+            ends = (unit_vectors(probs, images[end], pixels[end]) for end in (first, second))
+            similarities.append(cosine_similarity(*ends))
+        squared_gaps = (similarities[0] - similarities[1]).square()
+        return torch.stack([gaps.sum() / max(len(gaps), 1) for gaps in squared_gaps.split(kept)]).sum() / batch_size
+
+
+def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> tuple[Tensor, Tensor, list[int]]:
+    """
+    The sets T_n of equations (8) and (10): the pixels of each of the last `num_loss_boxes` boxes that no later box
+    covers.
+
+    Args:
+        box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W).
+        num_boxes (`int`): N, the number of boxes that were pasted.
+        num_loss_boxes (`int`): N_box, how many of them have a loss.
+
+    Returns:
+        `tuple`: Image and pixel (flat index into H·W) of every pixel that counts, two int64 tensors ordered by image
+        and box, and a list of the B·N_box sizes |T_n|, zeros included.
+    """
+    first_box = num_boxes - num_loss_boxes + 1
+    box_ids = box_ids.flatten(1)
+    images, pixels = ((box_ids >= first_box) & (box_ids <= num_boxes)).nonzero(as_tuple=True)
+    box_of_pixel = images * num_loss_boxes + box_ids[images, pixels] - first_box
+    order = box_of_pixel.argsort(stable=True)
+    sizes = torch.bincount(box_of_pixel, minlength=box_ids.shape[0] * num_loss_boxes)
+    return images[order], pixels[order], sizes.tolist()
+
+
+def unit_vectors(probs: Tensor, images: Tensor, pixels: Tensor) -> Tensor:
+    """
+    p_i / ||p_i|| of equations (5) and (7), for the named pixels. They are gathered in one go: with a slice per box the
+    backward pass would write a whole map for each box.
+
+    Args:
+        probs (`torch.Tensor`): Probabilities of shape (B, C, H, W).
+        images (`torch.Tensor`): Image of each of P pixels, int64.
+        pixels (`torch.Tensor`): Flat index of each pixel into H·W, int64.
+
+    Returns:
+        `torch.Tensor`: Vectors of length 1, shape (P, C), at least float32.
+    """
+    vectors = _at_least_float32(probs.flatten(2)[images, :, pixels])
+    return vectors / vectors.square().sum(dim=1, keepdim=True).sqrt()
+
+
+def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """
+    Equation (7): a_ij = p_i·p_j / (||p_i|| ||p_j||), for pairs (i, j) of pixels.
+
+    Args:
+        first (`torch.Tensor`): Unit vectors of the pixels i, shape (P, C). See [`unit_vectors`].
+        second (`torch.Tensor`): Unit vectors of the pixels j, the same shape.
+
+    Returns:
+        `torch.Tensor`: The similarity of each pair, shape (P,).
+    """
+    return (first * second).sum(dim=1)
+
+
+def mean_squared_gap(student: Tensor, teacher: Tensor) -> Tensor:
+    """
+    The n-th term of equation (8): the mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs of a box, exact, in
+    O(|T_n|·C²) time and with matrices of C by C only.
+
+    With the unit vectors as the rows of S and T, D = S - T and M = S + T, the matrix of gaps is SSᵀ - TTᵀ =
+    (DMᵀ + MDᵀ) / 2, so its squared norm is (<DᵀD, MᵀM> + <MᵀD, (MᵀD)ᵀ>) / 2. Unlike ||SᵀS||² - 2||SᵀT||² + ||TᵀT||²,
+    this does not cancel as S goes to T.
+
+    Args:
+        student (`torch.Tensor`): S, unit vectors of shape (|T_n|, C). See [`unit_vectors`].
+        teacher (`torch.Tensor`): T, the same shape.
+
+    Returns:
+        `torch.Tensor`: A scalar between 0 and 1; 0, with a graph, for a box without pixels.
+    """
+    difference, total = student - teacher, student + teacher
+    cross = total.T @ difference
+    sum_over_pairs = 0.5 * ((difference.T @ difference * (total.T @ total)).sum() + (cross * cross.T).sum())
+    return sum_over_pairs / max(len(student), 1) ** 2
+
+
+def drop(num_pixels: int, num_pairs: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """
+    Equation (9), Drop<·, N_pair>: a uniformly random set of `num_pairs` of the num_pixels² ordered pairs (i, j) of a
+    box, without replacement; all of them where there are no more.
+
+    Args:
+        num_pixels (`int`): |T_n|, the number of visible pixels of the box.
+        num_pairs (`int`): N_pair, the most pairs to keep.
+        generator (`torch.Generator`, *optional*): Draws them, on its own device.
+        device (`torch.device`): Where the result lies.
+
+    Returns:
+        `torch.Tensor`: i and j of each kept pair, int64 of shape (2, min(num_pairs, num_pixels²)).
+    """
+    total = num_pixels**2
+    source = device if generator is None else generator.device
+    if total <= num_pairs:
+        pairs = torch.arange(total, device=source)
+    elif total <= 8 * num_pairs:
+        pairs = torch.randperm(total, generator=generator, device=source)[:num_pairs]
+    else:
+        # |T_n|² may be 10¹¹: draw with repeats until enough are distinct. The distinct ones are a uniformly random set
+        # (no pair is preferred), and so is a random part of them.
+        pairs = torch.empty(0, dtype=torch.int64, device=source)
+        while len(pairs) < num_pairs:
+            more = torch.randint(total, (num_pairs + num_pairs // 4 + 8,), generator=generator, device=source)
+            pairs = torch.cat([pairs, more]).unique()
+        pairs = pairs[torch.randperm(len(pairs), generator=generator, device=source)[:num_pairs]]
+    pairs = pairs.to(device)
+    divisor = max(num_pixels, 1)
+    return torch.stack([pairs // divisor, pairs % divisor])
+
+
+def _check_probs(student_probs: Tensor, teacher_probs: Tensor) -> None:
+    if student_probs.dim() != 4 or student_probs.shape != teacher_probs.shape:
+        raise ValueError(
+            "student_probs and teacher_probs must have the same shape (B, C, H, W), "
+            f"got {tuple(student_probs.shape)} and {tuple(teacher_probs.shape)}"
+        )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,175 @@
+"""
+Mean intersection over union, streamed. Importing `evaluate` takes seconds: import this module where it is needed.
+"""
+
+import math
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+
+
+class MeanIoU(evaluate.Metric):
+    """
+    Intersection over union and accuracy of label maps, from a confusion matrix that grows batch by batch: no
+    prediction is stored, in memory or on disk. The keys and their meaning are those of the `mean_iou` metric of
+    `evaluate`.
+
+    The counts are in `confusion_matrix`, an int64 tensor (num_classes, num_classes) on the device of the last
+    predictions: row = reference, column = prediction. Under several processes each fills its own, and their sum is put
+    back before `compute`: `metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(device))`.
+
+    Args:
+        num_classes (`int`):
+            Classes are 0 … num_classes - 1.
+        ignore_index (`int`, *optional*, defaults to `255`):
+            Reference pixels of this value do not count, whatever is predicted there.
+
+    Example:
+
+    ```python
+    >>> metric = MeanIoU(num_classes=19)
+    >>> for batch in batches:
+    ...     metric.add_batch(predictions=logits.argmax(1), references=batch["labels"])
+    >>> metric.compute()["mean_iou"]
+    ```
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255):
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.confusion_matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        super().__init__()
+
+    def _info(self) -> evaluate.MetricInfo:
+        label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
+        return evaluate.MetricInfo(
+            description="Mean intersection over union of label maps.",
+            citation="",
+            features=datasets.Features({"predictions": label_maps, "references": label_maps}),
+        )
+
+    def _build_data_dir(self) -> str:
+        # The base class makes a folder for the predictions that it stores; here nothing is stored.
+        return ""
+
+    def add_batch(self, *, predictions, references):
+        """
+        Counts a batch.
+
+        Args:
+            predictions (`torch.Tensor` or `np.ndarray` of integers, (B, H, W) or (H, W)):
+                Predicted classes.
+            references (`torch.Tensor` or `np.ndarray` of integers, of the same shape):
+                Labels.
+
+        Raises:
+            `ValueError`: shapes differ, values are not integers, or a class is out of range.
+        """
+        predictions = _as_int32(predictions, "predictions")
+        references = _as_int32(references, "references").to(predictions.device)
+        if predictions.shape != references.shape:
+            raise ValueError(
+                f"predictions and references differ in shape: {tuple(predictions.shape)}, {tuple(references.shape)}."
+            )
+        counts = _confusion_matrix(predictions, references, self.num_classes, self.ignore_index)
+        self.confusion_matrix = self.confusion_matrix.to(counts.device) + counts
+
+    def add(self, *, prediction, reference):
+        """Counts one label map, see `add_batch`."""
+        self.add_batch(predictions=prediction, references=reference)
+
+    def compute(self, *, predictions=None, references=None) -> dict[str, float | list[float]]:
+        """
+        The scores of all that was added (`predictions` and `references`, where given, included); then starts anew, as
+        metrics of `evaluate` do. Take a copy of `confusion_matrix` first where it is needed.
+
+        Returns:
+            `dict`: `mean_iou`, `mean_accuracy`, `overall_accuracy` (floats in 0 … 1), `per_category_iou` and
+            `per_category_accuracy` (lists of floats). A class that is neither labelled nor predicted has the IoU NaN,
+            one that is not labelled the accuracy NaN; the means leave NaN out.
+        """
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        # Counts up to 2^53 pixels are exact in float64, which not every accelerator has.
+        matrix = self.confusion_matrix.cpu().double()
+        self.confusion_matrix = torch.zeros_like(self.confusion_matrix)
+
+        correct, labelled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        iou = correct / (labelled + predicted - correct)
+        accuracy = correct / labelled
+        return {
+            "mean_iou": iou.nanmean().item(),
+            "mean_accuracy": accuracy.nanmean().item(),
+            "overall_accuracy": (correct.sum() / matrix.sum()).item(),
+            "per_category_iou": iou.tolist(),
+            "per_category_accuracy": accuracy.tolist(),
+        }
+
+
+def iou_table(per_category_iou: list[float], id2label: dict[int, str]) -> str:
+    """
+    The IoU of each class and their mean as a plain-text table.
+
+    Args:
+        per_category_iou (`list[float]`):
+            IoU in 0 … 1 by class id, NaN for a class without a score.
+        id2label (`dict[int, str]`):
+            Class id to name.
+
+    Returns:
+        `str`: a header, one line per class in the order of the ids, and the mean, in percent.
+
+    Raises:
+        `ValueError`: a class without a name, or a name without a class.
+    """
+    if sorted(id2label) != list(range(len(per_category_iou))):
+        raise ValueError(f"id2label must name the classes 0 … {len(per_category_iou) - 1}, it has {sorted(id2label)}.")
+    scored = [iou for iou in per_category_iou if not math.isnan(iou)]
+    mean = sum(scored) / len(scored) if scored else math.nan
+    width = max(len(name) for name in ["class", "mean", *id2label.values()])
+
+    def line(name: str, iou: float) -> str:
+        return f"{name:<{width}}  {'–' if math.isnan(iou) else format(100 * iou, '.2f'):>6}"
+
+    rule = "-" * (width + 8)
+    lines = [f"{'class':<{width}}  {'IoU %':>6}", rule]
+    lines += [line(id2label[index], iou) for index, iou in enumerate(per_category_iou)]
+    lines += [rule, line("mean", mean)]
+    if len(scored) < len(per_category_iou):
+        lines.append("– not in the evaluated labels")
+    return "\n".join(lines)
+
+
+def _confusion_matrix(
+    predictions: torch.Tensor, references: torch.Tensor, num_classes: int, ignore_index: int
+) -> torch.Tensor:
+    """Pixels of each reference class (row) predicted as each class (column), int64; both inputs are int32."""
+    ignored = references == ignore_index
+    _check_range(predictions, num_classes, "predictions")
+    rows = references.masked_fill(ignored, 0)
+    _check_range(rows, num_classes, "references")
+    # Ignored pixels are counted in a row of their own, which is dropped: picking the others out takes three times as
+    # long.
+    rows.masked_fill_(ignored, num_classes)
+    pairs = rows.mul_(num_classes).add_(predictions).flatten()
+    counts = torch.bincount(pairs, minlength=(num_classes + 1) * num_classes)
+    return counts.view(num_classes + 1, num_classes)[:num_classes]
+
+
+def _as_int32(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
+    # A copy of an array, because torch takes neither read-only nor reversed ones; int32, because a joint index of two
+    # uint8 classes does not fit into uint8.
+    tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ValueError(f"{name} must be integers (logits? take their argmax over the classes), not {tensor.dtype}.")
+    return tensor.to(torch.int32)
+
+
+def _check_range(classes: torch.Tensor, num_classes: int, name: str):
+    if classes.numel() == 0:
+        return
+    low, high = (bound.item() for bound in classes.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"{name} range over {low} … {high}, the classes over 0 … {num_classes - 1}.")

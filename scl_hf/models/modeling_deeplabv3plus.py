@@ -1,0 +1,302 @@
+"""PyTorch DeepLabV3+ model: WideResNet-38 trunk, atrous spatial pyramid pooling (ASPP), decoder"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from .configuration_deeplabv3plus import DeepLabV3PlusConfig
+
+OUTPUT_STRIDE = 8
+
+
+def resize(hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Every resize of the network: bilinear, corner pixels on corner pixels."""
+    return F.interpolate(hidden_states, size=size, mode="bilinear", align_corners=True)
+
+
+class DeepLabV3PlusConvLayer(nn.Module):
+    """Convolution, BatchNorm, ReLU at the resolution of the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1):
+        super().__init__()
+        self.convolution = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            bias=False,
+        )
+        self.normalization = nn.BatchNorm2d(out_channels)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.normalization(self.convolution(hidden_states)))
+
+
+class DeepLabV3PlusBlock(nn.Module):
+    """
+    Residual block with identity mapping: BatchNorm and ReLU come before each convolution, nothing after the sum. Two
+    `channels` give two 3×3 convolutions, three a bottleneck of 1×1, 3×3 and 1×1; the first convolution is the strided
+    one. Where the shape changes, the shortcut is a 1×1 convolution of the pre-activated input.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], stride: int, dilation: int, dropout_prob: float):
+        super().__init__()
+        kernel_sizes = (3, 3) if len(channels) == 2 else (1, 3, 1)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.projection = None
+        if stride != 1 or in_channels != channels[-1]:
+            self.projection = nn.Conv2d(in_channels, channels[-1], kernel_size=1, stride=stride, bias=False)
+
+        layers = OrderedDict()
+        for n, (kernel_size, out_channels) in enumerate(zip(kernel_sizes, channels), start=1):
+            if n > 1:
+                layers[f"norm{n}"] = nn.BatchNorm2d(in_channels)
+                layers[f"relu{n}"] = nn.ReLU(inplace=True)
+            if n == len(channels):
+                layers["dropout"] = nn.Dropout2d(dropout_prob)
+            layers[f"conv{n}"] = nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride if n == 1 else 1,
+                padding=dilation * (kernel_size // 2),
+                dilation=dilation if kernel_size > 1 else 1,
+                bias=False,
+            )
+            in_channels = out_channels
+        self.residual = nn.Sequential(layers)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        preactivated = self.relu1(self.norm1(hidden_states))
+        shortcut = hidden_states if self.projection is None else self.projection(preactivated)
+        return shortcut + self.residual(preactivated)
+
+
+def recomputable(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`block` for gradient checkpointing, which calls it twice: BatchNorm counts the batch in the first call only."""
+    calls = itertools.count()
+
+    def forward(hidden_states: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 0:
+            return block(hidden_states)
+        throwaway_statistics = {name: buffer.clone() for name, buffer in block.named_buffers()}
+        return torch.func.functional_call(block, throwaway_statistics, (hidden_states,))
+
+    return forward
+
+
+class DeepLabV3PlusModule(nn.Sequential):
+    """One of mod2 to mod7: residual blocks in a row."""
+
+    gradient_checkpointing = False
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        for block in self:
+            if self.gradient_checkpointing and self.training:
+                hidden_states = self._gradient_checkpointing_func(recomputable(block), hidden_states)
+            else:
+                hidden_states = block(hidden_states)
+        return hidden_states
+
+
+class DeepLabV3PlusTrunk(nn.Module):
+    """
+    WideResNet-38: the stem mod1, then the residual modules mod2 to mod7. mod2 works at stride 2, mod3 at stride 4, the
+    rest at stride 8, where dilation stands in for further strides.
+    """
+
+    def __init__(self, config: DeepLabV3PlusConfig):
+        super().__init__()
+        self.mod1 = nn.Conv2d(config.num_channels, config.stem_channels, kernel_size=3, padding=1, bias=False)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+        modules = []
+        in_channels = config.stem_channels
+        strides = (1, 1, 2, 1, 1, 1)  # mod2 and mod3 follow a pooling, mod4 has a strided first block
+        for depth, channels, stride, dilation, dropout_prob in zip(
+            config.depths, config.channels, strides, config.dilations, config.dropout_probs
+        ):
+            blocks = [DeepLabV3PlusBlock(in_channels, channels, stride, dilation, dropout_prob)]
+            for _ in range(depth - 1):
+                blocks.append(DeepLabV3PlusBlock(channels[-1], channels, 1, dilation, dropout_prob))
+            modules.append(DeepLabV3PlusModule(*blocks))
+            in_channels = channels[-1]
+        self.mod2, self.mod3, self.mod4, self.mod5, self.mod6, self.mod7 = modules
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns mod2's output (the decoder's skip connection, stride 2) and mod7's as it is, with no BatchNorm."""
+        skip = self.mod2(self.pool(self.mod1(pixel_values)))
+        hidden_states = self.mod4(self.mod3(self.pool(skip)))
+        return skip, self.mod7(self.mod6(self.mod5(hidden_states)))
+
+
+class DeepLabV3PlusASPP(nn.Module):
+    """
+    Atrous spatial pyramid pooling: image pooling, a 1×1 and dilated 3×3 convolutions side by side, concatenated in
+    this order and projected.
+    """
+
+    def __init__(self, config: DeepLabV3PlusConfig):
+        super().__init__()
+        in_channels, channels = config.channels[-1][-1], config.aspp_channels
+        self.image_pooling = DeepLabV3PlusConvLayer(in_channels, channels, kernel_size=1)
+        self.branches = nn.ModuleList([DeepLabV3PlusConvLayer(in_channels, channels, kernel_size=1)])
+        for dilation in config.aspp_dilations:
+            self.branches.append(DeepLabV3PlusConvLayer(in_channels, channels, kernel_size=3, dilation=dilation))
+        self.projection = nn.Conv2d((1 + len(self.branches)) * channels, channels, kernel_size=1, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        pooled = self.image_pooling(hidden_states.mean(dim=(2, 3), keepdim=True))
+        # A single pixel, resized, is the same value everywhere.
+        pooled = pooled.expand(-1, -1, *hidden_states.shape[-2:])
+        return self.projection(torch.cat([pooled, *(branch(hidden_states) for branch in self.branches)], dim=1))
+
+
+class DeepLabV3PlusDecoder(nn.Module):
+    """Joins the upsampled ASPP to the reduced skip connection and classifies each pixel at stride 2."""
+
+    def __init__(self, config: DeepLabV3PlusConfig):
+        super().__init__()
+        self.skip_projection = nn.Conv2d(config.channels[0][-1], config.skip_channels, kernel_size=1, bias=False)
+        self.layers = nn.Sequential(
+            DeepLabV3PlusConvLayer(
+                config.skip_channels + config.aspp_channels, config.decoder_channels, kernel_size=3
+            ),
+            DeepLabV3PlusConvLayer(config.decoder_channels, config.decoder_channels, kernel_size=3),
+        )
+        self.classifier = nn.Conv2d(config.decoder_channels, config.num_labels, kernel_size=1, bias=False)
+
+    def forward(self, skip: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        skip = self.skip_projection(skip)
+        hidden_states = torch.cat([skip, resize(hidden_states, skip.shape[-2:])], dim=1)
+        return self.classifier(self.layers(hidden_states))
+
+
+class DeepLabV3PlusPreTrainedModel(PreTrainedModel):
+    """Handles weight initialization, saving and loading."""
+
+    config: DeepLabV3PlusConfig
+    config_class = DeepLabV3PlusConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DeepLabV3PlusBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+
+class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
+    """
+    DeepLabV3+ (Chen et al., 2018) with a WideResNet-38 trunk, as Zhu et al. (2019) train it for street scenes.
+
+    Args:
+        config ([`DeepLabV3PlusConfig`]):
+            Widths, depths and classes of the network.
+    """
+
+    def __init__(self, config: DeepLabV3PlusConfig):
+        super().__init__(config)
+        self.trunk = DeepLabV3PlusTrunk(config)
+        self.aspp = DeepLabV3PlusASPP(config)
+        self.decoder = DeepLabV3PlusDecoder(config)
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> tuple | SemanticSegmenterOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images, at least 8 pixels on each side; no side need be a multiple of 8.
+            labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+                Class of each pixel, 0 to `config.num_labels - 1`, or `config.semantic_loss_ignore_index`.
+            return_dict (`bool`, *optional*, defaults to `config.return_dict`):
+                Whether to return a [`~transformers.modeling_outputs.SemanticSegmenterOutput`] instead of a tuple.
+
+        Returns:
+            `SemanticSegmenterOutput` or `tuple`: `logits` of shape `(batch_size, num_labels, height, width)` and, with
+            `labels`, `loss`: their mean cross-entropy over the pixels that are not ignored.
+
+        Raises:
+            `ValueError`: The shape of `pixel_values` or `labels` is wrong, an image is too small, a label is no class
+            (noticed on CPU only, a GPU would have to wait for it), or a training batch holds a single image.
+        """
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        self._check_pixel_values(pixel_values)
+        if labels is not None:
+            self._check_labels(labels, pixel_values)
+
+        skip, hidden_states = self.trunk(pixel_values)
+        logits = self.decoder(skip, self.aspp(hidden_states))
+        logits = resize(logits, pixel_values.shape[-2:])
+
+        loss = None
+        if labels is not None:
+            ignore_index = self.config.semantic_loss_ignore_index
+            loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignore_index)
+
+        if not return_dict:
+            return (logits,) if loss is None else (loss, logits)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must be of shape (batch_size, {self.config.num_channels}, height, width), got {shape}"
+            )
+        if shape[2] < OUTPUT_STRIDE or shape[3] < OUTPUT_STRIDE:
+            raise ValueError(
+                f"pixel_values of {shape[2]}x{shape[3]} pixels are too small for the output stride: height and width "
+                f"must be at least {OUTPUT_STRIDE}"
+            )
+        pooled_norm = self.aspp.image_pooling.normalization
+        if pooled_norm.training and shape[0] == 1 and not isinstance(pooled_norm, nn.SyncBatchNorm):
+            raise ValueError(
+                "one image is too few for a training step: the ASPP pools it to one value per channel, which "
+                "BatchNorm cannot normalise. Give two images or more a step, or convert the model to SyncBatchNorm"
+            )
+
+    def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
+        expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
+        if tuple(labels.shape) != expected or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be integers of the shape {expected}, one for each pixel of pixel_values, got "
+                f"{labels.dtype} of {tuple(labels.shape)}"
+            )
+        # On a GPU the check would make the host wait in every step.
+        if labels.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        ignore_index = self.config.semantic_loss_ignore_index
+        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"labels hold class {wrong[0].item()}, but the model has the classes 0 to "
+                f"{self.config.num_labels - 1} ({ignore_index} is ignored)"
+            )
+
+
+__all__ = ["DeepLabV3PlusForSemanticSegmentation", "DeepLabV3PlusPreTrainedModel"]

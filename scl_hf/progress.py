@@ -1,0 +1,130 @@
+"""What a person sees of a run while it goes on: a progress bar, lines of losses, tables, panels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import ProgressCallback
+
+from .visualization import colorize, denormalize, panel
+
+
+if TYPE_CHECKING:
+    from .trainer import SemiSupervisedTrainer
+
+FORMATS = {"loss": ".3f", "loss_x": ".3f", "loss_c": ".4f", "loss_sc": ".4f", "learning_rate": ".2e"}
+
+
+class RunProgress(ProgressCallback):
+    """The Trainer's progress bar, with one aligned line a log in place of a printed dict."""
+
+    @staticmethod
+    def write(text: str) -> None:
+        """Prints above the progress bar."""
+        tqdm.write(text)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or logs is None or "loss" not in logs:
+            return
+        parts = [f"step {state.global_step:>6}", f"epoch {logs.get('epoch', 0):6.2f}"]
+        parts += [f"{name} {logs[name]:{spec}}" for name, spec in FORMATS.items() if name in logs]
+        parts += [f"{logs['images_per_second']:.1f} images/s", f"{logs['minutes_left']:.1f} min left"]
+        self.write("  ".join(parts))
+
+
+def run_summary(trainer: "SemiSupervisedTrainer") -> str:
+    """One paragraph that says what is about to be trained, on what, where."""
+    args, crops = trainer.args, trainer.train_dataset
+    millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    height, width = crops.labeled.augmentation.args.crop_size
+    lines = [
+        f"model      {type(trainer.model).__name__}, {millions:.2f} M parameters, on {args.device}"
+        + (f", {args.world_size} processes" if args.world_size > 1 else ""),
+        f"images     {len(crops.labeled)} labelled, {len(crops.unlabeled or [])} unlabelled,"
+        f" {len(trainer.eval_dataset or [])} to evaluate on, {len(trainer.model.config.id2label)} classes",
+        f"a step     {trainer.get_total_train_batch_size(args)} labelled crops of {height}×{width}"
+        + (" and as many CutMix ones" if crops.unlabeled else ", no unlabelled ones"),
+        f"loss       L_x + {args.consistency_weight:g} L_c + {args.structured_consistency_weight:g} L_sc"
+        + (f" from step {args.semi_supervised_start_step}" if args.semi_supervised_start_step else "")
+        + (f", ramp of {args.semi_supervised_ramp_steps}" if args.semi_supervised_ramp_steps else ""),
+        f"writes to  {args.output_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def usage(trainer: "SemiSupervisedTrainer") -> str:
+    """Where things are after a run, and the lines of Python that load the model."""
+    folder = Path(trainer.args.output_dir)
+    trust = ", trust_remote_code=True" if getattr(trainer.model, "_auto_class", None) else ""
+    return (
+        f"\nmodel      {folder} (card: README.md, metrics: all_results.json)\n"
+        f"pictures   {folder}/panels, and tensorboard --logdir {folder}/runs\n\n"
+        "from transformers import AutoModelForSemanticSegmentation\n"
+        f'model = AutoModelForSemanticSegmentation.from_pretrained("{folder}"{trust})'
+    )
+
+
+class CodeBesideWeights(TrainerCallback):
+    """Puts the model's own code into what the Trainer is about to push: it copies weights alone while training."""
+
+    def on_push_begin(self, args, state, control, model=None, **kwargs):
+        if getattr(model, "_auto_class", None) is not None:
+            custom_object_save(model, args.output_dir, config=model.config)
+
+
+def write_panel(
+    trainer: "SemiSupervisedTrainer",
+    examples: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    last_pair: dict[str, torch.Tensor] | None,
+) -> Path:
+    """
+    Draws evaluation images, and the last CutMix image with its target, to `output_dir/panels` and to TensorBoard.
+
+    Args:
+        trainer ([`~scl_hf.SemiSupervisedTrainer`]): Whose step, palette and normalisation they are.
+        examples (`Sequence[tuple]`): Normalised image `(3, H, W)`, label `(H, W)` and prediction `(H, W)` of each.
+        last_pair (`dict[str, torch.Tensor]`, *optional*):
+            `image`, `target`, `student` and `valid` of one unlabelled CutMix image.
+
+    Returns:
+        `pathlib.Path`: The picture's file.
+    """
+    palette, id2label = trainer.palette, trainer.model.config.id2label
+    crops = trainer.train_dataset.labeled.augmentation
+
+    def image(pixel_values: torch.Tensor) -> np.ndarray:
+        return denormalize(pixel_values.cpu(), crops.image_mean, crops.image_std)
+
+    def colors(label: torch.Tensor) -> np.ndarray:
+        return colorize(label.cpu().numpy(), palette)
+
+    name = "EMA model" if trainer.args.ema_validation else "student"
+    rows = [
+        [("image", image(pixels)), ("label", colors(label)), (f"prediction ({name})", colors(prediction))]
+        for pixels, label, prediction in examples
+    ]
+    if last_pair is not None:
+        blank = ~last_pair["valid"]
+        rows.append(
+            [
+                ("unlabelled, CutMix", image(last_pair["image"])),
+                ("teacher's target", colors(last_pair["target"].masked_fill(blank, 255))),
+                ("prediction (student)", colors(last_pair["student"].masked_fill(blank, 255))),
+            ]
+        )
+    picture = panel(rows, legend=[(id2label[i], palette[i]) for i in range(len(palette))])
+    path = Path(trainer.args.output_dir) / "panels" / f"step-{trainer.state.global_step:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            callback.tb_writer.add_image(
+                "panel", np.asarray(picture), global_step=trainer.state.global_step, dataformats="HWC"
+            )
+    return path

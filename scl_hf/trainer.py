@@ -1,0 +1,379 @@
+"""`SemiSupervisedTrainer`: transformers' Trainer, with the loss of equation (1) and an EMA teacher."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, Sampler, Subset
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+
+from .config import SemiSupervisedConfig
+from .cutmix import mix
+from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from .data.class_uniform import LabeledDraws, UnlabeledDraws, UNLABELED_A, UNLABELED_B
+from .errors import InputError
+from .hub import write_model_card
+from .inference import predict_probs, upsample_logits
+from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
+from .metrics import MeanIoU, iou_table
+from .progress import CodeBesideWeights, RunProgress, write_panel
+from .teacher import EMATeacher
+
+
+# Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
+# signature and to the place it is called from.
+OVERRIDDEN_PRIVATE_METHODS = (
+    "_get_train_sampler",  # draws instead of row numbers
+    "_save",  # the model that is evaluated is the one that is published
+    "_save_optimizer_and_scheduler",  # the other of student and teacher, for an exact resume
+    "_load_from_checkpoint",  # both of them
+    "_load_best_model",  # both of them
+)
+
+
+class EMAStep(TrainerCallback):
+    """Moves the teacher after every optimizer step, and tells the sampler which epoch begins."""
+
+    def __init__(self, trainer: "SemiSupervisedTrainer"):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # The Trainer's own `set_epoch` does not reach a sampler under DDP; after a resume, `state.epoch` is a fraction.
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.teacher.update_parameters(self.trainer.model)
+
+
+class SemiSupervisedTrainer(Trainer):
+    """
+    Trains a semantic-segmentation model on labelled and unlabelled images with L_x + λ_c L_c + λ_sc L_sc.
+
+    A checkpoint folder, and the output directory at the end, hold the model to use at their root: the EMA model, or
+    the student where `ema_validation` is off. The other one lies in the checkpoint's `student/` or `teacher/`.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled.
+        args ([`SemiSupervisedConfig`]):
+            The settings.
+        train_dataset ([`~scl_hf.data.batches.LabeledCrops`]):
+            Labelled crops.
+        unlabeled_dataset ([`~scl_hf.data.batches.UnlabeledCrops`], *optional*):
+            Unlabelled crops; needed unless λ_c and λ_sc are 0.
+        eval_dataset ([`~scl_hf.data.batches.EvaluationImages`], *optional*):
+            Whole labelled images.
+        processing_class ([`~transformers.image_processing_utils.BaseImageProcessor`], *optional*):
+            Image processor that is saved with the model.
+        labeled_draws ([`~scl_hf.data.class_uniform.LabeledDraws`], *optional*):
+            Which labelled crops an epoch draws; every image once, at a random place, by default.
+        palette (`np.ndarray`, *optional*):
+            `(num_classes, 3)` colours of the panels.
+        callbacks (`Sequence[TrainerCallback]`, *optional*):
+            Further callbacks.
+        optimizers (`tuple`, *optional*):
+            Optimizer and scheduler, if not those of `args`.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SemiSupervisedConfig,
+        train_dataset: LabeledCrops,
+        unlabeled_dataset: UnlabeledCrops | None = None,
+        eval_dataset: EvaluationImages | None = None,
+        processing_class: BaseImageProcessor | None = None,
+        labeled_draws: LabeledDraws | None = None,
+        palette: np.ndarray | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+    ):
+        if args.semi_supervised and not unlabeled_dataset:
+            raise InputError(
+                "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
+                " Add unlabelled images, or set both to 0 for supervised training."
+            )
+        if args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=PairCollator(args.num_boxes, args.cutmix_ratio),
+            train_dataset=PairedCrops(train_dataset, unlabeled_dataset if args.semi_supervised else None),
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=[*(callbacks or []), EMAStep(self), CodeBesideWeights()],
+            optimizers=optimizers,
+        )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("FSDP and DeepSpeed shard the student and leave the EMA teacher behind: use DDP.")
+        self.model_accepts_loss_kwargs = False
+        for silent in (ProgressCallback, PrinterCallback):
+            self.remove_callback(silent)
+        self.add_callback(RunProgress())
+        self.seed = args.seed if args.data_seed is None else args.data_seed
+        self.labeled_draws = labeled_draws or LabeledDraws(len(train_dataset), self.seed)
+        self.palette = palette
+        self.sampler: DrawSampler | None = None
+        self.teacher = EMATeacher(self.model, args.ema_decay)
+        self._terms: dict[str, list[torch.Tensor]] = {}
+        self._clock = (time.perf_counter(), 0)  # when, and at which step, the log last spoke
+        self._last_pair: dict[str, torch.Tensor] | None = None  # one CutMix image of the last step, for the panels
+
+    # Data
+
+    def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
+        unlabeled = self.train_dataset.unlabeled
+        n = len(self.labeled_draws)
+        u = [None, None] if unlabeled is None else [UnlabeledDraws(len(unlabeled), n, self.seed, s) for s in (UNLABELED_A, UNLABELED_B)]
+        self.sampler = DrawSampler(self.labeled_draws, None if unlabeled is None else tuple(u), seed=self.seed)
+        return self.sampler
+
+    # Losses
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """
+        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of one batch, as [`~scl_hf.data.batches.PairCollator`] makes it.
+
+        Returns:
+            `torch.Tensor`: The loss; with `return_outputs`, also the logits `(B, C, H, W)` of the labelled images.
+        """
+        args, labels = self.args, inputs["labels"]
+        ramp = self.ramp()
+        pixel_values = inputs["pixel_values"]
+        if ramp > 0:
+            box_ids = inputs["box_ids"]
+            mixed = mix(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
+            valid = mix(inputs["valid_a"], inputs["valid_b"], box_ids)
+            teacher_probs = self.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
+            pixel_values = torch.cat([pixel_values, mixed])
+
+        logits = upsample_logits(model(pixel_values=pixel_values).logits, labels.shape[-2:])
+        labeled_logits = logits[: len(labels)]
+        loss_x = relaxed_cross_entropy(labeled_logits, labels, window=args.relaxation_window)
+        loss, terms = loss_x, {"loss_x": loss_x}
+        if ramp > 0:
+            student_probs = logits[len(labels) :].softmax(dim=1)
+            if args.consistency_weight > 0:
+                terms["loss_c"] = consistency_loss(student_probs, teacher_probs, valid)
+                loss = loss + ramp * args.consistency_weight * terms["loss_c"]
+            if args.structured_consistency_weight > 0:
+                terms["loss_sc"] = structured_consistency_loss(
+                    student_probs,
+                    teacher_probs,
+                    box_ids.masked_fill(~valid, 0),
+                    num_boxes=args.num_boxes,
+                    num_loss_boxes=args.num_loss_boxes,
+                    num_pairs=args.num_pairs,
+                    generator=self._pair_generator(),
+                )
+                loss = loss + ramp * args.structured_consistency_weight * terms["loss_sc"]
+            self._last_pair = {
+                "image": mixed[0].detach(),
+                "target": teacher_probs[0].argmax(dim=0),
+                "student": student_probs[0].detach().argmax(dim=0),
+                "valid": valid[0],
+            }
+        for name, term in terms.items():
+            self._terms.setdefault(name, []).append(term.detach())
+        return (loss, labeled_logits) if return_outputs else loss
+
+    def ramp(self) -> float:
+        """Factor of λ_c and λ_sc at this step: 0 during a supervised start, then rising to 1."""
+        steps = self.state.global_step - self.args.semi_supervised_start_step
+        if steps < 0 or not self.args.semi_supervised:
+            return 0.0
+        return min(1.0, (steps + 1) / max(1, self.args.semi_supervised_ramp_steps))
+
+    @torch.no_grad()
+    def teacher_probs(self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor):
+        """
+        p_mt(u'_a, u'_b), the target: the teacher sees both images whole, and its predictions are mixed as the images.
+
+        Returns:
+            `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
+        """
+        model = self.teacher.module if self.args.ema_teacher else self.model
+        model.eval()
+        logits = model(pixel_values=torch.cat([unlabeled_a, unlabeled_b])).logits
+        if not self.args.ema_teacher:
+            model.train()
+        probs_a, probs_b = upsample_logits(logits, unlabeled_a.shape[-2:]).softmax(dim=1).chunk(2)
+        return mix(probs_a, probs_b, box_ids)
+
+    def _pair_generator(self) -> torch.Generator | None:
+        if self.args.num_pairs is None:
+            return None
+        # Seeded by the step, so that a resumed run drops the same pairs.
+        seed = np.random.SeedSequence([self.args.seed, self.state.global_step, self.args.process_index])
+        return torch.Generator(self.args.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters: plain SGD decays biases and BatchNorm too, and the paper's baseline does."""
+        return [name for name, _ in model.named_parameters()]
+
+    # Evaluation
+
+    @property
+    def evaluated_model(self) -> PreTrainedModel:
+        """The model that is evaluated and published: the EMA model, unless `ema_validation` is off."""
+        return self.teacher.module if self.args.ema_validation else self.accelerator.unwrap_model(self.model)
+
+    def evaluate(
+        self,
+        eval_dataset: EvaluationImages | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Scores the evaluated model on every image once, in whatever number of processes; logs, and draws a panel.
+
+        Args:
+            eval_dataset ([`~scl_hf.data.batches.EvaluationImages`], *optional*): Instead of the trainer's own.
+            ignore_keys (`list[str]`, *optional*): Not used.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each metric's name.
+
+        Returns:
+            `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
+        start, args, config = time.perf_counter(), self.args, self.model.config
+        metric = MeanIoU(num_classes=config.num_labels)
+        # Rows are dealt out here: a prepared loader would repeat images to fill up the last batch.
+        rows = range(args.process_index, len(dataset), args.world_size)
+        shown = set(rows[:: max(1, len(rows) // max(1, args.panel_images))][: args.panel_images])
+        examples = []
+        loader = DataLoader(Subset(dataset, rows), batch_size=None, num_workers=args.dataloader_num_workers)
+        for row, item in zip(rows, loader):
+            pixel_values = item["pixel_values"].unsqueeze(0).to(args.device)
+            with self.autocast_smart_context_manager():
+                probs = predict_probs(
+                    self.evaluated_model,
+                    pixel_values,
+                    scales=tuple(args.eval_scales),
+                    flip=args.eval_flip,
+                    tile=args.eval_tile,
+                    overlap=args.eval_overlap,
+                )
+            prediction = probs.argmax(dim=1)
+            metric.add_batch(predictions=prediction, references=item["labels"].unsqueeze(0).to(args.device))
+            if row in shown:
+                examples.append((item["pixel_values"], item["labels"], prediction[0].cpu()))
+        metric.confusion_matrix = self.accelerator.reduce(metric.confusion_matrix)
+        results = metric.compute()
+
+        names = [config.id2label[i] for i in range(config.num_labels)]
+        metrics = {name: float(results[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        ious = dict(zip(names, map(float, results["per_category_iou"])))
+        metrics |= {f"iou_{name.replace(' ', '_')}": iou for name, iou in ious.items() if iou == iou}
+        metrics["runtime"] = time.perf_counter() - start
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        if self.is_world_process_zero():
+            RunProgress.write(f"\nstep {self.state.global_step}, {len(dataset)} images, {self._evaluated_name}")
+            RunProgress.write(iou_table(results["per_category_iou"], config.id2label))
+            if examples and self.palette is not None:
+                write_panel(self, examples, self._last_pair)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._clock = (self._clock[0] + time.perf_counter() - start, self._clock[1])
+        return metrics
+
+    @property
+    def _evaluated_name(self) -> str:
+        return "EMA model" if self.args.ema_validation else "student"
+
+    # Log
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to a training log line the mean of each loss term, images/s, and the minutes that are left."""
+        if "loss" in logs:
+            for name, values in self._terms.items():
+                mean = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
+                logs[name] = mean.item()
+            self._terms.clear()
+            now, step = time.perf_counter(), self.state.global_step
+            seconds = (now - self._clock[0]) / max(1, step - self._clock[1])
+            self._clock = (now, step)
+            crops = 2 if self.ramp() > 0 else 1
+            logs["images_per_second"] = crops * self.get_total_train_batch_size(self.args) / seconds
+            logs["minutes_left"] = (self.state.max_steps - step) * seconds / 60
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    @property
+    def _other(self) -> tuple[str, PreTrainedModel]:
+        """Sub-folder and model of whichever of student and teacher is not published."""
+        return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        student = self.model
+        self.model = self.evaluated_model
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model = student
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        # Here and not in `on_save`, which comes after old checkpoints were rotated away and the Hub was pushed to.
+        folder, model = self._other
+        if self.args.should_save:
+            model.save_pretrained(os.path.join(output_dir, folder))
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder, other = self._other
+        for path, target in ((resume_from_checkpoint, self.evaluated_model), (f"{resume_from_checkpoint}/{folder}", other)):
+            _load_weights(Path(path), target)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    # Card
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the card from `model_card_template`; without a template, the card of `transformers`."""
+        if self.args.model_card_template is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            write_model_card(self, **kwargs)
+
+
+def _load_weights(folder: Path, model: nn.Module) -> None:
+    """Loads a checkpoint folder's weights, after a look at whether they are of this architecture."""
+    weights = folder / SAFE_WEIGHTS_NAME
+    if not weights.is_file():
+        raise InputError(
+            f"resume_from_checkpoint {folder}: holds no {SAFE_WEIGHTS_NAME}. Was it written with another ema_validation?"
+        )
+    model_type = json.loads((folder / CONFIG_NAME).read_text()).get("model_type")
+    state = load_file(weights, device="cpu")
+    own = model.state_dict()
+    different = sorted(state.keys() ^ own.keys()) or [k for k in own if own[k].shape != state[k].shape]
+    if model_type != model.config.model_type or different:
+        reason = f"model type {model_type}" if model_type != model.config.model_type else f"'{different[0]}' differs"
+        raise InputError(
+            f"resume_from_checkpoint {folder}: of another architecture than this recipe's {model.config.model_type}"
+            f" ({reason}). Resume with the recipe that wrote it, or start anew in another output_dir."
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,177 @@
+"""Label maps in colour, overlays, and panels of pictures side by side."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+# A picture narrower than the first is enlarged, one wider than the second is shrunk, by a whole factor.
+READABLE_WIDTH, LARGEST_WIDTH = 360, 720
+FONT_SIZE = 16
+MARGIN = 12
+INK = (33, 37, 41)
+OUTLINE = (173, 181, 189)
+
+
+def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """
+    A label map in colour.
+
+    Args:
+        label (`np.ndarray`):
+            Class ids (H, W), 255 for ignored pixels.
+        palette (`np.ndarray`):
+            A colour for each class (num_classes, 3), uint8.
+
+    Returns:
+        `np.ndarray`: (H, W, 3) uint8; ignored pixels are black.
+
+    Raises:
+        `ValueError`: an id that the palette does not have.
+    """
+    label, palette = np.asarray(label), np.asarray(palette, dtype=np.uint8)
+    known = (label >= 0) & (label < len(palette)) | (label == 255)
+    if not known.all():
+        raise ValueError(
+            f"label ids {np.unique(label[~known]).tolist()} have no colour in a palette of {len(palette)}."
+        )
+    colors = np.zeros((max(256, len(palette)), 3), np.uint8)
+    colors[: len(palette)] = palette
+    colors[255] = 0
+    return colors[label]
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+    """
+    An image under the colours of its classes.
+
+    Args:
+        image (`np.ndarray`):
+            (H, W, 3) uint8.
+        label (`np.ndarray`):
+            Class ids (H, W); ignored pixels (255) show the image alone.
+        palette (`np.ndarray`):
+            A colour for each class (num_classes, 3), uint8.
+        alpha (`float`, *optional*, defaults to `0.6`):
+            Share of the colour, 0 shows the image alone and 1 the colours alone.
+
+    Returns:
+        `np.ndarray`: (H, W, 3) uint8.
+    """
+    image, label = np.asarray(image), np.asarray(label)
+    if image.shape != (*label.shape, 3):
+        raise ValueError(f"image {image.shape} and label {label.shape} are not (H, W, 3) and (H, W) of one size.")
+    mixed = (1 - alpha) * image + alpha * colorize(label, palette)
+    return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
+
+
+def denormalize(pixel_values: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """
+    The picture that an image processor normalised.
+
+    Args:
+        pixel_values (`torch.Tensor`):
+            (3, H, W), normalised with `mean` and `std`.
+        mean (`Sequence[float]`):
+            Mean of each channel, in 0 … 1.
+        std (`Sequence[float]`):
+            Standard deviation of each channel, in 0 … 1.
+
+    Returns:
+        `np.ndarray`: (H, W, 3) uint8.
+    """
+    pixels = pixel_values.detach().float().cpu().permute(1, 2, 0).numpy()
+    pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
+
+
+def panel(
+    rows: list[list[tuple[str, np.ndarray]]], legend: list[tuple[str, Sequence[int]]] | None = None
+) -> Image.Image:
+    """
+    Pictures side by side on white, each below its caption, and a legend beneath.
+
+    Args:
+        rows (`list[list[tuple[str, np.ndarray]]]`):
+            Rows of (caption, picture), a picture being (H, W, 3) uint8. All pictures are enlarged or shrunk by one
+            whole factor to a width that is good to look at. A row without any caption takes no room for them.
+        legend (`list[tuple[str, Sequence[int]]]`, *optional*):
+            (class name, RGB colour) in the order in which they are shown.
+
+    Returns:
+        `PIL.Image.Image`: the panel.
+
+    Raises:
+        `ValueError`: no picture at all, or one of another shape or type.
+    """
+    pictures = [_check_picture(picture) for row in rows for _, picture in row]
+    if not pictures:
+        raise ValueError("a panel needs at least one picture.")
+    widest = max(picture.shape[1] for picture in pictures)
+    enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / LARGEST_WIDTH)
+    cells = [[(caption, _resize(picture, enlarge, shrink)) for caption, picture in row] for row in rows if row]
+
+    font = ImageFont.load_default(FONT_SIZE)
+    line = sum(font.getmetrics())
+    columns = [
+        max(row[column][1].width for row in cells if column < len(row)) for column in range(max(map(len, cells)))
+    ]
+    caption_heights = [line + 4 if any(caption for caption, _ in row) else 0 for row in cells]
+    picture_heights = [max(picture.height for _, picture in row) for row in cells]
+    width = sum(columns) + MARGIN * (len(columns) + 1)
+    height = sum(caption_heights) + sum(picture_heights) + MARGIN * (len(cells) + 1)
+    key = _draw_legend(legend, width - 2 * MARGIN, font) if legend else None
+    canvas = Image.new("RGB", (width, height + (key.height + MARGIN if key else 0)), "white")
+    draw = ImageDraw.Draw(canvas)
+
+    top = MARGIN
+    for row, caption_height, picture_height in zip(cells, caption_heights, picture_heights):
+        left = MARGIN
+        for (caption, picture), column in zip(row, columns):
+            draw.text((left, top), _shorten(caption, column, font), fill=INK, font=font)
+            canvas.paste(picture, (left, top + caption_height))
+            left += column + MARGIN
+        top += caption_height + picture_height + MARGIN
+    if key:
+        canvas.paste(key, (MARGIN, top))
+    return canvas
+
+
+def _draw_legend(legend: list[tuple[str, Sequence[int]]], width: int, font) -> Image.Image:
+    """Colours and names in columns of one width, row after row."""
+    line = sum(font.getmetrics())
+    swatch = line + 6
+    entry = min(width, math.ceil(max(font.getlength(name) for name, _ in legend)) + swatch + 8 + 2 * MARGIN)
+    # Rows as even as the width allows: 11 entries of which 9 fit in a row stand as 6 + 5.
+    per_row = math.ceil(len(legend) / math.ceil(len(legend) / (width // entry)))
+    canvas = Image.new("RGB", (width, math.ceil(len(legend) / per_row) * (line + 8)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, color) in enumerate(legend):
+        left, top = index % per_row * entry, index // per_row * (line + 8)
+        box = (left, top + 1, left + swatch, top + line)
+        draw.rectangle(box, fill=tuple(int(channel) for channel in color), outline=OUTLINE)
+        draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
+    return canvas
+
+
+def _check_picture(picture: np.ndarray) -> np.ndarray:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+        raise ValueError(f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
+    return picture
+
+
+def _resize(picture: np.ndarray, enlarge: int, shrink: int) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    if shrink > 1:
+        return image.reduce(shrink)
+    return image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.NEAREST)
+
+
+def _shorten(text: str, width: int, font) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

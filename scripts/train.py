@@ -1,0 +1,128 @@
+"""
+Trains a model from a recipe:
+
+    accelerate launch scripts/train.py recipes/demo.yaml
+    accelerate launch scripts/train.py recipes/camvid.yaml --data_dir DATA --learning_rate 0.001
+
+Every field of a recipe can be given on the command line, which wins. Wrong input ends with one line and exit code 2.
+"""
+
+import sys
+from pathlib import Path
+
+import transformers
+from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessorPil, set_seed
+
+from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedConfig
+from scl_hf import SemiSupervisedTrainer
+from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir
+from scl_hf.data import (
+    Augmentation,
+    AugmentationArguments,
+    ClassIndex,
+    DataArguments,
+    EvaluationImages,
+    LabeledCrops,
+    LabeledDraws,
+    SamplingArguments,
+    UnlabeledCrops,
+    load_data,
+)
+from scl_hf.errors import InputError
+from scl_hf.progress import run_summary, usage
+
+
+def main() -> None:
+    # 1. The recipe, and the command line on top of it
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SamplingArguments, AugmentationArguments, SemiSupervisedConfig)
+    )
+    model_args, data_args, sampling_args, augmentation_args, args = parser.parse_recipe(sys.argv[1:])
+    if args.model_card_template is None:
+        args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
+    checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
+    if args.should_log:
+        transformers.utils.logging.set_verbosity_warning()
+    set_seed(args.seed)
+
+    # 2. Rows: labelled, unlabelled and evaluation images
+    with args.main_process_first(desc="data"):
+        data = load_data(data_args)
+
+    # 3. The model, and the image processor that is saved with it
+    id2label = {int(i): name for i, name in data.id2label.items()}
+    label2id = {name: i for i, name in id2label.items()}
+    if model_args.model_name_or_path:
+        model = AutoModelForSemanticSegmentation.from_pretrained(
+            model_args.model_name_or_path,
+            id2label=id2label,
+            label2id=label2id,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=model_args.trust_remote_code,
+        )
+    else:
+        config = DeepLabV3PlusConfig(**(model_args.model_config or {}), id2label=id2label, label2id=label2id)
+        model = DeepLabV3PlusForSemanticSegmentation(config)
+    image_processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
+    normalization = {"image_mean": image_processor.image_mean, "image_std": image_processor.image_std}
+
+    # 4. Draws and crops
+    with args.main_process_first(desc="class index"):
+        class_index = None
+        if sampling_args.class_uniform_share > 0:
+            class_index = ClassIndex.build(
+                data.labeled,
+                data.coarse,
+                data.label_table,
+                id2label,
+                tile=sampling_args.class_uniform_tile,
+                coarse_classes=sampling_args.coarse_classes,
+            )
+    draws = LabeledDraws(
+        len(data.labeled),
+        seed=args.seed,
+        class_index=class_index,
+        class_uniform_share=sampling_args.class_uniform_share,
+        coarse_until_epoch=sampling_args.coarse_until_epoch,
+    )
+    augmentation = Augmentation(augmentation_args, **normalization)
+    labeled = LabeledCrops(data.labeled, augmentation, data.label_table, coarse=data.coarse)
+    unlabeled = UnlabeledCrops(data.unlabeled, augmentation) if args.semi_supervised else None
+
+    # 5. Train: losses, EMA, evaluation, checkpoints
+    trainer = SemiSupervisedTrainer(
+        model=model,
+        args=args,
+        train_dataset=labeled,
+        unlabeled_dataset=unlabeled,
+        eval_dataset=EvaluationImages(data.evaluation, data.label_table, **normalization),
+        processing_class=image_processor,
+        labeled_draws=draws,
+        palette=data.palette,
+    )
+    if trainer.is_world_process_zero():
+        print(run_summary(trainer))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+
+    # 6. Score the model that is published, save it with its metrics and card, and push it where that was asked for
+    metrics = result.metrics | trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("all", metrics)
+    card = {"dataset": Path(data_args.data_dir or data_args.dataset).name}
+    if args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)
+
+    # 7. How to use it
+    if trainer.is_world_process_zero():
+        print(usage(trainer))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

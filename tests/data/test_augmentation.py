@@ -1,0 +1,195 @@
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import HfArgumentParser
+
+from scl_hf.data.augmentation import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    Augmentation,
+    AugmentationArguments,
+    crop_interval,
+    normalize,
+    to_tensor,
+)
+from scl_hf.data.class_uniform import Draw
+from scl_hf.errors import InputError
+
+PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "blur_probability": 0}
+
+
+def augmentation(crop_size=(24, 32), **fields):
+    return Augmentation(AugmentationArguments(crop_size=list(crop_size), **fields))
+
+
+@pytest.fixture
+def frame():
+    """Blocks of 8×8 pixels, each with its own id; red is 5 times the id, so that a picture tells its label."""
+    label = np.random.default_rng(0).integers(0, 50, (6, 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    return Image.fromarray(np.stack([label * 5, 255 - label, label], -1)), label
+
+
+def shown_ids(crop):
+    red = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
+    return (red * 51).round().long()
+
+
+def test_crop_at_scale_1_is_a_copy(frame):
+    for seed in range(20):
+        crop = augmentation(scale_range=[1.0, 1.0], **PLAIN)(*frame, Draw(0, seed))
+        assert torch.equal(shown_ids(crop), crop["labels"])
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_scaled_image_and_label_stay_aligned(axis):
+    ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (120, 1))
+    ramp = ramp if axis == "x" else ramp.T.copy()
+    image = Image.fromarray(np.stack([ramp] * 3, -1))
+    off = []
+    for seed in range(40):
+        crop = augmentation((40, 40), scale_range=[0.55, 2.0], **PLAIN)(image, ramp, Draw(0, seed))
+        grey = (crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]) * 255
+        inner = crop["valid"] & (crop["labels"] > 8) & (crop["labels"] < 230)
+        off.append((grey - crop["labels"])[inner].mean().item())
+    # Two grey values are one pixel: each crop is right to half a pixel, and all of them to a twentieth.
+    assert max(map(abs, off)) < 1 and abs(np.mean(off)) < 0.1
+
+
+def test_flip_turns_image_and_label(frame):
+    fields = {"crop_size": (48, 64), "scale_range": [1.0, 1.0], **PLAIN}
+    straight = augmentation(flip_probability=0, **fields)(*frame, Draw(0, 1))
+    turned = augmentation(flip_probability=1, **fields)(*frame, Draw(0, 1))
+    np.testing.assert_array_equal(straight["labels"].numpy(), frame[1])
+    for name in ("pixel_values", "labels", "valid"):
+        assert torch.equal(turned[name], straight[name].flip(-1))
+
+
+def test_padding_is_mean_colour_ignored_and_invalid(frame):
+    for seed in range(10):
+        crop = augmentation((64, 48), scale_range=[0.5, 1.2])(*frame, Draw(0, seed))
+        padded = ~crop["valid"]
+        assert torch.equal(padded, crop["labels"] == 255)
+        assert (crop["pixel_values"][:, padded] == 0).all()
+        rows, columns = crop["valid"].any(1).nonzero(), crop["valid"].any(0).nonzero()
+        assert crop["valid"].sum() == len(rows) * len(columns) > 0
+        assert padded.any()
+
+
+def test_image_much_smaller_than_the_crop_still_shows():
+    crop = augmentation((9, 9), scale_range=[0.1, 0.1])(
+        Image.new("RGB", (3, 2)), np.zeros((2, 3), np.uint8), Draw(0, 0)
+    )
+    assert crop["valid"].sum() == 1
+
+
+def test_crop_shows_its_centre_in_the_middle_half(frame):
+    image, _ = frame
+    label = np.full((48, 64), 255, np.uint8)
+    label[20, 30] = 7
+    for seed in range(30):
+        augment = augmentation((16, 16), scale_range=[1.0, 1.5], **PLAIN)
+        y, x = (augment(image, label, Draw(0, seed, (30.0, 20.0)))["labels"] == 7).nonzero().float().mean(0).tolist()
+        assert 2.5 <= y <= 12.5 and 2.5 <= x <= 12.5
+
+
+@pytest.mark.parametrize("center", [None, 0.0, 99.0])
+@pytest.mark.parametrize("length, crop, scale", [(100, 32, 1.0), (100, 32, 0.7), (33, 32, 1.0), (20, 32, 1.3)])
+def test_crop_stays_inside_and_is_full_where_it_can_be(center, length, crop, scale):
+    for place in np.linspace(0, 1, 41, endpoint=False):
+        image_from, image_to, crop_from, crop_to = crop_interval(length, crop, scale, place, center)
+        assert 0 <= image_from < image_to <= length and 0 <= crop_from < crop_to <= crop
+        if length * scale >= crop:
+            assert (crop_from, crop_to) == (0, crop)
+            assert math.isclose(image_to - image_from, crop / scale)
+        else:
+            assert (image_from, image_to) == (0, length)
+            assert abs(crop_to - crop_from - length * scale) <= 1
+
+
+def test_all_places_are_reached_equally_often():
+    starts = [crop_interval(13, 10, 1.0, place)[0] for place in np.linspace(0, 1, 400, endpoint=False)]
+    assert np.unique(starts, return_counts=True)[1].tolist() == [100] * 4
+
+
+def test_crop_depends_on_the_draw_alone_and_leaves_global_generators(frame):
+    augment = augmentation()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = augment(*frame, Draw(0, 2**63 - 1))
+    assert torch.equal(torch_state, torch.get_rng_state())
+    np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])
+    torch.manual_seed(99)
+    again = pickle.loads(pickle.dumps(augment))(*frame, Draw(5, 2**63 - 1))
+    for name in first:
+        assert torch.equal(first[name], again[name])
+    assert not torch.equal(first["pixel_values"], augment(*frame, Draw(0, 1))["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "blur_probability"])
+def test_each_colour_change_acts_on_the_image_alone(frame, name):
+    fields = {"scale_range": [1.0, 1.0], **PLAIN}
+    plain = augmentation(**fields)(*frame, Draw(0, 4))
+    changed = augmentation(**fields | {name: 0.5 if name == "hue" else 1})(*frame, Draw(0, 4))
+    assert torch.equal(plain["labels"], changed["labels"])
+    assert (plain["pixel_values"] - changed["pixel_values"]).abs().mean() > 0.01
+    low, high = ((torch.tensor([bound]) - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD) for bound in (0, 1))
+    assert (changed["pixel_values"] >= low.view(3, 1, 1) - 1e-5).all()
+    assert (changed["pixel_values"] <= high.view(3, 1, 1) + 1e-5).all()
+
+
+def test_hue_turns_by_parts_of_the_colour_circle(frame):
+    red = Image.new("RGB", (32, 24), (255, 0, 0))
+    turns = set()
+    for seed in range(60):
+        crop = augmentation(scale_range=[1.0, 1.0], **PLAIN | {"hue": 0.25})(red, None, Draw(0, seed))
+        r, g, b = (crop["pixel_values"][:, 0, 0] * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)).tolist()
+        assert r > 0.49  # at most a quarter of the circle away from red
+        turns.add("green" if g > b else "blue")
+    assert turns == {"green", "blue"}
+
+
+def test_unlabelled_crop_has_no_labels(frame):
+    crop = augmentation()(frame[0], None, Draw(0, 0))
+    assert set(crop) == {"pixel_values", "valid"}
+    assert (crop["pixel_values"].shape, crop["pixel_values"].dtype) == ((3, 24, 32), torch.float32)
+
+
+def test_sizes_must_agree(frame):
+    with pytest.raises(ValueError, match="label is"):
+        augmentation()(frame[0], frame[1][:-1], Draw(0, 0))
+
+
+def test_normalisation_takes_mean_and_std(frame):
+    pixels = normalize(to_tensor(frame[0]), (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    expected = (np.asarray(frame[0]) / 255 - 0.5) / [0.25, 0.5, 1.0]
+    np.testing.assert_allclose(pixels.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+def test_crop_size_may_be_one_number_and_comes_from_a_command_line():
+    assert AugmentationArguments(crop_size=[64]).crop_size == AugmentationArguments(crop_size=64).crop_size == [64, 64]
+    (args,) = HfArgumentParser(AugmentationArguments).parse_args_into_dataclasses(
+        ["--crop_size", "96", "192", "--blur_sigma", "0.1", "1", "--hue", "0"]
+    )
+    assert (args.crop_size, args.blur_sigma, args.hue, args.contrast) == ([96, 192], [0.1, 1.0], 0.0, 0.25)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("crop_size", [0, 64]),
+        ("crop_size", [1, 2, 3]),
+        ("scale_range", [2.0, 0.5]),
+        ("scale_range", [0.0, 1.0]),
+        ("flip_probability", 1.1),
+        ("brightness", -0.1),
+        ("hue", 0.6),
+        ("blur_probability", 2),
+        ("blur_sigma", [0.5]),
+    ],
+)
+def test_fields_out_of_range_are_named(name, value):
+    with pytest.raises(InputError, match=f"^{name}: "):
+        AugmentationArguments(**{name: value})

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import SegformerImageProcessorPil
+
+from scl_hf.data.augmentation import IMAGE_MEAN, IMAGE_STD, Augmentation, AugmentationArguments
+from scl_hf.data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from scl_hf.data.class_uniform import UNLABELED_A, UNLABELED_B, Draw, LabeledDraws, UnlabeledDraws
+
+CROP = (16, 24)
+ENCODED = Image(decode=False)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {"image": [], "label": [], "id": []}
+    for i in range(6):
+        for column, shape, high in (("image", (20, 30, 3), 256), ("label", (20, 30), 3)):
+            path = tmp_path / f"{i}_{column}.png"
+            PILImage.fromarray(rng.integers(0, high, shape, dtype=np.uint8)).save(path)
+            columns[column].append({"path": str(path), "bytes": None})
+        columns["id"].append(str(i))
+    return Dataset.from_dict(columns, features=Features({"image": ENCODED, "label": ENCODED, "id": Value("string")}))
+
+
+@pytest.fixture
+def crops(rows):
+    augmentation = Augmentation(AugmentationArguments(crop_size=list(CROP)))
+    labeled = LabeledCrops(rows, augmentation, label_table=None)
+    return PairedCrops(labeled, UnlabeledCrops(rows.remove_columns("label"), augmentation))
+
+
+def sampler(seed=0):
+    unlabeled = [UnlabeledDraws(6, length=6, seed=seed, stream=stream) for stream in (UNLABELED_A, UNLABELED_B)]
+    return DrawSampler(LabeledDraws(6, seed=seed), unlabeled, seed=seed)
+
+
+def batches(crops, num_workers, **options):
+    loader = DataLoader(
+        crops,
+        2,
+        sampler=sampler(),
+        collate_fn=PairCollator(num_boxes=4, ratio=0.5),
+        num_workers=num_workers,
+        **options,
+    )
+    loader.sampler.set_epoch(3)
+    return list(loader)
+
+
+def test_batch_has_the_shapes_the_trainer_expects(crops):
+    batch = batches(crops, num_workers=0)[0]
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
+        "pixel_values": ((2, 3, *CROP), torch.float32),
+        "labels": ((2, *CROP), torch.int64),
+        "unlabeled_a": ((2, 3, *CROP), torch.float32),
+        "unlabeled_b": ((2, 3, *CROP), torch.float32),
+        "valid_a": ((2, *CROP), torch.bool),
+        "valid_b": ((2, *CROP), torch.bool),
+        "box_ids": ((2, *CROP), torch.int64),
+    }
+    assert not torch.equal(batch["box_ids"][0], batch["box_ids"][1])
+    assert not torch.equal(batch["unlabeled_a"], batch["unlabeled_b"])
+    assert 0 < batch["box_ids"].max() <= 4
+
+
+def test_batches_are_the_same_with_spawned_workers(crops):
+    alone = batches(crops, num_workers=0)
+    torch.manual_seed(123)
+    with_workers = batches(crops, num_workers=2, multiprocessing_context="spawn", persistent_workers=True)
+    assert len(alone) == len(with_workers) == 3
+    for a, b in zip(alone, with_workers):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert torch.equal(a[name], b[name]), name
+
+
+def test_two_processes_together_draw_what_one_draws():
+    one = list(BatchSampler(sampler(), batch_size=2, drop_last=True))
+    ranks = [BatchSamplerShard(BatchSampler(sampler(), 1, drop_last=True), 2, rank) for rank in range(2)]
+    two = [a + b for a, b in zip(*ranks)]
+    assert one == two
+
+
+def test_sampler_yields_the_draws_of_its_epoch():
+    draws = sampler()
+    first = list(draws)
+    assert len(first) == len(draws) == 6
+    assert first == list(draws)
+    draws.set_epoch(1)
+    second = list(draws)
+    assert [pair.labeled for pair in second] == LabeledDraws(6, seed=0)(1)
+    seeds = [pair.cutmix_seed for pair in first + second]
+    seeds += [draw.seed for pair in first + second for draw in (pair.labeled, pair.unlabeled_a, pair.unlabeled_b)]
+    assert len(set(seeds)) == 4 * 12
+
+
+def test_streams_of_different_lengths_are_refused():
+    unlabeled = [UnlabeledDraws(6, length=5, seed=0, stream=stream) for stream in (UNLABELED_A, UNLABELED_B)]
+    with pytest.raises(ValueError):
+        list(DrawSampler(LabeledDraws(6, seed=0), unlabeled))
+
+
+def test_supervised_batch_has_the_labelled_part_alone(crops):
+    supervised = PairedCrops(crops.labeled)
+    pairs = [supervised[draw] for draw in DrawSampler(LabeledDraws(6, seed=0), seed=0)]
+    assert len(supervised) == len(pairs) == 6
+    assert set(PairCollator(4, 0.5)(pairs)) == {"pixel_values", "labels"}
+
+
+def test_coarse_draw_reads_the_coarse_rows(rows):
+    augmentation = Augmentation(AugmentationArguments(crop_size=list(CROP)))
+    fine, coarse = rows.select([0]), rows.select([5])
+    crops = LabeledCrops(fine, augmentation, None, coarse)
+    expected = LabeledCrops(coarse, augmentation, None)[Draw(0, 7)]
+    assert torch.equal(crops[Draw(0, 7, coarse=True)]["labels"], expected["labels"])
+    assert not torch.equal(crops[Draw(0, 7)]["pixel_values"], expected["pixel_values"])
+
+
+def test_label_table_is_applied(rows):
+    table = np.array([255, 1, 0], np.int16)
+    crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40])), table)[Draw(0, 0)]
+    shown = crop["labels"][crop["valid"]]
+    assert sorted(shown.unique().tolist()) == [0, 1, 255]
+
+
+def test_evaluation_images_are_what_the_image_processor_gives(rows):
+    processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
+    images = EvaluationImages(rows, None, processor.image_mean, processor.image_std)
+    item = images[2]
+    picture = PILImage.open(rows[2]["image"]["path"])
+    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(item["pixel_values"], expected, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(rows[2]["label"]["path"])))
+    assert (len(images), item["id"], item["labels"].dtype) == (6, "2", torch.int64)
+    assert (tuple(processor.image_mean), tuple(processor.image_std)) == (IMAGE_MEAN, IMAGE_STD)

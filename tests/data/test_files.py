@@ -1,0 +1,151 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scl_hf.data.files import check_files, read_image, read_label, read_pair
+from scl_hf.errors import InputError
+
+GREY = np.array([[0, 128], [200, 255]], np.uint8)
+
+
+def grey_png(path, values, bits):
+    """A grey PNG of 2 or 4 bits, which Pillow reads but does not write."""
+    rows = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes() for row in values
+    )
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
+def test_images_of_every_mode_become_rgb(tmp_path, mode):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert(mode).save(path)
+    image = read_image(path)
+    assert image.mode == "RGB" and np.asarray(image).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "image.png", transparency=b"\x00\xff")
+    assert np.asarray(read_image(tmp_path / "image.png")).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_16_bit_grey_keeps_its_range(tmp_path):
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    for suffix in ("png", "tif"):
+        Image.fromarray(values).save(tmp_path / f"image.{suffix}")
+        assert np.asarray(read_image(tmp_path / f"image.{suffix}"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    image.save(tmp_path / "phone.jpg", exif=exif)
+    assert read_image(tmp_path / "phone.jpg").size == (4, 8)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("read", [read_image, read_label])
+def test_truncated_file_is_named(tmp_path, suffix, read):
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(InputError, match=f"cut.{suffix}.*cannot be read"):
+        read(path)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    with pytest.raises(InputError, match="notes.jpg: is not a picture"):
+        read_image(tmp_path / "notes.jpg")
+    with pytest.raises(InputError, match="gone.jpg: no such file"):
+        read_image({"path": str(tmp_path / "gone.jpg"), "bytes": None})
+
+
+def test_label_is_the_indices_of_a_palette(tmp_path):
+    image = Image.fromarray(np.array([[3, 1], [0, 2]], np.uint8), "L").convert("P")
+    image.putdata([3, 1, 0, 2])
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    image.save(tmp_path / "label.png")
+    assert Image.open(tmp_path / "label.png").mode == "P"
+    assert read_label(tmp_path / "label.png").tolist() == [[3, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_label_of_few_bits_is_not_stretched(tmp_path, bits):
+    grey_png(tmp_path / "label.png", np.array([[0, 1, 2, 3]] * 2, np.uint8), bits)
+    assert read_label(tmp_path / "label.png").tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_label_of_one_bit(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "label.png")
+    assert read_label(tmp_path / "label.png").tolist() == [[0, 1]]
+
+
+def test_table_maps_8_and_16_bit_labels(tmp_path):
+    table = np.full(65536, -1, np.int16)
+    table[[7, 200, 40000]] = [0, 255, 3]
+    Image.fromarray(np.array([[7, 200]], np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray(np.array([[7, 200, 40000]], np.uint16)).save(tmp_path / "16.png")
+    label = read_label(tmp_path / "8.png", table)
+    assert label.dtype == np.uint8 and label.tolist() == [[0, 255]]
+    assert read_label(tmp_path / "16.png", table).tolist() == [[0, 255, 3]]
+
+
+def test_unknown_ids_are_counted(tmp_path):
+    table = np.full(256, -1, np.int16)
+    table[[0, 1, 255]] = [0, 1, 255]
+    Image.fromarray(np.array([[0, 1, 7, 7]], np.uint8)).save(tmp_path / "8.png")
+    with pytest.raises(InputError, match=r"8.png: unknown class id 7 \(2 pixels\).*from 0 to 1.*id 255"):
+        read_label(tmp_path / "8.png", table)
+    Image.fromarray(np.array([[0, 300]], np.uint16)).save(tmp_path / "16.png")
+    for lookup in (table, None):
+        with pytest.raises(InputError, match=r"16.png: unknown class id 300 \(1 pixels\)"):
+            read_label(tmp_path / "16.png", lookup)
+    grey_png(tmp_path / "4.png", np.array([[0, 9]], np.uint8), 4)
+    with pytest.raises(InputError, match=r"id 9 \(1 pixels\)"):
+        read_label(tmp_path / "4.png", table)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_coloured_label_is_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "label.png")
+    with pytest.raises(InputError, match="label.png: is a colour picture"):
+        read_label(tmp_path / "label.png")
+
+
+def test_pair_from_paths_and_from_stored_bytes(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "image.png")
+    Image.fromarray(GREY).save(tmp_path / "label.png")
+    stored = {name: {"path": None, "bytes": (tmp_path / f"{name}.png").read_bytes()} for name in ("image", "label")}
+    for row in ({name: tmp_path / f"{name}.png" for name in stored}, stored):
+        image, label = read_pair(row)
+        assert image.size == (2, 2) and (label == GREY).all()
+
+
+def test_pair_of_two_sizes_is_refused(tmp_path):
+    Image.new("RGB", (8, 4)).save(tmp_path / "image.png")
+    Image.new("L", (4, 4)).save(tmp_path / "label.png")
+    with pytest.raises(InputError, match=r"label.png: the label is 4×4 pixels.*image.png is 8×4"):
+        read_pair({"image": {"path": str(tmp_path / "image.png")}, "label": {"path": str(tmp_path / "label.png")}})
+
+
+def test_check_files_names_the_first_five(tmp_path):
+    for index in range(6):
+        (tmp_path / f"{index}.png").touch()
+    (tmp_path / "good.png").write_bytes(b"abc")
+    assert check_files([tmp_path / "good.png"]) == [3]
+    with pytest.raises(InputError, match="7 files are empty or missing.*0.png.*4.png") as error:
+        check_files([tmp_path / f"{index}.png" for index in range(7)] + [tmp_path / "good.png"])
+    assert "5.png" not in str(error.value) and "good.png" not in str(error.value)
+    with pytest.raises(InputError, match=r"1 file is empty or missing: .*6.png \(missing\)"):
+        check_files([tmp_path / "6.png"])

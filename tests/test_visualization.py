@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from scl_hf.visualization import colorize, denormalize, overlay, panel
+
+PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+
+
+def test_colorize():
+    label = np.array([[0, 1], [2, 255]])
+    expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]]
+    for dtype in (np.uint8, np.int64):
+        colors = colorize(label.astype(dtype), PALETTE)
+        assert colors.dtype == np.uint8
+        np.testing.assert_array_equal(colors, expected)
+    for unknown in (3, -1, 300):
+        with pytest.raises(ValueError, match=rf"\[{unknown}\] have no colour in a palette of 3"):
+            colorize(np.array([[0, unknown]]), PALETTE)
+
+
+def test_overlay_keeps_the_image_where_labels_are_ignored():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    mixed = overlay(image, np.array([[0, 1, 255]], np.uint8), PALETTE, alpha=0.5)
+    assert mixed.dtype == np.uint8
+    np.testing.assert_array_equal(mixed, [[[178, 50, 50], [50, 178, 50], [100, 100, 100]]])
+    with pytest.raises(ValueError, match="of one size"):
+        overlay(image, np.zeros((2, 3), np.uint8), PALETTE)
+
+
+def test_denormalize_undoes_the_normalisation():
+    picture = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    pixel_values = (picture / 255 - mean) / std
+    pixel_values = torch.tensor(pixel_values, dtype=torch.float32).permute(2, 0, 1)
+    np.testing.assert_array_equal(denormalize(pixel_values, mean, std), picture)
+    assert denormalize(pixel_values + 100, mean, std).min() == 255  # clipped, not wrapped
+
+
+def colors_of(image):
+    return {tuple(int(channel) for channel in color) for color in np.unique(np.asarray(image).reshape(-1, 3), axis=0)}
+
+
+def test_panel_enlarges_small_pictures_and_shrinks_large_ones():
+    small = np.zeros((96, 192, 3), np.uint8)
+    small[:, :, 0] = np.arange(192)  # a colour for each column
+    picture = panel([[("image", small), ("label", small)], [("image", small)]])
+    assert picture.width > 2 * 2 * 192 and picture.height > 2 * 2 * 96
+    row = np.asarray(picture)[picture.height // 4]
+    start = np.flatnonzero((row != 255).any(1))[0]
+    np.testing.assert_array_equal(row[start : start + 8, 0], [0, 0, 1, 1, 2, 2, 3, 3])  # twice, and sharp
+    assert panel([[("image", np.zeros((1024, 2048, 3), np.uint8))]]).width < 800
+
+
+def test_panel_shows_captions_and_legend():
+    picture = np.full((96, 192, 3), 200, np.uint8)
+    plain, captioned = panel([[("", picture)]]), panel([[("label", picture)]])
+    assert captioned.height > plain.height
+    assert colors_of(plain) == {(255, 255, 255), (200, 200, 200)}
+    assert len(colors_of(captioned)) > 2
+    # a caption wider than its picture is cut, it does not run into the next
+    assert panel([[("a very long caption " * 20, picture)]]).size == captioned.size
+
+    legend = [(f"class {index}", PALETTE[index]) for index in range(3)]
+    with_legend = panel([[("", picture)]], legend)
+    assert with_legend.width == plain.width and with_legend.height > plain.height
+    assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= colors_of(with_legend)
+    # more names than fit into one line go on in the next
+    assert panel([[("", picture)]], legend * 10).height > with_legend.height
+    assert panel([[("", picture)]], [("n" * 300, (1, 2, 3))]).width == plain.width
+
+
+def test_panel_rejects_what_is_no_picture():
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="must be \\(H, W, 3\\) uint8"):
+            panel([[("image", wrong)]])
+    with pytest.raises(ValueError, match="at least one picture"):
+        panel([[]])
