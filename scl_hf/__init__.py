@@ -4,7 +4,6 @@ from .config import SemiSupervisedConfig
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from .trainer import SemiSupervisedTrainer
 
-
 __all__ = [
     "DeepLabV3PlusConfig",
     "DeepLabV3PlusForSemanticSegmentation",

@@ -45,12 +45,14 @@ class ModelArguments:
             try:
                 self.model_config = json.loads(self.model_config)
             except json.JSONDecodeError as error:
-                raise InputError(f"model_config: not JSON ({error}). Give it as '{{\"stem_channels\": 16}}'.") from None
+                raise InputError(
+                    f"model_config: not JSON ({error}). Give it as '{{\"stem_channels\": 16}}'."
+                ) from None
         if self.model_config is not None and not isinstance(self.model_config, dict):
             raise InputError(f"model_config: expected a mapping of fields, got {self.model_config!r}.")
         if self.model_config and self.model_name_or_path:
             raise InputError(
-                "model_config and model_name_or_path: a checkpoint brings its own config. Remove one of the two fields."
+                "model_config and model_name_or_path: a checkpoint brings its own config. Leave one of them out."
             )
 
 
@@ -157,7 +159,9 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
         if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
-            where = f"{path} holds no checkpoint-*" if checkpoint is None else f"{checkpoint} is not a checkpoint folder"
+            where = (
+                f"{path} holds no checkpoint-*" if checkpoint is None else f"{checkpoint} is not a checkpoint folder"
+            )
             raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
         return checkpoint
     if not overwrite and (newest or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):

@@ -114,7 +114,12 @@ class SemiSupervisedConfig(TrainingArguments):
         self._check("eval_tile", self.eval_tile is None or self.eval_tile >= 1, "1 or more, or left out")
         self._check("eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
         self._check("panel_images", self.panel_images >= 0, "0 or more")
-        self._check("per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set")
+        self._check(
+            "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
+        )
+
+        # Pinned memory serves copies to a GPU; without one torch warns at every loader.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
 
     def _check(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -1,5 +1,7 @@
-"""The model card, filled from a run."""
+"""What a run takes from the Hub or a folder, its starting weights, and what it gives back, the model card."""
 
+import inspect
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +10,23 @@ import datasets
 import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    PreTrainedModel,
+    SegformerImageProcessorPil,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 
+from .arguments import ModelArguments
+from .errors import InputError
+from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 if TYPE_CHECKING:
     from .trainer import SemiSupervisedTrainer
+
+logger = logging.getLogger(__name__)
 
 # What a reader of a card wants to know of the settings; everything is in training_args.bin.
 SETTINGS = {
@@ -33,6 +48,58 @@ SETTINGS = {
     "per_device_train_batch_size": "labelled crops a step and device",
     "seed": "seed",
 }
+
+
+def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """
+    The model to train, and the image processor that is saved with it: the pictures as they are, normalised as the
+    starting weights want it.
+
+    Args:
+        args ([`ModelArguments`]): The model fields of the recipe.
+        id2label (`dict[int, str]`): Class names by train id.
+
+    Returns:
+        `tuple`: The model, with a head for these classes, and the image processor.
+
+    Raises:
+        [`InputError`]: The checkpoint cannot be loaded as a semantic-segmentation model, or `model_config` is wrong.
+    """
+    labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+    normalization = {}
+    if args.model_name_or_path is None:
+        try:
+            config = DeepLabV3PlusConfig(**(args.model_config or {}), **labels)
+        except (TypeError, ValueError, StrictDataclassError) as error:
+            raise InputError(f"model_config: {_last_line(error)}") from error
+        unknown = sorted(set(args.model_config or {}) - set(inspect.signature(DeepLabV3PlusConfig).parameters))
+        if unknown:
+            raise InputError(f"model_config: unknown field '{unknown[0]}'; see DeepLabV3PlusConfig for the fields.")
+        model = DeepLabV3PlusForSemanticSegmentation(config)
+    else:
+        try:
+            model = AutoModelForSemanticSegmentation.from_pretrained(
+                args.model_name_or_path,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=args.trust_remote_code,
+                dtype=torch.float32,
+                **labels,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"model_name_or_path {args.model_name_or_path}: not a semantic-segmentation checkpoint that can be"
+                f" loaded ({str(error).splitlines()[0]})"
+            ) from error
+        try:
+            processor = AutoImageProcessor.from_pretrained(args.model_name_or_path)
+            normalization = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+        except (OSError, ValueError, AttributeError):
+            logger.warning("%s brings no image processor: ImageNet's mean and std are used.", args.model_name_or_path)
+    return model, SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True, **normalization)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def write_model_card(
@@ -59,9 +126,7 @@ def write_model_card(
     model_name = model_name or Path(args.output_dir).resolve().name
     unlabeled = trainer.train_dataset.unlabeled
     metrics = next((log for log in reversed(trainer.state.log_history) if "eval_mean_iou" in log), {})
-    ious = {
-        label: metrics.get(f"eval_iou_{label.replace(' ', '_')}") for _, label in sorted(config.id2label.items())
-    }
+    ious = {label: metrics.get(f"eval_iou_{label.replace(' ', '_')}") for _, label in sorted(config.id2label.items())}
     results = []
     if metrics and dataset:
         results = [
@@ -88,7 +153,7 @@ def write_model_card(
         model_class=type(trainer.evaluated_model).__name__,
         remote_code=getattr(trainer.evaluated_model, "_auto_class", None) is not None,
         repo=trainer.hub_model_id if args.push_to_hub else args.output_dir,
-        published="EMA (teacher)" if args.ema_validation else "student",
+        published=trainer.evaluated_name,
         semi_supervised=args.semi_supervised,
         dataset=dataset or "an unnamed data set",
         num_labeled=len(trainer.train_dataset.labeled),

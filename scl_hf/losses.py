@@ -206,28 +206,26 @@ def structured_consistency_loss(
     if num_pairs is not None and num_pairs < 1:
         raise ValueError(f"num_pairs must be at least 1, or None for all pairs, got {num_pairs}")
 
+    # Before anything is gathered: a pixel's gradient is a sum over its pairs, taken in this precision.
+    student_probs, teacher_probs = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
     images, pixels, sizes = visible_pixels(box_ids.expand(own), num_boxes, num_loss_boxes)
     # Under autocast the matrix products would be in half precision, too coarse for small gaps.
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
         if num_pairs is None:
-            student = unit_vectors(student_probs, images, pixels)
-            teacher = unit_vectors(teacher_probs.detach(), images, pixels)
-            boxes = zip(student.split(sizes), teacher.split(sizes))
-            return torch.stack([mean_squared_gap(*box) for box in boxes]).sum() / batch_size
-
-        pairs, start = [], 0
-        for size in sizes:
-            pairs.append(drop(size, num_pairs, generator, box_ids.device) + start)
-            start += size
-        kept = [box_pairs.shape[1] for box_pairs in pairs]
-        # Gathered per pair, not per pixel: a box has more pixels than its pairs have ends.
-        first, second = torch.cat(pairs, dim=1)
-        similarities = []
-        for probs in (student_probs, teacher_probs.detach()):
-            ends = (unit_vectors(probs, images[end], pixels[end]) for end in (first, second))
-            similarities.append(cosine_similarity(*ends))
-        squared_gaps = (similarities[0] - similarities[1]).square()
-        return torch.stack([gaps.sum() / max(len(gaps), 1) for gaps in squared_gaps.split(kept)]).sum() / batch_size
+            student = unit_vectors(student_probs, images, pixels).split(sizes)
+            teacher = unit_vectors(teacher_probs, images, pixels).split(sizes)
+            mean_gaps = [mean_squared_gap(*box) for box in zip(student, teacher)]
+        else:
+            # A column (i, j) per pair, counted through the pixels of all boxes.
+            starts = [sum(sizes[:n]) for n in range(len(sizes))]
+            pairs = [drop(size, num_pairs, generator, box_ids.device) + start for size, start in zip(sizes, starts)]
+            ends = torch.cat(pairs, dim=1).flatten()
+            images, pixels = images[ends], pixels[ends]
+            student_similarity = cosine_similarity(*unit_vectors(student_probs, images, pixels).chunk(2))
+            teacher_similarity = cosine_similarity(*unit_vectors(teacher_probs, images, pixels).chunk(2))
+            gaps = (student_similarity - teacher_similarity).square().split([kept.shape[1] for kept in pairs])
+            mean_gaps = [gap.sum() / max(len(gap), 1) for gap in gaps]
+        return torch.stack(mean_gaps).sum() / batch_size
 
 
 def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -264,10 +262,9 @@ def unit_vectors(probs: Tensor, images: Tensor, pixels: Tensor) -> Tensor:
         pixels (`torch.Tensor`): Flat index of each pixel into H·W, int64.
 
     Returns:
-        `torch.Tensor`: Vectors of length 1, shape (P, C), at least float32.
+        `torch.Tensor`: Vectors of length 1, shape (P, C).
     """
-    vectors = _at_least_float32(probs.flatten(2)[images, :, pixels])
-    return vectors / vectors.square().sum(dim=1, keepdim=True).sqrt()
+    return F.normalize(probs.flatten(2)[images, :, pixels], dim=1)
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:

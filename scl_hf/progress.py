@@ -14,28 +14,34 @@ from transformers.trainer_callback import ProgressCallback
 
 from .visualization import colorize, denormalize, panel
 
-
 if TYPE_CHECKING:
     from .trainer import SemiSupervisedTrainer
 
 FORMATS = {"loss": ".3f", "loss_x": ".3f", "loss_c": ".4f", "loss_sc": ".4f", "learning_rate": ".2e"}
 
 
-class RunProgress(ProgressCallback):
-    """The Trainer's progress bar, with one aligned line a log in place of a printed dict."""
+def write(text: str) -> None:
+    """Prints above the progress bar, if there is one."""
+    tqdm.write(text)
 
-    @staticmethod
-    def write(text: str) -> None:
-        """Prints above the progress bar."""
-        tqdm.write(text)
+
+class ProgressBar(ProgressCallback):
+    """The Trainer's progress bar; the log lines are [`LogLines`]'s."""
+
+    def on_log(self, args, state, control, **kwargs):
+        pass
+
+
+class LogLines(TrainerCallback):
+    """One aligned line a log, in place of a printed dict."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or logs is None or "loss" not in logs:
+        if not state.is_world_process_zero or "loss" not in (logs or {}):
             return
         parts = [f"step {state.global_step:>6}", f"epoch {logs.get('epoch', 0):6.2f}"]
         parts += [f"{name} {logs[name]:{spec}}" for name, spec in FORMATS.items() if name in logs]
         parts += [f"{logs['images_per_second']:.1f} images/s", f"{logs['minutes_left']:.1f} min left"]
-        self.write("  ".join(parts))
+        write("  ".join(parts))
 
 
 def run_summary(trainer: "SemiSupervisedTrainer") -> str:
@@ -104,9 +110,12 @@ def write_panel(
     def colors(label: torch.Tensor) -> np.ndarray:
         return colorize(label.cpu().numpy(), palette)
 
-    name = "EMA model" if trainer.args.ema_validation else "student"
     rows = [
-        [("image", image(pixels)), ("label", colors(label)), (f"prediction ({name})", colors(prediction))]
+        [
+            ("image", image(pixels)),
+            ("label", colors(label)),
+            (f"prediction ({trainer.evaluated_name})", colors(prediction)),
+        ]
         for pixels, label, prediction in examples
     ]
     if last_pair is not None:

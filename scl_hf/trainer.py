@@ -20,15 +20,13 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from .data.class_uniform import LabeledDraws, UnlabeledDraws, UNLABELED_A, UNLABELED_B
+from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError
 from .hub import write_model_card
 from .inference import predict_probs, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
-from .metrics import MeanIoU, iou_table
-from .progress import CodeBesideWeights, RunProgress, write_panel
+from .progress import CodeBesideWeights, LogLines, ProgressBar, write, write_panel
 from .teacher import EMATeacher
-
 
 # Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
 # signature and to the place it is called from.
@@ -41,14 +39,17 @@ OVERRIDDEN_PRIVATE_METHODS = (
 )
 
 
-class EMAStep(TrainerCallback):
+class TeacherAndSampler(TrainerCallback):
     """Moves the teacher after every optimizer step, and tells the sampler which epoch begins."""
 
     def __init__(self, trainer: "SemiSupervisedTrainer"):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.start_clock()
+
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # The Trainer's own `set_epoch` does not reach a sampler under DDP; after a resume, `state.epoch` is a fraction.
+        # The Trainer's own `set_epoch` does not reach a sampler under DDP. After a resume `epoch` is a fraction.
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -114,31 +115,38 @@ class SemiSupervisedTrainer(Trainer):
             train_dataset=PairedCrops(train_dataset, unlabeled_dataset if args.semi_supervised else None),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), EMAStep(self), CodeBesideWeights()],
+            callbacks=[*(callbacks or []), TeacherAndSampler(self), CodeBesideWeights()],
             optimizers=optimizers,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("FSDP and DeepSpeed shard the student and leave the EMA teacher behind: use DDP.")
         self.model_accepts_loss_kwargs = False
-        for silent in (ProgressCallback, PrinterCallback):
-            self.remove_callback(silent)
-        self.add_callback(RunProgress())
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(ProgressBar())
+        self.add_callback(LogLines())
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.labeled_draws = labeled_draws or LabeledDraws(len(train_dataset), self.seed)
         self.palette = palette
         self.sampler: DrawSampler | None = None
         self.teacher = EMATeacher(self.model, args.ema_decay)
+        self.start_clock()
         self._terms: dict[str, list[torch.Tensor]] = {}
-        self._clock = (time.perf_counter(), 0)  # when, and at which step, the log last spoke
+        self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
         self._last_pair: dict[str, torch.Tensor] | None = None  # one CutMix image of the last step, for the panels
 
     # Data
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        unlabeled = self.train_dataset.unlabeled
-        n = len(self.labeled_draws)
-        u = [None, None] if unlabeled is None else [UnlabeledDraws(len(unlabeled), n, self.seed, s) for s in (UNLABELED_A, UNLABELED_B)]
-        self.sampler = DrawSampler(self.labeled_draws, None if unlabeled is None else tuple(u), seed=self.seed)
+        labeled = self.labeled_draws.in_whole_batches(self._train_batch_size * self.args.world_size)
+        unlabeled = None
+        if self.train_dataset.unlabeled is not None:
+            num_rows = len(self.train_dataset.unlabeled)
+            unlabeled = tuple(
+                UnlabeledDraws(num_rows, len(labeled), self.seed, stream) for stream in (UNLABELED_A, UNLABELED_B)
+            )
+        self.sampler = DrawSampler(labeled, unlabeled, self.seed)
         return self.sampler
 
     # Losses
@@ -151,7 +159,7 @@ class SemiSupervisedTrainer(Trainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
-        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of one batch, as [`~scl_hf.data.batches.PairCollator`] makes it.
+        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.batches.PairCollator`].
 
         Returns:
             `torch.Tensor`: The loss; with `return_outputs`, also the logits `(B, C, H, W)` of the labelled images.
@@ -166,7 +174,7 @@ class SemiSupervisedTrainer(Trainer):
             teacher_probs = self.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
             pixel_values = torch.cat([pixel_values, mixed])
 
-        logits = upsample_logits(model(pixel_values=pixel_values).logits, labels.shape[-2:])
+        logits = upsample_logits(model(pixel_values=_channels_last(pixel_values)).logits, labels.shape[-2:])
         labeled_logits = logits[: len(labels)]
         loss_x = relaxed_cross_entropy(labeled_logits, labels, window=args.relaxation_window)
         loss, terms = loss_x, {"loss_x": loss_x}
@@ -213,7 +221,8 @@ class SemiSupervisedTrainer(Trainer):
         """
         model = self.teacher.module if self.args.ema_teacher else self.model
         model.eval()
-        logits = model(pixel_values=torch.cat([unlabeled_a, unlabeled_b])).logits
+        with self.accelerator.autocast():
+            logits = model(pixel_values=_channels_last(torch.cat([unlabeled_a, unlabeled_b]))).logits
         if not self.args.ema_teacher:
             model.train()
         probs_a, probs_b = upsample_logits(logits, unlabeled_a.shape[-2:]).softmax(dim=1).chunk(2)
@@ -231,6 +240,11 @@ class SemiSupervisedTrainer(Trainer):
         return [name for name, _ in model.named_parameters()]
 
     # Evaluation
+
+    @property
+    def evaluated_name(self) -> str:
+        """How tables, pictures and the card call the evaluated model."""
+        return "EMA model" if self.args.ema_validation else "student"
 
     @property
     def evaluated_model(self) -> PreTrainedModel:
@@ -254,6 +268,8 @@ class SemiSupervisedTrainer(Trainer):
         Returns:
             `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
         """
+        from .metrics import MeanIoU, iou_table  # late: importing `evaluate` takes seconds
+
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
@@ -266,7 +282,7 @@ class SemiSupervisedTrainer(Trainer):
         loader = DataLoader(Subset(dataset, rows), batch_size=None, num_workers=args.dataloader_num_workers)
         for row, item in zip(rows, loader):
             pixel_values = item["pixel_values"].unsqueeze(0).to(args.device)
-            with self.autocast_smart_context_manager():
+            with self.accelerator.autocast():
                 probs = predict_probs(
                     self.evaluated_model,
                     pixel_values,
@@ -289,18 +305,21 @@ class SemiSupervisedTrainer(Trainer):
         metrics["runtime"] = time.perf_counter() - start
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         if self.is_world_process_zero():
-            RunProgress.write(f"\nstep {self.state.global_step}, {len(dataset)} images, {self._evaluated_name}")
-            RunProgress.write(iou_table(results["per_category_iou"], config.id2label))
+            write(f"\nstep {self.state.global_step}: {self.evaluated_name} on {len(dataset)} images")
+            write(iou_table(results["per_category_iou"], config.id2label) + "\n")
             if examples and self.palette is not None:
                 write_panel(self, examples, self._last_pair)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._clock = (self._clock[0] + time.perf_counter() - start, self._clock[1])
+        self._scores = (self.state.global_step, metrics)
+        self._clock += time.perf_counter() - start
         return metrics
 
-    @property
-    def _evaluated_name(self) -> str:
-        return "EMA model" if self.args.ema_validation else "student"
+    def final_metrics(self) -> dict[str, float]:
+        """Scores of the model as it is now: those of the last evaluation if no step came after it."""
+        if self._scores is None or self._scores[0] != self.state.global_step:
+            self.evaluate()
+        return self._scores[1]
 
     # Log
 
@@ -311,13 +330,16 @@ class SemiSupervisedTrainer(Trainer):
                 mean = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
                 logs[name] = mean.item()
             self._terms.clear()
-            now, step = time.perf_counter(), self.state.global_step
-            seconds = (now - self._clock[0]) / max(1, step - self._clock[1])
-            self._clock = (now, step)
+            seconds = (time.perf_counter() - self._clock) / max(1, self.state.global_step - self._clock_step)
             crops = 2 if self.ramp() > 0 else 1
             logs["images_per_second"] = crops * self.get_total_train_batch_size(self.args) / seconds
-            logs["minutes_left"] = (self.state.max_steps - step) * seconds / 60
+            logs["minutes_left"] = (self.state.max_steps - self.state.global_step) * seconds / 60
+            self.start_clock()
         super().log(logs, start_time)
+
+    def start_clock(self) -> None:
+        """Begins to measure images/s; evaluations do not count."""
+        self._clock, self._clock_step = time.perf_counter(), self.state.global_step
 
     # Checkpoints
 
@@ -343,7 +365,10 @@ class SemiSupervisedTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder, other = self._other
-        for path, target in ((resume_from_checkpoint, self.evaluated_model), (f"{resume_from_checkpoint}/{folder}", other)):
+        for path, target in (
+            (resume_from_checkpoint, self.evaluated_model),
+            (f"{resume_from_checkpoint}/{folder}", other),
+        ):
             _load_weights(Path(path), target)
 
     def _load_best_model(self) -> None:
@@ -359,12 +384,17 @@ class SemiSupervisedTrainer(Trainer):
             write_model_card(self, **kwargs)
 
 
+def _channels_last(pixel_values: torch.Tensor) -> torch.Tensor:
+    # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
+    return pixel_values.contiguous(memory_format=torch.channels_last)
+
+
 def _load_weights(folder: Path, model: nn.Module) -> None:
     """Loads a checkpoint folder's weights, after a look at whether they are of this architecture."""
     weights = folder / SAFE_WEIGHTS_NAME
     if not weights.is_file():
         raise InputError(
-            f"resume_from_checkpoint {folder}: holds no {SAFE_WEIGHTS_NAME}. Was it written with another ema_validation?"
+            f"resume_from_checkpoint {folder}: holds no {SAFE_WEIGHTS_NAME}; resume with the same ema_validation."
         )
     model_type = json.loads((folder / CONFIG_NAME).read_text()).get("model_type")
     state = load_file(weights, device="cpu")

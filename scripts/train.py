@@ -10,11 +10,10 @@ Every field of a recipe can be given on the command line, which wins. Wrong inpu
 import sys
 from pathlib import Path
 
-import transformers
-from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessorPil, set_seed
+from transformers import set_seed
+from transformers.utils import logging
 
-from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedConfig
-from scl_hf import SemiSupervisedTrainer
+from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir
 from scl_hf.data import (
     Augmentation,
@@ -29,6 +28,7 @@ from scl_hf.data import (
     load_data,
 )
 from scl_hf.errors import InputError
+from scl_hf.hub import load_model
 from scl_hf.progress import run_summary, usage
 
 
@@ -41,8 +41,7 @@ def main() -> None:
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
-    if args.should_log:
-        transformers.utils.logging.set_verbosity_warning()
+    logging.disable_progress_bar()  # of every file that is written; the run has its own
     set_seed(args.seed)
 
     # 2. Rows: labelled, unlabelled and evaluation images
@@ -50,20 +49,7 @@ def main() -> None:
         data = load_data(data_args)
 
     # 3. The model, and the image processor that is saved with it
-    id2label = {int(i): name for i, name in data.id2label.items()}
-    label2id = {name: i for i, name in id2label.items()}
-    if model_args.model_name_or_path:
-        model = AutoModelForSemanticSegmentation.from_pretrained(
-            model_args.model_name_or_path,
-            id2label=id2label,
-            label2id=label2id,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=model_args.trust_remote_code,
-        )
-    else:
-        config = DeepLabV3PlusConfig(**(model_args.model_config or {}), id2label=id2label, label2id=label2id)
-        model = DeepLabV3PlusForSemanticSegmentation(config)
-    image_processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
+    model, image_processor = load_model(model_args, data.id2label)
     normalization = {"image_mean": image_processor.image_mean, "image_std": image_processor.image_std}
 
     # 4. Draws and crops
@@ -74,7 +60,7 @@ def main() -> None:
                 data.labeled,
                 data.coarse,
                 data.label_table,
-                id2label,
+                data.id2label,
                 tile=sampling_args.class_uniform_tile,
                 coarse_classes=sampling_args.coarse_classes,
             )
@@ -105,7 +91,7 @@ def main() -> None:
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
     # 6. Score the model that is published, save it with its metrics and card, and push it where that was asked for
-    metrics = result.metrics | trainer.evaluate()
+    metrics = result.metrics | trainer.final_metrics()
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("all", metrics)

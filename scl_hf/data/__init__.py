@@ -7,7 +7,6 @@ from .class_uniform import ClassIndex, LabeledDraws, SamplingArguments
 from .loading import DataArguments, SegmentationData, load_data
 from .streets import draw_streets
 
-
 __all__ = [
     "Augmentation",
     "AugmentationArguments",

@@ -38,7 +38,7 @@ class AugmentationArguments:
         contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
         saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
         hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
-        blur_probability (`float`, *optional*, defaults to 0.5): Probability of a Gaussian blur.
+        blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
             Smallest and largest standard deviation of the blur in pixels of the crop.
     """
@@ -56,7 +56,7 @@ class AugmentationArguments:
     contrast: float = field(default=0.25, metadata={"help": "Contrast is multiplied by 1 ± this at most."})
     saturation: float = field(default=0.25, metadata={"help": "Saturation is multiplied by 1 ± this at most."})
     hue: float = field(default=0.25, metadata={"help": "Hue is turned by ± this part of the colour circle at most."})
-    blur_probability: float = field(default=0.5, metadata={"help": "Probability of a Gaussian blur."})
+    blur_probability: float = field(default=1.0, metadata={"help": "Probability of a Gaussian blur."})
     blur_sigma: list[float] = field(
         default_factory=lambda: [0.15, 1.3],
         metadata={"help": "Smallest and largest standard deviation of the blur in pixels of the crop."},

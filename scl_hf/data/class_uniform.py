@@ -1,5 +1,6 @@
 """Where each class is, and which crops an epoch draws."""
 
+import copy
 import hashlib
 import logging
 import os
@@ -240,8 +241,8 @@ def _label_digest(labels: Dataset, label_table: np.ndarray | None, num_classes: 
 
 class LabeledDraws:
     """
-    The labelled crops of an epoch: as many as there are labelled rows, part of them anywhere in a row of the shuffled
-    data set, part of them placed on a class, each class equally often.
+    The labelled crops of an epoch: as many as there are labelled rows (see `in_whole_batches`), part of them anywhere
+    in a row of the shuffled data set, part of them placed on a class, each class equally often.
 
     Args:
         num_rows (`int`): Number of labelled rows.
@@ -262,19 +263,26 @@ class LabeledDraws:
         if num_rows < 1:
             raise InputError("there is no labelled image: give a data set or a labelled share with at least one.")
         self.num_rows = num_rows
+        self.length = num_rows
         self.seed = seed
         self.class_index = class_index
         self.class_uniform_share = class_uniform_share
         self.coarse_until_epoch = coarse_until_epoch
 
+    def in_whole_batches(self, batch_size: int) -> "LabeledDraws":
+        """The same draws with an epoch that is rounded up, so that no step trains on less than a batch."""
+        draws = copy.copy(self)
+        draws.length = -(-self.num_rows // batch_size) * batch_size
+        return draws
+
     def __len__(self) -> int:
-        return self.num_rows
+        return self.length
 
     def __call__(self, epoch: int) -> list[Draw]:
         """The draws of an epoch, counted from 0, in order."""
         rng = np.random.default_rng([self.seed, LABELED, epoch])
         places = self._class_places(epoch, rng)
-        num_uniform = self.num_rows - len(places)
+        num_uniform = self.length - len(places)
         rows = shuffled_rows(self.num_rows, epoch * num_uniform, (epoch + 1) * num_uniform, self.seed, LABELED)
         places += [(int(row), None, False) for row in rows]
         return [
@@ -294,7 +302,7 @@ class LabeledDraws:
         if not present:
             return []
         # The shuffle decides which classes get one crop more where the number does not divide evenly.
-        categories = np.resize(rng.permutation(present), round(self.class_uniform_share * self.num_rows))
+        categories = np.resize(rng.permutation(present), round(self.class_uniform_share * self.length))
         return [index.place(i, int(rng.integers(counts[i]))) for i in categories.tolist()]
 
 

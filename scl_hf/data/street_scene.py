@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-
 UNLABELED, EGO, STATIC, DYNAMIC, GROUND = 0, 1, 4, 5, 6  # label ids that no model is trained on
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN = 7, 8, 11, 12, 13, 17, 19, 20
 VEGETATION, TERRAIN, SKY, PERSON, RIDER = 21, 22, 23, 24, 25
@@ -136,8 +135,9 @@ class Canvas:
         local: Callable | None = None,
     ) -> None:
         """
-        Fills a polygon, or the ellipse in its bounding box, in image, labels and depth alike. `paint` and `alpha` may be
-        functions of the coordinates that `local` makes of the screen's; without `depth` the first of these is the depth.
+        Fills a polygon, or the ellipse in its bounding box, in image, labels and depth alike; without `label` only in
+        the image. `paint` and `alpha` may be functions of the coordinates that `local` makes of the screen's; without
+        `depth` the first of these is the depth.
         """
         points = np.asarray(points, np.float64) * self.scale
         left, top = np.maximum(np.floor(points.min(0)).astype(int), 0)
@@ -207,7 +207,7 @@ def draw_skyline(canvas: Canvas, city: City) -> None:
             box = rectangle(u - width / 2, canvas.horizon + 0.01, u + width / 2, canvas.horizon - height)
             canvas.draw(box, city.facade(rng) * 0.9, BUILDING, depth=1.5 * FAR)
         else:
-            draw_leaves(canvas, city, (u, canvas.horizon - height / 3), width / 2, height / 1.5, 1.5 * FAR)
+            draw_leaves(canvas, city, (u, canvas.horizon - 0.2 * height), width / 2, 0.8 * height, 1.5 * FAR)
 
 
 def draw_ground(canvas: Canvas, city: City, street: Street, shadow: float, rails: bool) -> None:

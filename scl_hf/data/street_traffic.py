@@ -119,7 +119,7 @@ VEHICLES = {
 
 
 def draw_vehicle(canvas: Canvas, kind: str, x: float, z: float, oncoming: bool) -> None:
-    """A vehicle along the street whose nearer end is at `z`: shadow, the side that is seen, top, then the nearer end."""
+    """A vehicle along the street, its nearer end at `z`: shadow, the side that is seen, top, then the nearer end."""
     rng, form, label = canvas.rng, VEHICLES[kind], VEHICLES[kind].label
     width, height, length = rng.uniform(*form.width), rng.uniform(*form.height), rng.uniform(*form.length)
     half, waist, low = width / 2, form.waist * height, 0.16 * min(height, 2)
@@ -130,7 +130,7 @@ def draw_vehicle(canvas: Canvas, kind: str, x: float, z: float, oncoming: bool) 
     start, end = (1 - form.cabin[1], 1 - form.cabin[0]) if oncoming else form.cabin
     slope = 0.12 if label == CAR else 0.0
     roof = (z + (start + slope * (start > 0)) * length, z + (end - slope * (end < 1)) * length)
-    screen = z + start * length
+    screen, glazing = z + start * length, (z + start * length + roof[0]) / 2
 
     shadow = [(x - half - 0.2, z - 0.3), (x + half + 0.2, z - 0.3), (x + half, z + length), (x - half, z + length)]
     canvas.draw([canvas.project(a, 0, b) for a, b in shadow], np.zeros(3), None, depth=z, alpha=0.45)
@@ -153,11 +153,11 @@ def draw_vehicle(canvas: Canvas, kind: str, x: float, z: float, oncoming: bool) 
             rim = [(hub + wheel * np.cos(a), wheel + wheel * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 12)]
             along(rim, rubber, label, depth=z)
     if start > 0:  # the bonnet or boot, seen from above
-        lid = [(x - half, z), (x + half, z), (x + half, screen), (x - half, screen)]
+        lid = [(x - half, z), (x + half, z), (x + half, glazing), (x - half, glazing)]
         canvas.draw([canvas.project(a, waist, b) for a, b in lid], body * 1.1, label, depth=z)
 
     top = (0.8 if label == CAR else 0.7 if label == TRAIN else 0.97) * half
-    behind, front = canvas.across(x, (screen + roof[0]) / 2), canvas.across(x, z)
+    behind, front = canvas.across(x, glazing), canvas.across(x, z)
     behind(mirrored([(half, waist), (half, 0.85 * height), (top, height)][:: 2 if label == CAR else 1]), body, label)
     if label == TRUCK and not oncoming:  # doors of the load
         front(rectangle(-half, waist, half, height), second, label)

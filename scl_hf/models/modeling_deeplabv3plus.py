@@ -290,7 +290,7 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         # On a GPU the check would make the host wait in every step.
         if labels.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        ignore_index = self.config.semantic_loss_ignore_index
+        labels, ignore_index = labels.long(), self.config.semantic_loss_ignore_index
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
         if wrong.numel() > 0:
             raise ValueError(

@@ -76,7 +76,8 @@ def test_label_is_the_indices_of_a_palette(tmp_path):
     image.putdata([3, 1, 0, 2])
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
     image.save(tmp_path / "label.png")
-    assert Image.open(tmp_path / "label.png").mode == "P"
+    with Image.open(tmp_path / "label.png") as stored:
+        assert stored.mode == "P"
     assert read_label(tmp_path / "label.png").tolist() == [[3, 1], [0, 2]]
 
 

@@ -198,12 +198,13 @@ def test_loss_and_gradients():
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_labels_of_any_integer_type_and_ignore_index():
-    model = tiny_model(semantic_loss_ignore_index=9).eval()
+@pytest.mark.parametrize("ignore_index", [9, 200])
+def test_labels_of_any_integer_type_and_ignore_index(ignore_index):
+    model = tiny_model(semantic_loss_ignore_index=ignore_index).eval()
     pixel_values, labels = batch()
-    labels[labels == 255] = 9
+    labels[labels == 255] = ignore_index
     output = model(pixel_values, labels=labels.to(torch.uint8))
-    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, labels, ignore_index=9))
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, labels, ignore_index=ignore_index))
 
 
 def test_return_tuple():
@@ -225,11 +226,12 @@ def test_dropout_drops_whole_channels():
     assert 0 < (after == 0).sum() < after.numel()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(use_reentrant):
     plain = tiny_model().train()
     checkpointed = copy.deepcopy(plain)
-    checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     runs = []
     checkpointed.trunk.mod4[1].register_forward_pre_hook(lambda *_: runs.append(1))
     pixel_values, labels = batch()

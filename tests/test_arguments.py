@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import pytest
+
+from scl_hf import SemiSupervisedConfig
+from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir
+from scl_hf.data import AugmentationArguments, DataArguments, SamplingArguments
+from scl_hf.errors import InputError
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+ALL = (ModelArguments, DataArguments, SamplingArguments, AugmentationArguments, SemiSupervisedConfig)
+
+
+def parse(tmp_path, text, *command_line, types=ALL):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(text)
+    return RecipeParser(types).parse_recipe([str(recipe), "--use_cpu", "true", *command_line])
+
+
+def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_defaults(tmp_path):
+    *_, augmentation, args = parse(
+        tmp_path, "learning_rate: 0.5\nema_decay: 0.5\ncrop_size: [64, 32]\n", "--learning_rate", "1e-3"
+    )
+    assert (args.learning_rate, args.ema_decay, args.num_boxes) == (1e-3, 0.5, 32)
+    assert augmentation.crop_size == [64, 32]
+
+
+def test_every_kind_of_value(tmp_path):
+    text = (
+        "learning_rate: 1e-2\n"  # text, for YAML
+        "num_pairs: 9000\n"
+        "ema_teacher: false\n"
+        "eval_scales: [0.5, 1, 2]\n"
+        "optim_args: null\n"
+        "lr_scheduler_kwargs: {power: 0.9}\n"
+        "model_config: {stem_channels: 16, depths: [1, 1, 1, 1, 1, 1]}\n"
+        "max_steps: 1e1\n".replace("1e1", "10")
+    )
+    model, *_, args = parse(tmp_path, text)
+    assert args.learning_rate == 0.01 and args.num_pairs == 9000 and args.ema_teacher is False
+    assert args.eval_scales == [0.5, 1.0, 2.0] and args.optim_args is None and args.max_steps == 10
+    assert args.lr_scheduler_kwargs == {"power": 0.9}
+    assert model.model_config == {"stem_channels": 16, "depths": [1, 1, 1, 1, 1, 1]}
+
+
+def test_a_mapping_on_the_command_line_is_json(tmp_path):
+    model, *_ = parse(tmp_path, "seed: 1", "--model_config", '{"stem_channels": 4}')
+    assert model.model_config == {"stem_channels": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "my.yaml: unknown field 'lerning_rate'. Did you mean 'learning_rate'?"),
+        ("learning_rate: fast", "my.yaml: learning_rate: invalid float value: 'fast'"),
+        ("num_boxes: 3.5", "num_boxes: invalid int value"),
+        ("num_boxes: [1]", "num_boxes: expected one value"),
+        ("num_boxes: null", "num_boxes: expected a value, got none"),
+        ("num_boxes: {a: 1}", "num_boxes: expected one value, got a mapping"),
+        ("eval_scales: 1", "eval_scales: expected a list"),
+        ("ema_teacher: perhaps", "ema_teacher: Truthy value expected"),
+        ("consistency_weight: -1", "consistency_weight: must be 0 or more, got -1.0"),
+        ("structured_consistency_weight: -1", "structured_consistency_weight: must be 0 or more"),
+        ("num_boxes: 8\nnum_loss_boxes: 9", r"num_loss_boxes: must be 1 to num_boxes \(8\), got 9"),
+        ("num_pairs: 0", "num_pairs: must be 1 or more"),
+        ("cutmix_ratio: 0", "cutmix_ratio: must be above 0"),
+        ("relaxation_window: 2", "relaxation_window: must be odd"),
+        ("ema_decay: 1.5", "ema_decay: must be 0 to 1"),
+        ("eval_scales: [0, 1]", "eval_scales: must be scales above 0"),
+        ("eval_overlap: 1", "eval_overlap: must be 0 or more and below 1"),
+        ("per_device_eval_batch_size: 4", "per_device_eval_batch_size: must be 1"),
+        ("optim: foo", "foo is not a valid OptimizerNames"),
+        ("labeled_fraction: 2", "labeled_fraction"),
+        ("crop_size: [0]", "crop_size"),
+        ("model_config: 3", "model_config: expected a mapping"),
+        ("model_config: {a: 1}\nmodel_name_or_path: b", "Leave one of them out"),
+        ("- 1", "a recipe is a list of `field: value` lines"),
+        ("a: b: c", "not YAML"),
+        ("", "a recipe is a list of `field: value` lines"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_that_names_the_field(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_command_line(tmp_path):
+    with pytest.raises(InputError, match="learning_rate: invalid float value: 'x'"):
+        parse(tmp_path, "seed: 1", "--learning_rate", "x")
+    with pytest.raises(InputError, match="colour"):
+        parse(tmp_path, "seed: 1", "--colour", "x")
+    with pytest.raises(InputError, match="no such recipe"):
+        RecipeParser(ALL).parse_recipe(["recipes/none.yaml"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_of_the_project_parses(recipe):
+    *_, args = RecipeParser(ALL).parse_recipe([str(recipe), "--use_cpu", "true"])
+    assert args.output_dir == f"runs/{recipe.stem}"
+
+
+def test_the_paper_to_the_letter():
+    """Section 4.1: every value that the paper gives."""
+    recipe = next(path for path in RECIPES if path.name == "cityscapes.yaml")
+    model, data, sampling, augmentation, args = RecipeParser(ALL).parse_recipe([str(recipe), "--use_cpu", "true"])
+    assert (args.num_boxes, args.num_loss_boxes, args.num_pairs) == (32, 16, 9000)
+    assert (args.consistency_weight, args.structured_consistency_weight) == (20, 3)
+    assert (args.optim, args.optim_args, args.learning_rate, args.weight_decay) == (
+        "sgd",
+        "momentum=0.9",
+        0.002,
+        0.001,
+    )
+    assert args.lr_scheduler_type == "polynomial" and args.lr_scheduler_kwargs == {"power": 1.0, "lr_end": 0.0}
+    assert args.num_train_epochs == 175 and args.per_device_train_batch_size == 1 and args.sync_batch_norm
+    assert args.ema_decay == 0.999 and args.ema_teacher and args.ema_validation and args.max_grad_norm == 0
+    assert args.semi_supervised_start_step == 0 and args.semi_supervised_ramp_steps == 0
+    assert augmentation.crop_size == [896, 896] and augmentation.scale_range == [0.5, 2.0]
+    assert sampling.class_uniform_share == 0.5 and sampling.class_uniform_tile == 1024
+    assert sampling.coarse_classes == [14, 15, 16, 3, 12, 17, 4] and sampling.coarse_until_epoch == 150
+    assert data.use_coarse_labels and not model.model_config
+
+
+def test_another_runs_folder_is_refused(tmp_path):
+    run = tmp_path / "run"
+    assert check_output_dir(run, None, False) is None
+    (run / "runs").mkdir(parents=True)  # a tracker's folder alone is no run
+    assert check_output_dir(run, None, False) is None
+    checkpoint = run / "checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    with pytest.raises(InputError, match="holds another run. Add --resume_from_checkpoint true to go on, --overwrite"):
+        check_output_dir(run, None, False)
+    assert check_output_dir(run, None, True) is None
+    assert check_output_dir(run, "true", False) == str(checkpoint)
+    assert check_output_dir(run, str(checkpoint), False) == str(checkpoint)
+
+
+def test_there_is_nothing_to_resume_from(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        check_output_dir(tmp_path, "true", False)
+    with pytest.raises(InputError, match="is not a checkpoint folder"):
+        check_output_dir(tmp_path, str(tmp_path / "none"), False)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        check_output_dir(file, None, False)

@@ -1,0 +1,354 @@
+"""The trainer: tiny models, trained for real."""
+
+import copy
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_trainer, tiny_model
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    Trainer,
+    TrainerCallback,
+)
+
+from scl_hf import SemiSupervisedTrainer
+from scl_hf.cutmix import mix
+from scl_hf.errors import InputError
+from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
+from scl_hf.metrics import MeanIoU
+from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def batch_of(trainer):
+    return next(iter(trainer.get_train_dataloader()))
+
+
+def train_logs(trainer):
+    return [log for log in trainer.state.log_history if "loss" in log]
+
+
+def test_a_run_moves_both_models_and_logs_each_term(make_trainer):
+    trainer = make_trainer(num_pairs=50)
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    student, teacher = trainer.model.state_dict(), trainer.teacher.module.state_dict()
+    assert not same(before, student) and not same(before, teacher) and not same(student, teacher)
+    for log in train_logs(trainer):
+        assert log["loss"] == pytest.approx(log["loss_x"] + 20 * log["loss_c"] + 3 * log["loss_sc"], rel=1e-4)
+        assert log["images_per_second"] > 0 and log["minutes_left"] >= 0
+
+
+def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
+    trainer = make_trainer(consistency_weight=5.0, structured_consistency_weight=0.5, relaxation_window=5)
+    inputs = batch_of(trainer)
+    trainer.model.train()
+    with torch.no_grad():
+        box_ids = inputs["box_ids"]
+        mixed = mix(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
+        valid = mix(inputs["valid_a"], inputs["valid_b"], box_ids)
+        teacher = trainer.teacher.module
+        # The teacher sees the two images whole, in evaluation mode.
+        target = mix(
+            teacher(pixel_values=inputs["unlabeled_a"]).logits.softmax(1),
+            teacher(pixel_values=inputs["unlabeled_b"]).logits.softmax(1),
+            box_ids,
+        )
+        torch.manual_seed(0)
+        logits = trainer.model(pixel_values=torch.cat([inputs["pixel_values"], mixed])).logits
+        x, u = logits.chunk(2)
+        expected = (
+            relaxed_cross_entropy(x, inputs["labels"], window=5)
+            + 5.0 * consistency_loss(u.softmax(1), target, valid)
+            + 0.5 * structured_consistency_loss(u.softmax(1), target, box_ids.masked_fill(~valid, 0), 4, 3)
+        )
+    torch.manual_seed(0)  # of the channel dropout
+    loss, labeled_logits = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(labeled_logits, x, rtol=1e-3, atol=1e-4)
+
+
+def test_no_gradient_reaches_the_teacher(make_trainer):
+    trainer = make_trainer()
+    trainer.compute_loss(trainer.model, batch_of(trainer)).backward()
+    assert all(p.grad is None for p in trainer.teacher.parameters())
+    assert all(p.grad is not None for p in trainer.model.parameters())
+
+
+def test_weights_of_zero_train_on_labels_alone(make_trainer):
+    trainer = make_trainer(consistency_weight=0, structured_consistency_weight=0)
+    assert set(batch_of(trainer)) == {"pixel_values", "labels"}
+    trainer.train()
+    assert all("loss_c" not in log and log["loss"] == pytest.approx(log["loss_x"]) for log in train_logs(trainer))
+
+
+@pytest.mark.parametrize(("field", "term"), [("consistency_weight", "c"), ("structured_consistency_weight", "sc")])
+def test_one_weight_of_zero_leaves_that_term_out(make_trainer, field, term):
+    trainer = make_trainer(**{field: 0.0}, max_steps=1)
+    trainer.train()
+    terms = {key for key in train_logs(trainer)[0] if key.startswith("loss_")}
+    assert terms == {"loss_x", "loss_c", "loss_sc"} - {f"loss_{term}"}
+
+
+def test_supervised_start_and_ramp(make_trainer):
+    trainer = make_trainer(semi_supervised_start_step=2, semi_supervised_ramp_steps=4, max_steps=5)
+    factors = []
+    for trainer.state.global_step in range(8):
+        factors.append(trainer.ramp())
+    assert factors == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    trainer.state.global_step = 0
+    trainer.train()
+    assert ["loss_c" in log for log in train_logs(trainer)] == [False, False, True, True, True]
+    last = train_logs(trainer)[-1]
+    expected = last["loss_x"] + 0.75 * (20 * last["loss_c"] + 3 * last["loss_sc"])
+    assert last["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_unlabelled_losses_need_unlabelled_images(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(InputError, match="no unlabelled images"):
+        SemiSupervisedTrainer(trainer.model, trainer.args, trainer.train_dataset.labeled)
+
+
+def test_the_teacher_is_the_average_after_every_step(make_trainer):
+    trainer = make_trainer(ema_decay=0.75, max_steps=3)
+    expected = copy.deepcopy(trainer.model.state_dict())
+
+    class Check(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            for key, value in trainer.model.state_dict().items():
+                if value.is_floating_point():
+                    expected[key].lerp_(value, 0.25)
+                    torch.testing.assert_close(trainer.teacher.module.state_dict()[key], expected[key])
+
+    trainer.add_callback(Check())
+    trainer.train()
+    assert not trainer.teacher.module.training
+
+
+def test_without_ema_the_students_own_weights_teach(make_trainer):
+    trainer = make_trainer(ema_teacher=False)
+    inputs = batch_of(trainer)
+    with torch.no_grad():
+        for parameter in trainer.teacher.parameters():
+            parameter.zero_()
+    probs = trainer.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], inputs["box_ids"])
+    model = trainer.model.eval()
+    own = [model(pixel_values=inputs[name]).logits.softmax(1) for name in ("unlabeled_a", "unlabeled_b")]
+    torch.testing.assert_close(probs, mix(*own, inputs["box_ids"]), rtol=1e-3, atol=1e-5)
+    model.train()
+    trainer.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], inputs["box_ids"])
+    assert model.training
+
+
+@pytest.mark.parametrize("ema_validation", [True, False])
+def test_the_evaluated_model_is_the_one_that_is_saved(make_trainer, ema_validation):
+    trainer = make_trainer(ema_validation=ema_validation)
+    trainer.train()
+    trainer.save_model()
+    published = trainer.teacher.module if ema_validation else trainer.model
+    saved = AutoModelForSemanticSegmentation.from_pretrained(trainer.args.output_dir)
+    assert same(saved.state_dict(), published.state_dict())
+    assert trainer.model is not trainer.teacher.module
+
+
+def test_evaluation_scores_each_image_once(make_trainer, town_data):
+    trainer = make_trainer(model=tiny_model(town_data.id2label, seed=5))
+    metrics = trainer.evaluate()
+    metric = MeanIoU(num_classes=19)
+    for item in trainer.eval_dataset:
+        logits = trainer.teacher.module(pixel_values=item["pixel_values"].unsqueeze(0)).logits
+        metric.add_batch(predictions=logits.argmax(1), references=item["labels"].unsqueeze(0))
+    expected = metric.compute()
+    assert metrics["eval_mean_iou"] == pytest.approx(expected["mean_iou"])
+    assert metrics["eval_iou_road"] == pytest.approx(expected["per_category_iou"][0])
+    assert trainer.final_metrics() is metrics
+
+
+def test_evaluation_writes_a_panel_and_a_table(make_trainer, capsys):
+    trainer = make_trainer(eval_strategy="steps", eval_steps=2, max_steps=2, panel_images=2)
+    trainer.train()
+    assert (Path(trainer.args.output_dir) / "panels/step-000002.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "step 2: EMA model on 3 images" in printed and "traffic light" in printed
+    assert "step      1" in printed and "loss_sc" in printed and "images/s" in printed
+
+
+def test_any_segmentation_model_of_the_auto_class(make_trainer, town_data):
+    config = SegformerConfig(
+        num_labels=19,
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        id2label=town_data.id2label,
+    )
+    trainer = make_trainer(model=SegformerForSemanticSegmentation(config), optim="adamw_torch", optim_args=None)
+    trainer.train()
+    trainer.save_model()
+    assert 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
+    saved = AutoModelForSemanticSegmentation.from_pretrained(trainer.args.output_dir)
+    assert same(saved.state_dict(), trainer.teacher.module.state_dict())
+
+
+def test_gradient_accumulation_averages_the_micro_batches(make_trainer):
+    trainer = make_trainer(gradient_accumulation_steps=2, per_device_train_batch_size=2, max_steps=2)
+    trainer.train()
+    for log in train_logs(trainer):
+        assert log["loss"] == pytest.approx(log["loss_x"] + 20 * log["loss_c"] + 3 * log["loss_sc"], rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [3, 4])  # 3 steps of 2 crops are an epoch of the 5 labelled images
+@pytest.mark.parametrize("ema_validation", [True, False])
+def test_a_resumed_run_ends_with_the_same_bits(town_data, tmp_path, stop, ema_validation):
+    fields = {
+        "max_steps": 6,
+        "num_pairs": 40,
+        "save_strategy": "steps",
+        "save_steps": stop,
+        "optim_args": "momentum=0.9",
+    }
+    fields["ema_validation"] = ema_validation
+    torch.manual_seed(1)
+    whole = build_trainer(town_data, tmp_path / "whole", **fields)
+    whole.train()
+    torch.manual_seed(2)
+    rest = build_trainer(town_data, tmp_path / "rest", **fields)
+    rest.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert rest.state.global_step == 6
+    assert same(whole.model.state_dict(), rest.model.state_dict())
+    assert same(whole.teacher.module.state_dict(), rest.teacher.module.state_dict())
+    losses = [(log["step"], log["loss"]) for log in train_logs(whole)]
+    assert losses == [(log["step"], log["loss"]) for log in train_logs(rest)]
+
+
+def test_a_checkpoint_holds_the_ema_model_and_the_student(make_trainer):
+    trainer = make_trainer(save_strategy="steps", save_steps=3)
+    trainer.train()
+    checkpoint = Path(trainer.args.output_dir) / "checkpoint-3"
+    assert same(load_file(checkpoint / "model.safetensors"), trainer.teacher.module.state_dict())
+    assert same(load_file(checkpoint / "student/model.safetensors"), trainer.model.state_dict())
+    assert (checkpoint / "modeling_deeplabv3plus.py").is_file()
+
+
+def test_the_best_model_comes_back_as_student_and_teacher(make_trainer):
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(**steps, max_steps=4, load_best_model_at_end=True, panel_images=0)
+    scores, evaluate = iter([0.9, 0.1]), trainer.evaluate
+    trainer.evaluate = lambda **kwargs: evaluate(**kwargs) | {"eval_mean_iou": next(scores)}
+    trainer.train()
+    best = Path(trainer.args.output_dir) / "checkpoint-2"
+    assert same(load_file(best / "model.safetensors"), trainer.teacher.module.state_dict())
+    assert same(load_file(best / "student/model.safetensors"), trainer.model.state_dict())
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(make_trainer, tmp_path):
+    trainer = make_trainer(save_strategy="steps", save_steps=3)
+    trainer.train()
+    other = make_trainer(model=SegformerForSemanticSegmentation(SegformerConfig(num_labels=19)))
+    with pytest.raises(InputError, match="another architecture than this recipe's segformer"):
+        other.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-3")
+    config = Path(trainer.args.output_dir) / "checkpoint-3/config.json"
+    wider = tiny_model({i: str(i) for i in range(7)})
+    with pytest.raises(InputError, match="'decoder.classifier.weight' differs"):
+        make_trainer(model=wider).train(resume_from_checkpoint=str(config.parent))
+
+
+def test_weight_decay_is_on_every_parameter(make_trainer):
+    trainer = make_trainer(weight_decay=0.25)
+    groups = [group for group in trainer.create_optimizer().param_groups if group["params"]]
+    assert [group["weight_decay"] for group in groups] == [0.25]
+    assert len(groups[0]["params"]) == len(list(trainer.model.parameters()))
+    assert groups[0]["momentum"] == 0.9
+
+
+SIGNATURES = {
+    "_get_train_sampler": ["self", "train_dataset"],
+    "_save": ["self", "output_dir", "state_dict"],
+    "_save_optimizer_and_scheduler": ["self", "output_dir"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_best_model": ["self"],
+}
+CALLERS = {
+    "_get_train_sampler": "get_train_dataloader",
+    "_save": "save_model",
+    "_save_optimizer_and_scheduler": "_save_checkpoint",
+    "_load_from_checkpoint": "train",
+    "_load_best_model": "_finalize_training",
+}
+
+
+def test_the_list_of_overridden_private_methods_is_complete():
+    own = {name for name in vars(SemiSupervisedTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert own & set(vars(Trainer)) == set(OVERRIDDEN_PRIVATE_METHODS) == set(SIGNATURES)
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN_PRIVATE_METHODS)
+def test_upstream_still_has_the_private_method_and_calls_it(name):
+    assert list(inspect.signature(getattr(Trainer, name)).parameters) == SIGNATURES[name]
+    assert f"self.{name}" in inspect.getsource(getattr(Trainer, CALLERS[name]))
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+import torch.distributed as dist
+sys.path.insert(0, {tests!r})
+from conftest import build_trainer
+from scl_hf.data import DataArguments, load_data
+from pathlib import Path
+from transformers import TrainerCallback
+
+town, out = sys.argv[1:]
+data = load_data(DataArguments(dataset="cityscapes", data_dir=town))
+trainer = build_trainer(data, Path(out) / "run", per_device_train_batch_size=1, ddp_backend="gloo")
+
+class Compare(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        for key, value in trainer.teacher.module.state_dict().items():
+            others = [torch.empty_like(value) for _ in range(2)]
+            dist.all_gather(others, value)
+            assert torch.equal(*others), key
+        print("equal teachers after step", state.global_step, flush=True)
+
+trainer.add_callback(Compare())
+assert trainer.args.world_size == 2
+trainer.train()
+metrics = trainer.evaluate()
+if trainer.is_world_process_zero():
+    import json
+    trainer.save_model()
+    (Path(out) / "metrics.json").write_text(json.dumps(metrics))
+"""
+
+
+def test_two_processes_hold_the_same_teacher_and_score_each_image_once(make_trainer, town, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [*command, str(script), str(town), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("equal teachers after step 3") == 2
+    # One process that scores the model which two have trained finds what they found.
+    saved = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run")
+    metrics = make_trainer(model=saved).evaluate()
+    two = json.loads((tmp_path / "metrics.json").read_text())
+    assert two["eval_mean_iou"] == metrics["eval_mean_iou"]
+    assert two["eval_overall_accuracy"] == metrics["eval_overall_accuracy"]
