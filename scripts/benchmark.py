@@ -85,12 +85,14 @@ def peak_memory(run: Callable[[], object]) -> int:
 
 
 def print_table(title: str, header: list[str], rows: list[list[object]]) -> None:
+    def text(cell: object) -> str:
+        return str(cell) if not isinstance(cell, float) else f"{cell:.0f}" if cell >= 100 else f"{cell:.3g}"
+
     print(f"\n### {title}\n")
     print("| " + " | ".join(header) + " |")
     print("|" + " --- |" * len(header))
     for row in rows:
-        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
-    print(flush=True)
+        print("| " + " | ".join(text(cell) for cell in row) + " |", flush=True)
 
 
 def print_machine(threads: int) -> None:
@@ -212,7 +214,7 @@ def benchmark_losses(args: argparse.Namespace) -> None:
         ("relaxed cross-entropy, w=3 / plain cross-entropy", relaxed.times_slower_than(plain), 2.5),
     ]
     print_table(
-        f"Targets (set for 896×896 on one core; this run: {size}×{size}, {args.threads})",
+        f"Targets (set for 896×896 on one core; this run: {size}×{size}, threads: {args.threads})",
         ["", "measured", "at most", "holds"],
         [[name, value, limit, "yes" if value <= limit else "NO"] for name, value, limit in targets],
     )

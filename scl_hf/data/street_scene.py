@@ -53,8 +53,8 @@ class City:
     def sample(cls, rng: np.random.Generator) -> "City":
         return cls(
             facade_hue=rng.uniform(),
-            facade_saturation=rng.uniform(0.05, 0.5),
-            leaf_hue=rng.choice([0.30, 0.25, 0.20, 0.13, 0.08]) + rng.normal(0, 0.015),
+            facade_saturation=rng.uniform(0.05, 0.4),
+            leaf_hue=rng.choice([0.32, 0.28, 0.24, 0.20, 0.10]) + rng.normal(0, 0.015),
             leaf_value=rng.uniform(0.25, 0.5),
             grass_hue=rng.uniform(0.12, 0.3),
             road=hsv(rng.uniform(), rng.uniform(0, 0.12), rng.uniform(0.3, 0.5)),

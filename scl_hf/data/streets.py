@@ -28,8 +28,8 @@ from .street_scene import (
 from .street_traffic import draw_traffic
 
 CITIES = {
-    "train": ["ahornfurt", "buchfelden", "eichhafen", "erlbruck"],
-    "val": ["lindhausen", "ulmfurt", "weidbrunn"],
+    "train": "ahornfurt buchfelden eichhafen erlbruck espenrode fliederau holderstadt hopfenbach ilexhain jasmintal".split(),
+    "val": "lindhausen ulmfurt weidbrunn rosental schlehdorf thymianau".split(),
     "test": ["zederau", "zirbelheim"],
     "train_extra": "apfelrode birnfelden dornhagen eschbruck fichthausen ginstertal haselhafen kiefheim kirschrode "
     "mandelfurt nusshagen tannbruck".split(),
@@ -39,7 +39,7 @@ RARE = ["bus", "train", "motorcycle", "truck", "rider"]  # every second image of
 
 def sample_light(rng: np.random.Generator) -> dict:
     """Time of day and weather: colours of the sky, brightness of sun and shade, fog."""
-    kind = rng.choice(["clear", "overcast", "low sun", "fog", "night"], p=[0.3, 0.27, 0.17, 0.12, 0.14])
+    kind = rng.choice(["clear", "overcast", "low sun", "fog", "night"], p=[0.36, 0.3, 0.16, 0.1, 0.08])
     top, bottom = hsv(0.58, rng.uniform(0.3, 0.7), rng.uniform(0.6, 0.9)), hsv(0.56, rng.uniform(0.05, 0.3), 0.95)
     gain, shadow, fog = np.full(3, rng.uniform(0.85, 1.15), np.float32), 1.0, rng.uniform(0, 0.004)
     if kind == "clear":

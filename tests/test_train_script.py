@@ -1,0 +1,202 @@
+"""scripts/train.py as a user runs it: from a recipe to a model that loads, and one line for what is wrong."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, BertModel, pipeline
+
+from scl_hf.errors import InputError
+
+
+SCRIPT = Path(__file__).parents[1] / "scripts/train.py"
+SETTINGS = {
+    "model_config": TINY,
+    "crop_size": [32, 32],
+    "class_uniform_tile": 32,
+    "num_boxes": 4,
+    "num_loss_boxes": 4,
+    "per_device_train_batch_size": 2,
+    "max_steps": 2,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Runs the script with a small recipe and overrides; returns its output folder."""
+    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*command_line, **fields):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(SETTINGS | {"output_dir": str(tmp_path / "run")} | fields))
+        monkeypatch.setattr(sys, "argv", ["train.py", str(recipe), *command_line])
+        script.main()
+        return tmp_path / "run"
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data set of a user's own: 4 training images, one of them unlabelled, 2 to evaluate on, 3 classes."""
+    root, rng = tmp_path / "mine", np.random.default_rng(0)
+    for split, number in (("train", 4), ("validation", 2)):
+        (root / split / "images").mkdir(parents=True)
+        (root / split / "labels").mkdir()
+        for i in range(number):
+            label = rng.integers(0, 3, (4, 6)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+            image = (label[..., None] * 80 + rng.integers(0, 40, (*label.shape, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"frame{i}.png")
+            Image.fromarray(label).save(root / split / "labels" / f"frame{i}.png")
+    (root / "id2label.json").write_text(json.dumps({"0": "grass", "1": "path", "2": "sky"}))
+    return root
+
+
+def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
+    run = train("--learning_rate", "1e-3", dataset="cityscapes", data_dir=str(town), report_to="tensorboard")
+    printed = capsys.readouterr().out
+    for expected in ("5 labelled, 11 unlabelled, 3 to evaluate on, 19 classes", "loss_sc", "EMA model on 3 images"):
+        assert expected in printed
+    assert printed.count("traffic light") == 1  # the last evaluation is not done twice
+    assert f'from_pretrained("{run}", trust_remote_code=True)' in printed
+
+    metrics = json.loads((run / "all_results.json").read_text())
+    assert 0 <= metrics["eval_mean_iou"] <= 1 and "eval_iou_road" in metrics and "train_loss" in metrics
+    card = (run / "README.md").read_text()
+    assert "the EMA model after\n2 steps on 5 labelled and 11 unlabelled images of town" in card
+    assert f"{metrics['eval_iou_road']:.4f}" in card and "trust_remote_code=True" in card
+    assert list(run.glob("panels/*.png")) and list(run.glob("runs/*/events*"))
+
+    model = AutoModelForSemanticSegmentation.from_pretrained(run)
+    processor = AutoImageProcessor.from_pretrained(run)
+    image = Image.open(next(town.glob("leftImg8bit/val/*/*.png")))
+    inputs = processor(images=image, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    label = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
+    assert label.shape == image.size[::-1]
+    segments = pipeline("image-segmentation", model=model.eval(), image_processor=processor)(image)
+    assert {segment["label"] for segment in segments} == {model.config.id2label[i] for i in label.unique().tolist()}
+
+
+def test_a_run_goes_on_where_it_stopped_and_is_not_overwritten_by_accident(train, town, tmp_path):
+    data = {"dataset": "cityscapes", "data_dir": str(town), "report_to": "none"}
+    train(**data)
+    with pytest.raises(InputError, match="holds another run"):
+        train(**data)
+    train("--resume_from_checkpoint", "true", "--max_steps", "4", **data)
+    state = json.loads((tmp_path / "run/trainer_state.json").read_text())
+    assert state["global_step"] == 4
+    train("--overwrite_output_dir", "true", **data)
+
+
+def test_a_folder_of_ones_own(train, folder):
+    run = train(dataset="folder", data_dir=str(folder), labeled_fraction=0.5, report_to="none")
+    assert AutoModelForSemanticSegmentation.from_pretrained(run).config.id2label == {0: "grass", 1: "path", 2: "sky"}
+    assert "on 2 labelled and 4 unlabelled images of mine" in (run / "README.md").read_text().replace("\n", " ")
+
+
+def test_a_datasets_data_set_with_its_own_column_names(train, folder, tmp_path):
+    def split(name):
+        images = sorted(map(str, (folder / name / "images").iterdir()))
+        rows = {"photo": images, "mask": [path.replace("images", "labels") for path in images]}
+        rows = datasets.Dataset.from_dict(rows)
+        return rows.cast_column("photo", datasets.Image()).cast_column("mask", datasets.Image())
+
+    saved = tmp_path / "saved"
+    datasets.DatasetDict(train=split("train"), validation=split("validation")).save_to_disk(saved)
+    columns = {"image_column": "photo", "label_column": "mask", "id2label": str(folder / "id2label.json")}
+    run = train(dataset=str(saved), **columns, labeled_fraction=0.5, report_to="none")
+    assert (run / "model.safetensors").is_file()
+
+
+def test_a_supervised_run_that_starts_from_a_checkpoint_with_other_classes(train, town, folder, tmp_path):
+    first = train(dataset="cityscapes", data_dir=str(town), report_to="none").rename(tmp_path / "first")
+    supervised = {"consistency_weight": 0, "structured_consistency_weight": 0, "model_config": None}
+    run = train(dataset="folder", data_dir=str(folder), model_name_or_path=str(first), report_to="none", **supervised)
+    assert AutoModelForSemanticSegmentation.from_pretrained(run).config.num_labels == 3
+    assert "Trained with labels alone" in (run / "README.md").read_text()
+
+
+def truncate(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def palette_label(path):
+    picture = Image.open(path).convert("P")
+    picture.putdata([7] * (picture.width * picture.height))
+    picture.save(path)
+
+
+WRONG_DATA = {
+    "no such folder": (lambda root: shutil.rmtree(root), "mine"),
+    "no split": (lambda root: shutil.rmtree(root / "validation"), "validation"),
+    "no label": (lambda root: (root / "validation/labels/frame1.png").unlink(), "frame1"),
+    "other size": (lambda root: Image.new("L", (9, 9)).save(root / "train/labels/frame2.png"), "9×9"),
+    "unknown id": (lambda root: Image.new("L", (60, 40), 3).save(root / "train/labels/frame2.png"), r"3 \(2400 pix"),
+    "palette": (lambda root: palette_label(root / "train/labels/frame2.png"), r"frame2.png: unknown class id 7"),
+    "empty image": (lambda root: truncate(root / "train/images/frame3.png", 0), "frame3.png"),
+    "empty label": (lambda root: truncate(root / "train/labels/frame0.png", 0), "frame0.png"),
+    "cut image": (lambda root: truncate(root / "train/images/frame0.png", 900), "images/frame0.png: cannot be read"),
+    "cut label": (lambda root: truncate(root / "validation/labels/frame0.png", 90), "labels/frame0.png: cannot be"),
+    "no class names": (lambda root: (root / "id2label.json").unlink(), "id2label"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DATA)
+def test_wrong_data_is_one_line_that_names_the_file(train, folder, tmp_path, case):
+    spoil, message = WRONG_DATA[case]
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as error:
+        train(dataset="folder", data_dir=str(folder), report_to="none", dataloader_num_workers=1)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+    assert not list(tmp_path.glob("run/**/*.safetensors"))
+    if not case.startswith("cut") and case != "other size":
+        assert not (tmp_path / "run").exists()  # found before anything was written
+
+
+def test_a_starting_checkpoint_that_does_not_fit(train, folder, tmp_path):
+    data = {"dataset": "folder", "data_dir": str(folder), "model_config": None}
+    with pytest.raises(InputError, match="model_name_or_path .*none: not a semantic-segmentation checkpoint"):
+        train(model_name_or_path=str(tmp_path / "none"), **data)
+    BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match="bert: not a semantic-segmentation checkpoint"):
+        train(model_name_or_path=str(tmp_path / "bert"), **data)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [({"stem": 4}, "unknown field 'stem'"), ({"depths": [1]}, "depths must have 6"), ({"depths": "x"}, "depths")],
+)
+def test_a_wrong_model_config(train, folder, config, message):
+    with pytest.raises(InputError, match=f"model_config: .*{message}"):
+        train(dataset="folder", data_dir=str(folder), model_config=config)
+
+
+def test_the_process_ends_with_code_2_and_one_line(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"dataset: folder\ndata_dir: {tmp_path}/nowhere\nuse_cpu: true\noutput_dir: {tmp_path}/run\n")
+    result = subprocess.run([sys.executable, SCRIPT, recipe], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and f"{tmp_path}/nowhere" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
