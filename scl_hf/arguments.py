@@ -5,7 +5,8 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
@@ -52,7 +53,7 @@ class ModelArguments:
             raise InputError(f"model_config: expected a mapping of fields, got {self.model_config!r}.")
         if self.model_config and self.model_name_or_path:
             raise InputError(
-                "model_config and model_name_or_path: a checkpoint brings its own config. Leave one of them out."
+                "model_config and model_name_or_path: a checkpoint brings its own config. Add --model_config null."
             )
 
 
@@ -75,6 +76,9 @@ class RecipeParser(HfArgumentParser):
         """
         argv = list(argv)
         self.source = "command line"
+        for action in self._actions:
+            if action.dest != "help" and type(None) in _alternatives(self.dataclass_types, action.dest):
+                action.type = _or_null(action.type)
         if argv and not argv[0].startswith("-"):
             self.source = argv.pop(0)
             self._set_recipe_defaults(self._read(Path(self.source)))
@@ -82,15 +86,27 @@ class RecipeParser(HfArgumentParser):
             self.parse_known_args([])
             self.source += " or command line"
         try:
-            return self.parse_args_into_dataclasses(argv, look_for_args_file=False)
+            *parsed, unknown = self.parse_args_into_dataclasses(
+                argv, look_for_args_file=False, return_remaining_strings=True
+            )
         except InputError:
             raise
         except (ValueError, TypeError) as error:  # a dataclass's own checks
             self.error(str(error).splitlines()[0])
+        if unknown:
+            self._unknown_field(unknown[0].removeprefix("--"))
+        return tuple(parsed)
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"(argument )?--(\w+)(/--[\w-]+)?: ", r"\2: ", message)
         raise InputError(f"{getattr(self, 'source', 'command line')}: {message}")
+
+    def _known_fields(self) -> list[str]:
+        return [f.name for dataclass_type in self.dataclass_types for f in fields(dataclass_type) if f.init]
+
+    def _unknown_field(self, name: str) -> NoReturn:
+        close = difflib.get_close_matches(name, self._known_fields(), n=1)
+        self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
 
     def _read(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
@@ -106,11 +122,10 @@ class RecipeParser(HfArgumentParser):
     def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
         # `--no_x` shares its destination with `--x`; only `--x` has the conversion.
         actions = {a.dest: a for a in reversed(self._actions) if not isinstance(a, argparse._StoreFalseAction)}
-        known = [f.name for dataclass_type in self.dataclass_types for f in fields(dataclass_type) if f.init]
+        known = self._known_fields()
         for name, value in values.items():
             if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1)
-                self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+                self._unknown_field(str(name))
             action = actions[name]
             takes_list = action.nargs == "+"
             alternatives = _alternatives(self.dataclass_types, name)
@@ -120,10 +135,14 @@ class RecipeParser(HfArgumentParser):
             elif isinstance(value, dict):
                 if dict not in alternatives:
                     self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
-            elif takes_list != isinstance(value, list):
-                self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got {value!r}.")
             elif takes_list:
-                value = [self._get_value(action, str(item)) for item in value]
+                items = value if isinstance(value, list) else [value]
+                try:
+                    value = [self._get_value(action, str(item)) for item in items]
+                except argparse.ArgumentError as error:
+                    self.error(str(error))
+            elif isinstance(value, list):
+                self.error(f"{name}: expected one value, got {value!r}.")
             else:
                 value = str(value)
             for same in self._actions:
@@ -135,6 +154,16 @@ def _alternatives(dataclass_types: Sequence[type], name: str) -> set[type]:
     # HfArgumentParser overwrites `field.type`; the annotations keep what was declared.
     hint = next(hints[name] for t in dataclass_types if name in (hints := get_type_hints(t)))
     return {get_origin(alternative) or alternative for alternative in get_args(hint)}
+
+
+def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:
+    """The conversion of a field that may be left out: `null` leaves it out."""
+
+    def or_null(text: str) -> Any:
+        return None if text.lower() == "null" else (convert or str)(text)
+
+    or_null.__name__ = getattr(convert, "__name__", "str")  # argparse names it in its messages
+    return or_null
 
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | None:
@@ -155,6 +184,9 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise InputError(f"output_dir {path}: is a file. Name a folder.")
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"output_dir {path}: {existing} cannot be written to. Name another folder.")
     newest = get_last_checkpoint(str(path)) if path.is_dir() else None
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
@@ -171,3 +203,18 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
             " or name another --output_dir."
         )
     return None
+
+
+def clear_output_dir(output_dir: str | os.PathLike) -> None:
+    """
+    Removes what an earlier run left in `output_dir`: an old checkpoint among the new ones would be resumed from.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): Where the run writes. Files that no run writes stay.
+    """
+    path = Path(output_dir)
+    for folder in (*path.glob("checkpoint-*"), path / "panels", path / "runs"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for pattern in ("*.safetensors*", "*.json", "training_args.bin", "README.md"):
+        for file in path.glob(pattern):
+            file.unlink()

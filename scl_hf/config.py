@@ -95,10 +95,20 @@ class SemiSupervisedConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "not used: the batches are this package's"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses in the log"})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "see TrainingArguments"})
-    report_to: str | None = field(default="tensorboard", metadata={"help": "trackers, or 'none'"})
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={"help": "trackers, or 'none'"})
     metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "see TrainingArguments"})
 
     def __post_init__(self):
+        for sharding in ("fsdp", "deepspeed"):  # they would shard the student and leave the EMA teacher behind
+            self._check(sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
+        self._check("optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true")
+        self._check("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "1 or more")
+        self._check("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "1 or more")
+        self._check("max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
+        self._check("num_train_epochs", self.num_train_epochs > 0, "above 0")
+        self._check("dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
+        self._check("seed", self.seed >= 0, "0 or more")
+        self._check("learning_rate", self.learning_rate >= 0, "0 or more")
         super().__post_init__()
         self._check("consistency_weight", self.consistency_weight >= 0, "0 or more")
         self._check("structured_consistency_weight", self.structured_consistency_weight >= 0, "0 or more")

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .arguments import ModelArguments
+from .config import SemiSupervisedConfig
 from .errors import InputError
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
@@ -68,6 +69,8 @@ def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrain
     labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
     normalization = {}
     if args.model_name_or_path is None:
+        if args.model_config and (given := {"id2label", "label2id", "num_labels"} & set(args.model_config)):
+            raise InputError(f"model_config: leave out '{min(given)}': the classes are those of the data.")
         try:
             config = DeepLabV3PlusConfig(**(args.model_config or {}), **labels)
         except (TypeError, ValueError, StrictDataclassError) as error:
@@ -100,6 +103,14 @@ def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrain
 
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
+
+
+def _protocol(args: SemiSupervisedConfig) -> str:
+    """How evaluation looked at an image, in words."""
+    parts = [f"tiles of {args.eval_tile} pixels" if args.eval_tile else "whole images"]
+    if args.eval_scales != [1.0]:
+        parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
+    return ", ".join(parts + ["mirrored too"] * args.eval_flip)
 
 
 def write_model_card(
@@ -158,6 +169,7 @@ def write_model_card(
         dataset=dataset or "an unnamed data set",
         num_labeled=len(trainer.train_dataset.labeled),
         num_unlabeled=0 if unlabeled is None else len(unlabeled),
+        protocol=_protocol(args),
         num_evaluated=0 if trainer.eval_dataset is None else len(trainer.eval_dataset),
         steps=trainer.state.global_step,
         metrics=metrics,

@@ -58,7 +58,7 @@ def predict_probs(
         raise ValueError(f"tile must be a side or (height, width) of at least one pixel, it is {tile}.")
 
     total = None
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for scale in scales:
             scaled_tile = tuple(round(side * max(1.0, scale)) for side in tile)
             logits = _tiled_logits(model, _rescale(pixel_values, scale), flip, scaled_tile, overlap)
@@ -152,7 +152,8 @@ def _rescale(images: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Runs a model in evaluation mode and leaves it as it was."""
     # Module by module, because part of a model in training may be frozen in evaluation mode.
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -67,10 +67,11 @@ def run_summary(trainer: "SemiSupervisedTrainer") -> str:
 def usage(trainer: "SemiSupervisedTrainer") -> str:
     """Where things are after a run, and the lines of Python that load the model."""
     folder = Path(trainer.args.output_dir)
+    curves = f", curves: tensorboard --logdir {folder}/runs" if "tensorboard" in trainer.args.report_to else ""
     trust = ", trust_remote_code=True" if getattr(trainer.model, "_auto_class", None) else ""
     return (
         f"\nmodel      {folder} (card: README.md, metrics: all_results.json)\n"
-        f"pictures   {folder}/panels, and tensorboard --logdir {folder}/runs\n\n"
+        f"pictures   {folder}/panels{curves}\n\n"
         "from transformers import AutoModelForSemanticSegmentation\n"
         f'model = AutoModelForSemanticSegmentation.from_pretrained("{folder}"{trust})'
     )

@@ -1,5 +1,7 @@
 """The teacher: an exponential moving average (EMA) of the student's weights."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -20,14 +22,20 @@ class EMATeacher(AveragedModel):
         super().__init__(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         # AveragedModel copies at its first update, whatever the decay: spend that one on the initial weights.
         super().update_parameters(student)
+        # DDP trains what rank 0 starts with: a head with random weights may differ elsewhere.
+        _broadcast(self.module.state_dict().values())
         self.requires_grad_(False)
         self.eval()
 
     @torch.no_grad()
     def update_parameters(self, student: nn.Module) -> None:
         """One step of the average. Under DDP, every rank calls it with its replica and all teachers stay equal."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Each rank's BatchNorm has seen its own images since DDP last shared the statistics.
-            for buffer in student.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        # Each rank's BatchNorm has seen its own images since DDP last shared the statistics.
+        _broadcast(student.buffers())
         super().update_parameters(student)
+
+
+def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, src=0)

@@ -1,21 +1,23 @@
 """`SemiSupervisedTrainer`: transformers' Trainer, with the loss of equation (1) and an EMA teacher."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME
 
 from .config import SemiSupervisedConfig
 from .cutmix import mix
@@ -23,7 +25,7 @@ from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairColla
 from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError
 from .hub import write_model_card
-from .inference import predict_probs, upsample_logits
+from .inference import evaluation_mode, predict_probs, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .progress import CodeBesideWeights, LogLines, ProgressBar, write, write_panel
 from .teacher import EMATeacher
@@ -37,6 +39,10 @@ OVERRIDDEN_PRIVATE_METHODS = (
     "_load_from_checkpoint",  # both of them
     "_load_best_model",  # both of them
 )
+
+
+SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+POOLED = ("deeplabv3plus",)  # model types whose BatchNorm sees one value a channel and image
 
 
 class TeacherAndSampler(TrainerCallback):
@@ -106,8 +112,18 @@ class SemiSupervisedTrainer(Trainer):
                 "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
                 " Add unlabelled images, or set both to 0 for supervised training."
             )
-        if args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda":
+        synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
+        if synced:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        labels_alone = not args.semi_supervised or args.semi_supervised_start_step > 0
+        if labels_alone and args.per_device_train_batch_size == 1 and not synced and model.config.model_type in POOLED:
+            raise InputError(
+                "per_device_train_batch_size: must be 2 or more where labels are trained on alone, for BatchNorm over"
+                " the image pooling has one value an image. On several GPUs, sync_batch_norm does as well."
+            )
+        scores = [*SCORES, *(f"iou_{name}" for name in map(_key, model.config.id2label.values()))]
+        if (args.metric_for_best_model or SCORES[0]).removeprefix("eval_") not in scores:
+            raise InputError(f"metric_for_best_model: must be one of {', '.join(scores)}.")
         super().__init__(
             model=model,
             args=args,
@@ -118,8 +134,6 @@ class SemiSupervisedTrainer(Trainer):
             callbacks=[*(callbacks or []), TeacherAndSampler(self), CodeBesideWeights()],
             optimizers=optimizers,
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("FSDP and DeepSpeed shard the student and leave the EMA teacher behind: use DDP.")
         self.model_accepts_loss_kwargs = False
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
@@ -139,14 +153,20 @@ class SemiSupervisedTrainer(Trainer):
     # Data
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        labeled = self.labeled_draws.in_whole_batches(self._train_batch_size * self.args.world_size)
+        batch_size = self._train_batch_size * self.args.world_size
+        labeled = self.labeled_draws.in_whole_batches(batch_size)
         unlabeled = None
         if self.train_dataset.unlabeled is not None:
             num_rows = len(self.train_dataset.unlabeled)
             unlabeled = tuple(
                 UnlabeledDraws(num_rows, len(labeled), self.seed, stream) for stream in (UNLABELED_A, UNLABELED_B)
             )
-        self.sampler = DrawSampler(labeled, unlabeled, self.seed)
+        # The first draw of the step that unlabelled images join at: before it, nobody would look at them.
+        batches = self.args.gradient_accumulation_steps
+        steps_per_epoch = -(-len(labeled) // (batch_size * batches))
+        epoch, step = divmod(self.args.semi_supervised_start_step, steps_per_epoch)
+        unlabeled_from = (epoch, step * batches * batch_size)
+        self.sampler = DrawSampler(labeled, unlabeled, self.seed, unlabeled_from)
         return self.sampler
 
     # Losses
@@ -220,11 +240,8 @@ class SemiSupervisedTrainer(Trainer):
             `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
         """
         model = self.teacher.module if self.args.ema_teacher else self.model
-        model.eval()
-        with self.accelerator.autocast():
+        with evaluation_mode(model), self.accelerator.autocast():
             logits = model(pixel_values=_channels_last(torch.cat([unlabeled_a, unlabeled_b]))).logits
-        if not self.args.ema_teacher:
-            model.train()
         probs_a, probs_b = upsample_logits(logits, unlabeled_a.shape[-2:]).softmax(dim=1).chunk(2)
         return mix(probs_a, probs_b, box_ids)
 
@@ -238,6 +255,16 @@ class SemiSupervisedTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: plain SGD decays biases and BatchNorm too, and the paper's baseline does."""
         return [name for name, _ in model.named_parameters()]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As upstream; arguments that the optimizer does not take are the user's to mend."""
+        with _fields_to_mend("optim, optim_args"):
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """As upstream; arguments that the schedule does not take are the user's to mend."""
+        with _fields_to_mend("lr_scheduler_type, lr_scheduler_kwargs"):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     # Evaluation
 
@@ -282,26 +309,29 @@ class SemiSupervisedTrainer(Trainer):
         loader = DataLoader(Subset(dataset, rows), batch_size=None, num_workers=args.dataloader_num_workers)
         for row, item in zip(rows, loader):
             pixel_values = item["pixel_values"].unsqueeze(0).to(args.device)
-            with self.accelerator.autocast():
-                probs = predict_probs(
-                    self.evaluated_model,
-                    pixel_values,
-                    scales=tuple(args.eval_scales),
-                    flip=args.eval_flip,
-                    tile=args.eval_tile,
-                    overlap=args.eval_overlap,
-                )
+            try:
+                with self.accelerator.autocast():
+                    probs = predict_probs(
+                        self.evaluated_model,
+                        pixel_values,
+                        scales=tuple(args.eval_scales),
+                        flip=args.eval_flip,
+                        tile=args.eval_tile,
+                        overlap=args.eval_overlap,
+                    )
+            except ValueError as error:
+                raise InputError(f"eval_scales, eval_tile: image {item['id']} cannot be evaluated: {error}") from error
             prediction = probs.argmax(dim=1)
             metric.add_batch(predictions=prediction, references=item["labels"].unsqueeze(0).to(args.device))
             if row in shown:
                 examples.append((item["pixel_values"], item["labels"], prediction[0].cpu()))
-        metric.confusion_matrix = self.accelerator.reduce(metric.confusion_matrix)
+        metric.confusion_matrix = self.accelerator.reduce(metric.confusion_matrix.to(args.device))
         results = metric.compute()
 
         names = [config.id2label[i] for i in range(config.num_labels)]
-        metrics = {name: float(results[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        metrics = {name: float(results[name]) for name in SCORES}
         ious = dict(zip(names, map(float, results["per_category_iou"])))
-        metrics |= {f"iou_{name.replace(' ', '_')}": iou for name, iou in ious.items() if iou == iou}
+        metrics |= {f"iou_{_key(name)}": iou for name, iou in ious.items() if iou == iou}
         metrics["runtime"] = time.perf_counter() - start
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         if self.is_world_process_zero():
@@ -373,8 +403,16 @@ class SemiSupervisedTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._scores = None  # those are of another step
 
-    # Card
+    # Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As upstream; a Hub that cannot be reached is the user's to mend."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except (OSError, HfHubHTTPError) as error:
+            raise InputError(f"push_to_hub: the Hub cannot be used ({str(error).splitlines()[0]})") from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the card from `model_card_template`; without a template, the card of `transformers`."""
@@ -389,21 +427,46 @@ def _channels_last(pixel_values: torch.Tensor) -> torch.Tensor:
     return pixel_values.contiguous(memory_format=torch.channels_last)
 
 
-def _load_weights(folder: Path, model: nn.Module) -> None:
+def _load_weights(folder: Path, model: PreTrainedModel) -> None:
     """Loads a checkpoint folder's weights, after a look at whether they are of this architecture."""
-    weights = folder / SAFE_WEIGHTS_NAME
-    if not weights.is_file():
+    field = f"resume_from_checkpoint {folder}"
+    try:
+        model_type = json.loads((folder / CONFIG_NAME).read_text()).get("model_type")
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"resume_from_checkpoint {folder}: holds no {SAFE_WEIGHTS_NAME}; resume with the same ema_validation."
-        )
-    model_type = json.loads((folder / CONFIG_NAME).read_text()).get("model_type")
-    state = load_file(weights, device="cpu")
-    own = model.state_dict()
-    different = sorted(state.keys() ^ own.keys()) or [k for k in own if own[k].shape != state[k].shape]
-    if model_type != model.config.model_type or different:
-        reason = f"model type {model_type}" if model_type != model.config.model_type else f"'{different[0]}' differs"
+            f"{field}: holds no {CONFIG_NAME} that can be read; resume with the same ema_validation."
+        ) from error
+    different = [f"model type {model_type}"]
+    if model_type == model.config.model_type:
+        try:
+            # Not by the file's keys: transformers renames some of them when it saves.
+            saved, report = type(model).from_pretrained(
+                folder,
+                config=model.config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{field}: cannot be read ({str(error).splitlines()[0]}); take an older one.") from error
+        different = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+        different += [key for key, *_ in report["mismatched_keys"]]
+    if different:
         raise InputError(
-            f"resume_from_checkpoint {folder}: of another architecture than this recipe's {model.config.model_type}"
-            f" ({reason}). Resume with the recipe that wrote it, or start anew in another output_dir."
+            f"{field}: of another architecture than this recipe's {model.config.model_type} ({different[0]} differs)."
+            " Resume with the recipe that wrote it, or start anew in another output_dir."
         )
-    model.load_state_dict(state)
+    model.load_state_dict(saved.state_dict())
+
+
+@contextlib.contextmanager
+def _fields_to_mend(fields: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{fields}: {error}") from error
+
+
+def _key(name: str) -> str:
+    """A class name as part of a metric's name."""
+    return name.replace(" ", "_")

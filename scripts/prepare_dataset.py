@@ -25,7 +25,7 @@ def main() -> None:
     try:
         draw_streets(**arguments)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

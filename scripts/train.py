@@ -14,7 +14,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
-from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir
+from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir, clear_output_dir
 from scl_hf.data import (
     Augmentation,
     AugmentationArguments,
@@ -63,6 +63,7 @@ def main() -> None:
                 data.id2label,
                 tile=sampling_args.class_uniform_tile,
                 coarse_classes=sampling_args.coarse_classes,
+                num_proc=args.dataloader_num_workers or None,
             )
     draws = LabeledDraws(
         len(data.labeled),
@@ -76,6 +77,8 @@ def main() -> None:
     unlabeled = UnlabeledCrops(data.unlabeled, augmentation) if args.semi_supervised else None
 
     # 5. Train: losses, EMA, evaluation, checkpoints
+    if args.overwrite_output_dir and checkpoint is None and args.should_save:
+        clear_output_dir(args.output_dir)
     trainer = SemiSupervisedTrainer(
         model=model,
         args=args,

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from scl_hf import SemiSupervisedConfig
-from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir
+from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir, clear_output_dir
 from scl_hf.data import AugmentationArguments, DataArguments, SamplingArguments
 from scl_hf.errors import InputError
 
@@ -48,6 +48,18 @@ def test_a_mapping_on_the_command_line_is_json(tmp_path):
     assert model.model_config == {"stem_channels": 4}
 
 
+def test_null_on_the_command_line_leaves_a_field_out(tmp_path):
+    text = "num_pairs: 9000\noptim_args: momentum=0.9\nmodel_config: {stem_channels: 4}"
+    fields = [word for name in ("num_pairs", "optim_args", "model_config") for word in (f"--{name}", "null")]
+    model, *_, args = parse(tmp_path, text, *fields)
+    assert args.num_pairs is None and args.optim_args is None and model.model_config is None
+
+
+def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
+    *_, augmentation, args = parse(tmp_path, "crop_size: 64\nreport_to: none", "--eval_scales", "0.5", "1")
+    assert augmentation.crop_size == [64, 64] and args.eval_scales == [0.5, 1] and args.report_to == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -57,7 +69,12 @@ def test_a_mapping_on_the_command_line_is_json(tmp_path):
         ("num_boxes: [1]", "num_boxes: expected one value"),
         ("num_boxes: null", "num_boxes: expected a value, got none"),
         ("num_boxes: {a: 1}", "num_boxes: expected one value, got a mapping"),
-        ("eval_scales: 1", "eval_scales: expected a list"),
+        ("blur_sigma: [a, b]", "blur_sigma: invalid float value: 'a'"),
+        ("optim_args: momentum", "optim_args: must be like momentum=0.9"),
+        ("max_steps: 0", "max_steps: must be 1 or more"),
+        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: must be 1 or more"),
+        ("seed: -1", "seed: must be 0 or more"),
+        ("fsdp: full_shard", "fsdp: must be left out"),
         ("ema_teacher: perhaps", "ema_teacher: Truthy value expected"),
         ("consistency_weight: -1", "consistency_weight: must be 0 or more, got -1.0"),
         ("structured_consistency_weight: -1", "structured_consistency_weight: must be 0 or more"),
@@ -73,7 +90,7 @@ def test_a_mapping_on_the_command_line_is_json(tmp_path):
         ("labeled_fraction: 2", "labeled_fraction"),
         ("crop_size: [0]", "crop_size"),
         ("model_config: 3", "model_config: expected a mapping"),
-        ("model_config: {a: 1}\nmodel_name_or_path: b", "Leave one of them out"),
+        ("model_config: {a: 1}\nmodel_name_or_path: b", "Add --model_config null"),
         ("- 1", "a recipe is a list of `field: value` lines"),
         ("a: b: c", "not YAML"),
         ("", "a recipe is a list of `field: value` lines"),
@@ -88,8 +105,10 @@ def test_a_wrong_recipe_is_one_line_that_names_the_field(tmp_path, text, message
 def test_a_wrong_command_line(tmp_path):
     with pytest.raises(InputError, match="learning_rate: invalid float value: 'x'"):
         parse(tmp_path, "seed: 1", "--learning_rate", "x")
-    with pytest.raises(InputError, match="colour"):
-        parse(tmp_path, "seed: 1", "--colour", "x")
+    with pytest.raises(InputError, match="unknown field 'lerning_rate'. Did you mean 'learning_rate'"):
+        parse(tmp_path, "seed: 1", "--lerning_rate", "1")
+    with pytest.raises(InputError, match="unknown field 'second.yaml'"):
+        parse(tmp_path, "seed: 1", "second.yaml")
     with pytest.raises(InputError, match="no such recipe"):
         RecipeParser(ALL).parse_recipe(["recipes/none.yaml"])
 
@@ -146,3 +165,24 @@ def test_there_is_nothing_to_resume_from(tmp_path):
     file.write_text("")
     with pytest.raises(InputError, match="is a file"):
         check_output_dir(file, None, False)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_output_dir(tmp_path / "file/run", None, False)
+
+
+def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path):
+    for name in (
+        "checkpoint-4/model.safetensors",
+        "panels/a.png",
+        "runs/b",
+        "config.json",
+        "notes.txt",
+        "mine/c.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    clear_output_dir(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["c.json", "notes.txt"]

@@ -18,7 +18,6 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 
 from scl_hf.errors import InputError
 
-
 SCRIPT = Path(__file__).parents[1] / "scripts/train.py"
 SETTINGS = {
     "model_config": TINY,
@@ -185,7 +184,12 @@ def test_a_starting_checkpoint_that_does_not_fit(train, folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [({"stem": 4}, "unknown field 'stem'"), ({"depths": [1]}, "depths must have 6"), ({"depths": "x"}, "depths")],
+    [
+        ({"stem": 4}, "unknown field 'stem'"),
+        ({"depths": [1]}, "depths must have 6"),
+        ({"num_labels": 4}, "leave out 'num_labels'"),
+        ({"depths": "x"}, "depths"),
+    ],
 )
 def test_a_wrong_model_config(train, folder, config, message):
     with pytest.raises(InputError, match=f"model_config: .*{message}"):

@@ -63,13 +63,11 @@ class AugmentationArguments:
     )
 
     def __post_init__(self):
-        if isinstance(self.crop_size, int):
-            self.crop_size = [self.crop_size]
         if len(self.crop_size) == 1:
             self.crop_size = [*self.crop_size, *self.crop_size]
-        if len(self.crop_size) != 2 or any(side < 1 for side in self.crop_size):
+        if len(self.crop_size) != 2 or any(side < 8 for side in self.crop_size):
             raise InputError(
-                f"crop_size: must be height and width, or one number, of 1 or more, got {self.crop_size}."
+                f"crop_size: must be height and width, or one number, of 8 or more, got {self.crop_size}."
             )
         for name in ("scale_range", "blur_sigma"):
             limits = getattr(self, name)

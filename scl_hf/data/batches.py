@@ -18,7 +18,7 @@ from .files import read_image, read_pair
 class PairDraw:
     """
     One position of an epoch: a labelled crop, the two unlabelled crops u_a and u_b to be mixed, and the seed of the
-    boxes. Supervised runs have no unlabelled crops.
+    boxes. Supervised steps have no unlabelled crops.
     """
 
     labeled: Draw
@@ -93,7 +93,7 @@ class PairedCrops(Dataset):
     def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int]:
         crop = self.labeled[draw.labeled]
         pair = {"pixel_values": crop["pixel_values"], "labels": crop["labels"]}
-        if self.unlabeled is None:
+        if draw.unlabeled_a is None:
             return pair
         a, b = self.unlabeled[draw.unlabeled_a], self.unlabeled[draw.unlabeled_b]
         pair |= {"unlabeled_a": a["pixel_values"], "unlabeled_b": b["pixel_values"]}
@@ -110,14 +110,21 @@ class DrawSampler(Sampler[PairDraw]):
         unlabeled (`tuple[UnlabeledDraws, UnlabeledDraws]`, *optional*):
             Draws of u_a and of u_b, as many as the labelled ones; `None` for supervised training.
         seed (`int`, *optional*, defaults to 0): Seed of the run, here for the boxes.
+        unlabeled_from (`tuple[int, int]`, *optional*, defaults to `(0, 0)`):
+            Epoch and position of the first draw with unlabelled crops; those before it are supervised.
     """
 
     def __init__(
-        self, labeled: LabeledDraws, unlabeled: tuple[UnlabeledDraws, UnlabeledDraws] | None = None, seed: int = 0
+        self,
+        labeled: LabeledDraws,
+        unlabeled: tuple[UnlabeledDraws, UnlabeledDraws] | None = None,
+        seed: int = 0,
+        unlabeled_from: tuple[int, int] = (0, 0),
     ):
         self.labeled = labeled
         self.unlabeled = unlabeled
         self.seed = seed
+        self.unlabeled_from = unlabeled_from
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -132,6 +139,8 @@ class DrawSampler(Sampler[PairDraw]):
         labeled = self.labeled(epoch)
         unlabeled = [draws(epoch) for draws in self.unlabeled] if self.unlabeled else [[None] * len(labeled)] * 2
         for position, (draw, a, b) in enumerate(zip(labeled, *unlabeled, strict=True)):
+            if (epoch, position) < self.unlabeled_from:
+                a = b = None
             yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))
 
 

@@ -366,6 +366,9 @@ def _read_id2label(args: DataArguments) -> dict[int, str]:
         raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
     if not names or sorted(names) != list(range(len(names))) or len(names) > IGNORE_INDEX:
         raise InputError(f"{path}: the ids must be 0, 1, 2, … without a gap, at most {IGNORE_INDEX} of them; {form}")
+    if len(set(names.values())) < len(names):
+        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+        raise InputError(f"{path}: '{twice}' is the name of two classes; give each class its own name")
     return dict(sorted(names.items()))
 
 

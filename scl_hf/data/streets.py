@@ -28,7 +28,8 @@ from .street_scene import (
 from .street_traffic import draw_traffic
 
 CITIES = {
-    "train": "ahornfurt buchfelden eichhafen erlbruck espenrode fliederau holderstadt hopfenbach ilexhain jasmintal".split(),
+    "train": "ahornfurt buchfelden eichhafen erlbruck espenrode fliederau holderstadt hopfenbach ilexhain "
+    "jasmintal".split(),
     "val": "lindhausen ulmfurt weidbrunn rosental schlehdorf thymianau".split(),
     "test": ["zederau", "zirbelheim"],
     "train_extra": "apfelrode birnfelden dornhagen eschbruck fichthausen ginstertal haselhafen kiefheim kirschrode "

@@ -169,7 +169,7 @@ def test_normalisation_takes_mean_and_std(frame):
 
 
 def test_crop_size_may_be_one_number_and_comes_from_a_command_line():
-    assert AugmentationArguments(crop_size=[64]).crop_size == AugmentationArguments(crop_size=64).crop_size == [64, 64]
+    assert AugmentationArguments(crop_size=[64]).crop_size == [64, 64]
     (args,) = HfArgumentParser(AugmentationArguments).parse_args_into_dataclasses(
         ["--crop_size", "96", "192", "--blur_sigma", "0.1", "1", "--hue", "0"]
     )
