@@ -1,6 +1,7 @@
 """What a run takes from the Hub or a folder, its starting weights, and what it gives back, the model card."""
 
 import inspect
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -18,10 +20,12 @@ from transformers import (
     SegformerImageProcessorPil,
 )
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import CONFIG_NAME
 
 from .arguments import ModelArguments
 from .config import SemiSupervisedConfig
 from .errors import InputError
+from .evaluation import iou_name
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 if TYPE_CHECKING:
@@ -105,6 +109,47 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
+def load_weights(folder: Path, model: PreTrainedModel) -> None:
+    """
+    Loads the weights of a checkpoint folder into a model of the same architecture.
+
+    Args:
+        folder (`pathlib.Path`): A folder that `save_pretrained` wrote.
+        model ([`~transformers.PreTrainedModel`]): Takes the weights.
+
+    Raises:
+        [`InputError`]: There are none, they cannot be read, or they are of another architecture.
+    """
+    field = f"resume_from_checkpoint {folder}"
+    try:
+        model_type = json.loads((folder / CONFIG_NAME).read_text()).get("model_type")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{field}: holds no {CONFIG_NAME} that can be read; resume with the same ema_validation."
+        ) from error
+    different = [f"model type {model_type}"]
+    if model_type == model.config.model_type:
+        try:
+            # Not by the file's keys: transformers renames some of them when it saves.
+            saved, report = type(model).from_pretrained(
+                folder,
+                config=model.config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{field}: cannot be read ({str(error).splitlines()[0]}); take an older one.") from error
+        different = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+        different += [key for key, *_ in report["mismatched_keys"]]
+    if different:
+        raise InputError(
+            f"{field}: of another architecture than this recipe's {model.config.model_type} ({different[0]} differs)."
+            " Resume with the recipe that wrote it, or start anew in another output_dir."
+        )
+    model.load_state_dict(saved.state_dict())
+
+
 def _protocol(args: SemiSupervisedConfig) -> str:
     """How evaluation looked at an image, in words."""
     parts = [f"tiles of {args.eval_tile} pixels" if args.eval_tile else "whole images"]
@@ -137,7 +182,7 @@ def write_model_card(
     model_name = model_name or Path(args.output_dir).resolve().name
     unlabeled = trainer.train_dataset.unlabeled
     metrics = next((log for log in reversed(trainer.state.log_history) if "eval_mean_iou" in log), {})
-    ious = {label: metrics.get(f"eval_iou_{label.replace(' ', '_')}") for _, label in sorted(config.id2label.items())}
+    ious = {label: metrics.get(f"eval_{iou_name(label)}") for _, label in sorted(config.id2label.items())}
     results = []
     if metrics and dataset:
         results = [

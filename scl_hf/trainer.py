@@ -1,7 +1,6 @@
 """`SemiSupervisedTrainer`: transformers' Trainer, with the loss of equation (1) and an EMA teacher."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -11,21 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import CONFIG_NAME
 
 from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError
-from .hub import write_model_card
-from .inference import evaluation_mode, predict_probs, upsample_logits
+from .evaluation import SCORES, iou_name, named_scores, predicted_images
+from .hub import load_weights, write_model_card
+from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .progress import CodeBesideWeights, LogLines, ProgressBar, write, write_panel
 from .teacher import EMATeacher
@@ -41,7 +39,6 @@ OVERRIDDEN_PRIVATE_METHODS = (
 )
 
 
-SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 POOLED = ("deeplabv3plus",)  # model types whose BatchNorm sees one value a channel and image
 
 
@@ -121,7 +118,7 @@ class SemiSupervisedTrainer(Trainer):
                 "per_device_train_batch_size: must be 2 or more where labels are trained on alone, for BatchNorm over"
                 " the image pooling has one value an image. On several GPUs, sync_batch_norm does as well."
             )
-        scores = [*SCORES, *(f"iou_{name}" for name in map(_key, model.config.id2label.values()))]
+        scores = [*SCORES, *map(iou_name, model.config.id2label.values())]
         if (args.metric_for_best_model or SCORES[0]).removeprefix("eval_") not in scores:
             raise InputError(f"metric_for_best_model: must be one of {', '.join(scores)}.")
         super().__init__(
@@ -306,33 +303,14 @@ class SemiSupervisedTrainer(Trainer):
         rows = range(args.process_index, len(dataset), args.world_size)
         shown = set(rows[:: max(1, len(rows) // max(1, args.panel_images))][: args.panel_images])
         examples = []
-        loader = DataLoader(Subset(dataset, rows), batch_size=None, num_workers=args.dataloader_num_workers)
-        for row, item in zip(rows, loader):
-            pixel_values = item["pixel_values"].unsqueeze(0).to(args.device)
-            try:
-                with self.accelerator.autocast():
-                    probs = predict_probs(
-                        self.evaluated_model,
-                        pixel_values,
-                        scales=tuple(args.eval_scales),
-                        flip=args.eval_flip,
-                        tile=args.eval_tile,
-                        overlap=args.eval_overlap,
-                    )
-            except ValueError as error:
-                raise InputError(f"eval_scales, eval_tile: image {item['id']} cannot be evaluated: {error}") from error
-            prediction = probs.argmax(dim=1)
+        for row, item, prediction in predicted_images(self.evaluated_model, dataset, rows, args, self.accelerator):
             metric.add_batch(predictions=prediction, references=item["labels"].unsqueeze(0).to(args.device))
             if row in shown:
                 examples.append((item["pixel_values"], item["labels"], prediction[0].cpu()))
         metric.confusion_matrix = self.accelerator.reduce(metric.confusion_matrix.to(args.device))
         results = metric.compute()
 
-        names = [config.id2label[i] for i in range(config.num_labels)]
-        metrics = {name: float(results[name]) for name in SCORES}
-        ious = dict(zip(names, map(float, results["per_category_iou"])))
-        metrics |= {f"iou_{_key(name)}": iou for name, iou in ious.items() if iou == iou}
-        metrics["runtime"] = time.perf_counter() - start
+        metrics = named_scores(results, config.id2label) | {"runtime": time.perf_counter() - start}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         if self.is_world_process_zero():
             write(f"\nstep {self.state.global_step}: {self.evaluated_name} on {len(dataset)} images")
@@ -399,7 +377,7 @@ class SemiSupervisedTrainer(Trainer):
             (resume_from_checkpoint, self.evaluated_model),
             (f"{resume_from_checkpoint}/{folder}", other),
         ):
-            _load_weights(Path(path), target)
+            load_weights(Path(path), target)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -427,46 +405,9 @@ def _channels_last(pixel_values: torch.Tensor) -> torch.Tensor:
     return pixel_values.contiguous(memory_format=torch.channels_last)
 
 
-def _load_weights(folder: Path, model: PreTrainedModel) -> None:
-    """Loads a checkpoint folder's weights, after a look at whether they are of this architecture."""
-    field = f"resume_from_checkpoint {folder}"
-    try:
-        model_type = json.loads((folder / CONFIG_NAME).read_text()).get("model_type")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{field}: holds no {CONFIG_NAME} that can be read; resume with the same ema_validation."
-        ) from error
-    different = [f"model type {model_type}"]
-    if model_type == model.config.model_type:
-        try:
-            # Not by the file's keys: transformers renames some of them when it saves.
-            saved, report = type(model).from_pretrained(
-                folder,
-                config=model.config,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"{field}: cannot be read ({str(error).splitlines()[0]}); take an older one.") from error
-        different = sorted([*report["missing_keys"], *report["unexpected_keys"]])
-        different += [key for key, *_ in report["mismatched_keys"]]
-    if different:
-        raise InputError(
-            f"{field}: of another architecture than this recipe's {model.config.model_type} ({different[0]} differs)."
-            " Resume with the recipe that wrote it, or start anew in another output_dir."
-        )
-    model.load_state_dict(saved.state_dict())
-
-
 @contextlib.contextmanager
 def _fields_to_mend(fields: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
         raise InputError(f"{fields}: {error}") from error
-
-
-def _key(name: str) -> str:
-    """A class name as part of a metric's name."""
-    return name.replace(" ", "_")
