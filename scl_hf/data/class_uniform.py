@@ -154,7 +154,8 @@ class ClassIndex:
     ) -> "ClassIndex":
         """
         Reads every label once. The result lies in the cache of `datasets`, beside the data set, under a digest of the
-        label files (path, size, time of change) and of the settings: an edited label is read again.
+        label files (path, size, time of change) and of the settings: an edited label is read again. Rows that are in
+        memory, as those of a folder of one's own, have no cache and are read at each start.
 
         Args:
             labeled (`Dataset`): Rows with a `label` column.
