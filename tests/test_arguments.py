@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir, clear_output_dir
@@ -139,6 +140,21 @@ def test_the_paper_to_the_letter():
     assert sampling.class_uniform_share == 0.5 and sampling.class_uniform_tile == 1024
     assert sampling.coarse_classes == [14, 15, 16, 3, 12, 17, 4] and sampling.coarse_until_epoch == 150
     assert data.use_coarse_labels and not model.model_config
+
+
+ABLATIONS = {
+    "cityscapes_supervised": {"consistency_weight": 0, "structured_consistency_weight": 0},
+    "cityscapes_consistency": {"structured_consistency_weight": 0},
+    "cityscapes_student_targets": {"ema_teacher": False},
+    "cityscapes_student_validation": {"ema_validation": False},
+    "cityscapes_trainval": {"labeled_splits": ["train", "validation"], "eval_steps": 4350, "save_steps": 4350},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_row_of_the_tables_differs_from_the_paper_in_its_own_fields_only(name):
+    paper, row = (yaml.safe_load(path.read_text()) for path in RECIPES if path.stem in ("cityscapes", name))
+    assert row == paper | ABLATIONS[name] | {"output_dir": f"runs/{name}"}
 
 
 def test_another_runs_folder_is_refused(tmp_path):

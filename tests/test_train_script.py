@@ -14,6 +14,7 @@ import torch
 import yaml
 from conftest import TINY
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, BertModel, pipeline
 
 from scl_hf.errors import InputError
@@ -83,7 +84,11 @@ def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
     card = (run / "README.md").read_text()
     assert "the EMA model after\n2 steps on 5 labelled and 11 unlabelled images of town" in card
     assert f"{metrics['eval_iou_road']:.4f}" in card and "trust_remote_code=True" in card
-    assert list(run.glob("panels/*.png")) and list(run.glob("runs/*/events*"))
+    assert list(run.glob("panels/*.png"))
+    board = EventAccumulator(str(next(run.glob("runs/*")))).Reload().Tags()
+    assert "panel" in board["images"]
+    assert {"train/loss_x", "train/loss_c", "train/loss_sc", "train/learning_rate"} <= set(board["scalars"])
+    assert {"train/images_per_second", "eval/mean_iou", "eval/iou_road"} <= set(board["scalars"])
 
     model = AutoModelForSemanticSegmentation.from_pretrained(run)
     processor = AutoImageProcessor.from_pretrained(run)
