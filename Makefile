@@ -15,7 +15,8 @@ data/streets: | $(VENV)/installed
 	$(BIN)/python scripts/prepare_dataset.py streets $@
 
 demo: $(VENV)/installed data/streets
-	$(BIN)/accelerate launch scripts/train.py recipes/demo.yaml --overwrite_output_dir true
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		scripts/train.py recipes/demo.yaml --overwrite_output_dir true
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q
