@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# `accelerate launch` gives a process one thread unless told otherwise.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo test lint clean
 
@@ -16,7 +18,7 @@ data/streets: | $(VENV)/installed
 
 demo: $(VENV)/installed data/streets
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		scripts/train.py recipes/demo.yaml --overwrite_output_dir true
+		--num_cpu_threads_per_process $(CORES) scripts/train.py recipes/demo.yaml --overwrite_output_dir true
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q
