@@ -191,6 +191,7 @@ class SemiSupervisedTrainer(Trainer):
             teacher_probs = self.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
             pixel_values = torch.cat([pixel_values, mixed])
 
+        self._crops += len(pixel_values)
         logits = upsample_logits(model(pixel_values=_channels_last(pixel_values)).logits, labels.shape[-2:])
         labeled_logits = logits[: len(labels)]
         loss_x = relaxed_cross_entropy(labeled_logits, labels, window=args.relaxation_window)
@@ -338,16 +339,15 @@ class SemiSupervisedTrainer(Trainer):
                 mean = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
                 logs[name] = mean.item()
             self._terms.clear()
-            seconds = (time.perf_counter() - self._clock) / max(1, self.state.global_step - self._clock_step)
-            crops = 2 if self.ramp() > 0 else 1
-            logs["images_per_second"] = crops * self.get_total_train_batch_size(self.args) / seconds
-            logs["minutes_left"] = (self.state.max_steps - self.state.global_step) * seconds / 60
+            seconds, steps = time.perf_counter() - self._clock, self.state.global_step - self._clock_step
+            logs["images_per_second"] = self._crops * self.args.world_size / seconds
+            logs["minutes_left"] = (self.state.max_steps - self.state.global_step) * seconds / max(1, steps) / 60
             self.start_clock()
         super().log(logs, start_time)
 
     def start_clock(self) -> None:
-        """Begins to measure images/s; evaluations do not count."""
-        self._clock, self._clock_step = time.perf_counter(), self.state.global_step
+        """Begins to measure images/s, the crops that the student sees; evaluations do not count."""
+        self._clock, self._clock_step, self._crops = time.perf_counter(), self.state.global_step, 0
 
     # Checkpoints
 

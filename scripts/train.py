@@ -107,6 +107,8 @@ def main() -> None:
     # 7. How to use it
     if trainer.is_world_process_zero():
         print(usage(trainer))
+    trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -391,6 +391,8 @@ if trainer.is_world_process_zero():
     import json
     trainer.save_model()
     (Path(out) / "metrics.json").write_text(json.dumps(metrics))
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
 """
 
 
@@ -409,5 +411,6 @@ def test_two_processes_hold_the_same_teacher_and_score_each_image_once(make_trai
     saved = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run")
     metrics = make_trainer(model=saved).evaluate()
     two = json.loads((tmp_path / "metrics.json").read_text())
-    assert two["eval_mean_iou"] == metrics["eval_mean_iou"]
-    assert two["eval_overall_accuracy"] == metrics["eval_overall_accuracy"]
+    # Not to the last pixel: a loaded model's logits may differ in their last bits, and an untrained model has ties.
+    assert two["eval_mean_iou"] == pytest.approx(metrics["eval_mean_iou"], abs=1e-3)
+    assert two["eval_overall_accuracy"] == pytest.approx(metrics["eval_overall_accuracy"], abs=1e-3)
