@@ -136,6 +136,11 @@ class SemiSupervisedConfig(TrainingArguments):
             raise InputError(f"{name}: must be {expected}, got {getattr(self, name)!r}.")
 
     @property
+    def draw_seed(self) -> int:
+        """Seed of the draws: `data_seed`, or `seed` where that is not given."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def semi_supervised(self) -> bool:
         """Whether unlabelled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0

@@ -137,8 +137,7 @@ class SemiSupervisedTrainer(Trainer):
         if not args.disable_tqdm:
             self.add_callback(ProgressBar())
         self.add_callback(LogLines())
-        self.seed = args.seed if args.data_seed is None else args.data_seed
-        self.labeled_draws = labeled_draws or LabeledDraws(len(train_dataset), self.seed)
+        self.labeled_draws = labeled_draws or LabeledDraws(len(train_dataset), args.draw_seed)
         self.palette = palette
         self.sampler: DrawSampler | None = None
         self.teacher = EMATeacher(self.model, args.ema_decay)
@@ -156,14 +155,15 @@ class SemiSupervisedTrainer(Trainer):
         if self.train_dataset.unlabeled is not None:
             num_rows = len(self.train_dataset.unlabeled)
             unlabeled = tuple(
-                UnlabeledDraws(num_rows, len(labeled), self.seed, stream) for stream in (UNLABELED_A, UNLABELED_B)
+                UnlabeledDraws(num_rows, len(labeled), self.args.draw_seed, stream)
+                for stream in (UNLABELED_A, UNLABELED_B)
             )
         # The first draw of the step that unlabelled images join at: before it, nobody would look at them.
         batches = self.args.gradient_accumulation_steps
         steps_per_epoch = -(-len(labeled) // (batch_size * batches))
         epoch, step = divmod(self.args.semi_supervised_start_step, steps_per_epoch)
         unlabeled_from = (epoch, step * batches * batch_size)
-        self.sampler = DrawSampler(labeled, unlabeled, self.seed, unlabeled_from)
+        self.sampler = DrawSampler(labeled, unlabeled, self.args.draw_seed, unlabeled_from)
         return self.sampler
 
     # Losses

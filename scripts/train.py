@@ -8,6 +8,7 @@ Every field of a recipe can be given on the command line, which wins. Wrong inpu
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 from transformers import set_seed
@@ -42,6 +43,8 @@ def main() -> None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
     logging.disable_progress_bar()  # of every file that is written; the run has its own
+    # DDP copies the gradients of channels-last convolutions; they are faster all the same.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     set_seed(args.seed)
 
     # 2. Rows: labelled, unlabelled and evaluation images
@@ -67,7 +70,7 @@ def main() -> None:
             )
     draws = LabeledDraws(
         len(data.labeled),
-        seed=args.seed,
+        seed=args.draw_seed,
         class_index=class_index,
         class_uniform_share=sampling_args.class_uniform_share,
         coarse_until_epoch=sampling_args.coarse_until_epoch,
@@ -77,8 +80,6 @@ def main() -> None:
     unlabeled = UnlabeledCrops(data.unlabeled, augmentation) if args.semi_supervised else None
 
     # 5. Train: losses, EMA, evaluation, checkpoints
-    if args.overwrite_output_dir and checkpoint is None and args.should_save:
-        clear_output_dir(args.output_dir)
     trainer = SemiSupervisedTrainer(
         model=model,
         args=args,
@@ -90,6 +91,8 @@ def main() -> None:
         palette=data.palette,
     )
     if trainer.is_world_process_zero():
+        if args.overwrite_output_dir and checkpoint is None:
+            clear_output_dir(args.output_dir)
         print(run_summary(trainer))
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
@@ -98,7 +101,7 @@ def main() -> None:
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("all", metrics)
-    card = {"dataset": Path(data_args.data_dir or data_args.dataset).name}
+    card = {"dataset": Path(data_args.data_dir).resolve().name if data_args.data_dir else data_args.dataset}
     if args.push_to_hub:
         trainer.push_to_hub(**card)
     else:
