@@ -25,6 +25,7 @@ from .evaluation import SCORES, iou_name, named_scores, predicted_images
 from .hub import load_weights, write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
+from .models import DeepLabV3PlusForSemanticSegmentation
 from .progress import CodeBesideWeights, LogLines, ProgressBar, write, write_panel
 from .teacher import EMATeacher
 
@@ -37,9 +38,6 @@ OVERRIDDEN_PRIVATE_METHODS = (
     "_load_from_checkpoint",  # both of them
     "_load_best_model",  # both of them
 )
-
-
-POOLED = ("deeplabv3plus",)  # model types whose BatchNorm sees one value a channel and image
 
 
 class TeacherAndSampler(TrainerCallback):
@@ -113,7 +111,8 @@ class SemiSupervisedTrainer(Trainer):
         if synced:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         labels_alone = not args.semi_supervised or args.semi_supervised_start_step > 0
-        if labels_alone and args.per_device_train_batch_size == 1 and not synced and model.config.model_type in POOLED:
+        one_value = args.per_device_train_batch_size == 1 and isinstance(model, DeepLabV3PlusForSemanticSegmentation)
+        if labels_alone and one_value and not synced:
             raise InputError(
                 "per_device_train_batch_size: must be 2 or more where labels are trained on alone, for BatchNorm over"
                 " the image pooling has one value an image. On several GPUs, sync_batch_norm does as well."
