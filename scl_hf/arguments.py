@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .errors import InputError
@@ -63,6 +63,8 @@ class RecipeParser(HfArgumentParser):
     command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
     """
 
+    source = "command line"  # what error messages name
+
     def parse_recipe(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """
         Args:
@@ -75,7 +77,6 @@ class RecipeParser(HfArgumentParser):
             [`InputError`]: An unknown field, a value of the wrong type or out of its range, an unreadable recipe.
         """
         argv = list(argv)
-        self.source = "command line"
         for action in self._actions:
             if action.dest != "help" and type(None) in _alternatives(self.dataclass_types, action.dest):
                 action.type = _or_null(action.type)
@@ -99,7 +100,7 @@ class RecipeParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"(argument )?--(\w+)(/--[\w-]+)?: ", r"\2: ", message)
-        raise InputError(f"{getattr(self, 'source', 'command line')}: {message}")
+        raise InputError(f"{self.source}: {message}")
 
     def _known_fields(self) -> list[str]:
         return [f.name for dataclass_type in self.dataclass_types for f in fields(dataclass_type) if f.init]
@@ -213,8 +214,9 @@ def clear_output_dir(output_dir: str | os.PathLike) -> None:
         output_dir (`str` or `os.PathLike`): Where the run writes. Files that no run writes stay.
     """
     path = Path(output_dir)
-    for folder in (*path.glob("checkpoint-*"), path / "panels", path / "runs"):
+    for folder in path.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    for pattern in ("*.safetensors*", "*.json", "training_args.bin", "README.md"):
+    # By their names: whoever names a folder with other things in it shall not lose those.
+    for pattern in ("panels/step-*.png", "runs/*/events.out.tfevents.*", SAFE_WEIGHTS_NAME, CONFIG_NAME):
         for file in path.glob(pattern):
             file.unlink()

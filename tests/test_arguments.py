@@ -35,7 +35,7 @@ def test_every_kind_of_value(tmp_path):
         "optim_args: null\n"
         "lr_scheduler_kwargs: {power: 0.9}\n"
         "model_config: {stem_channels: 16, depths: [1, 1, 1, 1, 1, 1]}\n"
-        "max_steps: 1e1\n".replace("1e1", "10")
+        "max_steps: 10\n"
     )
     model, *_, args = parse(tmp_path, text)
     assert args.learning_rate == 0.01 and args.num_pairs == 9000 and args.ema_teacher is False
@@ -189,16 +189,21 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         check_output_dir(tmp_path / "file/run", None, False)
 
 
+def touch(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+
+
 def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path):
-    for name in (
-        "checkpoint-4/model.safetensors",
-        "panels/a.png",
-        "runs/b",
-        "config.json",
-        "notes.txt",
-        "mine/c.json",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
+    run = ("checkpoint-4/model.safetensors", "panels/step-000004.png", "runs/a/events.out.tfevents.1", "config.json")
+    touch(tmp_path, (*run, "notes.txt", "mine/c.json"))
     clear_output_dir(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["c.json", "notes.txt"]
+
+
+def test_overwriting_leaves_what_lies_in_a_folder_named_by_mistake(tmp_path):
+    others = ("id2label.json", "README.md", "panels/mine.png", "runs/demo/model.safetensors", "runs/demo/config.json")
+    touch(tmp_path, others)
+    clear_output_dir(tmp_path)
+    assert all((tmp_path / name).is_file() for name in others)
