@@ -48,8 +48,6 @@ def predicted_images(
                     tile=args.eval_tile,
                     overlap=args.eval_overlap,
                 )
-        except InputError:
-            raise
         except ValueError as error:
             raise InputError(f"eval_scales, eval_tile: image {item['id']} cannot be evaluated: {error}") from error
         yield row, item, probs.argmax(dim=1)

@@ -18,7 +18,9 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     PreTrainedModel,
     SegformerImageProcessorPil,
+    TrainerCallback,
 )
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME
 
@@ -150,6 +152,19 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     model.load_state_dict(saved.state_dict())
 
 
+def brings_code(model: PreTrainedModel) -> bool:
+    """Whether `save_pretrained` puts the model's own code beside its weights."""
+    return getattr(model, "_auto_class", None) is not None
+
+
+class CodeBesideWeights(TrainerCallback):
+    """Puts the model's own code into what the Trainer is about to push: it copies weights alone while training."""
+
+    def on_push_begin(self, args, state, control, model=None, **kwargs):
+        if brings_code(model):
+            custom_object_save(model, args.output_dir, config=model.config)
+
+
 def _protocol(args: SemiSupervisedConfig) -> str:
     """How evaluation looked at an image, in words."""
     parts = [f"tiles of {args.eval_tile} pixels" if args.eval_tile else "whole images"]
@@ -207,7 +222,7 @@ def write_model_card(
         template_path=args.model_card_template,
         model_name=model_name,
         model_class=type(trainer.evaluated_model).__name__,
-        remote_code=getattr(trainer.evaluated_model, "_auto_class", None) is not None,
+        remote_code=brings_code(trainer.evaluated_model),
         repo=trainer.hub_model_id if args.push_to_hub else args.output_dir,
         published=trainer.evaluated_name,
         semi_supervised=args.semi_supervised,

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
+from .hub import brings_code
 from .visualization import colorize, denormalize, panel
 
 if TYPE_CHECKING:
@@ -68,21 +68,13 @@ def usage(trainer: "SemiSupervisedTrainer") -> str:
     """Where things are after a run, and the lines of Python that load the model."""
     folder = Path(trainer.args.output_dir)
     curves = f", curves: tensorboard --logdir {folder}/runs" if "tensorboard" in trainer.args.report_to else ""
-    trust = ", trust_remote_code=True" if getattr(trainer.model, "_auto_class", None) else ""
+    trust = ", trust_remote_code=True" if brings_code(trainer.model) else ""
     return (
         f"\nmodel      {folder} (card: README.md, metrics: all_results.json)\n"
         f"pictures   {folder}/panels{curves}\n\n"
         "from transformers import AutoModelForSemanticSegmentation\n"
         f'model = AutoModelForSemanticSegmentation.from_pretrained("{folder}"{trust})'
     )
-
-
-class CodeBesideWeights(TrainerCallback):
-    """Puts the model's own code into what the Trainer is about to push: it copies weights alone while training."""
-
-    def on_push_begin(self, args, state, control, model=None, **kwargs):
-        if getattr(model, "_auto_class", None) is not None:
-            custom_object_save(model, args.output_dir, config=model.config)
 
 
 def write_panel(

@@ -22,11 +22,11 @@ from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairColla
 from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError
 from .evaluation import SCORES, iou_name, named_scores, predicted_images
-from .hub import load_weights, write_model_card
+from .hub import CodeBesideWeights, load_weights, write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
-from .progress import CodeBesideWeights, LogLines, ProgressBar, write, write_panel
+from .progress import LogLines, ProgressBar, write, write_panel
 from .teacher import EMATeacher
 
 # Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream

@@ -357,6 +357,7 @@ def test_upstream_still_has_the_private_method_and_calls_it(name):
 
 
 TWO_PROCESSES = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -368,7 +369,7 @@ from transformers import TrainerCallback
 
 town, out = sys.argv[1:]
 data = load_data(DataArguments(dataset="cityscapes", data_dir=town))
-torch.manual_seed(int(__import__("os").environ["RANK"]))  # as with a new head: other weights on each rank
+torch.manual_seed(int(os.environ["RANK"]))  # as with a new head: other weights on each rank
 model = tiny_model(data.id2label, seed=None)
 trainer = build_trainer(data, Path(out) / "run", model, per_device_train_batch_size=1, ddp_backend="gloo")
 
