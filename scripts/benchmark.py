@@ -8,234 +8,26 @@ the median over the rounds, so that a neighbour's load falls on all of them alik
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
+from benchmarks import losses
+from benchmarks.common import print_machine
 
-from scl_hf.cutmix import sample_boxes
-from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
-
-NUM_CLASSES, NUM_BOXES, NUM_LOSS_BOXES, BOX_RATIO = 19, 32, 16, 0.77
-NAIVE_SIDES = (32, 64, 96)  # all pairs of 96 by 96 pixels: 0.3 GiB a matrix, and several are alive
-SAMPLED_PAIRS = (1000, 9000, 90000)
-
-Step = Callable[[], torch.Tensor]
-
-
-@dataclass
-class Measured:
-    seconds: list[float]  # one per round
-    peak_bytes: int
-
-    @property
-    def milliseconds(self) -> float:
-        return 1e3 * statistics.median(self.seconds)
-
-    def times_slower_than(self, other: "Measured") -> float:
-        """Median of the rounds' own ratios: what slows a whole round down cancels."""
-        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
-
-
-def measure(cases: dict[str, Step], leaves: list[torch.Tensor], rounds: int) -> dict[str, Measured]:
-    """Times forward and backward of each case, all cases in turn in each round, after one run for the memory."""
-
-    def forget_gradients() -> None:
-        for leaf in leaves:
-            leaf.grad = None
-
-    peaks, seconds = {}, {name: [] for name in cases}
-    for name, step in cases.items():
-        forget_gradients()
-        peaks[name] = peak_memory(lambda step=step: step().backward())
-    for _ in range(rounds):
-        for name, step in cases.items():
-            forget_gradients()
-            start = time.perf_counter()
-            step().backward()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: Measured(seconds[name], peaks[name]) for name in cases}
-
-
-def peak_memory(run: Callable[[], object]) -> int:
-    """
-    The most bytes alive at once, beyond those alive before: every allocation and release of torch's CPU allocator, as
-    the profiler logs them, summed in their order. So what kernels allocate inside and the input's gradient count too.
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        log.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    alive = peak = 0
-    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        alive += event["args"]["Bytes"]
-        peak = max(peak, alive)
-    return peak
-
-
-def print_table(title: str, header: list[str], rows: list[list[object]]) -> None:
-    def text(cell: object) -> str:
-        return str(cell) if not isinstance(cell, float) else f"{cell:.0f}" if cell >= 100 else f"{cell:.3g}"
-
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(header) + " |")
-    print("|" + " --- |" * len(header))
-    for row in rows:
-        print("| " + " | ".join(text(cell) for cell in row) + " |", flush=True)
-
-
-def print_machine(threads: int) -> None:
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    print(
-        f"{cpu}, {os.cpu_count()} cores, {threads} used; torch {torch.__version__}; Python {platform.python_version()}"
-    )
-
-
-# losses
-
-
-def naive_structured_loss(student_probs: torch.Tensor, teacher_probs: torch.Tensor) -> torch.Tensor:
-    """Equation (8) as it stands, for one box that is the whole image: both matrices of all pairs."""
-    student, teacher = (F.normalize(probs.flatten(2)[0], dim=0) for probs in (student_probs, teacher_probs))
-    return (student.T @ student - teacher.T @ teacher).square().mean()
-
-
-def multi_hot_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, window: int, ignore_index: int = 255):
-    """Equation (2) by way of a label volume with a channel per class."""
-    num_classes = logits.shape[1]
-    counted = labels != ignore_index
-    volume = torch.zeros(labels.shape[0], num_classes + 1, *labels.shape[1:])
-    volume.scatter_(1, labels.where(counted, num_classes)[:, None], 1.0)
-    in_window = F.max_pool2d(volume[:, :num_classes], window, stride=1, padding=window // 2) > 0
-    in_window |= ~counted[:, None]  # keeps the logarithm finite where there is no loss
-    losses = -F.log_softmax(logits, dim=1).masked_fill(~in_window, -torch.inf).logsumexp(dim=1)
-    return losses.where(counted, 0.0).sum() / counted.sum()
-
-
-def benchmark_losses(args: argparse.Namespace) -> None:
-    size, generator = args.size, torch.Generator().manual_seed(0)
-
-    def random_maps(side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = 3 * torch.randn(1, NUM_CLASSES, side, side, generator=generator)
-        teacher = torch.softmax(logits + torch.randn(logits.shape, generator=generator), dim=1)
-        return logits.requires_grad_(), torch.softmax(logits, dim=1).detach().requires_grad_(), teacher
-
-    rows = []
-    for side in NAIVE_SIDES:
-        _, student, teacher = random_maps(side)
-        whole = torch.ones(side, side, dtype=torch.int64)
-        cases = {
-            "naive": lambda s=student, t=teacher: naive_structured_loss(s, t),
-            "exact": lambda s=student, t=teacher, ids=whole: structured_consistency_loss(s, t, ids, 1, 1),
-        }
-        result = measure(cases, [student], rounds=min(args.rounds, 3))
-        naive, exact = result["naive"], result["exact"]
-        memory = [measured.peak_bytes / 2**20 for measured in (naive, exact)]
-        times = [naive.milliseconds, exact.milliseconds, naive.times_slower_than(exact)]
-        rows.append([side**2, *times, *memory, memory[0] / memory[1]])
-    print_table(
-        f"Structured loss over all pairs of one box, {NUM_CLASSES} classes, forward and backward",
-        ["pixels", "naive, ms", "exact, ms", "ratio", "naive, peak MiB", "exact, peak MiB", "ratio"],
-        rows,
-    )
-
-    logits, student, teacher = random_maps(size)
-    map_bytes = student.nbytes
-    box_ids = sample_boxes(size, size, NUM_BOXES, BOX_RATIO, generator)
-
-    def structured(num_pairs: int | None) -> torch.Tensor:
-        return structured_consistency_loss(student, teacher, box_ids, NUM_BOXES, NUM_LOSS_BOXES, num_pairs, generator)
-
-    cases = {"softmax and squared difference": lambda: consistency_loss(torch.softmax(logits, 1), teacher)}
-    cases["exact"] = lambda: structured(None)
-    cases["exact, softmax included"] = lambda: structured_consistency_loss(
-        torch.softmax(logits, 1), teacher, box_ids, NUM_BOXES, NUM_LOSS_BOXES
-    )
-    cases |= {f"sampled, {num_pairs} pairs a box": lambda n=num_pairs: structured(n) for num_pairs in SAMPLED_PAIRS}
-    result = measure(cases, [logits, student], args.rounds)
-    reference, exact = result["softmax and squared difference"], result["exact"]
-    sampled = result["sampled, 9000 pairs a box"]
-    visible = (box_ids > NUM_BOXES - NUM_LOSS_BOXES).double().mean().item()
-    print_table(
-        f"Structured loss at {size}×{size}, {NUM_CLASSES} classes, the last {NUM_LOSS_BOXES} of {NUM_BOXES} boxes "
-        f"({visible:.0%} of the pixels), forward and backward",
-        ["", "ms", "times softmax and squared difference", "times exact", "peak, maps of B×C×H×W"],
-        [
-            [
-                name,
-                m.milliseconds,
-                m.times_slower_than(reference),
-                m.times_slower_than(exact),
-                m.peak_bytes / map_bytes,
-            ]
-            for name, m in result.items()
-        ],
-    )
-
-    # Labels in patches, most pixels inside one: about as many pixels near a border as in a street scene.
-    patches = torch.randint(NUM_CLASSES, (1, 1, size // 16 + 1, size // 16 + 1), generator=generator)
-    labels = patches.float().repeat_interleave(16, 2).repeat_interleave(16, 3)[:, 0, :size, :size].long()
-    labels[:, -size // 16 :] = 255
-    cases = {
-        "plain cross-entropy": lambda: F.cross_entropy(logits, labels, ignore_index=255),
-        "relaxed, w=1": lambda: relaxed_cross_entropy(logits, labels, window=1),
-        "relaxed, w=3": lambda: relaxed_cross_entropy(logits, labels, window=3),
-        "relaxed, w=3, by a multi-hot volume": lambda: multi_hot_cross_entropy(logits, labels, window=3),
-    }
-    result_relaxed = measure(cases, [logits], args.rounds)
-    plain, relaxed = result_relaxed["plain cross-entropy"], result_relaxed["relaxed, w=3"]
-    print_table(
-        f"Cross-entropy at {size}×{size}, {NUM_CLASSES} classes, label preparation included, forward and backward",
-        ["", "ms", "times plain cross-entropy", "times relaxed, w=3", "peak, maps of B×C×H×W"],
-        [
-            [name, m.milliseconds, m.times_slower_than(plain), m.times_slower_than(relaxed), m.peak_bytes / map_bytes]
-            for name, m in result_relaxed.items()
-        ],
-    )
-
-    targets = [
-        ("exact structured loss / softmax and squared difference", exact.times_slower_than(reference), 1.5),
-        ("exact structured loss / sampled, 9000 pairs a box", exact.times_slower_than(sampled), 1.0),
-        ("exact structured loss, extra maps alive, its gradient included", exact.peak_bytes / map_bytes, 4.0),
-        ("relaxed cross-entropy, w=3 / plain cross-entropy", relaxed.times_slower_than(plain), 2.5),
-    ]
-    print_table(
-        f"Targets (set for 896×896 on one core; this run: {size}×{size}, threads: {args.threads})",
-        ["", "measured", "at most", "holds"],
-        [[name, value, limit, "yes" if value <= limit else "NO"] for name, value, limit in targets],
-    )
+BENCHMARKS = {"losses": losses}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(title="what to measure", required=True)
-
-    losses = commands.add_parser("losses", help="the structured loss and the relaxed cross-entropy")
-    losses.add_argument("--size", type=int, default=896, help="height and width of the maps (default: 896)")
-    losses.set_defaults(benchmark=benchmark_losses)
-
-    for command in commands.choices.values():
+    commands = parser.add_subparsers(title="what to measure", dest="benchmark", required=True)
+    for name, module in BENCHMARKS.items():
+        command = commands.add_parser(name, help=module.__doc__)
+        module.add_arguments(command)
         command.add_argument("--threads", type=int, default=1, help="threads for torch (default: 1)")
         command.add_argument("--rounds", type=int, default=7, help="runs of each case; medians count (default: 7)")
-
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print_machine(args.threads)
-    args.benchmark(args)
+    BENCHMARKS[args.benchmark].run(args)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ ABLATIONS = {
     "cityscapes_consistency": {"structured_consistency_weight": 0},
     "cityscapes_student_targets": {"ema_teacher": False},
     "cityscapes_student_validation": {"ema_validation": False},
-    "cityscapes_trainval": {"labeled_splits": ["train", "validation"], "eval_steps": 4350, "save_steps": 4350},
+    "cityscapes_trainval": {"train_splits": ["train", "validation"], "eval_steps": 4350, "save_steps": 4350},
 }
 
 

@@ -1,8 +1,6 @@
 """From what a recipe names to the labelled, the unlabelled and the evaluation images."""
 
-import colorsys
 import hashlib
-import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -13,7 +11,8 @@ import numpy as np
 
 from ..errors import InputError
 from . import cityscapes
-from .files import IGNORE_INDEX, check_files
+from .files import check_files
+from .labels import identity_table, make_palette, read_id2label
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +30,9 @@ class DataArguments:
             layout), `"folder"` (`<split>/images`, `<split>/labels` and `id2label.json` in `data_dir`), or what
             `datasets` opens: a name on the Hub, or a local folder.
         data_dir (`str`, *optional*): The folder of the data.
-        labeled_splits (`list[str]`, *optional*, defaults to `["train"]`): The splits with labels to train on.
+        train_splits (`list[str]`, *optional*, defaults to `["train"]`): The splits with labels to train on.
         unlabeled_splits (`list[str]`, *optional*): Splits whose images join the unlabelled pool besides those of
-            `labeled_splits`. By default none; for Cityscapes `train_extra`, if it is there.
+            `train_splits`. By default none; for Cityscapes `train_extra`, if it is there.
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
         image_column (`str`, *optional*, defaults to `"image"`): The images in a `datasets` data set.
         label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` data set.
@@ -56,7 +55,7 @@ class DataArguments:
         metadata={"help": "cityscapes, folder, or a data set that `datasets` opens (a Hub name or a local folder)."},
     )
     data_dir: str | None = field(default=None, metadata={"help": "The folder of the data."})
-    labeled_splits: list[str] = field(
+    train_splits: list[str] = field(
         default_factory=lambda: ["train"], metadata={"help": "The splits with labels to train on."}
     )
     unlabeled_splits: list[str] = field(
@@ -88,8 +87,8 @@ class DataArguments:
             raise InputError(f"labeled_fraction: {self.labeled_fraction} is not a share; give a number in (0, 1]")
         if self.labeled_ids and self.labeled_fraction != 1:
             raise InputError("labeled_fraction: give either labeled_fraction or labeled_ids, not both")
-        if not self.labeled_splits:
-            raise InputError("labeled_splits: is empty; name the split to train on, such as train")
+        if not self.train_splits:
+            raise InputError("train_splits: is empty; name the split to train on, such as train")
         if self.use_coarse_labels and self.dataset != "cityscapes":
             raise InputError("use_coarse_labels: only Cityscapes has coarse labels; set it to false")
         if self.id2label and self.dataset == "cityscapes":
@@ -138,15 +137,17 @@ def load_data(args: DataArguments) -> SegmentationData:
     if args.dataset == "cityscapes":
         if not unlabeled_splits and cityscapes.find_split(_data_dir(args), "leftImg8bit", "train_extra"):
             unlabeled_splits = ["train_extra"]
-        splits = _open_cityscapes(args, {*args.labeled_splits, *unlabeled_splits, args.eval_split})
+        splits = _open_cityscapes(args, {*args.train_splits, *unlabeled_splits, args.eval_split})
         id2label, label_table = cityscapes.ID2LABEL, cityscapes.LABEL_TABLE
     else:
-        names = list(dict.fromkeys([*args.labeled_splits, *unlabeled_splits, args.eval_split]))
+        names = list(dict.fromkeys([*args.train_splits, *unlabeled_splits, args.eval_split]))
         splits = _open_folder(args, names) if args.dataset == "folder" else _open_dataset(args, names)
-        id2label = _read_id2label(args)
-        label_table = _identity_table(len(id2label))
+        if not args.id2label and not args.data_dir:
+            raise InputError("id2label: is missing; name a JSON file with the class names")
+        id2label = read_id2label(Path(args.id2label or Path(args.data_dir, "id2label.json")))
+        label_table = identity_table(len(id2label))
 
-    labeled = {split: _with_labels(splits, split, args) for split in dict.fromkeys(args.labeled_splits)}
+    labeled = {split: _with_labels(splits, split, args) for split in dict.fromkeys(args.train_splits)}
     rows = _listed_rows(labeled, args.labeled_ids) if args.labeled_ids else _fraction_rows(labeled, args)
     pool = []
     for split in dict.fromkeys([*labeled, *unlabeled_splits]):
@@ -163,33 +164,6 @@ def load_data(args: DataArguments) -> SegmentationData:
         palette=cityscapes.PALETTE if id2label == cityscapes.ID2LABEL else make_palette(len(id2label)),
         label_table=label_table,
     )
-
-
-def make_palette(num_classes: int) -> np.ndarray:
-    """
-    Colours for classes that bring none: the seven of Okabe and Ito, which colour-blind people tell apart, then hues
-    in three brightnesses. Black is left to ignored pixels.
-
-    Args:
-        num_classes (`int`): Number of colours.
-
-    Returns:
-        `np.ndarray`: (num_classes, 3) uint8.
-    """
-    colors = [
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-    ]
-    for index in range(num_classes - len(colors)):
-        # Steps of the golden ratio never meet an earlier hue again.
-        red_green_blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, (0.55, 1.0, 0.8)[index % 3])
-        colors.append(tuple(round(255 * value) for value in red_green_blue))
-    return np.array(colors[:num_classes], np.uint8).reshape(num_classes, 3)
 
 
 def _data_dir(args: DataArguments) -> str:
@@ -224,7 +198,7 @@ def _annotated(train_extra: datasets.Dataset, args: DataArguments) -> datasets.D
 
 
 def _open_folder(args: DataArguments, names: list[str]) -> dict[str, datasets.Dataset]:
-    labels_needed = {*args.labeled_splits, args.eval_split}
+    labels_needed = {*args.train_splits, args.eval_split}
     return {split: _open_folder_split(Path(_data_dir(args), split), split in labels_needed) for split in names}
 
 
@@ -273,7 +247,7 @@ def _open_dataset(args: DataArguments, names: list[str]) -> dict[str, datasets.D
         ) from error
     if isinstance(splits, datasets.Dataset):
         splits = {"train": splits}
-    labels_needed = {*args.labeled_splits, args.eval_split}
+    labels_needed = {*args.train_splits, args.eval_split}
     return {
         split: _rename_columns(_split(splits, split, args), split, args, split in labels_needed) for split in names
     }
@@ -308,7 +282,7 @@ def _split(splits: dict[str, datasets.Dataset], split: str, args: DataArguments)
             looked = f" (looked for leftImg8bit/{folder}/<city>/*_leftImg8bit.png)"
         raise InputError(
             f"{where}: no split {split}{looked}, only {', '.join(splits)}; "
-            "correct labeled_splits, unlabeled_splits or eval_split, or complete the data"
+            "correct train_splits, unlabeled_splits or eval_split, or complete the data"
         )
     return splits[split]
 
@@ -351,29 +325,3 @@ def _listed_rows(labeled: dict[str, datasets.Dataset], path: str) -> dict[str, l
             f"{', '.join(unknown[:5])}{more}; correct them, an id is written like {next(iter(ids.values()))[0]}"
         )
     return {split: [row for row, image_id in enumerate(ids[split]) if image_id in listed] for split in labeled}
-
-
-def _read_id2label(args: DataArguments) -> dict[int, str]:
-    form = 'write it as {"0": "sky", "1": "road", …}'
-    if not args.id2label and not args.data_dir:
-        raise InputError(f"id2label: is missing; name a JSON file with the class names, {form}")
-    path = Path(args.id2label or Path(args.data_dir, "id2label.json"))
-    if not path.is_file():
-        raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names, {form}")
-    try:
-        names = {int(key): str(name) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
-    if not names or sorted(names) != list(range(len(names))) or len(names) > IGNORE_INDEX:
-        raise InputError(f"{path}: the ids must be 0, 1, 2, … without a gap, at most {IGNORE_INDEX} of them; {form}")
-    if len(set(names.values())) < len(names):
-        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
-        raise InputError(f"{path}: '{twice}' is the name of two classes; give each class its own name")
-    return dict(sorted(names.items()))
-
-
-def _identity_table(num_classes: int) -> np.ndarray:
-    table = np.full(65536, -1, np.int16)
-    table[:num_classes] = np.arange(num_classes)
-    table[IGNORE_INDEX] = IGNORE_INDEX
-    return table

@@ -9,7 +9,8 @@ from transformers import HfArgumentParser
 
 from scl_hf.data import cityscapes
 from scl_hf.data.files import read_pair
-from scl_hf.data.loading import DataArguments, load_data, make_palette
+from scl_hf.data.labels import make_palette
+from scl_hf.data.loading import DataArguments, load_data
 from scl_hf.errors import InputError
 
 NAMES = {"0": "sky", "1": "road", "2": "car"}
@@ -86,9 +87,7 @@ def test_labelled_images_can_be_kept_out_of_the_pool(folder):
 
 
 def test_two_labelled_splits(folder):
-    data = open_folder(
-        folder, labeled_splits=["train", "validation"], unlabeled_splits=["train"], labeled_fraction=0.5
-    )
+    data = open_folder(folder, train_splits=["train", "validation"], unlabeled_splits=["train"], labeled_fraction=0.5)
     assert len(data.labeled) == 10 and len(data.unlabeled) == 20
 
 
@@ -132,7 +131,7 @@ def test_cityscapes_without_a_split_or_labels(tmp_path):
     with pytest.raises(InputError, match="no coarse labels of train_extra"):
         load_data(DataArguments(data_dir=root, eval_split="train", use_coarse_labels=True))
     with pytest.raises(InputError, match="4 of the 4 images of split train_extra have no label"):
-        load_data(DataArguments(data_dir=root, labeled_splits=["train_extra"], eval_split="train"))
+        load_data(DataArguments(data_dir=root, train_splits=["train_extra"], eval_split="train"))
 
 
 @pytest.mark.parametrize("stored", ["disk", "parquet"])
@@ -235,7 +234,7 @@ def test_missing_data_dir_is_named(tmp_path, dataset):
         ({"labeled_fraction": 0.0}, "labeled_fraction"),
         ({"labeled_fraction": 1.5}, "labeled_fraction"),
         ({"labeled_fraction": 0.5, "labeled_ids": "ids.txt"}, "labeled_fraction"),
-        ({"labeled_splits": []}, "labeled_splits"),
+        ({"train_splits": []}, "train_splits"),
         ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels"),
         ({"id2label": "names.json"}, "id2label"),
     ],
@@ -246,9 +245,9 @@ def test_fields_out_of_range(fields, name):
 
 
 def test_arguments_parse_from_the_command_line():
-    line = "--labeled_splits train validation --labeled_fraction 1e-1 --unlabeled_includes_labeled false".split()
+    line = "--train_splits train validation --labeled_fraction 1e-1 --unlabeled_includes_labeled false".split()
     (args,) = HfArgumentParser(DataArguments).parse_args_into_dataclasses(line)
-    assert args.labeled_splits == ["train", "validation"] and args.labeled_fraction == 0.1
+    assert args.train_splits == ["train", "validation"] and args.labeled_fraction == 0.1
     assert args.unlabeled_includes_labeled is False and args.unlabeled_splits == []
 
 

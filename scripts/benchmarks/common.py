@@ -1,0 +1,89 @@
+"""Timing, memory and tables that the benchmarks share."""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Step = Callable[[], torch.Tensor]
+
+
+@dataclass
+class Measured:
+    seconds: list[float]  # one per round
+    peak_bytes: int
+
+    @property
+    def milliseconds(self) -> float:
+        return 1e3 * statistics.median(self.seconds)
+
+    def times_slower_than(self, other: "Measured") -> float:
+        """Median of the rounds' own ratios: what slows a whole round down cancels."""
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+def measure(cases: dict[str, Step], leaves: list[torch.Tensor], rounds: int) -> dict[str, Measured]:
+    """Times forward and backward of each case, all cases in turn in each round, after one run for the memory."""
+
+    def forget_gradients() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+
+    peaks, seconds = {}, {name: [] for name in cases}
+    for name, step in cases.items():
+        forget_gradients()
+        peaks[name] = peak_memory(lambda step=step: step().backward())
+    for _ in range(rounds):
+        for name, step in cases.items():
+            forget_gradients()
+            start = time.perf_counter()
+            step().backward()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Measured(seconds[name], peaks[name]) for name in cases}
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """
+    The most bytes alive at once, beyond those alive before: every allocation and release of torch's CPU allocator, as
+    the profiler logs them, summed in their order. So what kernels allocate inside and the input's gradient count too.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        log.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    alive = peak = 0
+    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
+        alive += event["args"]["Bytes"]
+        peak = max(peak, alive)
+    return peak
+
+
+def print_table(title: str, header: list[str], rows: list[list[object]]) -> None:
+    def text(cell: object) -> str:
+        return str(cell) if not isinstance(cell, float) else f"{cell:.0f}" if cell >= 100 else f"{cell:.3g}"
+
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(header) + " |")
+    print("|" + " --- |" * len(header))
+    for row in rows:
+        print("| " + " | ".join(text(cell) for cell in row) + " |", flush=True)
+
+
+def print_machine(threads: int) -> None:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor() or platform.machine()
+    print(
+        f"{cpu}, {os.cpu_count()} cores, {threads} used; torch {torch.__version__}; Python {platform.python_version()}"
+    )
