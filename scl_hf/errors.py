@@ -9,4 +9,4 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
-        super().__init__(message.rsplit("InputError: ", 1)[-1].strip())
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())

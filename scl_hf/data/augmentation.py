@@ -4,15 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
-from kornia.enhance import (
-    adjust_brightness_accumulative,
-    adjust_contrast_with_mean_subtraction,
-    adjust_hue,
-    adjust_saturation_with_gray_subtraction,
-)
-from kornia.filters import gaussian_blur2d
 from PIL import Image
 
 from ..errors import InputError
@@ -21,6 +15,11 @@ from .files import IGNORE_INDEX
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the image processors of transformers
 IMAGE_STD = (0.229, 0.224, 0.225)
+GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, for contrast and saturation
+
+# The workers of a data loader are the parallelism. OpenCV's own threads would compete with them, and its pool does not
+# survive the fork that starts a worker.
+cv2.setNumThreads(0)
 
 
 @dataclass
@@ -180,37 +179,84 @@ class Augmentation:
         )
 
         # Colours and blur see the image only, so that the padding does not bleed into it.
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
-        pixels = to_tensor(pixels[:, ::-1] if flipped else pixels)
-        pixels = self._change_colors(pixels, strengths, order)
+        pixels = _resample(image, box, size)
+        pixels = np.divide(cv2.flip(pixels, 1) if flipped else pixels, np.float32(255), dtype=np.float32)
+        self._change_colors(pixels, strengths, order)
         if blur < args.blur_probability:
-            pixels = _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
+            _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
         crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
-        crop["pixel_values"][:, *filled] = normalize(pixels, self.image_mean, self.image_std)
+        crop["pixel_values"][:, *filled] = torch.from_numpy(pixels).permute(2, 0, 1)
+        normalize(crop["pixel_values"][:, *filled], self.image_mean, self.image_std)
         crop["valid"][filled] = True
         if label is not None:
-            ids = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST, box=box))
-            ids = ids[:, ::-1] if flipped else ids
+            ids = label.take(_nearest(top, bottom, size[1]), axis=0).take(_nearest(left, right, size[0]), axis=1)
+            ids = cv2.flip(ids, 1) if flipped else ids
             crop["labels"] = torch.full((height, width), IGNORE_INDEX, dtype=torch.int64)
-            crop["labels"][filled] = torch.from_numpy(ids.astype(np.int64))
+            crop["labels"][filled] = torch.from_numpy(ids)
         return crop
 
-    def _change_colors(self, pixels: torch.Tensor, strengths: list[float], order: np.ndarray) -> torch.Tensor:
+    def _change_colors(self, pixels: np.ndarray, strengths: list[float], order: np.ndarray) -> None:
         args = self.args
         changes = (
-            (adjust_brightness_accumulative, args.brightness, 1 + args.brightness * strengths[0]),
-            (adjust_contrast_with_mean_subtraction, args.contrast, 1 + args.contrast * strengths[1]),
-            (adjust_saturation_with_gray_subtraction, args.saturation, 1 + args.saturation * strengths[2]),
-            (adjust_hue, args.hue, 2 * math.pi * args.hue * strengths[3]),
+            (_adjust_brightness, args.brightness, 1 + args.brightness * strengths[0]),
+            (_adjust_contrast, args.contrast, 1 + args.contrast * strengths[1]),
+            (_adjust_saturation, args.saturation, 1 + args.saturation * strengths[2]),
+            (_adjust_hue, args.hue, 360 * args.hue * strengths[3]),
         )
         for i in order:
             change, limit, amount = changes[i]
             if limit > 0:
-                pixels = change(pixels, amount)
-        return pixels
+                change(pixels, amount)
 
 
-def _blur(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
+def _resample(image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """A box of an image, whose left and top are whole pixels, resampled to a size (width, height)."""
+    left, top, right, bottom = box
+    width, height = size
+    scale_x, scale_y = width / (right - left), height / (bottom - top)
+    window = np.asarray(image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom))))
+    # Given the scales and not the size, OpenCV keeps them exactly. Shrinking takes the mean of what a pixel covers.
+    shrinks = max(scale_x, scale_y) <= 1
+    pixels = cv2.resize(
+        window, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return pixels[:height, :width]
+
+
+def _nearest(start: float, stop: float, count: int) -> np.ndarray:
+    """The pixels in which the middles of `count` equal parts of an interval lie."""
+    return (start + (np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
+
+
+# Colours and blur work in place, on (H, W, 3) float32 in [0, 1]: fresh memory costs as much as the arithmetic.
+
+
+def _adjust_brightness(pixels: np.ndarray, factor: float) -> None:
+    pixels *= np.float32(factor)
+    pixels.clip(0, 1, out=pixels)
+
+
+def _adjust_contrast(pixels: np.ndarray, factor: float) -> None:
+    """Moves all colours away from, or towards, the mean grey of the crop."""
+    mean = GREY_WEIGHTS @ cv2.mean(pixels)[:3]
+    pixels *= np.float32(factor)
+    pixels += np.float32((1 - factor) * mean)
+    pixels.clip(0, 1, out=pixels)
+
+
+def _adjust_saturation(pixels: np.ndarray, factor: float) -> None:
+    """Moves each colour away from, or towards, its own grey."""
+    cv2.transform(pixels, factor * np.eye(3, dtype=np.float32) + (1 - factor) * GREY_WEIGHTS, dst=pixels)
+    pixels.clip(0, 1, out=pixels)
+
+
+def _adjust_hue(pixels: np.ndarray, degrees: float) -> None:
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] += np.float32(degrees % 360)  # up to 720, which OpenCV takes; below 0 it is wrong
+    cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=pixels)
+
+
+def _blur(pixels: np.ndarray, sigma: float) -> None:
     side = 2 * max(1, math.ceil(3 * sigma)) + 1
     # Replicated borders: reflected ones would need an image larger than the kernel.
-    return gaussian_blur2d(pixels[None], (side, side), (sigma, sigma), border_type="replicate")[0]
+    cv2.GaussianBlur(pixels, (side, side), sigma, dst=pixels, borderType=cv2.BORDER_REPLICATE)

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -19,6 +20,20 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decom
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 Source = str | os.PathLike | Mapping
+
+
+class CorruptFileError(InputError):
+    """
+    A file is missing, damaged or not a picture: what `skip_corrupt` passes over in training.
+
+    Args:
+        message (`str`): One line that names the file.
+        file (`str`, *optional*): The file; not known any more where the exception comes out of a DataLoader worker.
+    """
+
+    def __init__(self, message: str, file: str | None = None):
+        super().__init__(message)
+        self.file = file
 
 
 def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
@@ -65,7 +80,7 @@ def read_image(source: Source) -> Image.Image:
         InputError: The file is missing, truncated, or not a picture.
     """
     name, image = _open(source)
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -73,7 +88,7 @@ def read_image(source: Source) -> Image.Image:
         raise InputError(f"{name}: holds floating-point values, not a picture; save it with 8 or 16 bits a channel")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
@@ -106,7 +121,8 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
         table = np.arange(256, dtype=np.int16)
     known = table >= 0
     if ids.dtype == np.uint8:
-        train_ids, allowed = table.astype(np.uint8).take(ids), known.take(ids)
+        train_ids = cv2.LUT(ids, table[:256].astype(np.uint8))
+        allowed = cv2.LUT(ids, known[:256].astype(np.uint8)).view(bool)
     else:
         inside = (ids >= 0) & (ids < len(table))
         ids_inside = np.where(inside, ids, 0)
@@ -143,7 +159,7 @@ def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:
     name = _name(source)
     stored = source.get("bytes") if isinstance(source, Mapping) else None
     if stored is None and not os.path.isfile(name):
-        raise InputError(f"{name}: no such file")
+        raise CorruptFileError(f"{name}: no such file", name)
     try:
         with Image.open(name if stored is None else io.BytesIO(stored)) as image:
             if label:
@@ -153,7 +169,8 @@ def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:
             image.load()
     except _BROKEN as error:
         reason = "is not a picture" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be read ({error})"
-        raise InputError(f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it") from error
+        message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
+        raise CorruptFileError(message, name) from error
     return name, image
 
 
@@ -165,12 +182,16 @@ def _name(source: Source) -> str:
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
     values, counts = np.unique(unknown, return_counts=True)
-    listed = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:5], counts))
+    counted = zip(values[:5].tolist(), counts.tolist())
+    listed = ", ".join(f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in counted)
     listed += ", …" if len(values) > 5 else ""
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
+    runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
+    known = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in runs[:8])
+    known += ", …" if len(runs) > 8 else ""
     ignored = np.flatnonzero(table == IGNORE_INDEX)
     remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
     return (
-        f"{name}: unknown class id {listed}; the classes have ids from {classes.min()} to {classes.max()}: "
-        f"correct the label{remedy}"
+        f"{name}: unknown class id {listed}; the classes have the ids {known}: correct the label{remedy} "
+        "(in data of your own, label_map can name further ids)"
     )

@@ -1,6 +1,8 @@
+import colorsys
 import math
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -193,3 +195,88 @@ def test_crop_size_may_be_one_number_and_comes_from_a_command_line():
 def test_fields_out_of_range_are_named(name, value):
     with pytest.raises(InputError, match=f"^{name}: "):
         AugmentationArguments(**{name: value})
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("scale", [0.5, 0.63, 0.97, 1.0, 1.3, 2.0])
+def test_edge_falls_on_the_same_place_in_image_and_label(axis, scale):
+    """To a tenth of a source pixel, also far from the corner that a crop is measured from."""
+    label = np.zeros((600, 600), np.uint8)
+    label[480:] = 1
+    label = label if axis == 0 else label.T.copy()
+    image = Image.fromarray(np.stack([255 * label] * 3, -1))
+    for seed in range(5):
+        draw = Draw(0, seed, (480.0, 480.0))
+        crop = augmentation((260, 260), scale_range=[scale, scale], **PLAIN)(image, label, draw)
+        assert crop["valid"].all()
+        grey = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
+        greys = grey[130] if axis else grey[:, 130]
+        labels = crop["labels"][130] if axis else crop["labels"][:, 130]
+        # The label's edge lies at a whole pixel of the crop, the image's where it is: half a pixel of the crop apart.
+        assert abs(greys.sum().item() - labels.sum().item()) <= 0.5 + 0.1 * scale
+        place = np.random.default_rng(seed).random(6)[2 - axis]
+        covered = 260 - (480 - crop_interval(600, 260, scale, place, 480.0)[0]) * scale
+        assert abs(greys.sum().item() - covered) < 0.1 * scale
+
+
+def test_shrinking_averages_and_does_not_skip():
+    """Stripes finer than the pixels of the crop become grey."""
+    stripes = np.tile(np.array([0, 255], np.uint8), (200, 100))
+    image = Image.fromarray(np.stack([stripes] * 3, -1))
+    crop = augmentation((100, 100), scale_range=[0.5, 0.5], **PLAIN)(image, None, Draw(0, 0))
+    grey = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
+    assert crop["valid"].all() and (grey - 0.5).abs().max() < 0.01
+
+
+def moved(name, limit, pixels):
+    """Pixels (h, w, 3) in [0, 1] before and after one change at scale 1, and its strength of -1 to 1."""
+    image = Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
+    fields = {"scale_range": [1.0, 1.0], "flip_probability": 0, **PLAIN, name: limit}
+    for seed in range(8):
+        crop = augmentation(pixels.shape[:2], **fields)(image, None, Draw(0, seed))
+        after = crop["pixel_values"] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(3, 1, 1)
+        rng = np.random.default_rng(seed)
+        rng.random(6)
+        strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), rng.uniform(-1, 1, 4)))
+        yield np.asarray(image) / 255, after.permute(1, 2, 0).numpy(), strengths.get(name)
+
+
+@pytest.fixture
+def pixels():
+    colors = np.random.default_rng(1).random((40, 48, 3))
+    colors[0, :4] = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0.5, 0.5, 0.5]]
+    return colors
+
+
+def test_colours_change_as_defined(pixels):
+    weights = np.array([0.299, 0.587, 0.114])
+    for before, after, strength in moved("brightness", 0.6, pixels):
+        np.testing.assert_allclose(after, np.clip((1 + 0.6 * strength) * before, 0, 1), atol=1e-5)
+    for before, after, strength in moved("contrast", 0.6, pixels):
+        factor, mean = 1 + 0.6 * strength, (before @ weights).mean()
+        np.testing.assert_allclose(after, np.clip(factor * before + (1 - factor) * mean, 0, 1), atol=1e-5)
+    for before, after, strength in moved("saturation", 0.6, pixels):
+        factor, grey = 1 + 0.6 * strength, (before @ weights)[..., None]
+        np.testing.assert_allclose(after, np.clip(factor * before + (1 - factor) * grey, 0, 1), atol=1e-5)
+    for before, after, strength in moved("hue", 0.5, pixels):
+        turned = [colorsys.rgb_to_hsv(*color) for color in before.reshape(-1, 3)]
+        turned = [colorsys.hsv_to_rgb((hue + 0.5 * strength) % 1, *rest) for hue, *rest in turned]
+        np.testing.assert_allclose(after.reshape(-1, 3), turned, atol=1e-5)
+
+
+def test_blur_is_gaussian_with_replicated_border(pixels):
+    for sigma in (0.3, 1.1):
+        image = Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
+        fields = {"scale_range": [1.0, 1.0], "flip_probability": 0, **PLAIN, "blur_probability": 1}
+        crop = augmentation((40, 48), **fields, blur_sigma=[sigma, sigma])(image, None, Draw(0, 0))
+        after = crop["pixel_values"] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(3, 1, 1)
+        radius = math.ceil(3 * sigma)
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        expected = np.pad(np.asarray(image) / 255, [(radius, radius), (radius, radius), (0, 0)], mode="edge")
+        for axis in (0, 1):
+            expected = np.apply_along_axis(np.convolve, axis, expected, kernel / kernel.sum(), mode="valid")
+        np.testing.assert_allclose(after.permute(1, 2, 0).numpy(), expected, atol=1e-4)
+
+
+def test_opencv_starts_no_threads():
+    assert cv2.getNumThreads() == 1

@@ -106,14 +106,14 @@ def test_unknown_ids_are_counted(tmp_path):
     table = np.full(256, -1, np.int16)
     table[[0, 1, 255]] = [0, 1, 255]
     Image.fromarray(np.array([[0, 1, 7, 7]], np.uint8)).save(tmp_path / "8.png")
-    with pytest.raises(InputError, match=r"8.png: unknown class id 7 \(2 pixels\).*from 0 to 1.*id 255"):
+    with pytest.raises(InputError, match=r"8.png: unknown class id 7 \(2 pixels\).*ids 0 to 1: .*id 255"):
         read_label(tmp_path / "8.png", table)
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(tmp_path / "16.png")
     for lookup in (table, None):
-        with pytest.raises(InputError, match=r"16.png: unknown class id 300 \(1 pixels\)"):
+        with pytest.raises(InputError, match=r"16.png: unknown class id 300 \(1 pixel\)"):
             read_label(tmp_path / "16.png", lookup)
     grey_png(tmp_path / "4.png", np.array([[0, 9]], np.uint8), 4)
-    with pytest.raises(InputError, match=r"id 9 \(1 pixels\)"):
+    with pytest.raises(InputError, match=r"id 9 \(1 pixel\)"):
         read_label(tmp_path / "4.png", table)
 
 
