@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME
 
 from .arguments import ModelArguments
-from .config import SemiSupervisedConfig
 from .errors import InputError
-from .evaluation import iou_name
+from .evaluation import iou_name, protocol_in_words
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ SETTINGS = {
 def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """
     The model to train, and the image processor that is saved with it: the pictures as they are, normalised as the
-    starting weights want it.
+    starting weights want it. Where there are such weights, the log says which of them were taken over.
 
     Args:
         args ([`ModelArguments`]): The model fields of the recipe.
@@ -70,7 +70,8 @@ def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrain
         `tuple`: The model, with a head for these classes, and the image processor.
 
     Raises:
-        [`InputError`]: The checkpoint cannot be loaded as a semantic-segmentation model, or `model_config` is wrong.
+        [`InputError`]: The checkpoint cannot be loaded as a semantic-segmentation model, none of its weights fit, or
+            `model_config` is wrong.
     """
     labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
     normalization = {}
@@ -86,25 +87,62 @@ def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrain
             raise InputError(f"model_config: unknown field '{unknown[0]}'; see DeepLabV3PlusConfig for the fields.")
         model = DeepLabV3PlusForSemanticSegmentation(config)
     else:
+        transformers_logger = logging.getLogger("transformers.modeling_utils")
+        transformers_logger.addFilter(_is_no_load_report)  # a table and notes, where a line says it
         try:
-            model = AutoModelForSemanticSegmentation.from_pretrained(
+            model, report = AutoModelForSemanticSegmentation.from_pretrained(
                 args.model_name_or_path,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=args.trust_remote_code,
                 dtype=torch.float32,
+                output_loading_info=True,
                 **labels,
             )
         except (OSError, ValueError, KeyError) as error:
+            local = Path(args.model_name_or_path).is_dir()
             raise InputError(
-                f"model_name_or_path {args.model_name_or_path}: not a semantic-segmentation checkpoint that can be"
-                f" loaded ({str(error).splitlines()[0]})"
+                f"model_name_or_path {args.model_name_or_path}: "
+                + ("" if local else "there is no such folder, and on the Hub it is ")
+                + f"not a semantic-segmentation checkpoint that can be loaded ({str(error).splitlines()[0]})"
             ) from error
+        finally:
+            transformers_logger.removeFilter(_is_no_load_report)
+        taken_over = _taken_over(args.model_name_or_path, model, report)
+        if os.environ.get("RANK", "0") == "0":  # one process says it for all
+            logger.warning("%s: %s", args.model_name_or_path, taken_over)
         try:
             processor = AutoImageProcessor.from_pretrained(args.model_name_or_path)
             normalization = {"image_mean": processor.image_mean, "image_std": processor.image_std}
         except (OSError, ValueError, AttributeError):
             logger.warning("%s brings no image processor: ImageNet's mean and std are used.", args.model_name_or_path)
     return model, SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True, **normalization)
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def _taken_over(name: str, model: PreTrainedModel, report: dict) -> str:
+    """What of a checkpoint is in the model now, in a line."""
+    total = len(model.state_dict())
+    new = {key: "" for key in sorted(report["missing_keys"])}
+    # The config is the checkpoint's own but for the classes, so that a tensor of another size is one of the head.
+    new |= {key: f" ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])}
+    if len(new) >= total:
+        raise InputError(
+            f"model_name_or_path {name}: its weights share no tensor with {type(model).__name__}, which its "
+            f"{CONFIG_NAME} names; take a folder whose weights and {CONFIG_NAME} belong together."
+        )
+    parts = [f"{total - len(new)} of {total} tensors taken over"]
+    if new:
+        parts.append(f"new: {_listed([key + note for key, note in new.items()])}")
+    if report["unexpected_keys"]:
+        parts.append(f"not used: {_listed(sorted(report['unexpected_keys']))}")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
 
 
 def _last_line(error: Exception) -> str:
@@ -165,14 +203,6 @@ class CodeBesideWeights(TrainerCallback):
             custom_object_save(model, args.output_dir, config=model.config)
 
 
-def _protocol(args: SemiSupervisedConfig) -> str:
-    """How evaluation looked at an image, in words."""
-    parts = [f"tiles of {args.eval_tile} pixels" if args.eval_tile else "whole images"]
-    if args.eval_scales != [1.0]:
-        parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
-    return ", ".join(parts + ["mirrored too"] * args.eval_flip)
-
-
 def write_model_card(
     trainer: "SemiSupervisedTrainer",
     model_name: str | None = None,
@@ -229,7 +259,7 @@ def write_model_card(
         dataset=dataset or "an unnamed data set",
         num_labeled=len(trainer.train_dataset.labeled),
         num_unlabeled=0 if unlabeled is None else len(unlabeled),
-        protocol=_protocol(args),
+        protocol=protocol_in_words(args),
         num_evaluated=0 if trainer.eval_dataset is None else len(trainer.eval_dataset),
         steps=trainer.state.global_step,
         metrics=metrics,

@@ -1,9 +1,8 @@
-"""Cityscapes: its label table, and a `datasets` builder for its folders (fine and coarse annotations)."""
+"""Cityscapes: its label table, and its folders with fine and coarse annotations."""
 
-import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ import datasets
 import numpy as np
 
 from ..errors import InputError
-from .files import IGNORE_INDEX, check_files
+from .files import IGNORE_INDEX
+from .paths import open_paths
 
 logger = logging.getLogger(__name__)
 
@@ -89,17 +89,12 @@ _SPLITS = {
 }
 _KINDS = {"fine": "gtFine", "coarse": "gtCoarse"}
 # This frame of train_extra is a grey field, as the authors of the data set state.
-_BROKEN_FRAMES = {"troisdorf_000000_000073"}
-
-_FEATURES = {
-    "image": datasets.Image(decode=False),
-    "label": datasets.Image(decode=False),
-    "id": datasets.Value("string"),
-    "city": datasets.Value("string"),
-}
+BROKEN_FRAMES = frozenset({"troisdorf_000000_000073"})
 
 
-def load_cityscapes(data_dir: str | os.PathLike, config: str = "fine") -> datasets.DatasetDict:
+def load_cityscapes(
+    data_dir: str | os.PathLike, config: str = "fine", skip_ids: Collection[str] = BROKEN_FRAMES
+) -> datasets.DatasetDict:
     """
     Opens Cityscapes, or data in its folder layout. Either form is found: the official zips unpacked into `data_dir`,
     or each into its own folder there (`leftImg8bit_trainvaltest/leftImg8bit/…`). Only paths are stored, no pictures;
@@ -118,9 +113,8 @@ def load_cityscapes(data_dir: str | os.PathLike, config: str = "fine") -> datase
     Raises:
         InputError: The folder or the splits are not there, an image lacks its label, or a file is empty.
     """
-    builder = Cityscapes(data_dir, config)
-    builder.download_and_prepare()
-    return builder.as_dataset()
+    root = os.path.abspath(data_dir)
+    return open_paths("cityscapes", root, _find_rows(root, config, skip_ids), config)
 
 
 def find_split(data_dir: str | os.PathLike, kind: str, split: str) -> Path | None:
@@ -132,49 +126,7 @@ def find_split(data_dir: str | os.PathLike, kind: str, split: str) -> Path | Non
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-@dataclass
-class CityscapesConfig(datasets.BuilderConfig):
-    """`digest` stands for the names and sizes of all files, so that the cache is keyed by what `data_dir` holds."""
-
-    digest: str | None = None
-
-
-class Cityscapes(datasets.GeneratorBasedBuilder):
-    """The builder behind [`load_cityscapes`]."""
-
-    VERSION = datasets.Version("1.0.0")
-    BUILDER_CONFIG_CLASS = CityscapesConfig
-    BUILDER_CONFIGS = [
-        CityscapesConfig(name="fine", version=VERSION),
-        CityscapesConfig(name="coarse", version=VERSION),
-    ]
-
-    def __init__(self, data_dir: str | os.PathLike, config_name: str = "fine", **kwargs):
-        # Paths are stored: relative ones would break in another working directory.
-        root = os.path.realpath(data_dir)
-        self._rows = _find_rows(root, config_name)
-        files = [row[key] for rows in self._rows.values() for row in rows for key in ("image", "label") if row[key]]
-        digest = hashlib.sha256()
-        for path, size in zip(files, check_files(files)):
-            digest.update(f"{os.path.relpath(path, root)}\0{size}\n".encode())
-        super().__init__(config_name=config_name, data_dir=root, digest=digest.hexdigest(), **kwargs)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="Urban street scenes with dense annotations of 19 classes (Cordts et al., CVPR 2016).",
-            homepage="https://www.cityscapes-dataset.com",
-            license="https://www.cityscapes-dataset.com/license",
-            features=datasets.Features(_FEATURES),
-        )
-
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(split, gen_kwargs={"rows": rows}) for split, rows in self._rows.items()]
-
-    def _generate_examples(self, rows: list[dict]):
-        yield from enumerate(rows)
-
-
-def _find_rows(root: str, config: str) -> dict[str, list[dict]]:
+def _find_rows(root: str, config: str, skip_ids: Collection[str]) -> dict[str, list[dict]]:
     if config not in _SPLITS:
         raise ValueError(f"config must be 'fine' or 'coarse', not {config!r}")
     if not os.path.isdir(root):
@@ -186,7 +138,7 @@ def _find_rows(root: str, config: str) -> dict[str, list[dict]]:
         # Coarse annotations of train and val are an extra of the fine ones: without them, the split is not there.
         if images is None or (config == "coarse" and split != "train_extra" and labels is None):
             continue
-        rows[split] = list(_split_rows(images, labels, root, split, _KINDS[config]))
+        rows[split] = list(_split_rows(images, labels, root, split, _KINDS[config], skip_ids))
     rows = {split: found for split, found in rows.items() if found}
     if not rows:
         raise InputError(
@@ -197,14 +149,17 @@ def _find_rows(root: str, config: str) -> dict[str, list[dict]]:
     return rows
 
 
-def _split_rows(images: Path, labels: Path | None, root: str, split: str, kind: str):
+def _split_rows(
+    images: Path, labels: Path | None, root: str, split: str, kind: str, skip_ids: Collection[str]
+) -> Iterator[dict]:
     for city in sorted(entry.name for entry in os.scandir(images) if entry.is_dir()):
         names = sorted(name for name in os.listdir(images / city) if name.endswith("_leftImg8bit.png"))
         annotated = set(os.listdir(labels / city)) if labels and (labels / city).is_dir() else set()
         for name in names:
             frame = name.removesuffix("_leftImg8bit.png")
-            if frame in _BROKEN_FRAMES:
-                logger.warning(f"{images / city / name}: skipped, a broken frame of the official data set")
+            if frame in skip_ids:
+                broken = ", a broken frame of the official data set" if frame in BROKEN_FRAMES else ""
+                logger.warning(f"{images / city / name}: skipped{broken}")
                 continue
             label = f"{frame}_{kind}_labelIds.png"
             if split == "test" or (split == "train_extra" and label not in annotated):

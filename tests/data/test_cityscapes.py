@@ -1,11 +1,10 @@
 import logging
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE, LABELS, PALETTE, Cityscapes, load_cityscapes
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE, LABELS, PALETTE, load_cityscapes
 from scl_hf.errors import InputError
 
 ONE_ROOT = {"leftImg8bit": "leftImg8bit", "extra": "leftImg8bit", "gtFine": "gtFine", "gtCoarse": "gtCoarse"}
@@ -15,11 +14,6 @@ OWN_FOLDERS = {
     "gtFine": "gtFine_trainvaltest/gtFine",
     "gtCoarse": "gtCoarse/gtCoarse",
 }
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def put(path: Path):
@@ -82,7 +76,6 @@ def test_missing_label_is_named(tmp_path):
     (root / "gtFine/train/ulm/ulm_000000_000001_gtFine_labelIds.png").unlink()
     with pytest.raises(InputError, match="ulm_000000_000001_leftImg8bit.png: .*ulm_000000_000001_gtFine_labelIds.png"):
         load_cityscapes(root)
-    assert not (tmp_path / "cache").exists()
 
 
 def test_empty_file_is_found_at_the_start(tmp_path):
@@ -98,6 +91,13 @@ def test_broken_frame_is_skipped_and_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(load_cityscapes(root, "coarse")["train_extra"]) == 4
     assert "troisdorf_000000_000073" in caplog.text
+    assert len(load_cityscapes(root, "coarse", skip_ids=())["train_extra"]) == 5
+
+
+def test_other_images_can_be_skipped(tmp_path, caplog):
+    rows = load_cityscapes(make_tree(tmp_path), skip_ids={"ulm_000000_000001"})["train"]
+    assert rows["id"][:] == ["bonn_000000_000000", "bonn_000000_000001", "ulm_000000_000000"]
+    assert "train/ulm/ulm_000000_000001_leftImg8bit.png: skipped" in caplog.text
 
 
 def test_missing_folder_is_named(tmp_path):
@@ -107,21 +107,6 @@ def test_missing_folder_is_named(tmp_path):
         load_cityscapes(tmp_path)
     with pytest.raises(ValueError, match="'fine' or 'coarse'"):
         load_cityscapes(tmp_path, "medium")
-
-
-def test_the_cache_follows_the_files(tmp_path):
-    root = make_tree(tmp_path / "data", splits=("train",))
-    first = load_cityscapes(root)["train"]
-    written = Path(first.cache_files[0]["filename"])
-    modified = written.stat().st_mtime_ns
-    assert load_cityscapes(root)["train"].cache_files == first.cache_files
-    assert written.stat().st_mtime_ns == modified  # read, not written again
-    put(root / "leftImg8bit/train/bonn/bonn_000000_000009_leftImg8bit.png")
-    put(root / "gtFine/train/bonn/bonn_000000_000009_gtFine_labelIds.png")
-    assert len(load_cityscapes(root)["train"]) == 5
-    before = Cityscapes(root).cache_dir
-    (root / "gtFine/train/bonn/bonn_000000_000009_gtFine_labelIds.png").write_bytes(b"of another size")
-    assert Cityscapes(root).cache_dir != before
 
 
 def test_rows_are_in_a_fixed_order(tmp_path):
