@@ -1,11 +1,15 @@
 """What a person sees of a run while it goes on: a progress bar, lines of losses, tables, panels."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
@@ -16,6 +20,8 @@ from .visualization import colorize, denormalize, panel
 
 if TYPE_CHECKING:
     from .trainer import SemiSupervisedTrainer
+
+logger = logging.getLogger(__name__)
 
 FORMATS = {"loss": ".3f", "loss_x": ".3f", "loss_c": ".4f", "loss_sc": ".4f", "learning_rate": ".2e"}
 
@@ -42,6 +48,30 @@ class LogLines(TrainerCallback):
         parts += [f"{name} {logs[name]:{spec}}" for name, spec in FORMATS.items() if name in logs]
         parts += [f"{logs['images_per_second']:.1f} images/s", f"{logs['minutes_left']:.1f} min left"]
         write("  ".join(parts))
+
+
+class SkippedFiles:
+    """The corrupt files that training with `skip_corrupt` passed over, since its start or since it was resumed."""
+
+    def __init__(self):
+        self.counts: Counter[str] = Counter()  # of this process
+
+    def add(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Counts the files of a batch, given with the reason; a new one is named in a warning."""
+        for file, reason in skipped:
+            if file not in self.counts:
+                logger.warning("skip_corrupt: another image stands in for %s", reason)
+            self.counts[file] += 1
+
+    def report(self) -> int:
+        """Says in a warning what all processes together have skipped; returns the number of files."""
+        counts = sum(map(Counter, gather_object([dict(self.counts)])), Counter())
+        if counts and PartialState().is_main_process:
+            files = "1 corrupt file was" if len(counts) == 1 else f"{len(counts)} corrupt files were"
+            times = "once" if counts.total() == 1 else f"{counts.total()} times"
+            names = ", ".join(sorted(counts)[:5]) + (", …" if len(counts) > 5 else "")
+            logger.warning("%s skipped (%s): %s", files, times, names)
+        return len(counts)
 
 
 def run_summary(trainer: "SemiSupervisedTrainer") -> str:

@@ -1,17 +1,20 @@
 """Crops, pairs of labelled and unlabelled crops, and the batches of them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset as Rows
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..cutmix import sample_boxes
+from ..errors import InputError
 from .augmentation import Augmentation, normalize, to_tensor
 from .class_uniform import CUTMIX, Draw, LabeledDraws, UnlabeledDraws, draw_seed
-from .files import read_image, read_pair
+from .files import CorruptFileError, read_image, read_pair
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,35 @@ class LabeledCrops(Dataset):
         augmentation ([`Augmentation`]): Makes the crop.
         label_table (`np.ndarray`, *optional*): Id on disk to train id.
         coarse (`datasets.Dataset`, *optional*): Rows of the coarse annotations, for draws that say so.
+        skip_corrupt (`bool`, *optional*, defaults to `False`):
+            Whether the next row, at any place of it, stands in for one whose image or label cannot be read. The crop
+            then has an entry "skipped": file and reason of each.
     """
 
     def __init__(
-        self, rows: Rows, augmentation: Augmentation, label_table: np.ndarray | None, coarse: Rows | None = None
+        self,
+        rows: Rows,
+        augmentation: Augmentation,
+        label_table: np.ndarray | None,
+        coarse: Rows | None = None,
+        skip_corrupt: bool = False,
     ):
         self.rows = rows
         self.augmentation = augmentation
         self.label_table = label_table
         self.coarse = coarse
+        self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
-        row = (self.coarse if draw.coarse else self.rows)[draw.row]
-        return self.augmentation(*read_pair(row, self.label_table), draw)
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | list]:
+        rows = self.coarse if draw.coarse else self.rows
+        (image, label), draw, skipped = _read(rows, draw, self._read_row, self.skip_corrupt)
+        return self.augmentation(image, label, draw) | skipped
+
+    def _read_row(self, row: Mapping) -> tuple[Image.Image, np.ndarray]:
+        return read_pair(row, self.label_table)
 
 
 class UnlabeledCrops(Dataset):
@@ -61,17 +77,44 @@ class UnlabeledCrops(Dataset):
     Args:
         rows (`datasets.Dataset`): Column `image`, not decoded.
         augmentation ([`Augmentation`]): Makes the crop.
+        skip_corrupt (`bool`, *optional*, defaults to `False`): As in [`LabeledCrops`].
     """
 
-    def __init__(self, rows: Rows, augmentation: Augmentation):
+    def __init__(self, rows: Rows, augmentation: Augmentation, skip_corrupt: bool = False):
         self.rows = rows
         self.augmentation = augmentation
+        self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
-        return self.augmentation(read_image(self.rows[draw.row]["image"]), None, draw)
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | list]:
+        image, draw, skipped = _read(self.rows, draw, self._read_row, self.skip_corrupt)
+        return self.augmentation(image, None, draw) | skipped
+
+    def _read_row(self, row: Mapping) -> Image.Image:
+        return read_image(row["image"])
+
+
+def _read(
+    rows: Rows, draw: Draw, read: Callable[[Mapping], Any], skip_corrupt: bool
+) -> tuple[Any, Draw, dict[str, list[tuple[str, str]]]]:
+    """
+    What `read` makes of the draw's row, the draw of the row that it is, and file and reason of each that was skipped.
+    The draw alone decides, so that a resumed run and any number of processes take the same crop.
+    """
+    skipped = []
+    for _ in range(len(rows)):
+        try:
+            content = read(rows[draw.row])
+        except CorruptFileError as error:
+            if not skip_corrupt:
+                raise
+            skipped.append((error.file, str(error)))
+            draw = replace(draw, row=(draw.row + 1) % len(rows), center=None)
+        else:
+            return content, draw, {"skipped": skipped} if skipped else {}
+    raise InputError(f"not one of {len(rows)} images can be read, so skip_corrupt cannot go on; {skipped[0][1]}")
 
 
 class PairedCrops(Dataset):
@@ -87,17 +130,23 @@ class PairedCrops(Dataset):
         self.labeled = labeled
         self.unlabeled = unlabeled
 
+    @property
+    def skip_corrupt(self) -> bool:
+        """Whether files that cannot be read are passed over, labelled or unlabelled ones."""
+        return any(crops.skip_corrupt for crops in (self.labeled, self.unlabeled) if crops is not None)
+
     def __len__(self) -> int:
         return len(self.labeled)
 
-    def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int]:
-        crop = self.labeled[draw.labeled]
-        pair = {"pixel_values": crop["pixel_values"], "labels": crop["labels"]}
-        if draw.unlabeled_a is None:
-            return pair
-        a, b = self.unlabeled[draw.unlabeled_a], self.unlabeled[draw.unlabeled_b]
-        pair |= {"unlabeled_a": a["pixel_values"], "unlabeled_b": b["pixel_values"]}
-        return pair | {"valid_a": a["valid"], "valid_b": b["valid"], "cutmix_seed": draw.cutmix_seed}
+    def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int | list]:
+        crops = [self.labeled[draw.labeled]]
+        pair = {"pixel_values": crops[0]["pixel_values"], "labels": crops[0]["labels"]}
+        if draw.unlabeled_a is not None:
+            a, b = self.unlabeled[draw.unlabeled_a], self.unlabeled[draw.unlabeled_b]
+            crops += [a, b]
+            pair |= {"unlabeled_a": a["pixel_values"], "unlabeled_b": b["pixel_values"]}
+            pair |= {"valid_a": a["valid"], "valid_b": b["valid"], "cutmix_seed": draw.cutmix_seed}
+        return pair | {"skipped": [file for crop in crops for file in crop.get("skipped", [])]}
 
 
 class DrawSampler(Sampler[PairDraw]):
@@ -157,18 +206,21 @@ class PairCollator:
         self.num_boxes = num_boxes
         self.ratio = ratio
 
-    def __call__(self, pairs: Sequence[dict[str, torch.Tensor | int]]) -> dict[str, torch.Tensor]:
+    def __call__(self, pairs: Sequence[dict[str, torch.Tensor | int | list]]) -> dict[str, torch.Tensor | list]:
         """
         Returns:
             `dict[str, torch.Tensor]`: "pixel_values" (B, 3, h, w) and "labels" (B, h, w); unless supervised also
             "unlabeled_a", "unlabeled_b" (B, 3, h, w), "valid_a", "valid_b" (B, h, w) bool, "box_ids" (B, h, w) int64.
+            Where corrupt files were skipped, also "skipped", a list of file and reason.
         """
-        batch = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0] if name != "cutmix_seed"}
+        tensors = [name for name, value in pairs[0].items() if isinstance(value, torch.Tensor)]
+        batch = {name: torch.stack([pair[name] for pair in pairs]) for name in tensors}
         if "cutmix_seed" in pairs[0]:
             batch["box_ids"] = torch.stack([self._boxes(pair) for pair in pairs])
-        return batch
+        skipped = [file for pair in pairs for file in pair["skipped"]]
+        return batch | {"skipped": skipped} if skipped else batch
 
-    def _boxes(self, pair: dict[str, torch.Tensor | int]) -> torch.Tensor:
+    def _boxes(self, pair: dict[str, torch.Tensor | int | list]) -> torch.Tensor:
         height, width = pair["unlabeled_a"].shape[-2:]
         generator = torch.Generator().manual_seed(pair["cutmix_seed"])
         return sample_boxes(height, width, self.num_boxes, self.ratio, generator)
@@ -183,15 +235,22 @@ class EvaluationImages(Dataset):
         label_table (`np.ndarray`, *optional*): Id on disk to train id.
         image_mean (`Sequence[float]`): As in the image processor.
         image_std (`Sequence[float]`): As in the image processor.
+        blue_first (`bool`, *optional*, defaults to `False`): Whether the model takes BGR.
     """
 
     def __init__(
-        self, rows: Rows, label_table: np.ndarray | None, image_mean: Sequence[float], image_std: Sequence[float]
+        self,
+        rows: Rows,
+        label_table: np.ndarray | None,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        blue_first: bool = False,
     ):
         self.rows = rows
         self.label_table = label_table
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
+        self.blue_first = blue_first
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -199,8 +258,9 @@ class EvaluationImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         row = self.rows[index]
         image, label = read_pair(row, self.label_table)
+        pixels = to_tensor(image)
         return {
-            "pixel_values": normalize(to_tensor(image), self.image_mean, self.image_std),
+            "pixel_values": normalize(pixels.flip(0) if self.blue_first else pixels, self.image_mean, self.image_std),
             "labels": torch.from_numpy(label.astype(np.int64)),
             "id": row["id"],
         }

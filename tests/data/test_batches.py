@@ -10,6 +10,7 @@ from transformers import SegformerImageProcessorPil
 from scl_hf.data.augmentation import IMAGE_MEAN, IMAGE_STD, Augmentation, AugmentationArguments
 from scl_hf.data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from scl_hf.data.class_uniform import UNLABELED_A, UNLABELED_B, Draw, LabeledDraws, UnlabeledDraws
+from scl_hf.errors import InputError
 
 CROP = (16, 24)
 ENCODED = Image(decode=False)
@@ -123,7 +124,8 @@ def test_coarse_draw_reads_the_coarse_rows(rows):
 
 
 def test_label_table_is_applied(rows):
-    table = np.array([255, 1, 0], np.int16)
+    table = np.full(256, -1, np.int16)
+    table[:3] = 255, 1, 0
     crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40])), table)[Draw(0, 0)]
     shown = crop["labels"][crop["valid"]]
     assert sorted(shown.unique().tolist()) == [0, 1, 255]
@@ -139,3 +141,76 @@ def test_evaluation_images_are_what_the_image_processor_gives(rows):
     np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(rows[2]["label"]["path"])))
     assert (len(images), item["id"], item["labels"].dtype) == (6, "2", torch.int64)
     assert (tuple(processor.image_mean), tuple(processor.image_std)) == (IMAGE_MEAN, IMAGE_STD)
+
+
+def damage(rows, column, *numbers):
+    """Cuts the files of the rows short, and returns their names."""
+    files = [rows[number][column]["path"] for number in numbers]
+    for file in files:
+        with open(file, "r+b") as opened:
+            opened.truncate(60)
+    return files
+
+
+def without_skipped(crop):
+    return {name: value for name, value in crop.items() if name != "skipped"}
+
+
+def assert_same_crop(crop, expected):
+    assert without_skipped(crop).keys() == expected.keys()
+    assert all(torch.equal(crop[name], expected[name]) for name in expected)
+
+
+def test_the_next_readable_row_at_any_place_stands_in_for_a_corrupt_one(crops, rows):
+    labeled, unlabeled = crops.labeled, crops.unlabeled
+    labeled.skip_corrupt = unlabeled.skip_corrupt = True
+    expected = labeled[Draw(1, 7)], unlabeled[Draw(0, 7)]
+    files = damage(rows, "image", 4, 5) + damage(rows, "label", 0)
+    crop = labeled[Draw(4, 7, center=(29.0, 19.0))]
+    assert_same_crop(crop, expected[0])
+    assert [file for file, _ in crop["skipped"]] == files
+    assert all(reason.startswith(f"{file}: cannot be read") for file, reason in crop["skipped"])
+    assert_same_crop(unlabeled[Draw(5, 7)], expected[1])  # row 0 has lost its label alone
+    assert "skipped" not in labeled[Draw(1, 7)] and "skipped" not in unlabeled[Draw(0, 7)]
+
+    damage(rows, "image", *range(6))
+    with pytest.raises(InputError, match="not one of 6 images can be read, so .*3_image.png: cannot be read"):
+        unlabeled[Draw(3, 7)]
+
+
+def test_a_corrupt_coarse_row_is_replaced_by_a_coarse_row(rows):
+    augmentation = Augmentation(AugmentationArguments(crop_size=list(CROP)))
+    fine, coarse = rows.select([0]), rows.select([4, 5])
+    crops = LabeledCrops(fine, augmentation, None, coarse, skip_corrupt=True)
+    expected = crops[Draw(1, 7, coarse=True)]
+    damage(coarse, "label", 0)
+    assert_same_crop(crops[Draw(0, 7, (3.0, 3.0), coarse=True)], expected)
+
+
+def test_what_is_skipped_travels_with_the_batch_whatever_the_workers(crops, rows):
+    crops.labeled.skip_corrupt = crops.unlabeled.skip_corrupt = True
+    (file,) = damage(rows, "image", 2)
+    alone, with_workers = batches(crops, num_workers=0), batches(crops, num_workers=2)
+    skipped = [file for batch in alone for file, _ in batch.get("skipped", [])]
+    assert skipped == [file] * 3  # an epoch shows each row once in each of the three streams
+    for a, b in zip(alone, with_workers, strict=True):
+        assert a.pop("skipped", None) == b.pop("skipped", None)
+        assert_same_crop(a, b)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_without_skip_corrupt_the_file_is_named_in_one_line(crops, rows, num_workers):
+    (file,) = damage(rows, "image", 2)
+    with pytest.raises(InputError, match=rf"^{file}: cannot be read[^\n]*$"):
+        batches(crops, num_workers)
+
+
+def test_a_wrong_label_is_never_skipped(crops, rows):
+    crops.labeled.skip_corrupt = True
+    crops.labeled.label_table = np.where(np.arange(256) < 2, np.arange(256), -1).astype(np.int16)
+    with pytest.raises(InputError, match="unknown class id 2"):
+        crops.labeled[Draw(0, 7)]
+    crops.labeled.label_table = None
+    PILImage.new("L", (8, 8)).save(rows[0]["label"]["path"])
+    with pytest.raises(InputError, match="8×8 pixels"):
+        crops.labeled[Draw(0, 7)]

@@ -1,0 +1,192 @@
+import logging
+import os
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from scl_hf.data import class_index
+from scl_hf.data.class_index import ClassIndex, tile_centroids
+from scl_hf.errors import InputError
+
+ID2LABEL = {0: "road", 1: "wall", 2: "train", 3: "bus"}
+FEATURES = Features({"label": Image(decode=False), "id": Value("string")})
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    """The folder of the stored index, one of each test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache/class_index"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The labels that were read, by file name."""
+    names, read_label = [], class_index.read_label
+
+    def recorded(source, table):
+        names.append(os.path.basename(source["path"] or "embedded"))
+        return read_label(source, table)
+
+    monkeypatch.setattr(class_index, "read_label", recorded)
+    return names
+
+
+def write_labels(folder, labels):
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{i}.png" for i in range(len(labels))]
+    for path, label in zip(paths, labels):
+        PILImage.fromarray(label).save(path)
+    return paths
+
+
+def rows_of(paths, embedded=False):
+    labels = [{"path": None if embedded else str(p), "bytes": p.read_bytes() if embedded else None} for p in paths]
+    return Dataset.from_dict({"label": labels, "id": [path.stem for path in paths]}, features=FEATURES)
+
+
+def label_rows(folder, labels):
+    return rows_of(write_labels(folder, labels))
+
+
+def stripes(*ids, height=8, width=8):
+    return np.repeat(np.array(ids, np.uint8), width)[None].repeat(height, 0)
+
+
+def build(rows, tile=8, **options):
+    return ClassIndex.build(rows, None, None, ID2LABEL, tile=tile, **options)
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one.fine, other.fine, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["noise", "areas", "one class", "all ignored"])
+def test_tile_centroids_equal_those_of_a_plain_loop(kind):
+    label = np.random.default_rng(0).choice([0, 1, 2, 255], (13, 21)).astype(np.uint8)
+    label[8:, 16:] = 255
+    if kind == "areas":
+        label = label.repeat(5, axis=0).repeat(7, axis=1)
+    elif kind != "noise":
+        label[:] = 1 if kind == "one class" else 255
+    found = tile_centroids(label, num_classes=4, tile=8)
+    expected = []
+    for top in range(0, label.shape[0], 8):
+        for left in range(0, label.shape[1], 8):
+            for category in range(4):
+                y, x = np.nonzero(label[top : top + 8, left : left + 8] == category)
+                if len(x):
+                    expected.append((category, left + x.mean(), top + y.mean()))
+    found = np.stack([found["category"], found["x"], found["y"]], 1)
+    np.testing.assert_allclose(found, np.array(expected).reshape(-1, 3), rtol=1e-14)
+
+
+def test_index_holds_fine_labels_and_the_coarse_ones_of_the_chosen_classes(tmp_path, caplog):
+    fine = label_rows(tmp_path / "fine", [stripes(0, 1), stripes(0, 255)])
+    coarse = label_rows(tmp_path / "coarse", [stripes(1, 2, height=6)])
+    with caplog.at_level(logging.WARNING):
+        index = ClassIndex.build(fine, coarse, None, ID2LABEL, tile=16, coarse_classes=[2])
+    assert [len(records) for records in index.fine] == [2, 1, 0, 0]
+    assert [len(records) for records in index.coarse] == [0, 0, 1, 0]
+    assert index.place(1, 0) == (0, (11.5, 3.5), False)
+    assert index.place(2, 0) == (0, (11.5, 2.5), True)
+    assert "bus" in caplog.text and "train" not in caplog.text
+
+
+def test_index_maps_ids(tmp_path):
+    table = np.full(256, -1, np.int16)
+    table[[7, 9]] = 3, 255
+    index = ClassIndex.build(label_rows(tmp_path / "labels", [stripes(7, 9)]), None, table, ID2LABEL)
+    assert [len(records) for records in index.fine] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_only_new_labels_are_read_and_each_setting_has_its_own_store(tmp_path, reads, embedded):
+    paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(0, 0), stripes(1, 1, 2), stripes(3, 1)])
+    rows = rows_of(paths, embedded)
+    half = build(rows.select([3, 1]))
+    assert len(reads) == 2
+    whole = build(rows)
+    assert len(reads) == 4  # another share of the same labels: the new ones alone
+    # Rows are those of each data set, whatever the order in which their labels were stored.
+    assert [whole.fine[i]["row"].tolist() for i in range(4)] == [[0, 1, 1], [0, 2, 2, 3], [2], [3]]
+    assert [half.fine[i]["row"].tolist() for i in range(4)] == [[1, 1], [0], [], [0]]
+    assert whole.fine[2]["x"].tolist() == [19.5] and half.fine[1]["x"].tolist() == [11.5]
+    assert same(whole, build(rows_of(paths, embedded))) and len(reads) == 4
+    build(rows, tile=16)
+    ClassIndex.build(rows, None, np.arange(256, dtype=np.int16) % 4, ID2LABEL, tile=8)
+    ClassIndex.build(rows, None, None, ID2LABEL | {4: "sky"}, tile=8)
+    assert len(reads) == 16
+    build(rows)
+    assert len(reads) == 16
+
+
+def test_an_edited_label_alone_is_read_again(tmp_path, reads):
+    paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(0, 0), stripes(1, 1)])
+    build(rows_of(paths))
+    reads.clear()
+    PILImage.fromarray(stripes(3, 3)).save(paths[2])
+    os.utime(paths[2], (1, 1))  # the size may be the same, and so may a coarse clock's time
+    edited = build(rows_of(paths))
+    assert reads == ["2.png"]
+    assert len(edited.fine[3]) == 2 and len(edited.fine[1]) == 1
+
+
+def test_a_label_of_several_rows_is_read_once(tmp_path, reads):
+    paths = write_labels(tmp_path / "labels", [stripes(0, 1)])
+    assert build(rows_of(paths * 3)).fine[1]["row"].tolist() == [0, 1, 2]
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", lambda content: b"x" * 99])
+def test_a_damaged_store_is_built_anew(tmp_path, store, reads, damage):
+    rows = label_rows(tmp_path / "labels", [stripes(0, 1), stripes(2, 2)])
+    first = build(rows)
+    (path,) = store.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert same(build(rows), first) and len(reads) == 4
+    assert same(build(rows), first) and len(reads) == 4
+    assert list(store.iterdir()) == [path]
+
+
+def test_index_is_the_same_from_two_processes(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(class_index, "_LABELS_PER_PROCESS", 2)
+    paths = write_labels(tmp_path / "labels", [stripes(0, i) for i in (1, 2, 3, 1, 2)])
+    two = build(rows_of(paths), num_proc=2)
+    (path,) = store.iterdir()
+    path.unlink()
+    assert same(build(rows_of(paths)), two)
+    paths[3].write_bytes(paths[3].read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"^[^\n]*3.png: cannot be read[^\n]*$"):
+        build(rows_of(paths), tile=4, num_proc=2)
+
+
+def test_skip_corrupt_leaves_unreadable_labels_out_and_does_not_store_them(tmp_path, reads, caplog):
+    paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(2, 1), stripes(3, 1)])
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:-30])
+    gone = tmp_path / "labels/gone.png"
+    rows = Dataset.from_dict(
+        {"label": [{"path": str(p), "bytes": None} for p in [*paths, gone]], "id": list("abcd")}, features=FEATURES
+    )
+    for _ in range(2):  # an index from the store says so, too
+        caplog.clear()
+        index = build(rows, skip_corrupt=True)
+        assert [records["row"].tolist() for records in index.fine] == [[0], [0, 2], [], [2]]
+        assert (
+            f"2 labels that cannot be read are left out of class-uniform sampling: {paths[1]}, {gone}" in caplog.text
+        )
+    assert reads == ["0.png", "1.png", "2.png", "gone.png", "1.png", "gone.png"]
+    with pytest.raises(InputError, match="1.png: cannot be read"):
+        build(rows)
+    paths[1].write_bytes(whole)
+    assert build(rows, skip_corrupt=True).fine[2]["row"].tolist() == [1]
+
+
+def test_coarse_class_out_of_range_is_refused(tmp_path):
+    rows = label_rows(tmp_path / "labels", [stripes(0)])
+    with pytest.raises(InputError, match="coarse_classes.*\\[9\\]"):
+        ClassIndex.build(rows, rows, None, ID2LABEL, coarse_classes=[9])
