@@ -57,6 +57,35 @@ class ModelArguments:
             )
 
 
+# The core schema of YAML 1.2
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "tag:yaml.org,2002:float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """
+    Reads the numbers of YAML 1.2. By those of YAML 1.1, which PyYAML reads, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2
+    is text.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+
+
+for _tag, _pattern in _NUMBERS.items():
+    _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789"))
+_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_int)
+
+
 class RecipeParser(HfArgumentParser):
     """
     Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults and the
@@ -65,10 +94,11 @@ class RecipeParser(HfArgumentParser):
 
     source = "command line"  # what error messages name
 
-    def parse_recipe(self, argv: Sequence[str]) -> tuple[Any, ...]:
+    def parse_recipe(self, argv: Sequence[str], also: Sequence[type] = ()) -> tuple[Any, ...]:
         """
         Args:
             argv (`Sequence[str]`): Command line without the script's name.
+            also (`Sequence[type]`, *optional*): Dataclasses of another script, whose fields the recipe may hold, too.
 
         Returns:
             `tuple`: One instance per dataclass.
@@ -82,7 +112,9 @@ class RecipeParser(HfArgumentParser):
                 action.type = _or_null(action.type)
         if argv and not argv[0].startswith("-"):
             self.source = argv.pop(0)
-            self._set_recipe_defaults(self._read(Path(self.source)))
+            others = {f.name for dataclass_type in also for f in fields(dataclass_type)} - set(self._known_fields())
+            values = self._read(Path(self.source))
+            self._set_recipe_defaults({name: value for name, value in values.items() if name not in others})
             # argparse converts text defaults too late to know where they came from: convert them here, by themselves.
             self.parse_known_args([])
             self.source += " or command line"
@@ -113,7 +145,7 @@ class RecipeParser(HfArgumentParser):
         if not path.is_file():
             raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
@@ -183,11 +215,7 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
         [`InputError`]: `output_dir` holds a run and neither field says what to do; or there is no such checkpoint.
     """
     path = Path(output_dir)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output_dir {path}: is a file. Name a folder.")
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"output_dir {path}: {existing} cannot be written to. Name another folder.")
+    check_writable(path)
     newest = get_last_checkpoint(str(path)) if path.is_dir() else None
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
@@ -204,6 +232,21 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
             " or name another --output_dir."
         )
     return None
+
+
+def check_writable(output_dir: Path) -> None:
+    """
+    Args:
+        output_dir (`pathlib.Path`): A folder to write to, which need not be there yet.
+
+    Raises:
+        [`InputError`]: It is a file, or cannot be written to.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"output_dir {output_dir}: is a file. Name a folder.")
+    existing = next(parent for parent in (output_dir.absolute(), *output_dir.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"output_dir {output_dir}: {existing} cannot be written to. Name another folder.")
 
 
 def clear_output_dir(output_dir: str | os.PathLike) -> None:

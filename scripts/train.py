@@ -7,6 +7,7 @@ Trains a model from a recipe:
 Every field of a recipe can be given on the command line, which wins. Wrong input ends with one line and exit code 2.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -14,30 +15,26 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging
 
-from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
-from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir, clear_output_dir
+from scl_hf import SemiSupervisedTrainer
+from scl_hf.arguments import RecipeParser, check_output_dir, clear_output_dir
 from scl_hf.data import (
     Augmentation,
-    AugmentationArguments,
     ClassIndex,
-    DataArguments,
     EvaluationImages,
     LabeledCrops,
     LabeledDraws,
-    SamplingArguments,
     UnlabeledCrops,
     load_data,
 )
 from scl_hf.errors import InputError
 from scl_hf.hub import load_model
 from scl_hf.progress import run_summary, usage
+from scl_hf.recipe import TRAINING_RECIPE
 
 
 def main() -> None:
     # 1. The recipe, and the command line on top of it
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, SamplingArguments, AugmentationArguments, SemiSupervisedConfig)
-    )
+    parser = RecipeParser(TRAINING_RECIPE)
     model_args, data_args, sampling_args, augmentation_args, args = parser.parse_recipe(sys.argv[1:])
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
@@ -66,7 +63,8 @@ def main() -> None:
                 data.id2label,
                 tile=sampling_args.class_uniform_tile,
                 coarse_classes=sampling_args.coarse_classes,
-                num_proc=args.dataloader_num_workers or None,
+                num_proc=os.cpu_count(),
+                skip_corrupt=data_args.skip_corrupt,
             )
     draws = LabeledDraws(
         len(data.labeled),
@@ -76,8 +74,8 @@ def main() -> None:
         coarse_until_epoch=sampling_args.coarse_until_epoch,
     )
     augmentation = Augmentation(augmentation_args, **normalization)
-    labeled = LabeledCrops(data.labeled, augmentation, data.label_table, coarse=data.coarse)
-    unlabeled = UnlabeledCrops(data.unlabeled, augmentation) if args.semi_supervised else None
+    labeled = LabeledCrops(data.labeled, augmentation, data.label_table, data.coarse, data_args.skip_corrupt)
+    unlabeled = UnlabeledCrops(data.unlabeled, augmentation, data_args.skip_corrupt) if args.semi_supervised else None
 
     # 5. Train: losses, EMA, evaluation, checkpoints
     trainer = SemiSupervisedTrainer(

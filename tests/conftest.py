@@ -5,6 +5,8 @@ import os
 
 # One thread is quickest for tiny models, and repeats bit by bit. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some virtual machines announce Intel's AMX and cannot run it; bf16 would end in an illegal instruction.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -3,16 +3,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scl_hf import SemiSupervisedConfig
 from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir, clear_output_dir
-from scl_hf.data import AugmentationArguments, DataArguments, SamplingArguments
+from scl_hf.data import DataArguments
 from scl_hf.errors import InputError
+from scl_hf.recipe import TRAINING_RECIPE
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-ALL = (ModelArguments, DataArguments, SamplingArguments, AugmentationArguments, SemiSupervisedConfig)
 
 
-def parse(tmp_path, text, *command_line, types=ALL):
+def parse(tmp_path, text, *command_line, types=TRAINING_RECIPE):
     recipe = tmp_path / "my.yaml"
     recipe.write_text(text)
     return RecipeParser(types).parse_recipe([str(recipe), "--use_cpu", "true", *command_line])
@@ -26,9 +25,18 @@ def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_defaults(
     assert augmentation.crop_size == [64, 32]
 
 
+def test_a_recipe_may_hold_the_fields_of_another_script(tmp_path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text("eval_split: test\noutput_dir: runs/mine\nlearning_rate: x\n")
+    (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)], TRAINING_RECIPE)
+    assert data.eval_split == "test"
+    with pytest.raises(InputError, match="unknown field 'output_dir'"):
+        RecipeParser((DataArguments,)).parse_recipe([str(recipe)], (ModelArguments,))
+
+
 def test_every_kind_of_value(tmp_path):
     text = (
-        "learning_rate: 1e-2\n"  # text, for YAML
+        "learning_rate: 1e-2\n"
         "num_pairs: 9000\n"
         "ema_teacher: false\n"
         "eval_scales: [0.5, 1, 2]\n"
@@ -42,6 +50,23 @@ def test_every_kind_of_value(tmp_path):
     assert args.eval_scales == [0.5, 1.0, 2.0] and args.optim_args is None and args.max_steps == 10
     assert args.lr_scheduler_kwargs == {"power": 0.9}
     assert model.model_config == {"stem_channels": 16, "depths": [1, 1, 1, 1, 1, 1]}
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    _, data, *_ = parse(tmp_path, "labeled_split: 1_8")
+    assert data.labeled_split == "1_8"
+    text = "dataset: folder\nlabel_map: {010: 0, 0x1F: 1, 3: 255}\nmodel_config: {a: 1:30, b: 1e-2, c: -.5, d: 1_000}"
+    model, data, *_ = parse(tmp_path, text)
+    assert data.label_map == {10: 0, 31: 1, 3: 255}
+    assert model.model_config == {"a": "1:30", "b": 0.01, "c": -0.5, "d": "1_000"}
+
+
+def test_label_map_on_the_command_line(tmp_path):
+    text = "dataset: folder\nlabel_map: {1: 0}"
+    assert parse(tmp_path, text, "--label_map", '{"7": 0, "8": 1}')[1].label_map == {7: 0, 8: 1}
+    assert parse(tmp_path, text, "--label_map", "null")[1].label_map is None
+    with pytest.raises(InputError, match="label_map: is not JSON"):
+        parse(tmp_path, text, "--label_map", "7=0")
 
 
 def test_a_mapping_on_the_command_line_is_json(tmp_path):
@@ -89,6 +114,8 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("per_device_eval_batch_size: 4", "per_device_eval_batch_size: must be 1"),
         ("optim: foo", "foo is not a valid OptimizerNames"),
         ("labeled_fraction: 2", "labeled_fraction"),
+        ("labeled_split: 1_3", "labeled_split: there is no split '1_3'; give one of 1_2, 1_4, 1_8, 1_16, 1_30"),
+        ("label_map: [1, 2]", "label_map: expected one value"),
         ("crop_size: [0]", "crop_size"),
         ("model_config: 3", "model_config: expected a mapping"),
         ("model_config: {a: 1}\nmodel_name_or_path: b", "Add --model_config null"),
@@ -111,19 +138,21 @@ def test_a_wrong_command_line(tmp_path):
     with pytest.raises(InputError, match="unknown field 'second.yaml'"):
         parse(tmp_path, "seed: 1", "second.yaml")
     with pytest.raises(InputError, match="no such recipe"):
-        RecipeParser(ALL).parse_recipe(["recipes/none.yaml"])
+        RecipeParser(TRAINING_RECIPE).parse_recipe(["recipes/none.yaml"])
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_of_the_project_parses(recipe):
-    *_, args = RecipeParser(ALL).parse_recipe([str(recipe), "--use_cpu", "true"])
+    *_, args = RecipeParser(TRAINING_RECIPE).parse_recipe([str(recipe), "--use_cpu", "true"])
     assert args.output_dir == f"runs/{recipe.stem}"
 
 
 def test_the_paper_to_the_letter():
     """Section 4.1: every value that the paper gives."""
     recipe = next(path for path in RECIPES if path.name == "cityscapes.yaml")
-    model, data, sampling, augmentation, args = RecipeParser(ALL).parse_recipe([str(recipe), "--use_cpu", "true"])
+    model, data, sampling, augmentation, args = RecipeParser(TRAINING_RECIPE).parse_recipe(
+        [str(recipe), "--use_cpu", "true"]
+    )
     assert (args.num_boxes, args.num_loss_boxes, args.num_pairs) == (32, 16, 9000)
     assert (args.consistency_weight, args.structured_consistency_weight) == (20, 3)
     assert (args.optim, args.optim_args, args.learning_rate, args.weight_decay) == (
@@ -142,12 +171,32 @@ def test_the_paper_to_the_letter():
     assert data.use_coarse_labels and not model.model_config
 
 
+def test_the_pre_training_of_the_baseline():
+    """The values that Zhu et al. 2019 published, and labels alone."""
+    recipe = next(path for path in RECIPES if path.name == "mapillary.yaml")
+    _, data, sampling, augmentation, args = RecipeParser(TRAINING_RECIPE).parse_recipe(
+        [str(recipe), "--use_cpu", "true"]
+    )
+    assert data.dataset == "mapillary" and not args.semi_supervised and args.relaxation_window == 1
+    assert (args.optim, args.learning_rate, args.num_train_epochs) == ("sgd", 0.02, 175)
+    assert args.lr_scheduler_type == "polynomial" and args.lr_scheduler_kwargs == {"power": 1.0, "lr_end": 0.0}
+    assert args.per_device_train_batch_size == 2 and args.sync_batch_norm and args.bf16
+    assert augmentation.crop_size == [896, 896] and augmentation.scale_range == [0.5, 2.0]
+    assert sampling.class_uniform_share == 0.5 and sampling.class_uniform_tile == 1024
+
+
 ABLATIONS = {
+    "cityscapes_from_mapillary": {"model_name_or_path": "runs/mapillary"},
     "cityscapes_supervised": {"consistency_weight": 0, "structured_consistency_weight": 0},
     "cityscapes_consistency": {"structured_consistency_weight": 0},
     "cityscapes_student_targets": {"ema_teacher": False},
     "cityscapes_student_validation": {"ema_validation": False},
-    "cityscapes_trainval": {"train_splits": ["train", "validation"], "eval_steps": 4350, "save_steps": 4350},
+    "cityscapes_trainval": {
+        "train_splits": ["train", "validation"],
+        "allow_shared_images": True,
+        "eval_steps": 4350,
+        "save_steps": 4350,
+    },
 }
 
 

@@ -163,6 +163,11 @@ WRONG_DATA = {
     "cut image": (lambda root: truncate(root / "train/images/frame0.png", 900), "images/frame0.png: cannot be read"),
     "cut label": (lambda root: truncate(root / "validation/labels/frame0.png", 90), "labels/frame0.png: cannot be"),
     "no class names": (lambda root: (root / "id2label.json").unlink(), "id2label"),
+    "other ids": (lambda root: (root / "id2label.json").write_text('{"7": "road"}'), r"label_map: \{7: 0, …\}"),
+    "shared image": (
+        lambda root: shutil.copy(root / "train/images/frame1.png", root / "validation/images/frame0.png"),
+        "1 of the 2 evaluation images are labelled training images, too: .*validation/images/frame0.png",
+    ),
 }
 
 
@@ -176,6 +181,18 @@ def test_wrong_data_is_one_line_that_names_the_file(train, folder, tmp_path, cas
     assert not list(tmp_path.glob("run/**/*.safetensors"))
     if not case.startswith("cut") and case != "other size":
         assert not (tmp_path / "run").exists()  # found before anything was written
+
+
+def test_corrupt_images_can_be_skipped(train, folder):
+    for name in ("frame0", "frame1", "frame2"):
+        truncate(folder / f"train/images/{name}.png", 900)
+    run = train(dataset="folder", data_dir=str(folder), skip_corrupt=True, report_to="none")
+    assert 1 <= json.loads((run / "all_results.json").read_text())["skipped_images"] <= 3
+
+
+def test_no_unlabelled_images_for_a_loss_that_needs_them(train, folder):
+    with pytest.raises(InputError, match="consistency_weight.*no unlabelled images.*unlabeled_dirs.*set both to 0"):
+        train(dataset="folder", data_dir=str(folder), unlabeled_includes_labeled=False, report_to="none")
 
 
 def test_a_starting_checkpoint_that_does_not_fit(train, folder, tmp_path):

@@ -1,7 +1,7 @@
 """What the ids in label files mean: names, train ids, colours."""
 
-import colorsys
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from .files import IGNORE_INDEX
+
+NUM_IDS = 65536  # of 16 bits
 
 
 class Classes(NamedTuple):
@@ -24,33 +26,6 @@ class Classes(NamedTuple):
     id2label: dict[int, str]
     palette: np.ndarray
     label_table: np.ndarray
-
-
-def make_palette(num_classes: int) -> np.ndarray:
-    """
-    Colours for classes that bring none: the seven of Okabe and Ito, which colour-blind people tell apart, then hues
-    in three brightnesses. Black is left to ignored pixels.
-
-    Args:
-        num_classes (`int`): Number of colours.
-
-    Returns:
-        `np.ndarray`: (num_classes, 3) uint8.
-    """
-    colors = [
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-    ]
-    for index in range(num_classes - len(colors)):
-        # Steps of the golden ratio never meet an earlier hue again.
-        red_green_blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, (0.55, 1.0, 0.8)[index % 3])
-        colors.append(tuple(round(255 * value) for value in red_green_blue))
-    return np.array(colors[:num_classes], np.uint8).reshape(num_classes, 3)
 
 
 def read_id2label(path: Path) -> dict[int, str]:
@@ -73,17 +48,97 @@ def read_id2label(path: Path) -> dict[int, str]:
         names = {int(key): str(name) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
-    if not names or sorted(names) != list(range(len(names))) or len(names) > IGNORE_INDEX:
-        raise InputError(f"{path}: the ids must be 0, 1, 2, … without a gap, at most {IGNORE_INDEX} of them; {form}")
+    if not names or len(names) > IGNORE_INDEX:
+        raise InputError(f"{path}: holds {len(names)} classes, there can be 1 to {IGNORE_INDEX}; {form}")
+    names = dict(sorted(names.items()))
+    if list(names) != list(range(len(names))):
+        anew = ", ".join(f'"{i}": "{name}"' for i, name in enumerate(list(names.values())[:2]))
+        ids = ", ".join(f"{key}: {i}" for i, key in enumerate(list(names)[:2]))
+        raise InputError(
+            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{anew}, …}}, and say with "
+            f"label_map which ids the label files hold for them, label_map: {{{ids}, …}}"
+        )
     if len(set(names.values())) < len(names):
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
         raise InputError(f"{path}: '{twice}' is the name of two classes; give each class its own name")
-    return dict(sorted(names.items()))
+    return names
 
 
-def identity_table(num_classes: int) -> np.ndarray:
-    """The table of labels that hold train ids, and 255 where pixels are ignored: (65536,) int16, see `read_label`."""
-    table = np.full(65536, -1, np.int16)
-    table[:num_classes] = np.arange(num_classes)
-    table[IGNORE_INDEX] = IGNORE_INDEX
+def read_label_map(value: dict | str) -> dict[int, int]:
+    """
+    Checks the `label_map` of a recipe by itself, without the classes.
+
+    Args:
+        value (`dict` or `str`): Id in a label file -> train id, or that as JSON.
+
+    Returns:
+        `dict[int, int]`: The same, with whole numbers.
+
+    Raises:
+        InputError: It is not such a mapping, or an id on disk is not 0 to 65535.
+    """
+    form = 'write it as {7: 0, 8: 1}, or as \'{"7": 0, "8": 1}\' on the command line: id in a label file, class'
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(f"label_map: is not JSON ({error}); {form}") from None
+    if not isinstance(value, dict) or not value:
+        raise InputError(f"label_map: {value!r} is not a mapping of ids; {form}")
+    try:
+        ids = {int(str(key)): int(str(train_id)) for key, train_id in value.items()}
+    except ValueError as error:
+        raise InputError(f"label_map: holds something other than whole numbers ({error}); {form}") from None
+    if len(ids) < len(value):
+        raise InputError("label_map: names an id twice; leave one of them")
+    outside = next((key for key in ids if not 0 <= key < NUM_IDS), None)
+    if outside is not None:
+        raise InputError(f"label_map: no label file can hold the id {outside}, only 0 to {NUM_IDS - 1}; correct it")
+    return ids
+
+
+def make_label_table(
+    id2label: Mapping[int, str], label_map: Mapping[int, int] | None = None, ignore_index: int = IGNORE_INDEX
+) -> np.ndarray:
+    """
+    The table for [`~files.read_label`] of labels that hold ids of their own.
+
+    Args:
+        id2label (`dict[int, str]`): Train id -> name.
+        label_map (`dict[int, int]`, *optional*): Id in a label file -> train id, or 255 where pixels are ignored. By
+            default the files hold train ids.
+        ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
+
+    Returns:
+        `np.ndarray`: (65536,) int16, -1 where an id may not occur.
+
+    Raises:
+        InputError: `label_map` names a class that is not there or leaves one out, or `ignore_index` is a class's id.
+    """
+    ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
+    for key, train_id in ids.items():
+        if train_id not in id2label and train_id != IGNORE_INDEX:
+            raise InputError(
+                f"label_map: maps {key} to {train_id}, but the classes are 0 to {len(id2label) - 1}; "
+                f"correct it, or map {key} to {IGNORE_INDEX} to ignore its pixels"
+            )
+    lost = [train_id for train_id in id2label if train_id not in ids.values()]
+    if lost:
+        raise InputError(
+            f"label_map: no id is mapped to class {lost[0]} ({id2label[lost[0]]!r}); add the id that label files hold "
+            f"for it, as in ID: {lost[0]}, or take the class out of id2label"
+        )
+    train_id = ids.get(ignore_index, IGNORE_INDEX)
+    if train_id != IGNORE_INDEX:
+        shift = ", ".join(f"{i + 1}: {i}" for i in range(min(2, len(id2label))))
+        remedy = f"take {ignore_index} out of label_map, or give ignore_index an id that no class has"
+        if not label_map:
+            remedy = (
+                "give ignore_index an id that no class has, or say with label_map which ids the label files hold for "
+                f"the classes, as in label_map: {{{shift}, …}}"
+            )
+        raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
+    table = np.full(NUM_IDS, -1, np.int16)
+    table[list(ids)] = list(ids.values())
+    table[ignore_index] = IGNORE_INDEX
     return table

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import datasets
@@ -7,10 +8,17 @@ import pytest
 from PIL import Image
 from transformers import HfArgumentParser
 
-from scl_hf.data import cityscapes
-from scl_hf.data.files import read_pair
-from scl_hf.data.labels import make_palette
-from scl_hf.data.loading import DataArguments, load_data
+from scl_hf.data import (
+    Augmentation,
+    AugmentationArguments,
+    DataArguments,
+    UnlabeledCrops,
+    cityscapes,
+    load_data,
+    load_evaluation,
+)
+from scl_hf.data.class_uniform import Draw
+from scl_hf.data.files import read_image, read_label, read_pair
 from scl_hf.errors import InputError
 
 NAMES = {"0": "sky", "1": "road", "2": "car"}
@@ -23,31 +31,30 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Sixteen images to train on, four to evaluate on, three without labels."""
+    """Sixteen images to train on, four to evaluate on, three without labels; no two are the same."""
     root = tmp_path / "data"
-    for split, count in (("train", 16), ("validation", 4), ("more", 3)):
+    for split, count, green in (("train", 16, 0), ("validation", 4, 90), ("more", 3, 180)):
         for kind in ("images", "labels")[: 1 if split == "more" else 2]:
             (root / split / kind).mkdir(parents=True)
         for index in range(count):
-            Image.new("RGB", (6, 4)).save(root / split / "images" / f"{split}{index:02}.jpg")
+            Image.new("RGB", (6, 4), (15 * index, green, 0)).save(root / split / "images" / f"{split}{index:02}.jpg")
             if split != "more":
                 label = np.full((4, 6), index % 3, np.uint8)
                 label[0, 0] = 255
                 Image.fromarray(label).save(root / split / "labels" / f"{split}{index:02}.png")
     (root / "id2label.json").write_text(json.dumps(NAMES))
-    (root / "train/images/Thumbs.db").write_text("not an image")
     return root
 
 
 def town(root: Path, splits=("train", "val", "train_extra"), coarse=True):
-    def put(path):
+    def put(path, value=7):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (4, 2), 7).save(path)
+        Image.new("L", (4, 2), value).save(path)
 
-    for split in splits:
+    for number, split in enumerate(splits):
         for index in range(4):
             frame = f"ulm_000000_00000{index}"
-            put(root / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png")
+            put(root / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", 10 * number + index)
             if split != "train_extra":
                 put(root / "gtFine" / split / "ulm" / f"{frame}_gtFine_labelIds.png")
             elif coarse and index:
@@ -71,23 +78,16 @@ def test_folder(folder):
     assert image.size == (6, 4) and label[0, 0] == 255 and (label.flat[1:] == 1).all()
 
 
-def test_fraction_is_rounded_reproducible_and_nested(folder):
-    halves, quarter = open_folder(folder, labeled_fraction=0.47), open_folder(folder, labeled_fraction=0.25)
-    assert len(halves.labeled) == 8 and len(halves.unlabeled) == 16 and len(quarter.labeled) == 4
-    assert open_folder(folder, labeled_fraction=0.25).labeled["id"][:] == quarter.labeled["id"][:]
-    assert set(quarter.labeled["id"]) < set(halves.labeled["id"])
-    assert open_folder(folder, labeled_fraction=0.25, labeled_seed=1).labeled["id"][:] != quarter.labeled["id"][:]
-    assert len(open_folder(folder, labeled_fraction=0.001).labeled) == 1
-
-
 def test_labelled_images_can_be_kept_out_of_the_pool(folder):
     data = open_folder(folder, labeled_fraction=0.25, unlabeled_includes_labeled=False, unlabeled_splits=["more"])
+    assert len(data.labeled) == 4
     assert len(data.unlabeled) == 15 and not set(data.labeled["id"]) & set(data.unlabeled["id"])
     assert len(open_folder(folder, unlabeled_includes_labeled=False).unlabeled) == 0
 
 
 def test_two_labelled_splits(folder):
-    data = open_folder(folder, train_splits=["train", "validation"], unlabeled_splits=["train"], labeled_fraction=0.5)
+    fields = {"train_splits": ["train", "validation"], "unlabeled_splits": ["train"], "labeled_fraction": 0.5}
+    data = open_folder(folder, **fields, allow_shared_images=True)
     assert len(data.labeled) == 10 and len(data.unlabeled) == 20
 
 
@@ -96,14 +96,83 @@ def test_listed_ids(folder, tmp_path):
     listed.write_text("train03\n\ntrain01\r\n")
     data = open_folder(folder, labeled_ids=str(listed), unlabeled_includes_labeled=False)
     assert data.labeled["id"][:] == ["train01", "train03"] and len(data.unlabeled) == 14
-    listed.write_text("\n".join(["train03", *(f"other{index}" for index in range(7))]))
-    with pytest.raises(InputError, match=r"ids.txt: 7 of 8 ids are not in the data.*other0, .*other4, …") as error:
-        open_folder(folder, labeled_ids=str(listed))
-    assert "other5" not in str(error.value)
-    for content, message in (("\n", "holds no ids"), (None, "cannot read")):
-        listed.unlink() if content is None else listed.write_text(content)
-        with pytest.raises(InputError, match=message):
-            open_folder(folder, labeled_ids=str(listed))
+
+
+def test_labelled_and_evaluation_images_that_are_the_same_are_refused(folder, caplog):
+    copy = folder / "validation/images/validation02.jpg"
+    copy.write_bytes((folder / "train/images/train05.jpg").read_bytes())
+    message = r"train_splits and eval_split: 1 of the 4 .*validation02.jpg \(as .*train05.jpg\);.*allow_shared_images"
+    with pytest.raises(InputError, match=message) as error:
+        open_folder(folder)
+    assert "\n" not in str(error.value)
+    assert len(open_folder(folder, allow_shared_images=True).evaluation) == 4
+    with pytest.raises(InputError, match=r"4 of the 4 .*validation00.jpg, .*validation02.jpg, …;"):
+        open_folder(folder, train_splits=["validation"])
+
+
+def test_evaluation_images_in_the_pool_are_counted_in_a_warning(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        open_folder(folder, unlabeled_splits=["more"])
+        assert not caplog.records
+        open_folder(folder, unlabeled_splits=["validation"])
+    assert "4 of the 4 evaluation images are in the unlabelled pool" in caplog.text
+
+
+def phone_pictures(root: Path):
+    """The same field, 6 wide and 4 high with a white top left corner, in the ways that pictures are stored."""
+    root.mkdir(parents=True)
+    grey = np.full((48, 72), 60, np.uint8)
+    grey[:8, :8] = 240
+    picture = Image.fromarray(grey).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    picture.transpose(Image.Transpose.ROTATE_90).save(root / "a turned.jpg", exif=exif, quality=95)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(root / "b 16 bits.png")
+    picture.convert("RGBA").save(root / "c alpha.PNG")
+    Image.fromarray(grey).save(root / "d grey.png")
+    picture.convert("CMYK").save(root / "e print.tif")
+    picture.quantize(4).save(root / "f palette.png")
+    return np.stack([grey] * 3)
+
+
+def test_unlabelled_folders_of_any_pictures_are_upright_and_rgb(folder, tmp_path):
+    expected = phone_pictures(tmp_path / "phone/deeper")
+    Image.new("RGB", (5, 9)).save(tmp_path / "phone/.hidden.png")
+    Image.new("L", (200, 90), 77).save(folder / "more/large.png")
+    dirs = [str(tmp_path / "phone"), str(folder / "more")]
+    data = open_folder(folder, unlabeled_dirs=dirs, unlabeled_includes_labeled=False)
+    assert data.unlabeled["id"][5:8] == ["deeper/f palette.png", "images/more00.jpg", "images/more01.jpg"]
+    assert len(data.unlabeled) == 10 and sorted(data.unlabeled.column_names) == ["id", "image"]
+    unchanged = {name: 0 for name in ("flip_probability", "brightness", "contrast", "saturation", "hue")}
+    arguments = AugmentationArguments(crop_size=[48, 72], scale_range=[1, 1], blur_probability=0, **unchanged)
+    augmentation = Augmentation(arguments, image_mean=(0, 0, 0), image_std=(1, 1, 1))
+    crops = UnlabeledCrops(data.unlabeled, augmentation)
+    for row in range(6):
+        crop = crops[Draw(row, seed=1)]
+        assert crop["valid"].all()
+        assert np.abs(crop["pixel_values"].numpy() * 255 - expected).mean() < 2, data.unlabeled[row]["id"]
+    assert crops[Draw(9, seed=1)]["pixel_values"].shape == (3, 48, 72)
+
+
+def test_unlabelled_folders_join_every_data_set(tmp_path):
+    phone_pictures(tmp_path / "phone")
+    data = load_data(DataArguments(data_dir=town(tmp_path / "town"), unlabeled_dirs=[str(tmp_path / "phone")]))
+    assert len(data.labeled) == 4 and len(data.unlabeled) == 14
+
+
+def test_labels_with_ids_of_their_own(folder):
+    (folder / "train/labels/train00.png").unlink()
+    Image.fromarray(np.array([[40000] * 6, [300] * 6, [0] * 6, [9] * 6], np.uint16)).save(
+        folder / "train/labels/train00.png"
+    )
+    data = open_folder(folder, label_map={40000: 0, 300: 1, 2: 2, 9: 255}, ignore_index=0)
+    label = read_label(data.labeled[0]["label"], data.label_table)
+    assert label[:, 0].tolist() == [0, 1, 255, 255]
+    message = (
+        r"train01.png: unknown class id 1 \(23 pixels\), 255 \(1 pixel\); the classes have the ids 2, 300, 40000:"
+    )
+    with pytest.raises(InputError, match=message):
+        read_label(data.labeled[1]["label"], data.label_table)
 
 
 def test_cityscapes(tmp_path):
@@ -117,6 +186,42 @@ def test_cityscapes(tmp_path):
     assert len(only_train.unlabeled) == 4 and only_train.coarse is None
 
 
+def test_mapillary(tmp_path):
+    labels = [{"name": f"object--{name}", "readable": name, "color": [9, 9, 9]} for name in ("Bird", "Void", "Road")]
+    labels = [label | {"evaluate": label["readable"] != "Void", "instances": False} for label in labels]
+    for config in ("config_v1.2.json", "config_v2.0.json"):
+        count = 3 if "v1" in config else 2
+        (tmp_path / config).write_text(json.dumps({"labels": labels[:count]}))
+    for number, split in enumerate(("training", "validation", "testing")):
+        for folder in ("images", "v1.2/labels", "v2.0/labels"):
+            (tmp_path / split / folder).mkdir(parents=True)
+            suffix = "jpg" if folder == "images" else "png"
+            Image.new("L", (4, 2), 100 * number if folder == "images" else 2).save(
+                tmp_path / split / folder / f"a.{suffix}"
+            )
+    data = load_data(DataArguments(dataset="mapillary", data_dir=str(tmp_path), unlabeled_splits=["test"]))
+    assert (len(data.labeled), len(data.unlabeled), len(data.evaluation)) == (1, 2, 1)
+    assert data.id2label == {0: "Bird", 1: "Road"}
+    assert (read_pair(data.labeled[0], data.label_table)[1] == 1).all()  # 2 on disk
+    newer = load_data(DataArguments(dataset="mapillary", data_dir=str(tmp_path), dataset_config="v2.0"))
+    assert newer.id2label == {0: "Bird"} and "v2.0" in newer.labeled[0]["label"]["path"]
+    with pytest.raises(InputError, match="dataset_config: .*not v3"):
+        load_data(DataArguments(dataset="mapillary", data_dir=str(tmp_path), dataset_config="v3"))
+
+
+def test_a_standard_subset_of_cityscapes_by_its_name(tmp_path):
+    root = town(tmp_path, splits=("val",))
+    listed = ("jena_000078_000019", "ulm_000001_000019")  # of 1/16; the third is of none
+    for index, frame in enumerate((*listed, "ulm_000000_000019")):
+        for kind, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            path = tmp_path / kind / "train" / frame.split("_")[0] / f"{frame}_{suffix}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 2), 7 + index).save(path)
+    message = r"labeled_split 1_16: 184 of 186 ids are not in the data \(train\): aachen_000002_000019, .*, …;"
+    with pytest.raises(InputError, match=message):
+        load_data(DataArguments(data_dir=root, labeled_split="1_16"))
+
+
 def test_cityscapes_without_the_extra_images(tmp_path):
     root = town(tmp_path, splits=("train", "val"))
     assert len(load_data(DataArguments(data_dir=root)).unlabeled) == 4
@@ -128,99 +233,51 @@ def test_cityscapes_without_a_split_or_labels(tmp_path):
     root = town(tmp_path, splits=("train", "train_extra"), coarse=False)
     with pytest.raises(InputError, match=f"{root}: no split validation .looked for leftImg8bit/val"):
         load_data(DataArguments(data_dir=root))
-    with pytest.raises(InputError, match="no coarse labels of train_extra"):
-        load_data(DataArguments(data_dir=root, eval_split="train", use_coarse_labels=True))
     with pytest.raises(InputError, match="4 of the 4 images of split train_extra have no label"):
         load_data(DataArguments(data_dir=root, train_splits=["train_extra"], eval_split="train"))
+    town(tmp_path, splits=("train", "val"))
+    with pytest.raises(InputError, match="no coarse labels of train_extra"):
+        load_data(DataArguments(data_dir=root, use_coarse_labels=True))
 
 
 @pytest.mark.parametrize("stored", ["disk", "parquet"])
 def test_data_set_of_any_columns(folder, tmp_path, stored):
     source = open_folder(folder)
-    columns = {"image": "photo", "label": "mask"}
     splits = {"train": source.labeled, "validation": source.evaluation}
     splits = datasets.DatasetDict({name: rows.remove_columns("id") for name, rows in splits.items()})
-    splits = splits.rename_columns(columns).cast_column("photo", datasets.Image())
+    splits = splits.rename_columns({"image": "photo", "label": "mask"}).cast_column("photo", datasets.Image())
     root = tmp_path / "stored"
     if stored == "disk":
-        splits.save_to_disk(root)
+        splits.save_to_disk(root)  # paths
     else:
         root.mkdir()
         for name, rows in splits.items():
-            rows.map(
-                lambda row: {"mask": {"bytes": Path(row["mask"]["path"]).read_bytes(), "path": "m.png"}}
-            ).to_parquet(root / f"{name}-00000-of-00001.parquet")
-    fields = {"dataset": str(root), "image_column": "photo", "id2label": str(folder / "id2label.json")}
-    data = load_data(DataArguments(**fields, label_column="mask", labeled_fraction=0.125))
+            rows = rows.map(lambda row: {"mask": {"bytes": Path(row["mask"]["path"]).read_bytes(), "path": "m.png"}})
+            rows.to_parquet(root / f"{name}-00000-of-00001.parquet")
+    (root / "id2label.json").write_text(json.dumps(NAMES))
+    fields = {"dataset": str(root), "image_column": "photo", "label_column": "mask"}
+    data = load_data(DataArguments(**fields, labeled_fraction=0.125))
     assert len(data.labeled) == 2 and len(data.unlabeled) == 16 and len(data.evaluation) == 4
     assert data.unlabeled.column_names == ["image", "id"] and not data.unlabeled.features["image"].decode
-    assert read_pair(data.evaluation[1], data.label_table)[1][1, 1] == 1
-    assert data.labeled["id"][0].startswith("train_")
-    with pytest.raises(InputError, match="label_column: .* no column 'segmentation'.*photo, mask"):
-        load_data(DataArguments(**fields, label_column="segmentation"))
+    assert read_pair(data.evaluation[1], data.label_table)[1][1, 1] == 1 and read_image(data.unlabeled[0]["image"])
+    assert data.labeled["id"][0].startswith("train_") and data.id2label[2] == "car"
     with pytest.raises(InputError, match="no split test, only train, validation"):
-        load_data(DataArguments(**fields, label_column="mask", eval_split="test"))
+        load_data(DataArguments(**fields, eval_split="test"))
 
 
-def test_column_without_pictures_and_rows_without_labels(folder, tmp_path):
+def test_rows_without_labels(folder, tmp_path):
     rows = datasets.Dataset.from_dict(
-        {"image": [str(folder / "train/images/train00.jpg")] * 2, "label": [None, None], "name": ["a", "b"]},
-        features=datasets.Features(image=datasets.Image(), label=datasets.Image(), name=datasets.Value("string")),
+        {"image": [str(folder / "train/images/train00.jpg")] * 2, "label": [None, None]},
+        features=datasets.Features(image=datasets.Image(), label=datasets.Image()),
     )
     rows.save_to_disk(tmp_path / "stored")
-    fields = {"dataset": str(tmp_path / "stored"), "id2label": str(folder / "id2label.json"), "eval_split": "train"}
-    with pytest.raises(InputError, match="label_column: column 'name' .* holds no pictures"):
-        load_data(DataArguments(**fields, label_column="name"))
     with pytest.raises(InputError, match="2 of the 2 images of split train have no label"):
-        load_data(DataArguments(**fields))
+        load_data(
+            DataArguments(dataset=str(tmp_path / "stored"), id2label=str(folder / "id2label.json"), eval_split="train")
+        )
 
 
-def test_data_set_that_cannot_be_opened(tmp_path):
-    with pytest.raises(InputError, match="dataset: cannot open") as error:
-        load_data(DataArguments(dataset=str(tmp_path)))
-    assert "\n" not in str(error.value)
-
-
-def break_folder(root, what):
-    if what == "label":
-        (root / "train/labels/train03.png").unlink()
-    elif what == "labels":
-        (root / "train/labels").rename(root / "train/masks")
-    elif what == "empty":
-        (root / "validation/labels/validation01.png").write_bytes(b"")
-    elif what == "twin":
-        Image.new("RGB", (6, 4)).save(root / "train/images/train03.png")
-    elif what == "split":
-        (root / "validation").rename(root / "val")
-    elif what == "names":
-        (root / "id2label.json").write_text('{"0": "sky", "2": "car"}')
-    elif what == "json":
-        (root / "id2label.json").write_text("sky, road")
-    elif what == "no names":
-        (root / "id2label.json").unlink()
-
-
-@pytest.mark.parametrize(
-    "what, message",
-    [
-        ("label", "train03.jpg: its label is missing, looked for .*labels/train03.png .1 of 16"),
-        ("labels", "train00.jpg: its label is missing.*16 of 16"),
-        ("empty", "1 file is empty.*validation01.png"),
-        ("twin", "train03.png: a second image named train03"),
-        ("split", "validation/images: no such folder"),
-        ("names", "id2label.json: the ids must be 0, 1, 2"),
-        ("json", "id2label.json: is not a table"),
-        ("no names", "id2label: there is no file"),
-    ],
-)
-def test_bad_folder_is_named(folder, what, message):
-    break_folder(folder, what)
-    with pytest.raises(InputError, match=message) as error:
-        open_folder(folder)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("dataset", ["folder", "cityscapes"])
+@pytest.mark.parametrize("dataset", ["folder", "cityscapes", "mapillary"])
 def test_missing_data_dir_is_named(tmp_path, dataset):
     with pytest.raises(InputError, match="data_dir: is missing"):
         load_data(DataArguments(dataset=dataset))
@@ -228,30 +285,43 @@ def test_missing_data_dir_is_named(tmp_path, dataset):
         load_data(DataArguments(dataset=dataset, data_dir=str(tmp_path / "nowhere")))
 
 
+def test_evaluation_needs_its_own_split_alone(folder):
+    expected = open_folder(folder)
+    for split in ("train", "more"):
+        for file in folder.glob(f"{split}/*/*"):
+            file.write_bytes(b"")
+    rows, classes = load_evaluation(DataArguments(dataset="folder", data_dir=str(folder)))
+    assert rows["id"] == expected.evaluation["id"] and rows.column_names == ["image", "label", "id"]
+    assert classes.id2label == expected.id2label and (classes.label_table == expected.label_table).all()
+
+
 @pytest.mark.parametrize(
-    "fields, name",
+    "fields, message",
     [
-        ({"labeled_fraction": 0.0}, "labeled_fraction"),
-        ({"labeled_fraction": 1.5}, "labeled_fraction"),
-        ({"labeled_fraction": 0.5, "labeled_ids": "ids.txt"}, "labeled_fraction"),
-        ({"train_splits": []}, "train_splits"),
-        ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels"),
-        ({"id2label": "names.json"}, "id2label"),
+        ({"labeled_fraction": 0.0}, "labeled_fraction: 0.0 is not a share"),
+        ({"labeled_fraction": 1.5}, "labeled_fraction: 1.5 is not a share"),
+        ({"labeled_fraction": 0.5, "labeled_ids": "ids.txt"}, "labeled_fraction and labeled_ids: give only one"),
+        ({"labeled_split": "1_8", "labeled_ids": "ids.txt"}, "labeled_split and labeled_ids: give only one"),
+        ({"labeled_split": "18"}, "labeled_split: there is no split '18'; give one of 1_2, 1_4, 1_8, 1_16, 1_30"),
+        ({"dataset": "folder", "labeled_split": "1_8"}, "labeled_split: only Cityscapes"),
+        ({"train_splits": []}, "train_splits: is empty"),
+        ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels: only Cityscapes"),
+        ({"dataset": "folder", "dataset_config": "v2.0"}, "dataset_config: folder has no configurations"),
+        ({"id2label": "names.json"}, "id2label: Cityscapes brings"),
+        ({"label_map": {7: 0}}, "label_map: Cityscapes brings"),
+        ({"dataset": "mapillary", "ignore_index": 0}, "ignore_index: Mapillary Vistas brings"),
+        ({"dataset": "folder", "label_map": "7: 0"}, "label_map: is not JSON"),
+        ({"dataset": "folder", "ignore_index": -1}, "ignore_index: -1 is not an id; give one of 0 to 65535"),
     ],
 )
-def test_fields_out_of_range(fields, name):
-    with pytest.raises(InputError, match=f"^{name}: "):
+def test_fields_out_of_range(fields, message):
+    with pytest.raises(InputError, match=f"^{message}"):
         DataArguments(**fields)
 
 
 def test_arguments_parse_from_the_command_line():
     line = "--train_splits train validation --labeled_fraction 1e-1 --unlabeled_includes_labeled false".split()
+    line += ["--dataset", "folder", "--label_map", '{"7": 0}']
     (args,) = HfArgumentParser(DataArguments).parse_args_into_dataclasses(line)
     assert args.train_splits == ["train", "validation"] and args.labeled_fraction == 0.1
-    assert args.unlabeled_includes_labeled is False and args.unlabeled_splits == []
-
-
-def test_palette_has_distinct_colours():
-    colors = make_palette(200)
-    assert colors.dtype == np.uint8 and len(np.unique(colors, axis=0)) == 200 and (colors.max(axis=1) > 80).all()
-    assert make_palette(2).shape == (2, 3)
+    assert args.unlabeled_includes_labeled is False and args.unlabeled_splits == [] and args.label_map == {7: 0}

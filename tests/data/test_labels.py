@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+
+from scl_hf.data.labels import make_label_table, read_id2label, read_label_map
+from scl_hf.errors import InputError
+
+CLASSES = {0: "sky", 1: "road", 2: "car"}
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ({"7": "road", "11": "car"}, r'gap; .*{"0": "road", "1": "car", …}.*label_map: {7: 0, 11: 1, …}'),
+        ({"1": "road"}, r"label_map: {1: 0, …}"),
+        ({}, "holds 0 classes"),
+        ({str(index): str(index) for index in range(256)}, "holds 256 classes, there can be 1 to 255"),
+        ({"0": "road", "1": "road"}, "'road' is the name of two classes"),
+        (["road"], "is not a table of class names"),
+        ({"road": 0}, "is not a table of class names"),
+        (None, "id2label: there is no file"),
+    ],
+)
+def test_class_names_that_are_no_use(tmp_path, names, message):
+    path = tmp_path / "id2label.json"
+    if names is not None:
+        path.write_text(json.dumps(names))
+    with pytest.raises(InputError, match=message) as error:
+        read_id2label(path)
+    assert "\n" not in str(error.value) and "id2label" in str(error.value)
+
+
+def test_class_names_are_in_the_order_of_their_ids(tmp_path):
+    (tmp_path / "id2label.json").write_text('{"2": "car", "0": "sky", "1": "road"}')
+    assert list(read_id2label(tmp_path / "id2label.json").items()) == list(CLASSES.items())
+
+
+def test_label_map_of_yaml_and_of_the_command_line():
+    assert read_label_map({7: 0, "8": 1}) == read_label_map('{"7": 0, "8": 1}') == {7: 0, 8: 1}
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("{7: 0}", "is not JSON"),
+        ("[1]", r"\[1\] is not a mapping"),
+        ({}, "{} is not a mapping"),
+        ({"road": 0}, "whole numbers"),
+        ({7: 0.5}, "whole numbers"),
+        ({7: True}, "whole numbers"),
+        ({7: 0, "7": 1}, "names an id twice"),
+        ({65536: 0}, "no label file can hold the id 65536, only 0 to 65535"),
+    ],
+)
+def test_label_map_that_is_none(value, message):
+    with pytest.raises(InputError, match=f"^label_map: .*{message}"):
+        read_label_map(value)
+
+
+def test_table_of_labels_with_train_ids():
+    table = make_label_table(CLASSES)
+    assert table[[0, 1, 2, 255]].tolist() == [0, 1, 2, 255] and (np.delete(table, [0, 1, 2, 255]) == -1).all()
+    assert make_label_table(CLASSES, ignore_index=9)[[9, 255]].tolist() == [255, -1]
+
+
+def test_table_of_labels_with_other_ids():
+    table = make_label_table(CLASSES, {65535: 0, 255: 1, 8: 2, 9: 2, 10: 255}, ignore_index=0)
+    assert table[[65535, 255, 8, 9, 10, 0]].tolist() == [0, 1, 2, 2, 255, 255] and (table >= 0).sum() == 6
+
+
+@pytest.mark.parametrize(
+    "label_map, ignore_index, message",
+    [
+        ({7: 0, 8: 1, 9: 3}, 255, "^label_map: maps 9 to 3, but the classes are 0 to 2; .*map 9 to 255"),
+        ({7: 0, 8: 1, 9: -1}, 255, "^label_map: maps 9 to -1"),
+        ({7: 0, 8: 1}, 255, r"^label_map: no id is mapped to class 2 \('car'\); .* ID: 2"),
+        ({0: 0, 1: 1, 2: 2}, 0, "^ignore_index: 0 is the id of class 'sky', too; take 0 out of label_map"),
+        ({1: 0, 2: 1, 255: 2}, 255, "^ignore_index: 255 is the id of class 'car', too; .*an id that no class has"),
+        (None, 0, r"^ignore_index: 0 is the id of class 'sky', too; .*label_map: {1: 0, 2: 1, …}"),
+    ],
+)
+def test_ids_that_contradict_the_classes(label_map, ignore_index, message):
+    with pytest.raises(InputError, match=message) as error:
+        make_label_table(CLASSES, label_map, ignore_index)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,94 @@
+import datasets
+import pytest
+
+from scl_hf.data import subsets
+from scl_hf.data.subsets import (
+    choose_fraction,
+    choose_listed,
+    cityscapes_split,
+    read_ids,
+    shared_images,
+)
+from scl_hf.errors import InputError
+
+
+def ids(number):
+    return datasets.Dataset.from_dict({"id": [f"a{index:02}" for index in range(number)]})
+
+
+def test_fraction_is_rounded_reproducible_and_nested():
+    rows = {"train": ids(16), "validation": ids(4)}
+    half, quarter = choose_fraction(rows, 0.47, 0), choose_fraction(rows, 0.25, 0)
+    assert len(half["train"]) + len(half["validation"]) == 9 and half == choose_fraction(rows, 0.47, 0)
+    assert all(set(quarter[split]) <= set(half[split]) and half[split] == sorted(half[split]) for split in rows)
+    assert choose_fraction(rows, 0.25, 1) != quarter
+    assert sum(map(len, choose_fraction(rows, 0.001, 0).values())) == 1
+    # Further images take no one's place but in the ranking.
+    assert set(choose_fraction({"train": ids(17)}, 8 / 17, 0)["train"]) - {16} <= set(
+        choose_fraction({"train": ids(16)}, 0.5, 0)["train"]
+    )
+
+
+def test_listed_ids_that_are_not_there():
+    rows = {"train": ids(3), "validation": ids(5)}
+    assert choose_listed(rows, {"a04", "a01"}, "ids.txt") == {"train": [1], "validation": [1, 4]}
+    listed = {"a01", *(f"other{index}" for index in range(7))}
+    message = r"^ids.txt: 7 of 8 ids are not in the data .train, validation.: other0, .*other4, …; .*like a00$"
+    with pytest.raises(InputError, match=message) as error:
+        choose_listed(rows, listed, "ids.txt")
+    assert "other5" not in str(error.value)
+
+
+def test_list_of_ids(tmp_path):
+    path = tmp_path / "ids.txt"
+    for content, message in ((None, "cannot read .*ids.txt as text"), ("\n", "ids.txt: holds no ids")):
+        if content:
+            path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_ids(path)
+    path.write_text("b\n\na \r\n")
+    assert read_ids(path) == {"a", "b"}
+
+
+def test_standard_subsets_of_cityscapes():
+    lists = {name: read_ids(cityscapes_split(name)) for name in ("1_2", "1_4", "1_8", "1_16", "1_30")}
+    assert {name: len(listed) for name, listed in lists.items()} == {
+        "1_2": 1488,
+        "1_4": 744,
+        "1_8": 372,
+        "1_16": 186,
+        "1_30": 100,
+    }
+    assert lists["1_16"] < lists["1_8"] < lists["1_4"] < lists["1_2"]
+    with pytest.raises(InputError, match="labeled_split: there is no split '1_3'; give one of 1_2, 1_4, 1_8, 1_16"):
+        cityscapes_split("1_3")
+
+
+def pictures(*images):
+    """Rows of paths or of bytes."""
+    features = datasets.Features(image=datasets.Image(decode=False), id=datasets.Value("string"))
+    images = [
+        {"path": "x.png", "bytes": image} if isinstance(image, bytes) else {"path": str(image), "bytes": None}
+        for image in images
+    ]
+    return datasets.Dataset.from_dict(
+        {"image": images, "id": [str(index) for index in range(len(images))]}, features=features
+    )
+
+
+def test_shared_images_are_found_by_path_and_by_content(tmp_path, monkeypatch):
+    contents = {"a": b"first", "b": b"twice", "c": b"twice", "d": b"of another size", "e": b"other"}
+    paths = {name: tmp_path / f"{name}.png" for name in contents}
+    for name, content in contents.items():
+        paths[name].write_bytes(content)
+    rows = pictures(paths["a"], paths["b"], b"embedded image").select([2, 1, 0])
+    evaluation = pictures(paths["a"], paths["c"], paths["d"], paths["e"], b"embedded image", b"first")
+    shared = [(str(paths["a"]), str(paths["a"])), (str(paths["b"]), str(paths["c"])), ("2", "4")]
+    assert shared_images(rows, evaluation) == [*shared, (str(paths["a"]), "5")]
+
+    def read(image):
+        raise AssertionError(f"read {image}")
+
+    monkeypatch.setattr(subsets, "_digest", read)
+    assert shared_images(rows, pictures(paths["d"])) == []  # the sizes are enough
+    assert shared_images(rows, pictures(paths["a"])) == shared[:1]  # the path is enough
