@@ -2,28 +2,71 @@
 Prepares a data set.
 
     python scripts/prepare_dataset.py streets data/streets     # draws a small synthetic town in the Cityscapes layout
+    python scripts/prepare_dataset.py check data/cityscapes    # counts every file, opens it, and lists what is wrong
+    python scripts/prepare_dataset.py check MY_DATA --recipe mine.yaml
+    python scripts/prepare_dataset.py push MY_DATA my_parquet --repo user/name --license cc-by-4.0   # Parquet, the Hub
+
+`check` exits with code 1 if anything is missing or broken. Wrong input ends with one line and exit code 2.
 """
 
 import argparse
 import inspect
 import sys
 
+from scl_hf.arguments import RecipeParser
+from scl_hf.data import DataArguments
+from scl_hf.data.checking import check_data
+from scl_hf.data.publishing import push_data
 from scl_hf.data.streets import draw_streets
 from scl_hf.errors import InputError
+from scl_hf.recipe import TRAINING_RECIPE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prepares a data set.")
     commands = parser.add_subparsers(dest="command", required=True)
+
     streets = commands.add_parser("streets", help="draw a small synthetic town in the Cityscapes folder layout")
     streets.add_argument("data_dir", metavar="DATA_DIR", help="a folder that does not exist yet or is empty")
     for name, parameter in inspect.signature(draw_streets).parameters.items():
         if name != "data_dir":
             streets.add_argument(f"--{name}", type=int, default=parameter.default, help="default: %(default)s")
+
+    layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
+    check = commands.add_parser("check", help="count all files, open them, and list what is missing or broken")
+    check.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
+    recipe = {"metavar": "RECIPE", "help": "takes label_map and ignore_index from there, for a folder of your own"}
+    check.add_argument("--recipe", **recipe | {"help": recipe["help"] + ", and unlabeled_dirs"})
+    check.add_argument("--num_proc", type=int, help="processes; default: one for each core")
+
+    push = commands.add_parser("push", help="write Parquet files with the pictures in them, and push them to the Hub")
+    push.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
+    push.add_argument("output_dir", metavar="OUTPUT_DIR", help="a folder that does not exist yet or is empty")
+    push.add_argument("--recipe", **recipe)
+    push.add_argument("--repo", metavar="USER/NAME", help="the data set on the Hub; without it nothing is sent")
+    push.add_argument("--private", action="store_true", help="create it private, refuse one that is public")
+    push.add_argument("--license", help="of the pictures and labels, such as cc-by-4.0; a public data set needs it")
+    push.add_argument(
+        "--accept_license",
+        action="store_true",
+        help="Cityscapes and Mapillary Vistas may not be passed on: all who see the private repository accepted that",
+    )
+
     arguments = vars(parser.parse_args())
-    arguments.pop("command")
+    command = arguments.pop("command")
     try:
-        draw_streets(**arguments)
+        if recipe := arguments.pop("recipe", None):
+            (data_args,) = RecipeParser((DataArguments,)).parse_recipe([recipe], TRAINING_RECIPE)
+            arguments |= {"label_map": data_args.label_map, "ignore_index": data_args.ignore_index}
+            arguments |= {"unlabeled_dirs": data_args.unlabeled_dirs} if command == "check" else {}
+        if command == "streets":
+            draw_streets(**arguments)
+        elif command == "push":
+            print(push_data(**arguments))
+        else:
+            report = check_data(**arguments)
+            print(report)
+            sys.exit(0 if report.sound else 1)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,0 +1,70 @@
+"""scripts/prepare_dataset.py: exit codes, and one line for what is wrong."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[1] / "scripts/prepare_dataset.py"
+
+
+@pytest.fixture
+def prepare(monkeypatch):
+    """Runs the script; returns its exit code."""
+    spec = importlib.util.spec_from_file_location("prepare_dataset", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
+        try:
+            script.main()
+        except SystemExit as exit:
+            return exit.code
+        return 0
+
+    return run
+
+
+def test_draw_check_push(prepare, tmp_path, capsys):
+    town = tmp_path / "town"
+    sizes = ["--width", 48, "--height", 48, "--num_train", 2, "--num_val", 1, "--num_train_extra", 1, "--num_test", 1]
+    assert prepare("streets", town, *sizes) == 0
+    assert prepare("check", town, "--num_proc", 1) == 0
+    assert "Complete and sound" in capsys.readouterr().out
+    assert prepare("push", town, tmp_path / "parquet") == 0
+    assert "nothing was sent" in capsys.readouterr().out
+    next(town.glob("leftImg8bit/val/*/*")).write_bytes(b"no picture")
+    assert prepare("check", town, "--num_proc", 1) == 1
+    assert "NOT sound: 1 broken" in capsys.readouterr().out
+    for arguments in (["check", tmp_path], ["push", town, tmp_path / "parquet"]):
+        assert prepare(*arguments) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and error[0].startswith("error: ")
+
+
+def test_ids_of_ones_own_come_from_the_recipe(prepare, tmp_path, capsys):
+    for split, name in (("train", "a"), ("validation", "b")):
+        for kind, value in (("images", 0), ("labels", 7)):
+            (tmp_path / "mine" / split / kind).mkdir(parents=True)
+            Image.fromarray(np.full((4, 6), value, np.uint8)).save(tmp_path / "mine" / split / kind / f"{name}.png")
+    (tmp_path / "mine/id2label.json").write_text(json.dumps({"0": "road"}))
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "more/c.jpg")
+    recipe = tmp_path / "mine.yaml"
+    fields = {"dataset": "folder", "data_dir": str(tmp_path / "mine"), "output_dir": "runs/mine"}
+    fields |= {"label_map": {7: 0}, "ignore_index": 9, "unlabeled_dirs": [str(tmp_path / "more")]}
+    recipe.write_text(json.dumps(fields))  # which is YAML, too
+    assert prepare("check", tmp_path / "mine", "--num_proc", 1) == 1
+    assert "unknown class id 7" in capsys.readouterr().out
+    assert prepare("check", tmp_path / "mine", "--num_proc", 1, "--recipe", recipe) == 0
+    assert "5 files opened" in capsys.readouterr().out
+    assert prepare("push", tmp_path / "mine", tmp_path / "parquet", "--recipe", recipe) == 0
+    assert "label_map: {7: 0, 9: 255}" in (tmp_path / "parquet/README.md").read_text()
+    rows = datasets.load_dataset(str(tmp_path / "parquet"), split="train")
+    assert np.asarray(rows[0]["label"])[0, 0] == 7
