@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .errors import InputError
+from .evaluation import EvaluationArguments
 
 
 @dataclass
-class SemiSupervisedConfig(TrainingArguments):
+class SemiSupervisedConfig(EvaluationArguments, TrainingArguments):
     """
     Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1); symbols are the
-    paper's. Fields that are not listed here are those of [`~transformers.TrainingArguments`].
+    paper's. Fields that are not listed here are those of [`~scl_hf.evaluation.EvaluationArguments`], which say how
+    images are evaluated, and of [`~transformers.TrainingArguments`].
 
     Args:
         consistency_weight (`float`, *optional*, defaults to 20.0):
@@ -41,14 +42,8 @@ class SemiSupervisedConfig(TrainingArguments):
             Steps over which λ_c and λ_sc then grow from 0 to their values, linearly.
         sync_batch_norm (`bool`, *optional*, defaults to `True`):
             Whether BatchNorm statistics are shared by all GPUs. Has no effect on one GPU or on CPU.
-        eval_scales (`list[float]`, *optional*, defaults to `[1.0]`):
-            Scales at which evaluation sees each image; logits are averaged.
-        eval_flip (`bool`, *optional*, defaults to `False`):
-            Whether evaluation averages with the mirrored image.
-        eval_tile (`int`, *optional*):
-            Side in pixels of the overlapping tiles that evaluation cuts an image into. Without it: whole images.
-        eval_overlap (`float`, *optional*, defaults to 1/3):
-            Share of a tile that its neighbour covers too.
+        evaluate_both (`bool`, *optional*, defaults to `False`):
+            Whether each evaluation scores the other one of student and teacher, too; its mean IoU joins the log.
         panel_images (`int`, *optional*, defaults to 3):
             Evaluation images drawn into a panel at each evaluation.
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
@@ -70,10 +65,7 @@ class SemiSupervisedConfig(TrainingArguments):
     semi_supervised_start_step: int = field(default=0, metadata={"help": "steps with labels alone at the start"})
     semi_supervised_ramp_steps: int = field(default=0, metadata={"help": "steps over which λ_c and λ_sc grow"})
     sync_batch_norm: bool = field(default=True, metadata={"help": "share BatchNorm statistics between GPUs"})
-    eval_scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "scales of evaluation"})
-    eval_flip: bool = field(default=False, metadata={"help": "average with the mirrored image in evaluation"})
-    eval_tile: int | None = field(default=None, metadata={"help": "side of evaluation tiles; none = whole images"})
-    eval_overlap: float = field(default=1 / 3, metadata={"help": "overlap of evaluation tiles, as a share"})
+    evaluate_both: bool = field(default=False, metadata={"help": "log the mean IoU of student and EMA model"})
     panel_images: int = field(default=3, metadata={"help": "evaluation images in each panel"})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "replace an earlier run in output_dir"})
     model_card_template: str | None = field(default=None, metadata={"help": "Jinja template of the model card"})
@@ -106,10 +98,10 @@ class SemiSupervisedConfig(TrainingArguments):
         self._check("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "1 or more")
         self._check("max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
         self._check("num_train_epochs", self.num_train_epochs > 0, "above 0")
-        self._check("dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
         self._check("seed", self.seed >= 0, "0 or more")
         self._check("learning_rate", self.learning_rate >= 0, "0 or more")
-        super().__post_init__()
+        EvaluationArguments.__post_init__(self)
+        TrainingArguments.__post_init__(self)
         self._check("consistency_weight", self.consistency_weight >= 0, "0 or more")
         self._check("structured_consistency_weight", self.structured_consistency_weight >= 0, "0 or more")
         self._check("num_boxes", self.num_boxes >= 1, "1 or more")
@@ -120,9 +112,6 @@ class SemiSupervisedConfig(TrainingArguments):
         self._check("ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
         self._check("semi_supervised_start_step", self.semi_supervised_start_step >= 0, "0 or more")
         self._check("semi_supervised_ramp_steps", self.semi_supervised_ramp_steps >= 0, "0 or more")
-        self._check("eval_scales", bool(self.eval_scales) and min(self.eval_scales) > 0, "scales above 0")
-        self._check("eval_tile", self.eval_tile is None or self.eval_tile >= 1, "1 or more, or left out")
-        self._check("eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
         self._check("panel_images", self.panel_images >= 0, "0 or more")
         self._check(
             "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
@@ -130,10 +119,6 @@ class SemiSupervisedConfig(TrainingArguments):
 
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
-
-    def _check(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(f"{name}: must be {expected}, got {getattr(self, name)!r}.")
 
     @property
     def draw_seed(self) -> int:

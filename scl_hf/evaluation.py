@@ -1,56 +1,209 @@
-"""Whole images in, predictions and named scores out."""
+"""Whole images in, predictions and named scores out: one protocol for training, evaluation and prediction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from .config import SemiSupervisedConfig
-from .data.batches import EvaluationImages
 from .errors import InputError
 from .inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 
 
+@dataclass
+class EvaluationArguments:
+    """
+    How whole images are predicted, see [`~scl_hf.inference.predict_probs`]. The paper's test protocol is
+    `eval_scales=[0.5, 1, 2], eval_flip=True, eval_tile=[1024, 1024]`.
+
+    Args:
+        eval_scales (`list[float]`, *optional*, defaults to `[1.0]`):
+            Scales at which each image is seen; logits are averaged.
+        eval_flip (`bool`, *optional*, defaults to `False`):
+            Whether the logits are averaged with those of the mirrored image.
+        eval_tile (`list[int]`, *optional*):
+            Height and width in pixels, or one number for both, of the overlapping tiles that an image is cut into.
+            Without it: whole images. Few wide tiles see fewer pixels twice: 1024 by 1232 on images of 1024 by 2048
+            costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
+        eval_overlap (`float`, *optional*, defaults to 1/3):
+            Share of a tile that its neighbour covers too, at least.
+        eval_border (`str`, *optional*, defaults to `"average"`):
+            What counts where tiles overlap: `"average"`, all of them alike, as in the paper; or `"trim"`, the tile
+            that has the pixel farther inside.
+        max_tiles_per_batch (`int`, *optional*, defaults to 1):
+            Tiles (or whole images), mirrored ones included, that go through the model at once. More need more memory;
+            they are faster where tiles are small and the GPU is not.
+        dataloader_num_workers (`int`, *optional*, defaults to 0):
+            Processes that read images ahead. 0: they are read between predictions.
+    """
+
+    eval_scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "scales of evaluation"})
+    eval_flip: bool = field(default=False, metadata={"help": "average with the mirrored image in evaluation"})
+    eval_tile: list[int] | None = field(
+        default=None, metadata={"help": "height and width (or side) of evaluation tiles; none = whole images"}
+    )
+    eval_overlap: float = field(default=1 / 3, metadata={"help": "overlap of evaluation tiles, as a share"})
+    eval_border: str = field(
+        default="average", metadata={"help": "where tiles overlap: average, or trim = the tile farther inside"}
+    )
+    max_tiles_per_batch: int = field(default=1, metadata={"help": "evaluation tiles in the model at once"})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "processes that read images"})
+
+    def __post_init__(self):
+        if self.eval_tile is not None:
+            tile = self.eval_tile if isinstance(self.eval_tile, (list, tuple)) else [self.eval_tile]
+            self.eval_tile = None if tile == [None] else [*tile, *tile] if len(tile) == 1 else list(tile)
+        positive = bool(self.eval_scales) and all(0 < scale < math.inf for scale in self.eval_scales)
+        self._check("eval_scales", positive, "scales above 0")
+        self._check(
+            "eval_tile",
+            self.eval_tile is None or (len(self.eval_tile) == 2 and min(self.eval_tile) >= 1),
+            "height and width, or one number, of 1 or more, or left out",
+        )
+        self._check("eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
+        self._check("eval_border", self.eval_border in ("average", "trim"), "average or trim")
+        self._check("max_tiles_per_batch", self.max_tiles_per_batch >= 1, "1 or more")
+        self._check("dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
+
+    def _check(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"{name}: must be {expected}, got {getattr(self, name)!r}.")
+
+
+def predict_image(
+    model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
+) -> torch.Tensor:
+    """
+    Predicts one image by the protocol of the `eval_…` fields.
+
+    Args:
+        model (`torch.nn.Module`): On `accelerator.device`.
+        item (`Mapping[str, Any]`): The normalised `pixel_values` (3, H, W) of the image, and its `id`.
+        args ([`EvaluationArguments`]): Scales, flip, tiles.
+        accelerator (`accelerate.Accelerator`): Whose device and mixed precision are used.
+
+    Returns:
+        `torch.Tensor`: The class probabilities, (1, C, H, W) float32 on the device.
+
+    Raises:
+        [`InputError`]: The model cannot predict the image at these scales or tiles, or memory does not suffice.
+    """
+    try:
+        with accelerator.autocast():
+            return predict_probs(
+                model,
+                item["pixel_values"].unsqueeze(0).to(accelerator.device),
+                scales=tuple(args.eval_scales),
+                flip=args.eval_flip,
+                tile=args.eval_tile,
+                overlap=args.eval_overlap,
+                border=args.eval_border,
+                max_tiles_per_batch=args.max_tiles_per_batch,
+            )
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
+            f"take smaller tiles than {_seen(item, args)}, or fewer at once."
+        ) from error
+    except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {_seen(item, args)}: {reason}"
+        ) from error
+
+
 def predicted_images(
     model: nn.Module,
-    images: EvaluationImages,
+    images: Dataset,
     rows: Sequence[int],
-    args: SemiSupervisedConfig,
+    args: EvaluationArguments,
     accelerator: Accelerator,
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
     """
     Predicts images one at a time, by the protocol of the `eval_…` fields.
 
     Args:
-        model (`torch.nn.Module`): On `args.device`.
-        images ([`~scl_hf.data.batches.EvaluationImages`]): What is predicted.
+        model (`torch.nn.Module`): On `accelerator.device`.
+        images (`torch.utils.data.Dataset`):
+            What is predicted, such as [`~scl_hf.data.batches.EvaluationImages`]: items with the normalised
+            `pixel_values` (3, H, W) and an `id`.
         rows (`Sequence[int]`): Which of them.
-        args ([`SemiSupervisedConfig`]): Scales, flip, tiles, loader workers.
-        accelerator (`accelerate.Accelerator`): Whose mixed precision is used.
+        args ([`EvaluationArguments`]): Scales, flip, tiles, loader workers.
+        accelerator (`accelerate.Accelerator`): Whose device and mixed precision are used.
 
     Yields:
-        `tuple`: The row, its item of `images`, and the predicted train ids, (1, H, W) int64 on `args.device`.
+        `tuple`: The row, its item of `images`, and the class probabilities, (1, C, H, W) float32 on the device.
+
+    Raises:
+        [`InputError`]: As [`predict_image`].
     """
     loader = DataLoader(Subset(images, rows), batch_size=None, num_workers=args.dataloader_num_workers)
     for row, item in zip(rows, loader):
+        yield row, item, predict_image(model, item, args, accelerator)
+
+
+def protocol_in_words(args: EvaluationArguments) -> str:
+    """How evaluation looks at an image."""
+    parts = ["tiles of {}×{} pixels".format(*args.eval_tile) if args.eval_tile else "whole images"]
+    if args.eval_scales != [1.0]:
+        parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
+    return ", ".join(parts + ["mirrored too"] * args.eval_flip)
+
+
+def _seen(item: Mapping[str, Any], args: EvaluationArguments) -> str:
+    """How much of an image the model sees at once, in words."""
+    height, width = args.eval_tile or item["pixel_values"].shape[-2:]
+    scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
+    return f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
+
+
+def score(
+    model: nn.Module,
+    images: Dataset,
+    args: EvaluationArguments,
+    accelerator: Accelerator,
+    on_prediction: Callable[[int, dict[str, Any], torch.Tensor], None] | None = None,
+) -> dict[str, Any]:
+    """
+    Scores a model on every image once, in whatever number of processes. The processes' counts of pixels are added up,
+    so the result does not depend on their number.
+
+    Args:
+        model (`transformers.PreTrainedModel`): On `accelerator.device`.
+        images (`torch.utils.data.Dataset`): As for [`predicted_images`], with `labels` (H, W), train ids.
+        args ([`EvaluationArguments`]): The protocol.
+        accelerator (`accelerate.Accelerator`): Process, device and mixed precision.
+        on_prediction (`Callable`, *optional*):
+            Called with each row of this process, its item and its probabilities (1, C, H, W).
+
+    Returns:
+        `dict`: Of [`~scl_hf.metrics.MeanIoU`], the same in each process, and "confusion_matrix": pixels of each class
+        (row) predicted as each class (column), (C, C) int64 on the CPU.
+
+    Raises:
+        [`InputError`]: An image cannot be predicted, or its labels are not among the model's classes.
+    """
+    from .metrics import MeanIoU  # late: importing `evaluate` takes seconds
+
+    metric = MeanIoU(num_classes=model.config.num_labels)
+    # Rows are dealt out here: a prepared loader would repeat images to fill up the last batch.
+    rows = range(accelerator.process_index, len(images), accelerator.num_processes)
+    for row, item, probs in predicted_images(model, images, rows, args, accelerator):
         try:
-            with accelerator.autocast():
-                probs = predict_probs(
-                    model,
-                    item["pixel_values"].unsqueeze(0).to(args.device),
-                    scales=tuple(args.eval_scales),
-                    flip=args.eval_flip,
-                    tile=args.eval_tile,
-                    overlap=args.eval_overlap,
-                )
+            metric.add_batch(predictions=probs.argmax(dim=1), references=item["labels"].unsqueeze(0))
         except ValueError as error:
-            raise InputError(f"eval_scales, eval_tile: image {item['id']} cannot be evaluated: {error}") from error
-        yield row, item, probs.argmax(dim=1)
+            raise InputError(f"image {item['id']}: the labels do not fit the model: {error}") from error
+        if on_prediction is not None:
+            on_prediction(row, item, probs)
+    metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(accelerator.device))
+    confusion_matrix = metric.confusion_matrix.cpu()
+    return metric.compute() | {"confusion_matrix": confusion_matrix}
 
 
 def iou_name(label: str) -> str:

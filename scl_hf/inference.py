@@ -1,12 +1,17 @@
 """Prediction at test time: whole images or overlapping tiles, several scales, flipped."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+Span = tuple[int, int]  # first pixel, and the pixel after the last
 
 
 @torch.no_grad()
@@ -17,11 +22,16 @@ def predict_probs(
     flip: bool = False,
     tile: int | tuple[int, int] | None = None,
     overlap: float = 1 / 3,
+    border: Literal["average", "trim"] = "average",
+    max_tiles_per_batch: int = 1,
 ) -> torch.Tensor:
     """
     Class probabilities of images, by the paper's test protocol (section 4): the logits are averaged in float32 over
     overlapping tiles, over the image and its mirror image, and over scales (each brought back to the size of the
     input), and the softmax of the average is returned. The model runs in evaluation mode and is left as it was.
+
+    Besides the batch in the model, memory holds the average at the size of the input and the sum over tiles at the
+    size of the scale at hand (of each scale that has tiles in the batch), however many tiles there are.
 
     Args:
         model (`nn.Module`):
@@ -38,13 +48,21 @@ def predict_probs(
             larger than the image is cut to it. Whole images by default.
         overlap (`float`, *optional*, defaults to `1/3`):
             The least share of a tile that it has in common with its neighbour, in [0, 1).
+        border (`str`, *optional*, defaults to `"average"`):
+            What counts where tiles overlap. `"average"`, the paper's protocol: all of them alike. `"trim"`: each pixel
+            is taken from the tile that has it farther inside, so that a tile's outer half of an overlap of o pixels
+            counts nothing; the result is then that of the whole image for a model that sees no farther than ⌊o/2⌋
+            pixels (and, if it has strides, for tiles that begin at multiples of them).
+        max_tiles_per_batch (`int`, *optional*, defaults to 1):
+            Tiles that go through the model at once; mirrored tiles and those of each image count. Tiles of one shape
+            share batches, whatever their scale.
 
     Returns:
         `torch.Tensor`: probabilities (B, C, H, W), float32.
 
     Raises:
-        `ValueError`: no scale or one that is not positive, a tile below one pixel, an overlap outside [0, 1), or
-        `pixel_values` without four dimensions.
+        `ValueError`: no scale or one that is not positive, a tile below one pixel, an overlap outside [0, 1), a border
+        of another name, a batch below one tile, or `pixel_values` without four dimensions.
     """
     if pixel_values.dim() != 4:
         raise ValueError(f"pixel_values must have the shape (B, 3, H, W), not {tuple(pixel_values.shape)}.")
@@ -52,19 +70,29 @@ def predict_probs(
         raise ValueError(f"scales must hold at least one number, each above 0; they are {scales}.")
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be at least 0 and below 1, it is {overlap}.")
+    if border not in ("average", "trim"):
+        raise ValueError(f"border must be 'average' or 'trim', it is {border!r}.")
+    if max_tiles_per_batch < 1:
+        raise ValueError(f"max_tiles_per_batch must be at least 1, it is {max_tiles_per_batch}.")
     size = pixel_values.shape[-2:]
     tile = size if tile is None else (tile, tile) if isinstance(tile, int) else tuple(tile)
     if len(tile) != 2 or min(tile) < 1:
         raise ValueError(f"tile must be a side or (height, width) of at least one pixel, it is {tile}.")
 
+    same_shape: dict[tuple[int, ...], list[_Grid]] = {}
+    for scale in scales:
+        scaled_size = tuple(max(1, round(side * scale)) for side in size)
+        shape = tuple(min(round(side * max(1.0, scale)), whole) for side, whole in zip(tile, scaled_size))
+        kept = [kept_spans(whole, side, overlap, border) for whole, side in zip(scaled_size, shape)]
+        same_shape.setdefault(shape, []).append(_Grid(scaled_size, shape, *kept))
+
     total = None
     with evaluation_mode(model):
-        for scale in scales:
-            scaled_tile = tuple(round(side * max(1.0, scale)) for side in tile)
-            logits = _tiled_logits(model, _rescale(pixel_values, scale), flip, scaled_tile, overlap)
-            logits = upsample_logits(logits, size)
-            total = logits if total is None else total + logits
-    return torch.softmax(total / len(scales), dim=1)
+        for grids in same_shape.values():
+            for logits in _logits_of_grids(model, pixel_values, grids, flip, max_tiles_per_batch):
+                logits = upsample_logits(logits, size)
+                total = logits if total is None else total.add_(logits)
+    return torch.softmax(total.div_(len(scales)), dim=1)
 
 
 def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -110,44 +138,106 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     return [index * (length - tile) // gaps for index in range(gaps + 1)]
 
 
-def _tiled_logits(
-    model: nn.Module, images: torch.Tensor, flip: bool, tile: tuple[int, int], overlap: float
-) -> torch.Tensor:
-    """The logits (B, C, H, W) of images (B, 3, H, W), averaged over tiles; one tile that holds all is the image."""
-    height, width = images.shape[-2:]
-    tile_height, tile_width = min(tile[0], height), min(tile[1], width)
-    corners = [
-        (top, left)
-        for top in tile_starts(height, tile_height, overlap)
-        for left in tile_starts(width, tile_width, overlap)
-    ]
-    total, count = None, torch.zeros(height, width, device=images.device)
-    for top, left in corners:
-        window = (..., slice(top, top + tile_height), slice(left, left + tile_width))
-        logits = upsample_logits(_logits(model, images[window], flip), (tile_height, tile_width))
-        if len(corners) == 1:
-            return logits
-        if total is None:
-            total = logits.new_zeros(*logits.shape[:2], height, width)
-        total[window] += logits
-        count[window] += 1
-    return total / count
+def kept_spans(length: int, tile: int, overlap: float, border: Literal["average", "trim"]) -> list[tuple[int, Span]]:
+    """
+    Where the tiles along one side of an image begin, and which of its pixels each of them predicts.
+
+    Args:
+        length (`int`):
+            Side of the image in pixels.
+        tile (`int`):
+            Side of a tile in pixels.
+        overlap (`float`):
+            The least share of a tile in common with the next one, in [0, 1).
+        border (`str`):
+            `"average"`: every pixel of the tile. `"trim"`: up to the middle of what it shares with its neighbours.
+
+    Returns:
+        `list[tuple[int, tuple[int, int]]]`: of each tile the first pixel, and the kept pixels as (first, last + 1).
+    """
+    starts = tile_starts(length, tile, overlap)
+    ends = [min(start + tile, length) for start in starts]
+    if border == "average":
+        return list(zip(starts, zip(starts, ends)))
+    cuts = [0, *((start + end) // 2 for start, end in zip(starts[1:], ends)), length]
+    return list(zip(starts, itertools.pairwise(cuts)))
 
 
-def _logits(model: nn.Module, images: torch.Tensor, flip: bool) -> torch.Tensor:
-    """Logits at the model's resolution, averaged with those of the mirror image if `flip`."""
-    logits = model(pixel_values=images).logits.float()
-    if not flip:
-        return logits
-    return (logits + model(pixel_values=images.flip(-1)).logits.float().flip(-1)) / 2
+@dataclass
+class _Grid:
+    """The tiles of images at one scale, and the sum of their logits so far."""
+
+    size: tuple[int, ...]
+    tile: tuple[int, ...]
+    rows: list[tuple[int, Span]]
+    columns: list[tuple[int, Span]]
+    total: torch.Tensor | None = None
+    tiles_left: int = 0
+
+    def tiles(self, pixel_values: torch.Tensor, flip: bool) -> Iterator["_Tile"]:
+        """The tiles of each image, every one followed by its mirror image if `flip`."""
+        images = _rescale(pixel_values, self.size)
+        height, width = self.tile
+        places = list(itertools.product(range(len(images)), self.rows, self.columns, (False, True)[: 1 + flip]))
+        self.tiles_left = len(places)
+        for image, (top, rows), (left, columns), mirrored in places:
+            pixels = images[image, :, top : top + height, left : left + width]
+            outer = (image, slice(None), slice(*rows), slice(*columns))
+            inner = (slice(None), slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left))
+            yield _Tile(self, pixels.flip(-1) if mirrored else pixels, outer, inner, mirrored)
+
+    def add(self, tile: "_Tile", logits: torch.Tensor, num_images: int) -> None:
+        """Adds the logits (C, h, w) of a tile, at any resolution, where the tile is kept."""
+        logits = upsample_logits(logits.unsqueeze(0), self.tile)[0]
+        if tile.mirrored:
+            logits = logits.flip(-1)
+        if self.total is None:
+            self.total = logits.new_zeros(num_images, len(logits), *self.size)
+        self.total[tile.outer] += logits[tile.inner]
+        self.tiles_left -= 1
+
+    def average(self, flip: bool) -> torch.Tensor:
+        """The logits (B, C, H, W) of the images at this scale; the sum is given away."""
+        total, self.total = self.total, None
+        counts = []
+        for length, spans in zip(self.size, (self.rows, self.columns)):
+            counts.append(total.new_zeros(length))
+            for _, (first, end) in spans:
+                counts[-1][first:end] += 1
+        return total.div_(counts[0][:, None] * counts[1] * (1 + flip))
 
 
-def _rescale(images: torch.Tensor, scale: float) -> torch.Tensor:
-    height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
-    if (height, width) == tuple(images.shape[-2:]):
+@dataclass
+class _Tile:
+    grid: _Grid
+    pixels: torch.Tensor
+    outer: tuple[int | slice, ...]  # the kept pixels among those of the images
+    inner: tuple[slice, ...]  # and among those of the tile
+    mirrored: bool
+
+
+def _logits_of_grids(
+    model: nn.Module, pixel_values: torch.Tensor, grids: list[_Grid], flip: bool, max_tiles_per_batch: int
+) -> Iterator[torch.Tensor]:
+    """The logits (B, C, H, W) of one scale after the other; the tiles of all of them have one shape."""
+    tiles = itertools.chain.from_iterable(grid.tiles(pixel_values, flip) for grid in grids)
+    while batch := list(itertools.islice(tiles, max_tiles_per_batch)):
+        # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
+        pixels = torch.stack([tile.pixels for tile in batch]).contiguous(memory_format=torch.channels_last)
+        logits = model(pixel_values=pixels).logits
+        for index, tile in enumerate(batch):
+            tile.grid.add(tile, logits[index], len(pixel_values))
+        del pixels, logits
+        for grid in grids:
+            if grid.total is not None and grid.tiles_left == 0:
+                yield grid.average(flip)
+
+
+def _rescale(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    if size == tuple(images.shape[-2:]):
         return images
     # Antialiasing changes nothing when images grow; when they shrink, thin things would flicker without it.
-    resized = F.interpolate(images.float(), (height, width), mode="bilinear", align_corners=False, antialias=True)
+    resized = F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
     return resized.to(images.dtype)
 
 

@@ -3,11 +3,19 @@ Mean intersection over union, streamed. Importing `evaluate` takes seconds: impo
 """
 
 import math
+import os
+import sys
 
 import datasets
-import evaluate
 import numpy as np
 import torch
+
+# A script finds its own folder first, and in scripts/ there is another evaluate.
+_path = sys.path
+sys.path = [folder for folder in sys.path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
+import evaluate  # noqa: E402
+
+sys.path = _path
 
 
 class MeanIoU(evaluate.Metric):
@@ -146,16 +154,21 @@ def _confusion_matrix(
     predictions: torch.Tensor, references: torch.Tensor, num_classes: int, ignore_index: int
 ) -> torch.Tensor:
     """Pixels of each reference class (row) predicted as each class (column), int64; both inputs are int32."""
-    ignored = references == ignore_index
-    _check_range(predictions, num_classes, "predictions")
-    rows = references.masked_fill(ignored, 0)
-    _check_range(rows, num_classes, "references")
-    # Ignored pixels are counted in a row of their own, which is dropped: picking the others out takes three times as
-    # long.
-    rows.masked_fill_(ignored, num_classes)
-    pairs = rows.mul_(num_classes).add_(predictions).flatten()
-    counts = torch.bincount(pairs, minlength=(num_classes + 1) * num_classes)
-    return counts.view(num_classes + 1, num_classes)[:num_classes]
+    if not 0 <= ignore_index <= 255:
+        references = references.masked_fill(references == ignore_index, num_classes)
+        ignore_index = num_classes
+    # Ignored pixels are counted like all others, in a row of their own, and dropped afterwards: to take them out first
+    # needs three times as long.
+    num_rows = max(256, num_classes + 1)
+    _check_range(predictions, num_classes, num_classes, "predictions")
+    _check_range(references, num_rows, num_classes, "references")
+    pairs = (references * num_classes).add_(predictions).flatten()
+    counts = torch.bincount(pairs, minlength=num_rows * num_classes).view(num_rows, num_classes)
+    counts[ignore_index] = 0
+    unknown = counts[num_classes:].sum(dim=1).nonzero().flatten() + num_classes
+    if len(unknown):
+        raise ValueError(f"references hold {unknown.tolist()}, the classes range over 0 … {num_classes - 1}.")
+    return counts[:num_classes]
 
 
 def _as_int32(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
@@ -167,9 +180,9 @@ def _as_int32(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     return tensor.to(torch.int32)
 
 
-def _check_range(classes: torch.Tensor, num_classes: int, name: str):
-    if classes.numel() == 0:
+def _check_range(values: torch.Tensor, limit: int, num_classes: int, name: str):
+    if values.numel() == 0:
         return
-    low, high = (bound.item() for bound in classes.aminmax())
-    if low < 0 or high >= num_classes:
+    low, high = (bound.item() for bound in values.aminmax())
+    if low < 0 or high >= limit:
         raise ValueError(f"{name} range over {low} … {high}, the classes over 0 … {num_classes - 1}.")

@@ -15,18 +15,19 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import TrainOutput
 
 from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError
-from .evaluation import SCORES, iou_name, named_scores, predicted_images
+from .evaluation import SCORES, iou_name, named_scores, score
 from .hub import CodeBesideWeights, load_weights, write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
-from .progress import LogLines, ProgressBar, write, write_panel
+from .progress import LogLines, ProgressBar, SkippedFiles, write, write_panel
 from .teacher import EMATeacher
 
 # Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
@@ -105,7 +106,7 @@ class SemiSupervisedTrainer(Trainer):
         if args.semi_supervised and not unlabeled_dataset:
             raise InputError(
                 "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
-                " Add unlabelled images, or set both to 0 for supervised training."
+                " Add some (unlabeled_dirs, unlabeled_splits), or set both to 0 for supervised training."
             )
         synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
         if synced:
@@ -144,6 +145,7 @@ class SemiSupervisedTrainer(Trainer):
         self._terms: dict[str, list[torch.Tensor]] = {}
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
         self._last_pair: dict[str, torch.Tensor] | None = None  # one CutMix image of the last step, for the panels
+        self._skipped = SkippedFiles()
 
     # Data
 
@@ -165,6 +167,14 @@ class SemiSupervisedTrainer(Trainer):
         self.sampler = DrawSampler(labeled, unlabeled, self.args.draw_seed, unlabeled_from)
         return self.sampler
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As upstream; with `skip_corrupt`, the metrics have the number of files that were skipped."""
+        self._skipped = SkippedFiles()
+        output = super().train(*args, **kwargs)
+        if self.train_dataset.skip_corrupt:
+            output.metrics["skipped_images"] = self._skipped.report()
+        return output
+
     # Losses
 
     def compute_loss(
@@ -181,6 +191,7 @@ class SemiSupervisedTrainer(Trainer):
             `torch.Tensor`: The loss; with `return_outputs`, also the logits `(B, C, H, W)` of the labelled images.
         """
         args, labels = self.args, inputs["labels"]
+        self._skipped.add(inputs.get("skipped", ()))
         ramp = self.ramp()
         pixel_values = inputs["pixel_values"]
         if ramp > 0:
@@ -292,25 +303,27 @@ class SemiSupervisedTrainer(Trainer):
         Returns:
             `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
         """
-        from .metrics import MeanIoU, iou_table  # late: importing `evaluate` takes seconds
+        from .metrics import iou_table  # late: importing `evaluate` takes seconds
 
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
         start, args, config = time.perf_counter(), self.args, self.model.config
-        metric = MeanIoU(num_classes=config.num_labels)
-        # Rows are dealt out here: a prepared loader would repeat images to fill up the last batch.
-        rows = range(args.process_index, len(dataset), args.world_size)
+        rows = range(args.process_index, len(dataset), args.world_size)  # those that `score` deals to this process
         shown = set(rows[:: max(1, len(rows) // max(1, args.panel_images))][: args.panel_images])
         examples = []
-        for row, item, prediction in predicted_images(self.evaluated_model, dataset, rows, args, self.accelerator):
-            metric.add_batch(predictions=prediction, references=item["labels"].unsqueeze(0).to(args.device))
-            if row in shown:
-                examples.append((item["pixel_values"], item["labels"], prediction[0].cpu()))
-        metric.confusion_matrix = self.accelerator.reduce(metric.confusion_matrix.to(args.device))
-        results = metric.compute()
 
-        metrics = named_scores(results, config.id2label) | {"runtime": time.perf_counter() - start}
+        def keep_example(row: int, item: dict[str, Any], probs: torch.Tensor) -> None:
+            if row in shown:
+                examples.append((item["pixel_values"], item["labels"], probs[0].argmax(dim=0).cpu()))
+
+        results = score(self.evaluated_model, dataset, args, self.accelerator, keep_example)
+
+        metrics = named_scores(results, config.id2label)
+        if args.evaluate_both:
+            name, other = self._other
+            metrics[f"{name}_mean_iou"] = score(other, dataset, args, self.accelerator)["mean_iou"]
+        metrics["runtime"] = time.perf_counter() - start
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         if self.is_world_process_zero():
             write(f"\nstep {self.state.global_step}: {self.evaluated_name} on {len(dataset)} images")

@@ -112,7 +112,8 @@ def test_arrays_that_torch_does_not_share():
         (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64), "must be integers"),
         (torch.zeros(1, 2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64), "differ in shape"),
         (torch.full((2, 3), 4), torch.zeros(2, 3, dtype=torch.int64), "predictions range over 4"),
-        (torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 4), "references range over 4"),
+        (torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 4), "references hold .4., the classes"),
+        (torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 300), "references range over 300"),
         (torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), -1), "references range over -1"),
     ],
 )

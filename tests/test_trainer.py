@@ -214,6 +214,17 @@ def test_any_segmentation_model_of_the_auto_class(town_data, tmp_path):
     assert same(whole.teacher.module.state_dict(), rest.teacher.module.state_dict())
 
 
+@pytest.mark.parametrize("ema_validation, other", [(True, "student"), (False, "teacher")])
+def test_both_models_are_scored_where_that_is_asked_for(make_trainer, ema_validation, other):
+    trainer = make_trainer(evaluate_both=True, ema_validation=ema_validation, ema_decay=0.5)
+    trainer.train()
+    both = trainer.evaluate()
+    trainer.teacher.module, trainer.model = trainer.model, trainer.teacher.module
+    swapped = trainer.evaluate()
+    assert both[f"eval_{other}_mean_iou"] == swapped["eval_mean_iou"] != both["eval_mean_iou"]
+    assert f"eval_{other}_mean_iou" in trainer.state.log_history[-1]
+
+
 def test_mixed_precision_trains_and_keeps_the_losses_in_float32(make_trainer):
     trainer = make_trainer(bf16=True, max_steps=1)
     trainer.train()
