@@ -1,7 +1,7 @@
-"""Label maps in colour, overlays, and panels of pictures side by side."""
+"""Label maps in colour, overlays, error maps, and panels of pictures side by side."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,10 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 # A picture narrower than the first is enlarged, one wider than the second is shrunk, by a whole factor.
 READABLE_WIDTH, LARGEST_WIDTH = 360, 720
+LARGEST_PANEL = 2880  # many columns share this width
 FONT_SIZE = 16
 MARGIN = 12
 INK = (33, 37, 41)
 OUTLINE = (173, 181, 189)
+WRONG = (213, 94, 0)  # vermilion, which colour-blind people see on grey
 
 
 def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -67,6 +69,32 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
     return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
+def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
+    """
+    Where a prediction is wrong: wrong pixels in vermilion, right ones as a pale grey image, ignored ones black.
+
+    Args:
+        prediction (`np.ndarray`):
+            Class ids (H, W).
+        label (`np.ndarray`):
+            Class ids (H, W), 255 for ignored pixels.
+        image (`np.ndarray`, *optional*):
+            (H, W, 3) uint8. Without it right pixels are all of one pale grey.
+
+    Returns:
+        `np.ndarray`: (H, W, 3) uint8.
+    """
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction {prediction.shape} and label {label.shape} are not of one size.")
+    if image is not None and image.shape != (*label.shape, 3):
+        raise ValueError(f"image {image.shape} and label {label.shape} are not (H, W, 3) and (H, W) of one size.")
+    grey = np.full(label.shape, 128.0) if image is None else image @ np.array([0.299, 0.587, 0.114])
+    pale = np.rint(160 + grey[..., None] * 90 / 255).astype(np.uint8)
+    errors = np.where((prediction != label)[..., None], np.array(WRONG, np.uint8), pale)
+    return np.where((label == 255)[..., None], np.uint8(0), errors)
+
+
 def denormalize(pixel_values: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """
     The picture that an image processor normalised.
@@ -96,7 +124,8 @@ def panel(
     Args:
         rows (`list[list[tuple[str, np.ndarray]]]`):
             Rows of (caption, picture), a picture being (H, W, 3) uint8. All pictures are enlarged or shrunk by one
-            whole factor to a width that is good to look at. A row without any caption takes no room for them.
+            whole factor to a width that is good to look at; where there are many columns, to a narrower one. A row
+            without any caption takes no room for them.
         legend (`list[tuple[str, Sequence[int]]]`, *optional*):
             (class name, RGB colour) in the order in which they are shown.
 
@@ -110,7 +139,8 @@ def panel(
     if not pictures:
         raise ValueError("a panel needs at least one picture.")
     widest = max(picture.shape[1] for picture in pictures)
-    enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / LARGEST_WIDTH)
+    largest = min(LARGEST_WIDTH, LARGEST_PANEL // max(map(len, rows)))
+    enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / largest)
     cells = [[(caption, _resize(picture, enlarge, shrink)) for caption, picture in row] for row in rows if row]
 
     font = ImageFont.load_default(FONT_SIZE)
@@ -136,6 +166,76 @@ def panel(
         top += caption_height + picture_height + MARGIN
     if key:
         canvas.paste(key, (MARGIN, top))
+    return canvas
+
+
+def comparison_panel(
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    predictions: Mapping[str, Sequence[np.ndarray]],
+    id2label: Mapping[int, str],
+    palette: np.ndarray,
+) -> Image.Image:
+    """
+    What several checkpoints predict for the same images, as in the paper's Figure 4: the image, a column for each
+    checkpoint, the ground truth. Below each prediction is its [`error_map`].
+
+    Args:
+        images (`Sequence[np.ndarray]`):
+            Each (H, W, 3) uint8.
+        labels (`Sequence[np.ndarray]`):
+            The class ids (H, W) of each image, 255 for ignored pixels.
+        predictions (`Mapping[str, Sequence[np.ndarray]]`):
+            Name of a checkpoint -> the class ids (H, W) that it predicts for each image.
+        id2label (`Mapping[int, str]`):
+            Class id -> name.
+        palette (`np.ndarray`):
+            A colour for each class (num_classes, 3), uint8.
+
+    Returns:
+        `PIL.Image.Image`: the panel. Its legend has the classes that occur in it.
+
+    Raises:
+        `ValueError`: a checkpoint has more or fewer predictions than there are images, or sizes differ.
+    """
+    for name, maps in [("labels", labels), *predictions.items()]:
+        if len(maps) != len(images):
+            raise ValueError(f"{name}: {len(maps)} label maps for {len(images)} images.")
+    rows, occurring = [], set()
+    for index, (image, label) in enumerate(zip(images, labels)):
+        guesses = {name: maps[index] for name, maps in predictions.items()}
+        blank = ("", np.full_like(image, 255))
+        errors = [(_share_wrong(guess, label), error_map(guess, label, image)) for guess in guesses.values()]
+        columns = [(name, colorize(guess, palette)) for name, guess in guesses.items()]
+        rows.append([("image", image), *columns, ("ground truth", colorize(label, palette))])
+        rows.append([blank, *errors, blank])
+        occurring.update(*(np.unique(ids).tolist() for ids in (label, *guesses.values())))
+    legend = [(id2label[i], palette[i]) for i in sorted(occurring - {255})]
+    legend += [("ignored", (0, 0, 0))] if 255 in occurring else []
+    return panel(rows, legend)
+
+
+def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
+    counted = label != 255
+    if not counted.any():
+        return "no labelled pixel"
+    return f"{100 * (prediction != label)[counted].mean():.1f} % wrong (orange)"
+
+
+def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
+    """
+    Names of classes beside their colours, on white.
+
+    Args:
+        classes (`Sequence[tuple[str, Sequence[int]]]`):
+            (class name, RGB colour) in the order in which they are shown.
+
+    Returns:
+        `PIL.Image.Image`: the legend.
+    """
+    key = _draw_legend(classes, LARGEST_WIDTH, ImageFont.load_default(FONT_SIZE))
+    canvas = Image.new("RGB", (key.width + 2 * MARGIN, key.height + 2 * MARGIN), "white")
+    canvas.paste(key, (MARGIN, MARGIN))
     return canvas
 
 
@@ -170,8 +270,10 @@ def _resize(picture: np.ndarray, enlarge: int, shrink: int) -> Image.Image:
 
 
 def _shorten(text: str, width: int, font) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    """Cut in the middle: names of checkpoints differ at their ends."""
+    kept = len(text)
+    short = text
+    while kept and font.getlength(short) > width:
+        kept -= 1
+        short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
+    return short

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 
-from scl_hf.visualization import colorize, denormalize, overlay, panel
+from scl_hf.visualization import _shorten, colorize, comparison_panel, denormalize, error_map, overlay, panel
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 
@@ -28,6 +29,20 @@ def test_overlay_keeps_the_image_where_labels_are_ignored():
         overlay(image, np.zeros((2, 3), np.uint8), PALETTE)
 
 
+def test_error_map():
+    image = np.array([[[0, 0, 0], [255, 255, 255], [9, 9, 9], [9, 9, 9]]], np.uint8)
+    for picture in (None, image):
+        errors = error_map(np.array([[0, 1, 2, 1]]), np.array([[0, 1, 1, 255]]), picture)
+        assert errors.dtype == np.uint8 and errors.shape == (1, 4, 3)
+        assert (np.ptp(errors[0, :2], axis=-1) == 0).all() and errors[0, :2].min() >= 160  # right: pale and grey
+        np.testing.assert_array_equal(errors[0, 2:], [[213, 94, 0], [0, 0, 0]])
+    assert errors[0, 0, 0] < errors[0, 1, 0]  # the image shows through
+    with pytest.raises(ValueError, match="of one size"):
+        error_map(np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.uint8))
+    with pytest.raises(ValueError, match="of one size"):
+        error_map(np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.uint8), image)
+
+
 def test_denormalize_undoes_the_normalisation():
     picture = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -38,7 +53,7 @@ def test_denormalize_undoes_the_normalisation():
 
 
 def colors_of(image):
-    return {tuple(int(channel) for channel in color) for color in np.unique(np.asarray(image).reshape(-1, 3), axis=0)}
+    return {color for _, color in image.getcolors(image.width * image.height)}
 
 
 def test_panel_enlarges_small_pictures_and_shrinks_large_ones():
@@ -76,3 +91,36 @@ def test_panel_rejects_what_is_no_picture():
             panel([[("image", wrong)]])
     with pytest.raises(ValueError, match="at least one picture"):
         panel([[]])
+
+
+def test_panel_of_many_columns_stays_readable():
+    pictures = [("", np.zeros((1024, 2048, 3), np.uint8))] * 7
+    assert panel([pictures[:3]]).width > 2000 and panel([pictures]).width < 3000
+
+
+def test_captions_are_cut_in_the_middle():
+    font = ImageFont.load_default(16)
+    short = _shorten("runs/supervised/checkpoint-400", 150, font)
+    assert short.startswith("runs/") and short.endswith("-400") and "…" in short and font.getlength(short) <= 150
+    assert _shorten("image", 150, font) == "image"
+    assert _shorten("image", 1, font) == "…"
+
+
+def test_comparison_panel(monkeypatch):
+    shown = []
+    monkeypatch.setattr("scl_hf.visualization.panel", lambda *args: shown.append(args) or panel(*args))
+    image, label = np.full((30, 60, 3), 90, np.uint8), np.zeros((30, 60), np.uint8)
+    label[:, 30:], label[:3] = 1, 255
+    guesses = {"a": [label, np.where(label == 255, 0, label)], "b": [np.zeros_like(label)] * 2}
+    id2label = {0: "road", 1: "sky", 2: "car"}
+    picture = comparison_panel([image, image], [label, label], guesses, id2label, PALETTE)
+    assert {(213, 94, 0), (255, 0, 0), (0, 255, 0)} <= colors_of(picture)
+    rows, legend = shown[0]
+    assert len(rows) == 4
+    assert [caption for caption, _ in rows[2]] == ["image", "a", "b", "ground truth"]
+    assert [caption for caption, _ in rows[3]] == ["", "0.0 % wrong (orange)", "50.0 % wrong (orange)", ""]
+    np.testing.assert_array_equal(rows[2][3][1], colorize(label, PALETTE))
+    np.testing.assert_array_equal(rows[3][2][1], error_map(guesses["b"][1], label, image))
+    assert [name for name, _ in legend] == ["road", "sky", "ignored"]  # no car occurs
+    with pytest.raises(ValueError, match="b: 1 label maps for 2 images"):
+        comparison_panel([image] * 2, [label] * 2, guesses | {"b": [label]}, id2label, PALETTE)

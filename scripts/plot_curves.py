@@ -1,0 +1,34 @@
+"""
+Draws losses and mean IoU of one run or of several:
+
+    python scripts/plot_curves.py runs/demo
+    python scripts/plot_curves.py runs/demo runs/demo_supervised --output curves.svg
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from scl_hf.errors import InputError
+from scl_hf.plots import plot_curves, read_log_history
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draws losses and mean IoU of one run or of several.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a run, or a checkpoint in it")
+    parser.add_argument("--output", metavar="FILE", help=".png, .svg, .pdf, … (default: curves.png in the first RUN)")
+    args = parser.parse_args()
+    folders = [Path(run).resolve() for run in args.runs]
+    names = ["/".join(folder.parts[-2 if folder.name.startswith("checkpoint-") else -1 :]) for folder in folders]
+    if len(set(names)) < len(names):
+        names = args.runs
+    runs = {name: read_log_history(run) for name, run in zip(names, args.runs)}
+    print(plot_curves(runs, args.output or Path(args.runs[0]) / "curves.png"))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
