@@ -1,0 +1,89 @@
+"""
+The zip for the Cityscapes test server. The server takes one picture for each of the 1,525 test images, found anywhere
+in the zip by the pattern `<city>_<sequence>_<frame>*.png`, whose pixels are label ids.
+"""
+
+import collections
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import InputError
+from .inputs import Input
+from .writers import PredictionFolder, replacing
+
+# City -> images of the test split
+TEST_IMAGES = {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398}
+SIZE = (2048, 1024)
+_NAME = re.compile(r"(([a-z]+)_\d{6}_\d{6})_leftImg8bit\.png")
+
+
+def check_test_images(inputs: Sequence[Input]) -> None:
+    """
+    Makes sure that the inputs are the test images of Cityscapes, all of them, once, at full size.
+
+    Args:
+        inputs (`Sequence[Input]`): What is predicted.
+
+    Raises:
+        [`InputError`]: Images are missing (it says how many of which city), or others are among them.
+    """
+    counts = collections.Counter()
+    frames = {}
+    for item in inputs:
+        match = _NAME.fullmatch(Path(item.path).name)
+        if match is None or match[2] not in TEST_IMAGES:
+            raise InputError(
+                f"submission: {item.path} is no test image of Cityscapes; give leftImg8bit/test as the only input."
+            )
+        if match[1] in frames:
+            raise InputError(f"submission: {item.path} and {frames[match[1]]} are one test image; give it once.")
+        frames[match[1]] = item.path
+        counts[match[2]] += 1
+    missing = {city: number - counts[city] for city, number in TEST_IMAGES.items() if number > counts[city]}
+    if missing:
+        by_city = ", ".join(f"{city} {number}" for city, number in missing.items())
+        raise InputError(
+            f"submission: {sum(missing.values())} of the {sum(TEST_IMAGES.values())} test images are missing "
+            f"({by_city}); give all of leftImg8bit/test."
+        )
+    extra = next((city for city, number in TEST_IMAGES.items() if counts[city] > number), None)
+    if extra is not None:
+        raise InputError(
+            f"submission: {counts[extra]} images of {extra}, of which the test split has {TEST_IMAGES[extra]}; give "
+            "leftImg8bit/test of the official zip."
+        )
+
+
+def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
+    """
+    Packs the label ids of the test images, under the names that the server looks for, and reads the zip again.
+
+    Args:
+        path (`pathlib.Path`): The zip.
+        folder ([`PredictionFolder`]): Holds the label ids.
+        inputs (`Sequence[Input]`): The test images.
+
+    Raises:
+        [`InputError`]: A prediction is not of full size, or the zip is not what was written.
+    """
+    with replacing(path) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
+            for item in inputs:
+                file = folder.file("label_ids", item)
+                with Image.open(file) as label:
+                    if label.size != SIZE or label.mode != "L":
+                        raise InputError(
+                            f"submission: {file} has {label.width}×{label.height} pixels instead of "
+                            f"{SIZE[0]}×{SIZE[1]}; give the test images at full size."
+                        )
+                frame = _NAME.fullmatch(Path(item.path).name)[1]
+                archive.write(file, f"{frame}_pred_labelIds.png")
+        with zipfile.ZipFile(partial) as archive:
+            broken = archive.testzip()
+            number = len(set(archive.namelist()))
+        if broken or number != sum(TEST_IMAGES.values()):
+            raise InputError(f"submission {path}: could not be written whole ({broken or number}); is the disk full?")

@@ -1,0 +1,85 @@
+"""
+Predicts pictures and videos with a trained model:
+
+    python scripts/predict.py runs/demo data/streets/leftImg8bit/val --output runs/demo/predictions
+    python scripts/predict.py nvidia/segformer-b0-finetuned-cityscapes-768-768 'clips/*.mp4' photo.jpg --output out
+    python scripts/predict.py MODEL leftImg8bit/test --output out --submission out.zip --eval_scales 0.5 1 2
+
+The checkpoint is a path or Hub id of any semantic-segmentation model; inputs are files, folders and globs. Pictures
+are predicted at their own size: an image processor gives the normalisation, a size that it resizes to is left aside.
+The same command again goes on where it was stopped. Exit code 1: some files could not be predicted; 2: wrong input.
+"""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+from transformers.utils import logging
+
+from scl_hf.arguments import RecipeParser
+from scl_hf.errors import InputError
+from scl_hf.evaluation import EvaluationArguments
+from scl_hf.prediction import (
+    PredictionArguments,
+    Predictor,
+    check_test_images,
+    find_inputs,
+    load_checkpoint,
+    write_submission,
+)
+
+USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
+
+
+def main() -> int:
+    # 1. What is predicted, by what, and how
+    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
+    parser = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE)
+    args, protocol = parser.parse_recipe(sys.argv[1 + len(given) :])
+    if len(given) < 2:
+        raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
+    name, *patterns = given
+    inputs = find_inputs(patterns, args.output)
+    if args.submission:
+        check_test_images(inputs)
+
+    # 2. The model
+    logging.disable_progress_bar()
+    checkpoint = load_checkpoint(name, args.trust_remote_code)
+    predictor = Predictor(checkpoint, args, protocol)
+
+    # 3. Pictures in, files out
+    start = time.perf_counter()
+    num_there, failures = predictor.predict(inputs)
+    seconds = time.perf_counter() - start
+    num_predicted = len(inputs) - num_there - len(failures)
+    print(
+        f"{args.output}: {num_predicted} predicted in {seconds:.1f} s"
+        + (f", {num_there} were there already" if num_there else "")
+    )
+
+    # 4. What went wrong, and the zip where nothing did
+    if failures:
+        print(f"{len(failures)} of {len(inputs)} could not be predicted:", *failures, sep="\n  ", file=sys.stderr)
+        if args.submission:
+            print(f"{args.submission}: not written, pictures are missing", file=sys.stderr)
+        return 1
+    if args.submission:
+        write_submission(Path(args.submission), predictor.folder, inputs)
+        print(f"{args.submission}: {len(inputs)} label-id pictures for the Cityscapes server")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # whatever cannot be read is an InputError
+        print(f"error: output: cannot be written ({error})", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,159 @@
+"""scripts/predict.py as a user runs it, and the same label maps as the rest of the ecosystem gives."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+    SegformerModel,
+    pipeline,
+)
+
+from scl_hf.data.cityscapes import ID2LABEL, PALETTE
+from scl_hf.errors import InputError
+
+SCRIPT = Path(__file__).parents[1] / "scripts/predict.py"
+SEGFORMER = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [8, 8, 16, 16],
+    "decoder_hidden_size": 16,
+    "num_attention_heads": [1, 1, 2, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A DeepLabV3+ of the Cityscapes classes and a SegFormer of five others, with processors that do not resize."""
+    path = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    segformer = SegformerForSemanticSegmentation(SegformerConfig(num_labels=5, **SEGFORMER))
+    for name, model in (("deeplab", tiny_model(ID2LABEL)), ("segformer", segformer)):
+        model.save_pretrained(path / name)
+        # Another normalisation than the fallback, so that it is seen to come from here.
+        processor = SegformerImageProcessorPil(do_resize=False, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
+        processor.save_pretrained(path / name)
+    return path
+
+
+@pytest.fixture
+def predict(tmp_path, monkeypatch, checkpoints):
+    """Runs the script; returns its exit code. It writes to `tmp_path / "out"`."""
+    spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(checkpoint, *arguments):
+        argv = ["predict.py", str(checkpoints / checkpoint), *map(str, arguments), "--output", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", argv)
+        return script.main()
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three pictures of odd and unequal sizes, in two folders."""
+    rng = np.random.default_rng(0)
+    for name, size in (("a/one.png", (33, 50)), ("a/two.png", (41, 40)), ("b/one.png", (64, 35))):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = rng.integers(0, 256, (-(-size[0] // 8), -(-size[1] // 8), 3)).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(blocks[: size[0], : size[1]].astype(np.uint8)).save(path)
+    return tmp_path / "in"
+
+
+def snapshot(path):
+    return {file.relative_to(path).as_posix(): file.stat().st_mtime_ns for file in path.rglob("*.png")}
+
+
+@pytest.mark.parametrize("checkpoint", ["deeplab", "segformer"])
+def test_the_label_map_of_pipeline_and_of_post_processing(predict, pictures, checkpoints, tmp_path, checkpoint):
+    assert predict(checkpoint, pictures, "--write", "train_ids", "probabilities") == 0
+    folder = checkpoints / checkpoint
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder)
+    segment = pipeline("image-segmentation", model=model, image_processor=processor)
+    kinds = set()
+    for name in ("a/one", "a/two", "b/one"):
+        picture = Image.open(pictures / f"{name}.png")
+        label = np.asarray(Image.open(tmp_path / f"out/train_ids/{name}.png"))
+        with torch.no_grad():
+            outputs = model(processor(picture, return_tensors="pt")["pixel_values"])
+        (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[picture.size[::-1]])
+        np.testing.assert_array_equal(label, expected)
+        for segmentation in segment(picture, subtask="semantic"):
+            train_id = model.config.label2id[segmentation["label"]]
+            np.testing.assert_array_equal(np.asarray(segmentation["mask"]) == 255, label == train_id)
+        probs = np.load(tmp_path / f"out/probabilities/{name}.npy")
+        assert probs.shape == (model.config.num_labels, *label.shape) and probs.dtype == np.float16
+        np.testing.assert_allclose(probs.astype(np.float32).sum(0), 1, atol=0.01)
+        kinds |= set(np.unique(label))
+    assert len(kinds) > 1  # a map of one class would be equal to much
+
+
+def test_resumes_and_redoes_what_is_missing(predict, pictures, tmp_path, capsys):
+    protocol = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
+    assert predict("deeplab", pictures, *protocol) == 0
+    before = snapshot(tmp_path / "out")
+    assert len(before) == 7  # three colour maps, three overlays, the legend
+    colors = np.asarray(Image.open(tmp_path / "out/color/a/one.png"))
+    assert {tuple(color) for color in colors.reshape(-1, 3).tolist()} <= {tuple(color) for color in PALETTE.tolist()}
+    (tmp_path / "out/overlay/a/two.png").unlink()
+    assert predict("deeplab", pictures, *protocol, "--max_tiles_per_batch", "3") == 0
+    assert "1 predicted" in (printed := capsys.readouterr().out) and "2 were there already" in printed
+    after = snapshot(tmp_path / "out")
+    assert {name for name in before if before[name] != after[name]} <= {
+        "color/a/two.png",
+        "overlay/a/two.png",
+        "legend.png",
+    }
+    with pytest.raises(InputError, match="eval_flip True, these would have False"):
+        predict("deeplab", pictures, "--eval_scales", "0.5", "1", "--eval_tile", "32")
+    with pytest.raises(InputError, match="holds predictions with checkpoint"):
+        predict("segformer", pictures, *protocol)
+    assert predict("segformer", pictures, "--overwrite", "true") == 0
+
+
+def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
+    (pictures / "a/broken.png").write_bytes((pictures / "a/one.png").read_bytes()[:60])
+    Image.new("RGB", (3, 3)).save(pictures / "a/icon.png")
+    assert predict("deeplab", pictures) == 1
+    printed = capsys.readouterr().err
+    assert "2 of 5 could not be predicted" in printed
+    assert "a/broken.png: " in printed and "icon.png cannot be evaluated" in printed
+    assert len(list((tmp_path / "out/color").rglob("*.png"))) == 3
+
+
+def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoints):
+    backbone, headless = SegformerModel(SegformerConfig(**SEGFORMER)), checkpoints / "headless"
+    backbone.save_pretrained(headless)
+    for checkpoint, arguments, message in (
+        ("deeplab", [pictures, "--eval_tile", "4"], "with tiles 4×4 pixels .*too small for the output stride"),
+        ("deeplab", [pictures, "--eval_scales", "0"], "eval_scales: must be scales above 0"),
+        ("segformer", [pictures, "--write", "label_ids"], "classes of .*segformer are LABEL_0, LABEL_1, LABEL_2, …;"),
+        ("deeplab", [pictures, "--submission", tmp_path / "out.zip"], "one.png is no test image of Cityscapes"),
+        ("headless", [pictures], "is not a trained segmentation model, .* are missing"),
+        ("none", [pictures], "none: no such folder"),
+        ("deeplab", [pictures / "c"], "in/c: no such file or folder"),
+        ("deeplab", [], "a checkpoint and at least one input come first"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict(checkpoint, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_compiled(predict, pictures, monkeypatch):
+    compiled = []  # that a compiled model predicts the same is tested with predict_probs
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    assert predict("deeplab", pictures / "a/one.png", "--compile", "true") == 0
+    assert len(compiled) == 1
