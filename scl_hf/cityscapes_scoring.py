@@ -1,0 +1,89 @@
+"""What the Cityscapes benchmark reports besides the IoU of each class, and its official scorer as a check."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .data.cityscapes import ID2LABEL, LABELS
+from .errors import InputError
+
+# As the benchmark lists them; "void" is never scored.
+CATEGORIES = ("flat", "nature", "object", "sky", "construction", "human", "vehicle")
+# The columns of the paper's Table 1
+TABLE_NAMES = (
+    "road", "s.walk", "build.", "wall", "fence", "pole", "t-light", "t-sign", "veg", "terrain", "sky", "person",
+    "rider", "car", "truck", "bus", "train", "motor", "bike",
+)  # fmt: skip
+
+
+def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
+    """
+    The IoU of each category of classes. A pixel that is predicted as another class of its category is right.
+
+    Args:
+        confusion_matrix (`np.ndarray`): Pixels (19, 19) by train id: row = label, column = prediction.
+
+    Returns:
+        `dict[str, float]`: In 0 … 1; NaN for a category that is neither labelled nor predicted.
+    """
+    category = {label.train_id: label.category for label in LABELS}
+    member = np.array([[category[i] == name for name in CATEGORIES] for i in ID2LABEL], dtype=np.int64)
+    matrix = member.T @ np.asarray(confusion_matrix) @ member
+    correct = matrix.diagonal()
+    counted = matrix.sum(0) + matrix.sum(1) - correct
+    return {
+        name: float(right / pixels) if pixels else float("nan")
+        for name, right, pixels in zip(CATEGORIES, correct, counted)
+    }
+
+
+def import_official_scorer():
+    """
+    Returns:
+        `module`: `evalPixelLevelSemanticLabeling` of cityscapesScripts.
+
+    Raises:
+        [`InputError`]: It is not installed.
+    """
+    try:
+        from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
+    except ImportError as error:
+        raise InputError(
+            f"official: the Cityscapes scorer is not installed ({error}); run pip install 'scl_hf[cityscapes]', or "
+            'pip install -e ".[cityscapes]" in this project'
+        ) from error
+    return evalPixelLevelSemanticLabeling
+
+
+def official_scores(predictions: Sequence[Path], labels: Sequence[Path]) -> dict[str, float]:
+    """
+    Runs the scorer of cityscapesScripts. Its instance-weighted scores are left out: they need the size of each object,
+    and that part of the scorer does not run with NumPy 2.
+
+    Args:
+        predictions (`Sequence[pathlib.Path]`): PNGs of label ids.
+        labels (`Sequence[pathlib.Path]`): The `…_labelIds.png` of each.
+
+    Returns:
+        `dict[str, float]`: "mean_iou" over classes and "mean_category_iou", in 0 … 1.
+
+    Raises:
+        [`InputError`]: The scorer is not installed, or does not take a file.
+    """
+    scorer = import_official_scorer()
+    args = copy.copy(scorer.args)
+    args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            results = scorer.evaluateImgLists(
+                [str(path) for path in predictions], [str(path) for path in labels], args
+            )
+    except SystemExit as error:  # its way to say that a file is wrong
+        reason = (printed.getvalue().strip() or "without a reason").splitlines()[-1]
+        raise InputError(f"official: the Cityscapes scorer stopped: {reason}") from error
+    return {"mean_iou": results["averageScoreClasses"], "mean_category_iou": results["averageScoreCategories"]}

@@ -1,0 +1,136 @@
+"""
+Scores checkpoints on labelled images:
+
+    python scripts/evaluate.py runs/demo recipes/demo.yaml
+    python scripts/evaluate.py runs/demo runs/demo_supervised recipes/demo.yaml --eval_scales 0.5 1 2 --eval_flip true
+    accelerate launch scripts/evaluate.py MODEL --dataset cityscapes --data_dir CITYSCAPES --official
+
+A checkpoint is a path or Hub id of any semantic-segmentation model. The recipe says which data is read and how images
+are predicted; its training fields do not matter here, and the command line wins. Writes scores.json, scores.md with
+rows ready for the paper's Table 1, a panel and confusion matrices. Exit code 1: the official scorer does not agree; 2:
+wrong input.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import logging
+
+from scl_hf.arguments import RecipeParser, check_writable
+from scl_hf.cityscapes_scoring import import_official_scorer, official_scores
+from scl_hf.data import DataArguments, load_evaluation
+from scl_hf.data.files import read_pair
+from scl_hf.errors import InputError
+from scl_hf.evaluation import EvaluationArguments
+from scl_hf.plots import plot_confusion_matrix
+from scl_hf.prediction.writers import replacing
+from scl_hf.recipe import TRAINING_RECIPE
+from scl_hf.report import Report, json_page, markdown_page, text_table
+from scl_hf.scoring import (
+    ScoringArguments,
+    folder_name,
+    label_ids_file,
+    load_candidate,
+    make_accelerator,
+    score_checkpoint,
+    short_names,
+)
+from scl_hf.visualization import comparison_panel
+
+USAGE = "evaluate.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
+
+
+def main() -> int:
+    # 1. Checkpoints, the recipe, and the command line on top of it
+    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
+    recipes = [argument for argument in given if argument.endswith((".yaml", ".yml"))]
+    checkpoints = [argument for argument in given if argument not in recipes]
+    parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), usage=USAGE)
+    data_args, protocol, args = parser.parse_recipe([*recipes[:1], *sys.argv[1 + len(given) :]], TRAINING_RECIPE)
+    if not checkpoints or len(recipes) > 1:
+        raise InputError(f"at least one checkpoint and at most one recipe come first: {USAGE}")
+    names = short_names(checkpoints, args.weights)
+    output_dir = Path(args.output_dir or Path("runs/evaluation", folder_name("_".join(names))))
+    check_writable(output_dir)
+    # A checkpoint among others has a folder of its own for what is its alone.
+    folders = [output_dir / folder_name(name) if len(names) > 1 else output_dir for name in names]
+    if args.official:
+        if data_args.dataset != "cityscapes":
+            raise InputError(f"official: scores Cityscapes' label files only, not dataset {data_args.dataset}")
+        import_official_scorer()
+    accelerator = make_accelerator(args.dtype)
+    logging.disable_progress_bar()
+
+    # 2. The evaluation split, and the models: all of them fit it, before the first is scored
+    with accelerator.main_process_first():
+        rows, classes = load_evaluation(data_args)
+    candidates = [load_candidate(checkpoint, args, classes.id2label) for checkpoint in checkpoints]
+
+    # 3. Scores
+    shown = np.unique(np.linspace(0, len(rows) - 1, min(args.panel_images, len(rows))).round().astype(int)).tolist()
+    reports, predictions = [], {}
+    for name, candidate, folder in zip(names, candidates, folders):
+        label_ids = folder / "label_ids" if args.official else None
+        results, kept = score_checkpoint(candidate, rows, classes, protocol, accelerator, shown, label_ids)
+        reports.append(Report(name, candidate.name, classes.id2label, results))
+        predictions[name] = list(kept.values())
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return 0
+
+    # 4. The official scorer, on files
+    if args.official:
+        labels = [Path(label["path"]) for label in rows["label"]]
+        for report, folder in zip(reports, folders):
+            files = [label_ids_file(folder / "label_ids", image_id) for image_id in rows["id"]]
+            report.official = official_scores(files, labels)
+
+    # 5. Pages and pictures
+    data = {name: getattr(data_args, name) for name in ("dataset", "data_dir", "eval_split")} | {"images": len(rows)}
+    data_name = Path(data_args.data_dir).resolve().name if data_args.data_dir else data_args.dataset
+    title = f"{data_name}, {data_args.eval_split}"
+    pages = {
+        "scores.json": json_page(reports, data, protocol, args.dtype),
+        "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype),
+    }
+    for page, text in pages.items():
+        with replacing(output_dir / page) as partial:
+            partial.write_text(text, encoding="utf-8")
+    for report, folder in zip(reports, folders):
+        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), classes.id2label, folder / "confusion.png")
+    if shown:
+        pairs = [read_pair(rows[row], classes.label_table) for row in shown]
+        images, labels = ([np.asarray(part) for part in parts] for parts in zip(*pairs))
+        panel = comparison_panel(images, labels, predictions, classes.id2label, classes.palette)
+        with replacing(output_dir / "panel.png") as partial:
+            panel.save(partial)
+    print(text_table(reports))
+    print(f"\nscores, panel and confusion matrix are in {output_dir}")
+
+    # 6. Whether the two scorers agree
+    differing = [report for report in reports if report.official and report.official_difference() > 1e-6]
+    for report in differing:
+        print(
+            f"error: official: {report.name} has mIoU {report.official['mean_iou']:.8f} and mean of categories "
+            f"{report.official['mean_category_iou']:.8f} there, {report.results['mean_iou']:.8f} and "
+            f"{report.mean_category_iou():.8f} here",
+            file=sys.stderr,
+        )
+    if args.official and not differing:
+        print(f"the Cityscapes scorer agrees, to {max(report.official_difference() for report in reports):.1e}")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:  # whatever cannot be read is an InputError
+        print(f"error: output_dir: cannot be written ({error})", file=sys.stderr)
+        code = 2
+    sys.exit(code)

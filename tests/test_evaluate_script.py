@@ -1,0 +1,175 @@
+"""scripts/evaluate.py as a user runs it: scores, pages and pictures, or one line for what is wrong."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from accelerate import Accelerator
+from conftest import tiny_model
+from PIL import Image
+from transformers import SegformerImageProcessorPil
+
+from scl_hf.data import EvaluationImages
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
+from scl_hf.errors import InputError
+from scl_hf.evaluation import EvaluationArguments, score
+
+SCRIPT = Path(__file__).parents[1] / "scripts/evaluate.py"
+PROTOCOL = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
+NORMALIZATION = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained model whose predictions vary; its student is another one."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoint-7"
+    for seed, path in ((0, folder), (1, folder / "student")):
+        tiny_model(ID2LABEL, seed).save_pretrained(path)
+    SegformerImageProcessorPil(do_resize=False, **NORMALIZATION).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def evaluate(monkeypatch, tmp_path):
+    """Runs the script in an empty folder; returns its exit code."""
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*command_line):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, command_line)])
+        return script.main()
+
+    return run
+
+
+def read(folder):
+    return json.loads((Path(folder) / "scores.json").read_text())
+
+
+def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoint, town, town_data, capsys):
+    data = ["--data_dir", town, "--official", "--panel_images", "2", "--output_dir", "out"]
+    assert evaluate(checkpoint, checkpoint / "student", *data, *PROTOCOL) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint-7" in printed and "the Cityscapes scorer agrees" in printed
+
+    first, second = read("out")["checkpoints"]
+    images = EvaluationImages(town_data.evaluation, LABEL_TABLE, **NORMALIZATION)
+    protocol = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
+    expected = score(tiny_model(ID2LABEL, 0), images, protocol, Accelerator(cpu=True))
+    assert first["confusion_matrix"] == expected["confusion_matrix"].tolist()
+    assert first["mean_iou"] == expected["mean_iou"] != second["mean_iou"]
+    assert first["official"]["mean_iou"] == pytest.approx(first["mean_iou"], abs=1e-12)
+
+    name = first["name"].replace("/", "-")
+    files = sorted(Path("out", name, "label_ids").iterdir())
+    assert [file.name for file in files] == sorted(f"{i}_pred_labelIds.png" for i in town_data.evaluation["id"])
+    ids = np.asarray(Image.open(files[0]))
+    assert ids.shape == (48, 96) and (LABEL_TABLE[ids] < 19).all()
+    assert sorted(path.name for path in Path("out").iterdir() if path.is_file()) == [
+        "panel.png",
+        "scores.json",
+        "scores.md",
+    ]
+    assert Path("out", name, "confusion.png").is_file() and Path("out", "student", "confusion.png").is_file()
+    assert f"| {first['name']} | " in Path("out/scores.md").read_text()
+
+
+def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, town, tmp_path):
+    command = [checkpoint, "--data_dir", town, "--official", *PROTOCOL]
+    evaluate(*command, "--output_dir", "one")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parents[1])}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
+    command = list(map(str, [*launch, *command, "--output_dir", "two"]))
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("mean IoU") == 1
+    files = {path.relative_to("one") for path in Path("one").rglob("*.*")}
+    assert files == {path.relative_to("two") for path in Path("two").rglob("*.*")}
+    for file in files:
+        assert Path("one", file).read_bytes() == Path("two", file).read_bytes(), file
+
+
+def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, town):
+    recipe = {"data_dir": str(town), "eval_scales": [0.5], "learning_rate": 0.1, "output_dir": "run", "seed": 3}
+    Path("my.yaml").write_text(yaml.safe_dump(recipe | {"model_config": {"stem_channels": 4}, "panel_images": 9}))
+    assert evaluate(checkpoint, "my.yaml", "--student", "--panel_images", "0") == 0
+    assert [path.name for path in Path().iterdir() if path.is_dir()] == ["runs"]
+    (folder,) = Path("runs/evaluation").iterdir()
+    assert folder.name.endswith("-checkpoint-7-student") and not (folder / "panel.png").exists()
+    student = read(folder)
+    assert student["protocol"]["eval_scales"] == [0.5] and student["images"] == 3
+    evaluate(checkpoint / "student", "my.yaml", "--output_dir", "direct")
+    # The student alone has no image processor: ImageNet's normalisation gives other scores.
+    assert read("direct")["checkpoints"][0]["mean_iou"] != student["checkpoints"][0]["mean_iou"]
+
+
+def test_scorers_that_differ_are_an_error(evaluate, checkpoint, town, monkeypatch, capsys):
+    monkeypatch.setattr("scl_hf.scoring.LABEL_IDS", np.full(19, 23, np.uint8))  # all sky
+    assert evaluate(checkpoint, "--data_dir", town, "--official", "--output_dir", "out") == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: official: ")
+    assert read("out")["checkpoints"][0]["official"]["difference"] > 1e-6
+
+
+def test_classes_of_ones_own(evaluate, tmp_path):
+    for kind, mode in (("images", "RGB"), ("labels", "L")):
+        (tmp_path / "mine/validation" / kind).mkdir(parents=True)
+        for index in range(2):
+            Image.new(mode, (24, 16), index).save(tmp_path / f"mine/validation/{kind}/{index}.png")
+    (tmp_path / "mine/id2label.json").write_text('{"0": "grass", "1": "path"}')
+    tiny_model({0: "grass", 1: "path"}).save_pretrained("model")
+    data = ["--dataset", "folder", "--data_dir", "mine"]
+    assert evaluate("model", *data, "--output_dir", "out") == 0
+    assert "|  | grass | path | mIoU |" in Path("out/scores.md").read_text()
+    assert sum(map(sum, read("out")["checkpoints"][0]["confusion_matrix"])) == 2 * 16 * 24
+    with pytest.raises(InputError, match="official: scores Cityscapes' label files only"):
+        evaluate("model", *data, "--official")
+
+
+@pytest.mark.parametrize(
+    ("command_line", "message"),
+    [
+        ([], "at least one checkpoint"),
+        (["CHECKPOINT", "a.yaml", "b.yaml"], "at most one recipe"),
+        (["nowhere"], "^checkpoint nowhere: "),
+        (["CHECKPOINT", "--eval_scales", "0"], "eval_scales: must be scales above 0"),
+        (["CHECKPOINT", "--eval_tile", "2"], "eval_scales, eval_tile: image .* cannot be evaluated with tiles 2×2"),
+        (["CHECKPOINT", "--output_dir", "file"], "output_dir file: is a file"),
+        (["CHECKPOINT", "--eval_split", "val"], "no split val"),
+        (["CHECKPOINT", "--learning_rate", "1"], "unknown field 'learning_rate'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(evaluate, checkpoint, town, command_line, message):
+    Path("file").write_text("")
+    for recipe in ("a.yaml", "b.yaml"):
+        Path(recipe).write_text("seed: 1\n")
+    command_line = [checkpoint if argument == "CHECKPOINT" else argument for argument in command_line]
+    with pytest.raises(InputError, match=message) as error:
+        evaluate(*command_line, "--data_dir", town)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in Path().iterdir()) == ["a.yaml", "b.yaml", "file"]
+
+
+def test_an_image_that_cannot_be_read(evaluate, checkpoint, town, tmp_path):
+    shutil.copytree(town, tmp_path / "town")
+    image = next(Path("town/leftImg8bit/val").glob("*/*.png"))
+    image.write_bytes(image.read_bytes()[:200])
+    with pytest.raises(InputError, match=f"{image.name}: cannot be read"):
+        evaluate(checkpoint, "--data_dir", "town", "--output_dir", "out")
+    assert not Path("out").exists()
+
+
+def test_other_classes_than_the_data(evaluate, checkpoint, town):
+    tiny_model({0: "sky", 1: "road"}).save_pretrained("two")
+    with pytest.raises(InputError, match=r"^checkpoint two: has 2 classes \(sky, road\), the data 19"):
+        evaluate(checkpoint, "two", "--data_dir", town)
+    assert not Path("runs").exists()  # found before the first was scored

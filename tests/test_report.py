@@ -1,0 +1,48 @@
+import json
+
+import numpy as np
+import torch
+
+from scl_hf.data.cityscapes import ID2LABEL
+from scl_hf.evaluation import EvaluationArguments
+from scl_hf.metrics import MeanIoU
+from scl_hf.report import Report, json_page, markdown_page, text_table
+
+
+def report(matrix, id2label, name="mine"):
+    metric = MeanIoU(num_classes=len(matrix))
+    metric.confusion_matrix = torch.as_tensor(matrix)
+    matrix = metric.confusion_matrix.clone()
+    return Report(name, f"runs/{name}", id2label, metric.compute() | {"confusion_matrix": matrix})
+
+
+def test_own_classes():
+    reports = [report([[8, 2, 0], [0, 10, 0], [0, 0, 0]], {0: "a|b", 1: "sky", 2: "never"})]
+    table = text_table(reports).splitlines()
+    assert table[2].split() == ["a|b", "80.00"] and table[4].split() == ["never", "–"]
+    assert table[-1].split() == ["pixel", "accuracy", "90.00"] and "categories" not in "".join(table)
+    page = markdown_page(reports, "mine", 2, EvaluationArguments(eval_tile=8), "float32")
+    assert "2 images, tiles of 8×8 pixels, float32" in page
+    assert "|  | a\\|b | sky | never | mIoU |" in page and "| mine | 80.0 | 83.3 | – | 81.7 |" in page
+    text = json_page(reports, {"dataset": "x"}, EvaluationArguments(eval_flip=True), "float32")
+    assert "[8, 2, 0]" in text and "NaN" not in text
+    values = json.loads(text)
+    assert values["dataset"] == "x" and values["protocol"]["eval_flip"] is True
+    assert values["checkpoints"][0]["iou"] == {"a|b": 0.8, "sky": 10 / 12, "never": None}
+
+
+def test_cityscapes_has_the_columns_of_table_1_and_categories():
+    matrix = np.diag(np.arange(1, 20))
+    matrix[0, 1] = 1
+    reports = [report(matrix, dict(ID2LABEL), "ours"), report(np.eye(19, dtype=int), dict(ID2LABEL), "ours+")]
+    reports[0].official = {"mean_iou": reports[0].results["mean_iou"], "mean_category_iou": 0.9}
+    _, _, first, second, official = markdown_page(reports, "x", 1, EvaluationArguments(), "float32").split("\n\n")
+    names = "road s.walk build. wall fence pole t-light t-sign veg terrain sky person rider car truck bus train motor"
+    header, _, ours, better = first.splitlines()
+    assert header.strip("| ").split(" | ") == [*names.split(), "bike", "mIoU"]
+    assert ours.startswith("| ours | 50.0 | 66.7 | 100.0 |") and ours.endswith(" | 95.6 |")
+    assert better == "| ours+ " + "| 100.0 " * 20 + "|"
+    assert second.splitlines()[0].endswith("| human | vehicle | mean of categories | pixel accuracy |")
+    assert "the difference to the scores above is 1.0e-01" in official
+    assert "mean of categories  100.00  100.00" in text_table(reports)
+    assert reports[0].as_dict()["category_iou"]["flat"] == 1

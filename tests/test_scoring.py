@@ -1,0 +1,83 @@
+import logging
+
+import pytest
+from accelerate import PartialState
+from conftest import tiny_model
+
+from scl_hf.errors import InputError
+from scl_hf.scoring import ScoringArguments, folder_name, load_candidate, make_accelerator, short_names
+
+NAMES = {0: "traffic light", 1: "sky", 2: "road"}
+
+
+@pytest.fixture(autouse=True)
+def state():
+    PartialState(cpu=True)
+
+
+def save(path, *labels):
+    tiny_model(dict(enumerate(labels))).save_pretrained(path)
+    return str(path)
+
+
+def test_names_for_tables_and_folders():
+    assert short_names(["runs/demo", "org/model"]) == ["demo", "model"]
+    assert short_names(["runs/demo/checkpoint-5/"], "ema") == ["demo/checkpoint-5 (EMA)"]
+    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    assert folder_name("demo/checkpoint-5 (EMA)") == "demo-checkpoint-5-EMA"
+    with pytest.raises(InputError, match="a/x: is given twice"):
+        short_names(["a/x", "a/../a/x"])
+
+
+def test_class_names_that_differ_are_warned_of(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_candidate(save(tmp_path / "same", "Traffic_Light", "sky", "road"), ScoringArguments(), NAMES)
+        assert "same" not in caplog.text.replace("same brings no image processor", "")
+        load_candidate(save(tmp_path / "other", "traffic light", "heaven", "street"), ScoringArguments(), NAMES)
+        assert "names 2 of 3 classes otherwise than the data: 'heaven' for 'sky', 'street' for 'road'" in caplog.text
+        load_candidate(save(tmp_path / "none", "LABEL_0", "LABEL_1", "LABEL_2"), ScoringArguments(), NAMES)
+        assert "none brings no class names" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("sky", "road"), r"has 2 classes \(sky, road\), the data 3 \(traffic light, sky, road\)"),
+        (("LABEL_0", "LABEL_1"), r"has 2 classes \(LABEL_0, LABEL_1\), the data 3"),
+        (("sky", "traffic light", "road"), "in another order, class 0 is 'sky' and not 'traffic light'"),
+    ],
+)
+def test_other_classes_are_refused(tmp_path, labels, message):
+    with pytest.raises(InputError, match=f"^checkpoint .*model: .*{message}"):
+        load_candidate(save(tmp_path / "model", *labels), ScoringArguments(), NAMES)
+
+
+def test_student_and_ema_of_a_training_checkpoint(tmp_path):
+    def bias(path, **fields):
+        candidate = load_candidate(str(path), ScoringArguments(**fields), NAMES)
+        return candidate.model.decoder.classifier.weight[0, 0, 0, 0].item()
+
+    values = []
+    for seed, folder in enumerate(("ema_published", "ema_published/student", "student_published/teacher")):
+        tiny_model(NAMES, seed=seed).save_pretrained(tmp_path / folder)
+        values.append(tiny_model(NAMES, seed=seed).decoder.classifier.weight[0, 0, 0, 0].item())
+    tiny_model(NAMES, seed=1).save_pretrained(tmp_path / "student_published")
+    ema, student, teacher = values
+    assert bias(tmp_path / "ema_published") == bias(tmp_path / "ema_published", ema=True) == ema
+    assert bias(tmp_path / "ema_published", student=True) == student
+    assert bias(tmp_path / "student_published") == bias(tmp_path / "student_published", student=True) == student
+    assert bias(tmp_path / "student_published", ema=True) == teacher
+    with pytest.raises(InputError, match="student: .*holds one model only.*leave --student out"):
+        bias(tmp_path / "ema_published/student", student=True)
+    with pytest.raises(InputError, match="^checkpoint .*nowhere"):
+        bias(tmp_path / "nowhere", student=True)
+
+
+def test_fields():
+    with pytest.raises(InputError, match="ema, student: give one"):
+        ScoringArguments(ema=True, student=True)
+    with pytest.raises(InputError, match="dtype: must be float32"):
+        ScoringArguments(dtype="half")
+    with pytest.raises(InputError, match="panel_images: must be 0 or more"):
+        ScoringArguments(panel_images=-1)
+    assert make_accelerator("float32").mixed_precision == "no"
