@@ -2,25 +2,30 @@
 Measures speed and memory, as ratios, and says whether the project's targets hold.
 
     python scripts/benchmark.py losses [--size 896] [--threads 1] [--rounds 7]
+    python scripts/benchmark.py data [--crop_size 896] [--labels 500] [--threads 1] [--rounds 7]
+    python scripts/benchmark.py inference [--height 1024] [--images 4] [--threads 1] [--rounds 7]
 
 Prints Markdown. Run it on a quiet machine: the cases of a table are timed in turn, round by round, and each number is
 the median over the rounds, so that a neighbour's load falls on all of them alike.
 """
 
 import argparse
+import sys
 
 import torch
-from benchmarks import losses
+from benchmarks import data, inference, losses
 from benchmarks.common import print_machine
 
-BENCHMARKS = {"losses": losses}
+from scl_hf.errors import InputError
+
+BENCHMARKS = {"data": data, "inference": inference, "losses": losses}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="what to measure", dest="benchmark", required=True)
     for name, module in BENCHMARKS.items():
-        command = commands.add_parser(name, help=module.__doc__)
+        command = commands.add_parser(name, help=module.__doc__.strip().splitlines()[0])
         module.add_arguments(command)
         command.add_argument("--threads", type=int, default=1, help="threads for torch (default: 1)")
         command.add_argument("--rounds", type=int, default=7, help="runs of each case; medians count (default: 7)")
@@ -31,4 +36,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,13 +1,59 @@
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
+import datasets
+import pytest
 
-def test_the_benchmark_of_the_losses_prints_its_tables():
-    script = Path(__file__).parents[1] / "scripts/benchmark.py"
-    command = [sys.executable, script, "losses", "--size", "64", "--rounds", "1"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert (
-        result.stdout.count("\n### ") == 4 and "| exact structured loss / sampled, 9000 pairs a box |" in result.stdout
-    )
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def benchmark(monkeypatch, capsys, tmp_path):
+    """Runs the script in this process, for importing torch anew takes seconds; returns what it prints."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+        runpy.run_path(str(SCRIPTS / "benchmark.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    yield run
+    datasets.enable_progress_bars()
+
+
+def test_losses(benchmark):
+    printed = benchmark("losses", "--size", 32, "--rounds", 1)
+    assert printed.count("\n### ") == 4 and "| exact structured loss / sampled, 9000 pairs a box |" in printed
+
+
+TINY = {
+    "width": 128,
+    "crop_size": 32,
+    "images": 2,
+    "crops": 2,
+    "labels": 4,
+    "plain_labels": 2,
+    "rows": 60,
+    "worker_crops": 10,
+    "rounds": 1,
+}
+
+
+def test_data(benchmark):
+    printed = benchmark("data", *(f"--{name}={value}" for name, value in TINY.items()))
+    assert printed.count("\n### ") == 6 and "| opening 60 images, warm, s |" in printed
+    assert "60 images with their fine and coarse annotations, 68 rows in all" in printed
+
+
+def test_data_without_scipy(benchmark, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
+    with pytest.raises(SystemExit) as ended:
+        benchmark("data")
+    assert ended.value.code == 2 and "error: SciPy is not installed; install it with pip" in capsys.readouterr().err
+
+
+def test_inference(benchmark):
+    printed = benchmark("inference", "--height", 64, "--images", 1, "--rounds", 1)
+    assert printed.count("\n### ") == 5 and "| streamed metric: images/s / stored metric's |" in printed

@@ -1,0 +1,360 @@
+"""
+Reading, cropping and indexing of images of the size of Cityscapes.
+
+Crops and the class index are measured in seconds of a core, so that what a neighbour takes from it is not counted.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, default_collate
+
+from scl_hf import (
+    DeepLabV3PlusConfig,
+    DeepLabV3PlusForSemanticSegmentation,
+    SemiSupervisedConfig,
+    SemiSupervisedTrainer,
+)
+from scl_hf.data import (
+    Augmentation,
+    AugmentationArguments,
+    ClassIndex,
+    LabeledCrops,
+    LabeledDraws,
+    UnlabeledCrops,
+    load_cityscapes,
+)
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
+from scl_hf.data.class_index import tile_centroids
+from scl_hf.data.class_uniform import Draw
+from scl_hf.data.files import read_label, read_pair
+from scl_hf.data.street_scene import City
+from scl_hf.data.streets import RARE, draw_street
+from scl_hf.errors import InputError
+
+from .common import print_table
+
+TILE = 1024
+SUFFIXES = {"leftImg8bit": "leftImg8bit.png", "gtFine": "gtFine_labelIds.png", "gtCoarse": "gtCoarse_labelIds.png"}
+NO_COLORS = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--width", type=int, default=2048, help="width of the images, twice the height (default: 2048)"
+    )
+    parser.add_argument("--crop_size", type=int, default=896, help="side of the crops (default: 896)")
+    parser.add_argument("--images", type=int, default=8, help="images that differ (default: 8)")
+    parser.add_argument("--crops", type=int, default=48, help="draws whose crops are timed (default: 48)")
+    parser.add_argument("--labels", type=int, default=500, help="labels of the class index (default: 500)")
+    parser.add_argument("--plain_labels", type=int, default=40, help="of them, by SciPy as well (default: 40)")
+    parser.add_argument("--rows", type=int, default=23475, help="images of the tree that is opened (default: 23475)")
+    parser.add_argument("--worker_crops", type=int, default=2000, help="crops of the loader's worker (default: 2000)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps on a GPU, if there is one (default: 60)")
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        from scipy.ndimage import center_of_mass
+    except ImportError as error:
+        raise InputError("SciPy is not installed; install it with pip install -e '.[benchmark]'") from error
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
+        draw_tree(Path(folder, "town"), args)
+        rows = load_cityscapes(Path(folder, "town"))["train"]
+        start = time.process_time()
+        class_index = ClassIndex.build(rows, None, LABEL_TABLE, ID2LABEL, TILE)
+        index_seconds = time.process_time() - start
+
+        augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]))
+        labeled = LabeledCrops(rows, augmentation, LABEL_TABLE)
+        unlabeled = UnlabeledCrops(rows.remove_columns("label"), augmentation)
+        draws = LabeledDraws(len(rows), seed=0, class_index=class_index)
+        speed, beyond_decode = measure_crops(labeled, unlabeled, draws, args)
+        index_speed = measure_index(rows, index_seconds, center_of_mass, args)
+        growth = measure_worker(labeled, draws, args)
+        opening = measure_opening(Path(folder, "placeholders"), args.rows)
+        targets = [
+            ("crops/s and core / those of scaling whole pictures", speed, "≥", 1.5),
+            ("time beyond the decoding / decoding", beyond_decode, "≤", 0.4),
+            ("class index / SciPy, speed, reading included", index_speed, "≥", 5.0),
+            (f"worker, growth of the peak in the second half of {args.worker_crops} crops, MiB", growth, "≤", 16.0),
+            (f"opening {args.rows} images, warm, s", opening, "≤", 5.0),
+        ]
+        if torch.cuda.is_available():
+            waiting = measure_waiting(labeled, unlabeled, draws, Path(folder, "run"), args.steps)
+            targets.append(("share of the step waiting for data, 4 workers", waiting, "≤", 0.02))
+    print_table(
+        f"Targets (set for images of 2048×1024, crops of 896×896; this run: {args.width}×{args.width // 2}, "
+        f"{args.crop_size}×{args.crop_size})",
+        ["", "measured", "target", "holds"],
+        [
+            [name, value, f"{sign} {limit:g}", "yes" if (value >= limit if sign == "≥" else value <= limit) else "NO"]
+            for name, value, sign, limit in targets
+        ],
+    )
+
+
+def file_in(root: Path, kind: str, split: str, number: int) -> Path:
+    city = f"city{number // 1000:02}"
+    return root / kind / split / city / f"{city}_{number:06d}_000019_{SUFFIXES[kind]}"
+
+
+def draw_tree(root: Path, args: argparse.Namespace) -> None:
+    """`args.labels` images and labels in the folder layout of Cityscapes, `args.images` of them different files."""
+    rng = np.random.default_rng(0)
+    width, height = args.width, args.width // 2
+    sizes = []
+    for number in range(args.images):
+        # Every second one is its forerunner's mirror image under other noise: drawing takes seconds.
+        if number % 2 == 0:
+            frame, ids = draw_street(rng, City.sample(rng), width // 2, height // 2, RARE[number // 2 % len(RARE)])
+            frame = np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+            ids = ids.repeat(2, axis=0).repeat(2, axis=1)
+        else:
+            frame, ids = frame[:, ::-1], np.ascontiguousarray(ids[:, ::-1])
+        noisy = np.rint(frame + rng.normal(0, 0.5, frame.shape)).clip(0, 255).astype(np.uint8)
+        for kind, picture in (("leftImg8bit", noisy), ("gtFine", ids)):
+            path = file_in(root, kind, "train", number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+        sizes.append(os.path.getsize(file_in(root, "leftImg8bit", "train", number)))
+    for number in range(args.images, args.labels):
+        for kind in ("leftImg8bit", "gtFine"):
+            target = file_in(root, kind, "train", number)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(file_in(root, kind, "train", number % args.images), target)
+    print(
+        f"{args.images} PNGs of {width}×{height}, {np.mean(sizes) / 1e6:.2f} MB each (those of Cityscapes have 2.3), "
+        f"linked to {max(args.images, args.labels)} names"
+    )
+
+
+def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Draw) -> dict[str, torch.Tensor]:
+    """The crop as it is usually made: decode, scale the whole image, scale the whole label, cut the crop out."""
+    image, label = read_pair(labeled.rows[draw.row], labeled.label_table)
+    smallest, largest = labeled.augmentation.args.scale_range
+    scale = smallest + (largest - smallest) * np.random.default_rng(draw.seed).random()
+    size = round(scale * image.width), round(scale * image.height)
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+    center = draw.center and (scale * draw.center[0], scale * draw.center[1])
+    return unscaled(image, label, replace(draw, center=center))
+
+
+def measure_crops(
+    labeled: LabeledCrops, unlabeled: UnlabeledCrops, draws: LabeledDraws, args: argparse.Namespace
+) -> tuple[float, float]:
+    """Prints crops per second and where their time goes; returns the speed-up and the time beyond decoding."""
+    augmentation = labeled.augmentation
+    plain, colors, unscaled = (
+        Augmentation(replace(augmentation.args, **changed))
+        for changed in (NO_COLORS | {"blur_probability": 0}, {"blur_probability": 0}, {"scale_range": [1.0, 1.0]})
+    )
+
+    def decode(column: str, draw: Draw) -> None:
+        with Image.open(labeled.rows[draw.row][column]["path"]) as picture:
+            picture.load()
+
+    cases: dict[str, Callable[[Draw], object]] = {
+        "labelled": lambda draw: labeled[draw],
+        "unlabelled": lambda draw: unlabeled[draw],
+        "whole": lambda draw: scale_whole(labeled, unscaled, draw),
+        "image": lambda draw: decode("image", draw),
+        "label": lambda draw: decode("label", draw),
+        "pair": lambda draw: read_pair(labeled.rows[draw.row], LABEL_TABLE),
+        "window": lambda draw: plain(image, None, draw),
+        "colors": lambda draw: colors(image, None, draw),
+        "blur": lambda draw: augmentation(image, None, draw),
+        "crop": lambda draw: augmentation(image, label, draw),
+    }
+    seconds = {name: [] for name in cases}
+    for draw in draws(0)[: args.crops]:
+        image, label = read_pair(labeled.rows[draw.row], LABEL_TABLE)
+        labeled[draw]  # so that no case pays for what is loaded once
+        of_draw = {name: [] for name in cases}
+        for _ in range(min(args.rounds, 3)):
+            for name, case in cases.items():
+                start = time.process_time()
+                case(draw)
+                of_draw[name].append(time.process_time() - start)
+        for name in cases:
+            seconds[name].append(np.median(of_draw[name]))
+    ms = {name: 1e3 * float(np.mean(values)) for name, values in seconds.items()}
+
+    speed = ms["whole"] / ms["labelled"]
+    print_table(
+        f"Crops per second and core, {len(seconds['labelled'])} draws of an epoch",
+        ["", "ms", "crops/s", "times scaling whole pictures"],
+        [
+            ["labelled crop: one resampling of its window", ms["labelled"], 1e3 / ms["labelled"], speed],
+            ["unlabelled crop", ms["unlabelled"], 1e3 / ms["unlabelled"], ms["whole"] / ms["unlabelled"]],
+            ["decode, scale image and label as a whole (Pillow), crop", ms["whole"], 1e3 / ms["whole"], 1.0],
+        ],
+    )
+    decoding = ms["image"] + ms["label"]
+    parts = [
+        ["decode the image", ms["image"]],
+        ["decode the label", ms["label"]],
+        ["orientation, label table, sizes", ms["pair"] - decoding],
+        ["window, resampling, normalisation", ms["window"]],
+        ["colours", ms["colors"] - ms["window"]],
+        ["blur", ms["blur"] - ms["colors"]],
+        ["label's window", ms["crop"] - ms["blur"]],
+        ["all of it", ms["labelled"]],
+    ]
+    print_table(
+        "Where the time of a labelled crop goes (the last three steps as differences)",
+        ["", "ms", "times decoding"],
+        [[name, value, value / decoding] for name, value in parts],
+    )
+    seconds_of_pair = (ms["labelled"] + 2 * ms["unlabelled"]) / 1e3
+    print(
+        f"\nA step on one labelled and two unlabelled crops takes {seconds_of_pair:.3f} s of one core: 4 workers on "
+        f"cores of their own keep up with steps of {seconds_of_pair / 4:.3f} s and more."
+    )
+    return speed, (ms["labelled"] - decoding) / decoding
+
+
+def measure_index(
+    rows: datasets.Dataset, index_seconds: float, center_of_mass: Callable, args: argparse.Namespace
+) -> float:
+    """Prints milliseconds per label of the class index and of a loop over the classes; returns the speed-up."""
+
+    def by_class(label: np.ndarray) -> list[tuple]:
+        found = []
+        for top, left in itertools.product(range(0, label.shape[0], TILE), range(0, label.shape[1], TILE)):
+            part = label[top : top + TILE, left : left + TILE]
+            for category in range(len(ID2LABEL)):
+                mask = part == category
+                if mask.any():
+                    y, x = center_of_mass(mask)
+                    found.append((category, left + x, top + y))
+        return found
+
+    reading, ours, plain = [], [], []
+    for row in rows.select(range(min(args.plain_labels, len(rows)))):
+        times = [time.process_time()]
+        label = read_label(row["label"], LABEL_TABLE)
+        times.append(time.process_time())
+        centroids = tile_centroids(label, len(ID2LABEL), TILE)
+        times.append(time.process_time())
+        expected = by_class(label)
+        times.append(time.process_time())
+        if not np.allclose(np.stack([centroids[name] for name in ("category", "x", "y")], axis=1), expected):
+            raise AssertionError(f"{row['label']['path']}: the two ways differ")
+        for seconds, taken in zip((reading, ours, plain), np.diff(times)):
+            seconds.append(1e3 * taken)
+    found, looped = np.median(ours), np.median(plain)
+    of_index, of_loop = 1e3 * index_seconds / len(rows), np.median(np.add(reading, plain))
+    print_table(
+        f"Class index, ms a label: {len(rows)} labels, one core; by SciPy {len(plain)} of them",
+        ["", "class index", "SciPy's centre of mass per class", "ratio"],
+        [
+            ["centroids of a label in memory", float(found), float(looped), float(looped / found)],
+            ["from the files, all included", of_index, float(of_loop), float(of_loop / of_index)],
+        ],
+    )
+    return float(of_loop / of_index)
+
+
+def with_memory(crops: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | int]:
+    """A batch, and the resident memory of the worker that made it."""
+    return default_collate(crops) | {"resident": psutil.Process().memory_info().rss}
+
+
+def measure_worker(labeled: LabeledCrops, draws: LabeledDraws, args: argparse.Namespace) -> float:
+    """Prints the resident memory of a loader's worker over many crops; returns how much its peak still grows."""
+    many = [draw for epoch in range(-(-args.worker_crops // len(draws))) for draw in draws(epoch)]
+    loader = DataLoader(labeled, sampler=many[: args.worker_crops], num_workers=1, collate_fn=with_memory)
+    resident = [batch["resident"] / 2**20 for batch in loader]
+    first, half = len(resident) // 10, len(resident) // 2
+    # Freed memory goes back to the system now and then, so that single readings go up and down by a crop or two.
+    growth = max(resident[half:]) - max(resident[first:half])
+    print_table(
+        f"Resident memory of a worker of the DataLoader, crops of {args.crop_size}×{args.crop_size}, MiB",
+        [f"after {first} crops", f"after {len(resident)}", f"peak up to {half}", "peak after that", "growth"],
+        [[resident[first], resident[-1], max(resident[first:half]), max(resident[half:]), growth]],
+    )
+    return growth
+
+
+def measure_opening(root: Path, num_rows: int) -> float:
+    """Prints how long a tree of placeholders with fine and coarse annotations takes to open; returns the second."""
+    num_train, num_val = max(1, num_rows * 2975 // 23475), max(1, num_rows * 500 // 23475)
+    splits = {"train": num_train, "val": num_val, "train_extra": num_rows - num_train - num_val}
+    for split, count in splits.items():
+        for kind, number in itertools.product(SUFFIXES, range(count)):
+            if kind != "gtFine" or split != "train_extra":
+                path = file_in(root, kind, split, number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(path.name)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        opened = [load_cityscapes(root, config) for config in ("fine", "coarse")]
+        seconds.append(time.perf_counter() - start)
+    num_opened = sum(len(rows) for splits in opened for rows in splits.values())
+    print_table(
+        f"Opening {num_rows} images with their fine and coarse annotations, {num_opened} rows in all, s",
+        ["first time", "again"],
+        [seconds],
+    )
+    return seconds[1]
+
+
+class TimedTrainer(SemiSupervisedTrainer):
+    """Notes when each step asks for its batch, with the GPU at rest, and when it has it."""
+
+    def get_batch_samples(self, *args, **kwargs) -> Iterator:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        batch = super().get_batch_samples(*args, **kwargs)
+        torch.cuda.synchronize()
+        self.times.append((start, time.perf_counter()))
+        return batch
+
+
+def measure_waiting(
+    labeled: LabeledCrops, unlabeled: UnlabeledCrops, draws: LabeledDraws, output_dir: Path, steps: int
+) -> float:
+    """Prints how long the full model's training steps on the GPU wait for their batches; returns that share."""
+    config = DeepLabV3PlusConfig(id2label=ID2LABEL, label2id={name: i for i, name in ID2LABEL.items()})
+    trainer = TimedTrainer(
+        model=DeepLabV3PlusForSemanticSegmentation(config),
+        args=SemiSupervisedConfig(
+            output_dir=str(output_dir),
+            max_steps=steps,
+            per_device_train_batch_size=1,
+            dataloader_num_workers=4,
+            bf16=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=labeled,
+        unlabeled_dataset=unlabeled,
+        labeled_draws=draws,
+    )
+    trainer.times = []
+    trainer.train()
+    asked, given = np.array(trainer.times[steps // 4 :]).T  # the first steps start workers and choose kernels
+    step, wait = np.diff(asked).mean(), (given - asked)[:-1].mean()
+    print_table(
+        f"Training steps of the full model on {torch.cuda.get_device_name()}, 4 workers on {os.cpu_count()} cores",
+        ["step, ms", "waiting for data, ms", "share"],
+        [[1e3 * step, 1e3 * wait, float(wait / step)]],
+    )
+    return float(wait / step)

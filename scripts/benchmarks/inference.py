@@ -1,0 +1,275 @@
+"""Prediction of whole images, the streamed metric, and pictures written behind the model."""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from scl_hf.inference import predict_probs, tile_starts
+from scl_hf.metrics import MeanIoU, evaluate  # imported by its name, it would be scripts/evaluate.py
+
+from .common import Measured, print_table
+
+NUM_CLASSES = 19
+SCALES = (0.5, 1, 2)  # with the mirror image and tiles as high as the image: the paper's protocol on Cityscapes
+REDUCED = {
+    "stem_channels": 8,
+    "depths": [1, 1, 1, 1, 1, 1],
+    "channels": [[16, 16], [32, 32], [64, 64], [64, 64], [32, 64, 128], [64, 64, 128]],
+    "aspp_channels": 32,
+    "skip_channels": 16,
+    "decoder_channels": 32,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--height", type=int, default=1024, help="images of height × 2 height (default: 1024)")
+    parser.add_argument("--images", type=int, default=4, help="images that are scored and written (default: 4)")
+
+
+def run(args: argparse.Namespace) -> None:
+    height, width = args.height, 2 * args.height
+    wide = (height, -(-3 * width // 80) * 16)  # two that share a third: 3/5 of the width each, up to a multiple of 16
+    targets = [
+        *measure_protocol(height, width, wide, min(args.rounds, 3)),
+        measure_compute(height, width, wide),
+        *measure_metric(height, width, args.images, min(args.rounds, 3)),
+        measure_writing(height, width, args.images, min(args.rounds, 3)),
+    ]
+    print_table(
+        f"Targets (set for 1024×2048 on one core; this run: {height}×{width}, threads: {args.threads})",
+        ["", "measured", "target", "holds"],
+        [
+            [name, value, f"{'at most' if at_most else 'at least'} {limit:g}", "yes" if holds else "NO"]
+            for name, value, limit, at_most in targets
+            for holds in [value <= limit if at_most else value >= limit]
+        ],
+    )
+
+
+def time_in_turn(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
+    """Seconds of each case, all cases in turn in each round."""
+    measured = {name: Measured([], 0) for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            measured[name].seconds.append(time.perf_counter() - start)
+    return measured
+
+
+def plain_loop(model: nn.Module, image: torch.Tensor, tile: int) -> torch.Tensor:
+    """The protocol as one would write it down first: tile by tile, in float32."""
+    size, total = image.shape[-2:], 0
+    for scale in SCALES:
+        scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True)
+        height, width = (min(round(tile * max(1, scale)), side) for side in scaled.shape[-2:])
+        logits = torch.zeros(1, NUM_CLASSES, *scaled.shape[-2:], device=image.device)
+        count = torch.zeros_like(logits[:, :1])
+        for top in tile_starts(scaled.shape[-2], height, 1 / 3):
+            for left in tile_starts(scaled.shape[-1], width, 1 / 3):
+                window = (..., slice(top, top + height), slice(left, left + width))
+                for mirrored in (False, True):
+                    pixels = scaled[window].flip(-1) if mirrored else scaled[window]
+                    part = F.interpolate(model(pixel_values=pixels).logits, (height, width), mode="bilinear")
+                    logits[window] += part.flip(-1) if mirrored else part
+                    count[window] += 1
+        total = total + F.interpolate(logits / count, size, mode="bilinear")
+    return torch.softmax(total / len(SCALES), dim=1)
+
+
+@torch.no_grad()
+def measure_protocol(height: int, width: int, wide: tuple[int, int], rounds: int) -> list[tuple]:
+    """The paper's protocol on one image, against the plain loop."""
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(0)
+    config = DeepLabV3PlusConfig(**({} if on_gpu else REDUCED))
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model = DeepLabV3PlusForSemanticSegmentation(config).eval().to(device)
+    image = torch.randn(1, 3, height, width, device=device)
+
+    def protocol(model: nn.Module = model, tile=height, tiles: int = 1, half: bool = False) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return predict_probs(model, image, SCALES, True, tile, max_tiles_per_batch=tiles)
+
+    cases = {"plain loop, float32": lambda: plain_loop(model, image, height), "square tiles": protocol}
+    cases["square tiles, batches of 4"] = lambda: protocol(tiles=4)
+    cases["wide tiles"] = lambda: protocol(tile=wide)
+    if on_gpu:
+        compiled = torch.compile(model)
+        cases["square tiles, bfloat16"] = lambda: protocol(half=True)
+        cases["square tiles, bfloat16, compiled"] = lambda: protocol(compiled, half=True)
+        cases["wide tiles, bfloat16, compiled"] = lambda: protocol(compiled, wide, half=True)
+        for case in cases.values():  # chooses kernels and compiles
+            case()
+    corner, tile = image[..., : height // 4, : width // 4], height // 4
+    difference = predict_probs(model, corner, SCALES, True, tile) - plain_loop(model, corner, tile)
+    difference = difference.abs().max().item()
+    measured = time_in_turn(cases, rounds)
+    loop = measured["plain loop, float32"]
+    print_table(
+        f"Scales {', '.join(map(str, SCALES))}, mirrored, overlap 1/3, on one image of {height}×{width}: "
+        f"{'full-size model, ' + torch.cuda.get_device_name() if on_gpu else 'reduced model'}; squares of {height}, "
+        f"wide tiles of {wide[0]}×{wide[1]}; the largest difference to the loop, on a corner, is {difference:.1e}",
+        ["", "s", "times faster than the loop"],
+        [[name, m.milliseconds / 1e3, loop.times_slower_than(m)] for name, m in measured.items()],
+    )
+    name = "full protocol, same tiles: time / the plain loop's"
+    return [
+        (name, measured["square tiles"].times_slower_than(loop), 1.0, True),
+        ("full protocol, probabilities: largest difference to the plain loop", difference, 1e-4, True),
+    ]
+
+
+def measure_compute(height: int, width: int, wide: tuple[int, int]) -> tuple:
+    """Pixels that go through the model, counted, by shape of the tiles."""
+
+    class CountPixels(nn.Module):
+        def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+            self.pixels += pixel_values[:, 0].numel()
+            self.largest = max(self.largest, pixel_values[0, 0].numel())
+            return SimpleNamespace(logits=pixel_values[:, :1, ::8, ::8])
+
+    def count(tile: int | tuple[int, int] | None) -> CountPixels:
+        counter = CountPixels()
+        counter.pixels = counter.largest = 0
+        predict_probs(counter, torch.zeros(1, 3, height, width), SCALES, True, tile)
+        return counter
+
+    tiles = {"whole images": None, f"{height}×{height}": height, f"{wide[0]}×{wide[1]}": wide}
+    counted = {name: count(tile) for name, tile in tiles.items()}
+    whole = counted["whole images"]
+    print_table(
+        f"Pixels through the model, scales {', '.join(map(str, SCALES))}, mirrored, overlap 1/3, {height}×{width}",
+        ["tile", "million pixels", "times whole images", "largest input, share of the whole"],
+        [[name, c.pixels / 1e6, c.pixels / whole.pixels, c.largest / whole.largest] for name, c in counted.items()],
+    )
+    ratio = counted[f"{wide[0]}×{wide[1]}"].pixels / whole.pixels
+    return f"compute with tiles of {wide[0]}×{wide[1]} / whole images", ratio, 1.2, True
+
+
+class StoredMeanIoU(evaluate.Metric):
+    """Mean IoU as metrics of `evaluate` work: every label map is stored, and all are counted at the end."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))
+        features = datasets.Features({"predictions": label_maps, "references": label_maps})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        matrix = np.zeros(NUM_CLASSES**2, dtype=np.int64)
+        for prediction, reference in zip(predictions, references):
+            prediction, reference = np.array(prediction), np.array(reference)
+            counted = reference != 255
+            pairs = reference[counted] * NUM_CLASSES + prediction[counted]
+            matrix += np.bincount(pairs, minlength=NUM_CLASSES**2)
+        matrix = matrix.reshape(NUM_CLASSES, NUM_CLASSES)
+        with np.errstate(invalid="ignore"):  # 0 / 0 for a class that does not occur
+            iou = matrix.diagonal() / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
+        return {"mean_iou": float(np.nanmean(iou))}
+
+
+def label_map(height: int, width: int, seed: int) -> np.ndarray:
+    """Labels in patches of 32 pixels, a few of them ignored."""
+    patches = np.random.default_rng(seed).integers(0, NUM_CLASSES + 1, (height // 32 + 1, width // 32 + 1))
+    labels = patches.repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
+    return np.where(labels == NUM_CLASSES, 255, labels)
+
+
+def measure_metric(height: int, width: int, num_images: int, rounds: int) -> list[tuple]:
+    """The streamed metric against one that stores what it is given."""
+    references = [torch.from_numpy(label_map(height, width, seed))[None] for seed in range(num_images)]
+    predictions = [(labels.roll(5, dims=-1) % 255) % NUM_CLASSES for labels in references]
+    scores = {}
+
+    def streamed() -> None:
+        metric = MeanIoU(NUM_CLASSES)
+        for prediction, reference in zip(predictions, references):
+            metric.add_batch(predictions=prediction, references=reference)
+        scores["streamed"] = metric.compute()["mean_iou"]
+
+    def stored() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            metric = StoredMeanIoU(cache_dir=folder)
+            for prediction, reference in zip(predictions, references):
+                metric.add_batch(predictions=prediction.numpy(), references=reference.numpy())
+            scores["stored"] = metric.compute()["mean_iou"]
+
+    measured = time_in_turn({"streamed": streamed, "stored": stored}, rounds)
+    if abs(scores["streamed"] - scores["stored"]) > 1e-12:
+        raise AssertionError(f"the metrics differ: {scores}")
+    ratio = measured["stored"].times_slower_than(measured["streamed"])
+    milliseconds = measured["streamed"].milliseconds / num_images
+    kept = {"streamed": 0, "stored": 2 * 2 * height * width / 2**20}  # two maps of 16 bits
+    print_table(
+        f"Mean IoU of {num_images} images of {height}×{width}, {NUM_CLASSES} classes",
+        ["", "ms an image", "images/s", "kept for each image, MiB"],
+        [
+            [name, m.milliseconds / num_images, 1e3 * num_images / m.milliseconds, kept[name]]
+            for name, m in measured.items()
+        ],
+    )
+    return [
+        ("streamed metric: images/s / stored metric's", ratio, 10.0, False),
+        ("streamed metric, ms an image", milliseconds, 8.0, True),
+    ]
+
+
+@torch.no_grad()
+def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tuple:
+    """How much of the time of writing pictures the model hides."""
+    torch.manual_seed(0)
+    model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**REDUCED)).eval()
+    image = torch.randn(1, 3, height, width)
+    labels = label_map(height, width, 0).astype(np.uint8)
+    colours = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)[labels]
+    overlay = colours // 2 + np.random.default_rng(1).integers(0, 8, colours.shape, dtype=np.uint8)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def write(index: int) -> None:
+            for name, pixels in (("labels", labels), ("colours", colours), ("overlay", overlay)):
+                Image.fromarray(pixels).save(Path(folder) / f"{index}_{name}.png")
+
+        def alone() -> None:
+            for _ in range(num_images):
+                predict_probs(model, image)
+
+        def in_turn() -> None:
+            for index in range(num_images):
+                predict_probs(model, image)
+                write(index)
+
+        def in_a_thread() -> None:
+            with ThreadPoolExecutor(1) as pool:
+                for index in range(num_images):
+                    predict_probs(model, image)
+                    pool.submit(write, index)
+
+        cases = {"model alone": alone, "model, then pictures": in_turn, "pictures in a thread": in_a_thread}
+        measured = time_in_turn(cases, rounds)
+    seconds = zip(*(m.seconds for m in measured.values()))
+    hidden = float(
+        np.median([1 - (thread - model_alone) / (turn - model_alone) for model_alone, turn, thread in seconds])
+    )
+    print_table(
+        f"Label map, colours and overlay of {num_images} images of {height}×{width} as PNG, one forward of the "
+        f"reduced model each, {os.cpu_count()} cores",
+        ["", "ms an image"],
+        [[name, m.milliseconds / num_images] for name, m in measured.items()],
+    )
+    return "time of writing PNGs that is hidden behind the model, share", hidden, 0.7, False
