@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
@@ -94,11 +94,11 @@ class RecipeParser(HfArgumentParser):
 
     source = "command line"  # what error messages name
 
-    def parse_recipe(self, argv: Sequence[str], also: Sequence[type] = ()) -> tuple[Any, ...]:
+    def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
         """
         Args:
             argv (`Sequence[str]`): Command line without the script's name.
-            also (`Sequence[type]`, *optional*): Dataclasses of another script, whose fields the recipe may hold, too.
+            ignored (`Collection[str]`, *optional*): Fields that the recipe may hold for another script.
 
         Returns:
             `tuple`: One instance per dataclass.
@@ -112,9 +112,8 @@ class RecipeParser(HfArgumentParser):
                 action.type = _or_null(action.type)
         if argv and not argv[0].startswith("-"):
             self.source = argv.pop(0)
-            others = {f.name for dataclass_type in also for f in fields(dataclass_type)} - set(self._known_fields())
             values = self._read(Path(self.source))
-            self._set_recipe_defaults({name: value for name, value in values.items() if name not in others})
+            self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
             # argparse converts text defaults too late to know where they came from: convert them here, by themselves.
             self.parse_known_args([])
             self.source += " or command line"

@@ -26,7 +26,7 @@ from scl_hf.errors import InputError
 from scl_hf.evaluation import EvaluationArguments
 from scl_hf.plots import plot_confusion_matrix
 from scl_hf.prediction.writers import replacing
-from scl_hf.recipe import TRAINING_RECIPE
+from scl_hf.recipe import other_fields
 from scl_hf.report import Report, json_page, markdown_page, text_table
 from scl_hf.scoring import (
     ScoringArguments,
@@ -48,7 +48,8 @@ def main() -> int:
     recipes = [argument for argument in given if argument.endswith((".yaml", ".yml"))]
     checkpoints = [argument for argument in given if argument not in recipes]
     parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), usage=USAGE)
-    data_args, protocol, args = parser.parse_recipe([*recipes[:1], *sys.argv[1 + len(given) :]], TRAINING_RECIPE)
+    command_line = [*recipes[:1], *sys.argv[1 + len(given) :]]
+    data_args, protocol, args = parser.parse_recipe(command_line, other_fields(DataArguments, EvaluationArguments))
     if not checkpoints or len(recipes) > 1:
         raise InputError(f"at least one checkpoint and at most one recipe come first: {USAGE}")
     names = short_names(checkpoints, args.weights)

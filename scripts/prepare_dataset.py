@@ -19,7 +19,7 @@ from scl_hf.data.checking import check_data
 from scl_hf.data.publishing import push_data
 from scl_hf.data.streets import draw_streets
 from scl_hf.errors import InputError
-from scl_hf.recipe import TRAINING_RECIPE
+from scl_hf.recipe import other_fields
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     command = arguments.pop("command")
     try:
         if recipe := arguments.pop("recipe", None):
-            (data_args,) = RecipeParser((DataArguments,)).parse_recipe([recipe], TRAINING_RECIPE)
+            (data_args,) = RecipeParser((DataArguments,)).parse_recipe([recipe], other_fields(DataArguments))
             arguments |= {"label_map": data_args.label_map, "ignore_index": data_args.ignore_index}
             arguments |= {"unlabeled_dirs": data_args.unlabeled_dirs} if command == "check" else {}
         if command == "streets":

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scl_hf.arguments import ModelArguments, RecipeParser, check_output_dir, clear_output_dir
+from scl_hf.arguments import RecipeParser, check_output_dir, clear_output_dir
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError
-from scl_hf.recipe import TRAINING_RECIPE
+from scl_hf.recipe import TRAINING_RECIPE, other_fields
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -28,10 +28,10 @@ def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_defaults(
 def test_a_recipe_may_hold_the_fields_of_another_script(tmp_path):
     recipe = tmp_path / "my.yaml"
     recipe.write_text("eval_split: test\noutput_dir: runs/mine\nlearning_rate: x\n")
-    (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)], TRAINING_RECIPE)
+    (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)], other_fields(DataArguments))
     assert data.eval_split == "test"
     with pytest.raises(InputError, match="unknown field 'output_dir'"):
-        RecipeParser((DataArguments,)).parse_recipe([str(recipe)], (ModelArguments,))
+        RecipeParser((DataArguments,)).parse_recipe([str(recipe)], other_fields(SemiSupervisedConfig, DataArguments))
 
 
 def test_every_kind_of_value(tmp_path):

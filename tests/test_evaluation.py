@@ -143,7 +143,7 @@ def test_what_a_user_can_mend_is_one_line(accelerator):
     strided.forward = out_of_memory
     assert message(strided).startswith("eval_tile, max_tiles_per_batch: image image 0 does not fit into the memory")
     two_classes = tiny_model({0: "a", 1: "b"})
-    assert message(two_classes).startswith("image image 0: the labels do not fit the model: references range over")
+    assert message(two_classes).startswith("image image 0: the labels do not fit the model: references hold")
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_no_unlabelled_images_for_a_loss_that_needs_them(train, folder):
 
 def test_a_starting_checkpoint_that_does_not_fit(train, folder, tmp_path):
     data = {"dataset": "folder", "data_dir": str(folder), "model_config": None}
-    with pytest.raises(InputError, match="model_name_or_path .*none: not a semantic-segmentation checkpoint"):
+    with pytest.raises(InputError, match="model_name_or_path .*none: there is no such folder, and on the Hub"):
         train(model_name_or_path=str(tmp_path / "none"), **data)
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
     with pytest.raises(InputError, match="bert: not a semantic-segmentation checkpoint"):
