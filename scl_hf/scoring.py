@@ -144,9 +144,7 @@ def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str
             f"{checkpoint.id2label[different[0]]!r} and not {id2label[different[0]]!r}. Order id2label and label_map "
             "of the data as id2label in the checkpoint's config.json."
         )
-    if all(re.fullmatch(r"label \d+", label) for label in theirs.values()) and different:
-        logger.warning("%s brings no class names: its classes are taken for those of the data, in their order.", name)
-    elif different:
+    if different:
         pairs = [f"{checkpoint.id2label[i]!r} for {id2label[i]!r}" for i in different]
         logger.warning(
             "%s names %d of %d classes otherwise than the data: %s", name, len(pairs), len(ours), _listed(pairs)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scl_hf import SemiSupervisedConfig
 from scl_hf.arguments import RecipeParser, check_output_dir, clear_output_dir
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError

@@ -23,6 +23,8 @@ from scl_hf.data.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts/predict.py"
+NAMES = ("iris", "lily", "rose", "aster", "tulip")
+FLOWERS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
 SEGFORMER = {
     "depths": [1, 1, 1, 1],
     "hidden_sizes": [8, 8, 16, 16],
@@ -36,7 +38,7 @@ def checkpoints(tmp_path_factory):
     """A DeepLabV3+ of the Cityscapes classes and a SegFormer of five others, with processors that do not resize."""
     path = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    segformer = SegformerForSemanticSegmentation(SegformerConfig(num_labels=5, **SEGFORMER))
+    segformer = SegformerForSemanticSegmentation(SegformerConfig(**FLOWERS, **SEGFORMER))
     for name, model in (("deeplab", tiny_model(ID2LABEL)), ("segformer", segformer)):
         model.save_pretrained(path / name)
         # Another normalisation than the fallback, so that it is seen to come from here.
@@ -137,12 +139,14 @@ def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
 def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoints):
     backbone, headless = SegformerModel(SegformerConfig(**SEGFORMER)), checkpoints / "headless"
     backbone.save_pretrained(headless)
+    SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMER)).save_pretrained(checkpoints / "nameless")
     for checkpoint, arguments, message in (
         ("deeplab", [pictures, "--eval_tile", "4"], "with tiles 4×4 pixels .*too small for the output stride"),
         ("deeplab", [pictures, "--eval_scales", "0"], "eval_scales: must be scales above 0"),
-        ("segformer", [pictures, "--write", "label_ids"], "classes of .*segformer are LABEL_0, LABEL_1, LABEL_2, …;"),
+        ("segformer", [pictures, "--write", "label_ids"], "classes of .*segformer are iris, lily, rose, …;"),
         ("deeplab", [pictures, "--submission", tmp_path / "out.zip"], "one.png is no test image of Cityscapes"),
         ("headless", [pictures], "is not a trained segmentation model, .* are missing"),
+        ("nameless", [pictures], "nameless: brings no class names, only LABEL_0, …"),
         ("none", [pictures], "none: no such folder"),
         ("deeplab", [pictures / "c"], "in/c: no such file or folder"),
         ("deeplab", [], "a checkpoint and at least one input come first"),

@@ -91,7 +91,8 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
         [`Checkpoint`]: The model on the CPU, in float32 and evaluation mode.
 
     Raises:
-        [`InputError`]: There is no such checkpoint, or it is not a trained semantic-segmentation model.
+        [`InputError`]: There is no such checkpoint, it is not a trained semantic-segmentation model, or its classes
+            have no names.
     """
     if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
         raise InputError(f"checkpoint {name}: no such folder")
@@ -112,6 +113,11 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
         raise InputError(
             f"checkpoint {name}: is not a trained segmentation model, {len(report['missing_keys'])} of its tensors "
             f"are missing ({min(report['missing_keys'])}, …). Train it first, or name another checkpoint."
+        )
+    names = list(model.config.id2label.values())
+    if all(label == f"LABEL_{i}" for i, label in enumerate(names)):
+        raise InputError(
+            f"checkpoint {name}: brings no class names, only {names[0]}, …. Write them into id2label of its config.json."
         )
     return Checkpoint(name, model.eval(), **_normalization(name, trust_remote_code))
 
