@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data import cityscapes
@@ -117,7 +118,8 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
     names = list(model.config.id2label.values())
     if all(label == f"LABEL_{i}" for i, label in enumerate(names)):
         raise InputError(
-            f"checkpoint {name}: brings no class names, only {names[0]}, …. Write them into id2label of its config.json."
+            f"checkpoint {name}: brings no class names, only {names[0]}, …. Write them into id2label of its "
+            f"{CONFIG_NAME}."
         )
     return Checkpoint(name, model.eval(), **_normalization(name, trust_remote_code))
 
