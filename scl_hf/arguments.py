@@ -214,7 +214,7 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
         [`InputError`]: `output_dir` holds a run and neither field says what to do; or there is no such checkpoint.
     """
     path = Path(output_dir)
-    check_writable(path)
+    check_writable("output_dir", path)
     newest = get_last_checkpoint(str(path)) if path.is_dir() else None
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
@@ -233,19 +233,22 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     return None
 
 
-def check_writable(output_dir: Path) -> None:
+def check_writable(name: str, path: Path) -> None:
     """
     Args:
-        output_dir (`pathlib.Path`): A folder to write to, which need not be there yet.
+        name (`str`): The field that names the folder.
+        path (`pathlib.Path`): A folder to write to, which need not be there yet.
 
     Raises:
         [`InputError`]: It is a file, or cannot be written to.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"output_dir {output_dir}: is a file. Name a folder.")
-    existing = next(parent for parent in (output_dir.absolute(), *output_dir.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"output_dir {output_dir}: {existing} cannot be written to. Name another folder.")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{name} {path}: is a file. Name a folder.")
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"{name} {path}: {existing} is a file. Name another folder.")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{name} {path}: {existing} cannot be written to. Name another folder.")
 
 
 def clear_output_dir(output_dir: str | os.PathLike) -> None:

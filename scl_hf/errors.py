@@ -10,3 +10,8 @@ class InputError(ValueError):
     def __init__(self, message: str):
         # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

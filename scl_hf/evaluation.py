@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`
 
 
 @dataclass
@@ -76,6 +77,28 @@ class EvaluationArguments:
             raise InputError(f"{name}: must be {expected}, got {getattr(self, name)!r}.")
 
 
+def make_accelerator(dtype: str) -> Accelerator:
+    """
+    The process, its device and mixed precision.
+
+    Args:
+        dtype (`str`): `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision.
+
+    Returns:
+        `accelerate.Accelerator`: On the GPU, if there is one.
+
+    Raises:
+        [`InputError`]: There is no such precision, or the device does not have it.
+    """
+    if dtype not in MIXED_PRECISION:
+        raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {dtype!r}.")
+    try:
+        # Without a GPU, several processes find each other only if they are told that they run on the CPU.
+        return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=MIXED_PRECISION[dtype])
+    except ValueError as error:
+        raise InputError(f"dtype: {dtype} does not run here ({first_line(error)})") from error
+
+
 def predict_image(
     model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
 ) -> torch.Tensor:
@@ -106,16 +129,21 @@ def predict_image(
                 border=args.eval_border,
                 max_tiles_per_batch=args.max_tiles_per_batch,
             )
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
-            f"take smaller tiles than {_seen(item, args)}, or fewer at once."
-        ) from error
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if is_out_of_memory(error):
+            raise InputError(
+                f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
+                f"take smaller tiles than {_seen(item, args)}, or fewer at once."
+            ) from error
         raise InputError(
-            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {_seen(item, args)}: {reason}"
+            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {_seen(item, args)}: "
+            f"{first_line(error)}"
         ) from error
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def predicted_images(

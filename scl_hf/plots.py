@@ -4,7 +4,6 @@ needed.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from .errors import InputError
+from .files import replacing
 
 TERMS = {
     "loss": "loss, all terms",
@@ -107,6 +108,8 @@ def plot_curves(runs: Mapping[str, list[dict[str, float]]], path: str | Path) ->
         one.set_title(TERMS.get(key, "mean IoU (%)"), loc="left", fontsize="medium")
         one.set_xlim(first, last)
         one.set_ylim(bottom=0 if key in TERMS else None)
+        if key not in TERMS:
+            one.yaxis.set_major_locator(MaxNLocator(integer=True))
         one.set_xlabel("step" if key in rows[-1] else None)
         one.grid(alpha=0.25)
         one.spines[["top", "right"]].set_visible(False)
@@ -221,14 +224,9 @@ def _save(figure: Figure, path: str | Path) -> Path:
         raise InputError(f"{path}: is no name of a picture; take one that ends with .png, .svg or .pdf")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file to write")
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(part, dpi=130, bbox_inches="tight", pad_inches=0.15)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=130, bbox_inches="tight", pad_inches=0.15)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
     return path

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
+from .files import replacing
 from .hub import brings_code
 from .visualization import colorize, denormalize, panel
 
@@ -152,8 +153,8 @@ def write_panel(
         )
     picture = panel(rows, legend=[(id2label[i], palette[i]) for i in range(len(palette))])
     path = Path(trainer.args.output_dir) / "panels" / f"step-{trainer.state.global_step:06d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    with replacing(path) as partial:
+        picture.save(partial)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
             callback.tb_writer.add_image(

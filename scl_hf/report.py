@@ -1,14 +1,17 @@
-"""The scores of checkpoints on pages: a text table, Markdown, JSON."""
+"""The scores of checkpoints on pages: a text table, Markdown, JSON, and CSV for confusion matrices."""
 
-import json
+import csv
+import io
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+
 from .cityscapes_scoring import TABLE_NAMES, category_ious
-from .data.cityscapes import ID2LABEL
+from .data.cityscapes import is_cityscapes
 from .evaluation import EvaluationArguments, protocol_in_words
 
 
@@ -30,40 +33,40 @@ class Report:
     id2label: dict[int, str]
     results: dict[str, Any]
     official: dict[str, float] | None = None
+    class_iou: dict[str, float] = field(init=False)
+    category_iou: dict[str, float] = field(init=False)
+    mean_category_iou: float = field(init=False)
 
-    @property
-    def is_cityscapes(self) -> bool:
-        return self.id2label == ID2LABEL
+    def __post_init__(self):
+        # In the order of the train ids, which is that of the paper's Table 1
+        self.class_iou = dict(zip(self.id2label.values(), self.results["per_category_iou"]))
+        cityscapes = is_cityscapes(self.id2label)
+        self.category_iou = category_ious(self.results["confusion_matrix"].numpy()) if cityscapes else {}
+        self.mean_category_iou = torch.tensor([*self.category_iou.values()], dtype=torch.float64).nanmean().item()
 
-    def class_ious(self) -> dict[str, float]:
-        """Class -> IoU, in the order of the train ids, which is that of the paper's Table 1."""
-        return dict(zip(self.id2label.values(), self.results["per_category_iou"]))
-
-    def category_ious(self) -> dict[str, float]:
-        """Category -> IoU; empty where the classes are not Cityscapes'."""
-        return category_ious(self.results["confusion_matrix"].numpy()) if self.is_cityscapes else {}
-
-    def mean_category_iou(self) -> float:
-        return _mean(self.category_ious().values())
+    def sections(self) -> list[dict[str, float]]:
+        """What tables show: classes, their mean, categories, the rest; those that are not empty."""
+        rest = {"mean of categories": self.mean_category_iou} if self.category_iou else {}
+        rest |= {"pixel accuracy": self.results["overall_accuracy"]}
+        sections = [self.class_iou, {"mean IoU": self.results["mean_iou"]}, self.category_iou, rest]
+        return [section for section in sections if section]
 
     def official_difference(self) -> float:
-        """By how much the official scorer's means differ from these."""
-        ours = {"mean_iou": self.results["mean_iou"], "mean_category_iou": self.mean_category_iou()}
-        pairs = [(ours[name], self.official[name]) for name in ours]
-        return max(0.0 if math.isnan(a) and math.isnan(b) else abs(a - b) for a, b in pairs)
+        """By how much the official scorer's means differ from these; NaN where one of the two has no score."""
+        ours = np.array([self.results["mean_iou"], self.mean_category_iou])
+        theirs = np.array([self.official["mean_iou"], self.official["mean_category_iou"]])
+        return float(np.where(np.isnan(ours) & np.isnan(theirs), 0, np.abs(ours - theirs)).max())
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        classes = list(self.id2label.values())
+        """All of it but the confusion matrix, in 0 … 1."""
         values = {"name": self.name, "checkpoint": self.checkpoint}
         values |= {name: self.results[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-        values["iou"] = self.class_ious()
-        values["accuracy"] = dict(zip(classes, self.results["per_category_accuracy"]))
-        if self.is_cityscapes:
-            values |= {"mean_category_iou": self.mean_category_iou(), "category_iou": self.category_ious()}
+        values |= {"iou": self.class_iou}
+        values |= {"accuracy": dict(zip(self.id2label.values(), self.results["per_category_accuracy"]))}
+        if self.category_iou:
+            values |= {"mean_category_iou": self.mean_category_iou, "category_iou": self.category_iou}
         if self.official:
-            values["official"] = self.official | {"difference": self.official_difference()}
-        values["confusion_matrix"] = self.results["confusion_matrix"].tolist()
+            values |= {"official": self.official | {"difference": self.official_difference()}}
         return values
 
 
@@ -77,35 +80,18 @@ def text_table(reports: Sequence[Report]) -> str:
     Returns:
         `str`: Classes, their mean, categories where there are some, and pixel accuracy.
     """
-    sections = [
-        [("IoU %", [report.name for report in reports])],
-        [(name, [report.class_ious()[name] for report in reports]) for name in reports[0].class_ious()],
-        [("mean IoU", [report.results["mean_iou"] for report in reports])],
-        [(name, [report.category_ious()[name] for report in reports]) for name in reports[0].category_ious()],
-        [
-            ("mean of categories", [report.mean_category_iou() for report in reports]),
-            ("pixel accuracy", [report.results["overall_accuracy"] for report in reports]),
-        ][0 if reports[0].is_cityscapes else 1 :],
-    ]
-    sections = [
-        [
-            (name, [value if isinstance(value, str) else _percent(value, 2) for value in values])
-            for name, values in rows
-        ]
-        for rows in sections
-        if rows
-    ]
-    width = max(len(name) for rows in sections for name, _ in rows)
-    columns = [max(len(values[i]) for rows in sections for _, values in rows) for i in range(len(reports))]
-    rule = "-" * (width + sum(columns) + 2 * len(columns))
-    blocks = [
+    blocks = [[["IoU %", *(report.name for report in reports)]]]
+    for sections in zip(*(report.sections() for report in reports)):
+        blocks.append([[name, *(_percent(scores[name], 2) for scores in sections)] for name in sections[0]])
+    widths = [max(map(len, column)) for column in zip(*(row for block in blocks for row in block))]
+    lines = [
         "\n".join(
-            name.ljust(width) + "".join(f"  {value:>{column}}" for value, column in zip(values, columns))
-            for name, values in rows
+            "  ".join([name.ljust(widths[0]), *(value.rjust(width) for value, width in zip(values, widths[1:]))])
+            for name, *values in block
         )
-        for rows in sections
+        for block in blocks
     ]
-    return f"\n{rule}\n".join(blocks)
+    return f"\n{'-' * (sum(widths) + 2 * len(reports))}\n".join(lines)
 
 
 def markdown_page(
@@ -124,19 +110,13 @@ def markdown_page(
     Returns:
         `str`: Markdown.
     """
-    classes = TABLE_NAMES if reports[0].is_cityscapes else list(reports[0].id2label.values())
-    rows = {report.name: [*report.class_ious().values(), report.results["mean_iou"]] for report in reports}
-    summary, columns = {report.name: [report.results["overall_accuracy"]] for report in reports}, ["pixel accuracy"]
-    if reports[0].is_cityscapes:
-        columns = [*reports[0].category_ious(), "mean of categories", *columns]
-        for report in reports:
-            scores = [*report.category_ious().values(), report.mean_category_iou()]
-            summary[report.name] = scores + summary[report.name]
+    classes, mean, *summary = zip(*(report.sections() for report in reports))
+    names = TABLE_NAMES if reports[0].category_iou else list(classes[0])
     parts = [
         f"# {data}",
         f"{num_images} images, {protocol_in_words(protocol)}, {dtype}. IoU and accuracy in percent.",
-        _markdown_table(rows, [*classes, "mIoU"]),
-        _markdown_table(summary, columns),
+        _markdown_table(reports, [*names, "mIoU"], [classes, mean]),
+        _markdown_table(reports, [name for sections in summary for name in sections[0]], summary),
     ]
     for report in reports:
         if report.official:
@@ -148,28 +128,42 @@ def markdown_page(
     return "\n\n".join(parts) + "\n"
 
 
-def json_page(reports: Sequence[Report], data: Mapping[str, Any], protocol: EvaluationArguments, dtype: str) -> str:
+def _markdown_table(
+    reports: Sequence[Report], columns: Sequence[str], sections: Sequence[Sequence[dict[str, float]]]
+) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rows = [
+        line([report.name, *(_percent(value, 1) for scores in of_report for value in scores.values())])
+        for report, of_report in zip(reports, zip(*sections))
+    ]
+    return "\n".join([line(["", *columns]), "|---|" + "---:|" * len(columns), *rows])
+
+
+def json_page(reports: Sequence[Report], settings: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """
-    Scores for programs, in 0 … 1; null for what has no score. A row of the confusion matrix is a class of the labels.
+    Scores for programs, in 0 … 1.
 
     Args:
         reports (`Sequence[Report]`): The checkpoints.
-        data (`Mapping[str, Any]`): What they were scored on.
-        protocol ([`~scl_hf.evaluation.EvaluationArguments`]): How the images were predicted.
-        dtype (`str`): In which precision.
+        settings (`Mapping[str, Any]`): All that the scores depend on, as plain values.
+        num_images (`int`): How many images were scored.
 
     Returns:
-        `str`: JSON.
+        `dict`: For JSON; None for what has no score.
     """
-    settings = {name: value for name, value in asdict(protocol).items() if name.startswith("eval_")}
-    page = {
-        **data,
-        "protocol": settings | {"dtype": dtype},
-        "checkpoints": [report.as_dict() for report in reports],
-    }
-    text = json.dumps(_nan_to_none(page), indent=2, ensure_ascii=False)
-    # A row of a matrix stays on one line.
-    return re.sub(r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]", lambda row: f"[{' '.join(row[1].split())}]", text) + "\n"
+    page = {"settings": dict(settings), "images": num_images, "checkpoints": [report.as_dict() for report in reports]}
+    return _nan_to_none(page)
+
+
+def confusion_page(report: Report) -> str:
+    """A confusion matrix as CSV, in pixels: a row for each class of the labels, a column for each predicted one."""
+    page = io.StringIO()
+    names = list(report.id2label.values())
+    rows = zip(names, report.results["confusion_matrix"].tolist())
+    csv.writer(page, lineterminator="\n").writerows([["label", *names], *([name, *row] for name, row in rows)])
+    return page.getvalue()
 
 
 def _nan_to_none(value: Any) -> Any:
@@ -180,18 +174,5 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _markdown_table(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    scores = [line([name, *(_percent(value, 1) for value in values)]) for name, values in rows.items()]
-    return "\n".join([line(["", *columns]), "|---|" + "---:|" * len(columns), *scores])
-
-
 def _percent(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _mean(values: Iterable[float]) -> float:
-    scored = [value for value in values if not math.isnan(value)]
-    return sum(scored) / len(scored) if scored else math.nan

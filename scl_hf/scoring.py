@@ -1,8 +1,11 @@
 """What `scripts/evaluate.py` is told, and the checkpoints that it scores."""
 
+import contextlib
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,15 @@ from tqdm.auto import tqdm
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import has_file
 
+from .data import DataArguments
 from .data.batches import EvaluationImages
+from .data.cityscapes import LABEL_IDS
 from .data.labels import Classes
 from .errors import InputError
 from .evaluation import EvaluationArguments, score
+from .files import replacing
 from .prediction import Checkpoint, load_checkpoint
-from .prediction.arguments import MIXED_PRECISION
-from .prediction.writers import LABEL_IDS, WriteQueue, replacing
+from .prediction.writers import WriteQueue
 
 logger = get_logger(__name__)
 
@@ -38,7 +43,10 @@ class ScoringArguments:
     What is scored besides the protocol and the data, and where that is written.
 
     Args:
-        output_dir (`str`, *optional*): Folder of scores and pictures; `runs/evaluation/<checkpoints>` by default.
+        output_dir (`str`, *optional*):
+            Folder of scores and pictures; `runs/evaluation/<checkpoints>-<split>` by default.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether scores of other checkpoints, data or settings in `output_dir` may be replaced.
         ema (`bool`, *optional*, defaults to `False`):
             Whether to take the EMA model of training checkpoints, which hold the student, too. By default the one that
             the run publishes.
@@ -53,8 +61,10 @@ class ScoringArguments:
     """
 
     output_dir: str | None = field(
-        default=None, metadata={"help": "folder of scores and pictures; default: runs/evaluation/<checkpoints>"}
+        default=None,
+        metadata={"help": "folder of scores and pictures; default: runs/evaluation/<checkpoints>-<split>"},
     )
+    overwrite: bool = field(default=False, metadata={"help": "replace scores of other settings in output_dir"})
     ema: bool = field(default=False, metadata={"help": "of training checkpoints, take the EMA model"})
     student: bool = field(default=False, metadata={"help": "of training checkpoints, take the student"})
     official: bool = field(default=False, metadata={"help": "check the scores with Cityscapes' own scorer"})
@@ -67,22 +77,11 @@ class ScoringArguments:
             raise InputError("ema, student: give one of them, or none for the model that each run publishes.")
         if self.panel_images < 0:
             raise InputError(f"panel_images: must be 0 or more, got {self.panel_images}.")
-        if self.dtype not in MIXED_PRECISION:
-            raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {self.dtype!r}.")
 
     @property
     def weights(self) -> str | None:
         """`"ema"` or `"student"`, where one of them is asked for."""
         return "ema" if self.ema else "student" if self.student else None
-
-
-def make_accelerator(dtype: str) -> Accelerator:
-    """The process, its device and mixed precision; [`InputError`] where the device does not have it."""
-    try:
-        # Without a GPU, several processes find each other only if they are told that they run on the CPU.
-        return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=MIXED_PRECISION[dtype])
-    except ValueError as error:
-        raise InputError(f"dtype: {dtype} does not run here ({str(error).splitlines()[0]})") from error
 
 
 def short_names(checkpoints: Sequence[str], weights: str | None = None) -> list[str]:
@@ -97,21 +96,73 @@ def short_names(checkpoints: Sequence[str], weights: str | None = None) -> list[
         `list[str]`: A name for each, all different.
 
     Raises:
-        [`InputError`]: A checkpoint is given twice.
+        [`InputError`]: One is given twice.
     """
     paths = [Path(checkpoint).resolve() for checkpoint in checkpoints]
     twice = next((str(given) for given, path in zip(checkpoints, paths) if paths.count(path) > 1), None)
     if twice is not None:
-        raise InputError(f"checkpoint {twice}: is given twice; name each checkpoint once.")
+        raise InputError(f"{twice}: is given twice; name it once.")
     names = ["/".join(path.parts[-2 if path.name.startswith("checkpoint-") else -1 :]) for path in paths]
-    if len({folder_name(name) for name in names}) < len(names):
+    if len(set(names)) < len(names):
         names = list(checkpoints)
     return [f"{name} ({NAMES[weights]})" if weights else name for name in names]
 
 
-def folder_name(name: str) -> str:
-    """A checkpoint's name as that of a folder."""
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+def folder_names(names: Sequence[str]) -> list[str]:
+    """Names of checkpoints as those of folders, all different: those of `run` and `../run` are numbered."""
+    folders = [re.sub(r"[^\w.+-]+", "-", name).strip("-.") for name in names]
+    if len({folder.lower() for folder in folders}) < len(folders):
+        folders = [f"{number}-{folder}" for number, folder in enumerate(folders, start=1)]
+    return folders
+
+
+def score_settings(
+    checkpoints: Sequence[str], data: DataArguments, protocol: EvaluationArguments, args: ScoringArguments
+) -> dict[str, Any]:
+    """All that scores depend on, as plain values."""
+    settings = {"checkpoints": list(checkpoints), "weights": args.weights}
+    settings |= {name: getattr(data, name) for name in ("dataset", "data_dir", "eval_split")}
+    settings |= {name: value for name, value in asdict(protocol).items() if name.startswith("eval_")}
+    return settings | {"dtype": args.dtype}
+
+
+def check_earlier_scores(file: Path, settings: Mapping[str, Any]) -> None:
+    """
+    Args:
+        file (`pathlib.Path`): The JSON of scores, which need not be there yet.
+        settings (`Mapping[str, Any]`): Those of the scores to be written there, of [`score_settings`].
+
+    Raises:
+        [`InputError`]: It holds scores of other settings.
+    """
+    if not file.is_file():
+        return
+    remedy = "Name another --output_dir, or add --overwrite true to replace it."
+    try:
+        earlier = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"output_dir: {file} does not say what it scores. {remedy}") from None
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            raise InputError(
+                f"output_dir: {file} is for {name} {earlier.get(name)}, this would be for {value}. {remedy}"
+            )
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path, accelerator: Accelerator) -> Iterator[Path]:
+    """A folder that all processes write to. Nothing of it remains, be it of a run that was killed before."""
+
+    def remove() -> None:
+        if accelerator.is_main_process:
+            shutil.rmtree(path, ignore_errors=True)
+
+    remove()
+    accelerator.wait_for_everyone()
+    try:
+        yield path
+    finally:
+        remove()
 
 
 def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:
@@ -209,8 +260,7 @@ def score_checkpoint(
     Raises:
         [`InputError`]: An image or label cannot be read or predicted.
     """
-    normalization = {name: getattr(checkpoint, name) for name in ("image_mean", "image_std", "blue_first")}
-    images = EvaluationImages(rows, classes.label_table, **normalization)
+    images = EvaluationImages(rows, classes.label_table, **checkpoint.normalization)
     predictions = {}
     model = checkpoint.model.to(accelerator.device)
     bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)

@@ -7,11 +7,12 @@ Scores checkpoints on labelled images:
 
 A checkpoint is a path or Hub id of any semantic-segmentation model. The recipe says which data is read and how images
 are predicted; its training fields do not matter here, and the command line wins. Writes scores.json, scores.md with
-rows ready for the paper's Table 1, a panel and confusion matrices. Exit code 1: the official scorer does not agree; 2:
-wrong input.
+rows ready for the paper's Table 1, a panel, and confusion matrices as pictures and CSV. Exit code 1: the official
+scorer does not agree; 2: wrong input.
 """
 
 import itertools
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,19 +24,21 @@ from scl_hf.cityscapes_scoring import import_official_scorer, official_scores
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.files import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation import EvaluationArguments
+from scl_hf.evaluation import EvaluationArguments, make_accelerator
+from scl_hf.files import replacing, write_json
 from scl_hf.plots import plot_confusion_matrix
-from scl_hf.prediction.writers import replacing
 from scl_hf.recipe import other_fields
-from scl_hf.report import Report, json_page, markdown_page, text_table
+from scl_hf.report import Report, confusion_page, json_page, markdown_page, text_table
 from scl_hf.scoring import (
     ScoringArguments,
-    folder_name,
+    check_earlier_scores,
+    folder_names,
     label_ids_file,
     load_candidate,
-    make_accelerator,
     score_checkpoint,
+    score_settings,
     short_names,
+    temporary_folder,
 )
 from scl_hf.visualization import comparison_panel
 
@@ -53,10 +56,14 @@ def main() -> int:
     if not checkpoints or len(recipes) > 1:
         raise InputError(f"at least one checkpoint and at most one recipe come first: {USAGE}")
     names = short_names(checkpoints, args.weights)
-    output_dir = Path(args.output_dir or Path("runs/evaluation", folder_name("_".join(names))))
-    check_writable(output_dir)
+    default = "_".join(folder_names(names)) + f"-{data_args.eval_split}"
+    output_dir = Path(args.output_dir or Path("runs/evaluation", default))
+    check_writable("output_dir", output_dir)
+    settings = score_settings(checkpoints, data_args, protocol, args)
+    if not args.overwrite:
+        check_earlier_scores(output_dir / "scores.json", settings)
     # A checkpoint among others has a folder of its own for what is its alone.
-    folders = [output_dir / folder_name(name) if len(names) > 1 else output_dir for name in names]
+    folders = [output_dir / name for name in folder_names(names)] if len(names) > 1 else [output_dir]
     if args.official:
         if data_args.dataset != "cityscapes":
             raise InputError(f"official: scores Cityscapes' label files only, not dataset {data_args.dataset}")
@@ -69,37 +76,38 @@ def main() -> int:
         rows, classes = load_evaluation(data_args)
     candidates = [load_candidate(checkpoint, args, classes.id2label) for checkpoint in checkpoints]
 
-    # 3. Scores
+    # 3. Scores, and those of the official scorer, whose files are kept where it has taken all of them
     shown = np.unique(np.linspace(0, len(rows) - 1, min(args.panel_images, len(rows))).round().astype(int)).tolist()
     reports, predictions = [], {}
-    for name, candidate, folder in zip(names, candidates, folders):
-        label_ids = folder / "label_ids" if args.official else None
-        results, kept = score_checkpoint(candidate, rows, classes, protocol, accelerator, shown, label_ids)
-        reports.append(Report(name, candidate.name, classes.id2label, results))
-        predictions[name] = list(kept.values())
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    if not accelerator.is_main_process:
-        return 0
+    with temporary_folder(output_dir / ".label_ids", accelerator) as temporary:
+        label_ids = [temporary / str(index) if args.official else None for index in range(len(names))]
+        for name, candidate, folder in zip(names, candidates, label_ids):
+            results, kept = score_checkpoint(candidate, rows, classes, protocol, accelerator, shown, folder)
+            reports.append(Report(name, candidate.name, classes.id2label, results))
+            predictions[name] = list(kept.values())
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        if not accelerator.is_main_process:
+            return 0
+        if args.official:
+            labels = [Path(label["path"]) for label in rows["label"]]
+            for report, folder in zip(reports, label_ids):
+                files = [label_ids_file(folder, image_id) for image_id in rows["id"]]
+                report.official = official_scores(files, labels)
+            for folder, scored in zip(folders, label_ids):
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(folder / "label_ids", ignore_errors=True)
+                scored.rename(folder / "label_ids")
 
-    # 4. The official scorer, on files
-    if args.official:
-        labels = [Path(label["path"]) for label in rows["label"]]
-        for report, folder in zip(reports, folders):
-            files = [label_ids_file(folder / "label_ids", image_id) for image_id in rows["id"]]
-            report.official = official_scores(files, labels)
-
-    # 5. Pages and pictures
-    data = {name: getattr(data_args, name) for name in ("dataset", "data_dir", "eval_split")} | {"images": len(rows)}
+    # 4. Pages and pictures
     data_name = Path(data_args.data_dir).resolve().name if data_args.data_dir else data_args.dataset
     title = f"{data_name}, {data_args.eval_split}"
-    pages = {
-        "scores.json": json_page(reports, data, protocol, args.dtype),
-        "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype),
-    }
+    pages = {output_dir / "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype)}
+    pages |= {folder / "confusion.csv": confusion_page(report) for folder, report in zip(folders, reports)}
     for page, text in pages.items():
-        with replacing(output_dir / page) as partial:
+        with replacing(page) as partial:
             partial.write_text(text, encoding="utf-8")
+    write_json(output_dir / "scores.json", json_page(reports, settings, len(rows)))
     for report, folder in zip(reports, folders):
         plot_confusion_matrix(report.results["confusion_matrix"].numpy(), classes.id2label, folder / "confusion.png")
     if shown:
@@ -111,13 +119,13 @@ def main() -> int:
     print(text_table(reports))
     print(f"\nscores, panel and confusion matrix are in {output_dir}")
 
-    # 6. Whether the two scorers agree
-    differing = [report for report in reports if report.official and report.official_difference() > 1e-6]
+    # 5. Whether the two scorers agree; a score that one of them lacks is no agreement
+    differing = [report for report in reports if report.official and not report.official_difference() <= 1e-6]
     for report in differing:
         print(
             f"error: official: {report.name} has mIoU {report.official['mean_iou']:.8f} and mean of categories "
             f"{report.official['mean_category_iou']:.8f} there, {report.results['mean_iou']:.8f} and "
-            f"{report.mean_category_iou():.8f} here",
+            f"{report.mean_category_iou:.8f} here",
             file=sys.stderr,
         )
     if args.official and not differing:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scl_hf.errors import InputError
 from scl_hf.plots import plot_curves, read_log_history
+from scl_hf.scoring import short_names
 
 
 def main() -> None:
@@ -18,11 +19,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a run, or a checkpoint in it")
     parser.add_argument("--output", metavar="FILE", help=".png, .svg, .pdf, … (default: curves.png in the first RUN)")
     args = parser.parse_args()
-    folders = [Path(run).resolve() for run in args.runs]
-    names = ["/".join(folder.parts[-2 if folder.name.startswith("checkpoint-") else -1 :]) for folder in folders]
-    if len(set(names)) < len(names):
-        names = args.runs
-    runs = {name: read_log_history(run) for name, run in zip(names, args.runs)}
+    runs = {name: read_log_history(run) for name, run in zip(short_names(args.runs), args.runs)}
     print(plot_curves(runs, args.output or Path(args.runs[0]) / "curves.png"))
 
 

@@ -11,6 +11,7 @@ The same command again goes on where it was stopped. Exit code 1: some files cou
 """
 
 import itertools
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,11 +20,12 @@ from transformers.utils import logging
 
 from scl_hf.arguments import RecipeParser
 from scl_hf.errors import InputError
-from scl_hf.evaluation import EvaluationArguments
+from scl_hf.evaluation import EvaluationArguments, make_accelerator
 from scl_hf.prediction import (
     PredictionArguments,
     Predictor,
     check_test_images,
+    earlier_predictions,
     find_inputs,
     load_checkpoint,
     write_submission,
@@ -35,19 +37,22 @@ USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value 
 def main() -> int:
     # 1. What is predicted, by what, and how
     given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
-    parser = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE)
-    args, protocol = parser.parse_recipe(sys.argv[1 + len(given) :])
-    if len(given) < 2:
+    fields = sys.argv[1 + len(given) :]
+    if len(given) < 2 and not {"-h", "--help"} & set(fields):
         raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
+    args, protocol = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE).parse_recipe(fields)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
+    accelerator = make_accelerator(args.dtype)
     name, *patterns = given
-    inputs = find_inputs(patterns, args.output)
+    inputs = find_inputs(patterns, earlier_predictions(args.output))
     if args.submission:
         check_test_images(inputs)
 
     # 2. The model
     logging.disable_progress_bar()
     checkpoint = load_checkpoint(name, args.trust_remote_code)
-    predictor = Predictor(checkpoint, args, protocol)
+    predictor = Predictor(checkpoint, args, protocol, accelerator)
 
     # 3. Pictures in, files out
     start = time.perf_counter()

@@ -235,7 +235,7 @@ def test_there_is_nothing_to_resume_from(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="file is a file. Name another folder"):
         check_output_dir(tmp_path / "file/run", None, False)
 
 

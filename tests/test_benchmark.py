@@ -55,5 +55,5 @@ def test_data_without_scipy(benchmark, monkeypatch, capsys):
 
 
 def test_inference(benchmark):
-    printed = benchmark("inference", "--height", 64, "--images", 1, "--rounds", 1)
+    printed = benchmark("inference", "--height", 64, "--images", 1, "--kept_images", 2, "--rounds", 1)
     assert printed.count("\n### ") == 5 and "| streamed metric: images/s / stored metric's |" in printed

@@ -1,5 +1,6 @@
 """scripts/evaluate.py as a user runs it: scores, pages and pictures, or one line for what is wrong."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -55,6 +56,11 @@ def read(folder):
     return json.loads((Path(folder) / "scores.json").read_text())
 
 
+def read_matrix(folder):
+    with open(Path(folder, "confusion.csv"), newline="") as file:
+        return [[int(pixels) for pixels in row[1:]] for row in list(csv.reader(file))[1:]]
+
+
 def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoint, town, town_data, capsys):
     data = ["--data_dir", town, "--official", "--panel_images", "2", "--output_dir", "out"]
     assert evaluate(checkpoint, checkpoint / "student", *data, *PROTOCOL) == 0
@@ -65,12 +71,13 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
     images = EvaluationImages(town_data.evaluation, LABEL_TABLE, **NORMALIZATION)
     protocol = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
     expected = score(tiny_model(ID2LABEL, 0), images, protocol, Accelerator(cpu=True))
-    assert first["confusion_matrix"] == expected["confusion_matrix"].tolist()
     assert first["mean_iou"] == expected["mean_iou"] != second["mean_iou"]
     assert first["official"]["mean_iou"] == pytest.approx(first["mean_iou"], abs=1e-12)
 
     name = first["name"].replace("/", "-")
+    assert read_matrix(Path("out", name)) == expected["confusion_matrix"].tolist()
     files = sorted(Path("out", name, "label_ids").iterdir())
+    assert not Path("out", ".label_ids").exists()
     assert [file.name for file in files] == sorted(f"{i}_pred_labelIds.png" for i in town_data.evaluation["id"])
     ids = np.asarray(Image.open(files[0]))
     assert ids.shape == (48, 96) and (LABEL_TABLE[ids] < 19).all()
@@ -105,9 +112,9 @@ def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, town):
     assert evaluate(checkpoint, "my.yaml", "--student", "--panel_images", "0") == 0
     assert [path.name for path in Path().iterdir() if path.is_dir()] == ["runs"]
     (folder,) = Path("runs/evaluation").iterdir()
-    assert folder.name.endswith("-checkpoint-7-student") and not (folder / "panel.png").exists()
+    assert folder.name.endswith("-checkpoint-7-student-validation") and not (folder / "panel.png").exists()
     student = read(folder)
-    assert student["protocol"]["eval_scales"] == [0.5] and student["images"] == 3
+    assert student["settings"]["eval_scales"] == [0.5] and student["images"] == 3
     evaluate(checkpoint / "student", "my.yaml", "--output_dir", "direct")
     # The student alone has no image processor: ImageNet's normalisation gives other scores.
     assert read("direct")["checkpoints"][0]["mean_iou"] != student["checkpoints"][0]["mean_iou"]
@@ -120,6 +127,24 @@ def test_scorers_that_differ_are_an_error(evaluate, checkpoint, town, monkeypatc
     assert read("out")["checkpoints"][0]["official"]["difference"] > 1e-6
 
 
+def test_a_scorer_that_stops_leaves_no_label_ids(evaluate, checkpoint, town, monkeypatch):
+    monkeypatch.setattr("scl_hf.scoring.LABEL_IDS", np.zeros((19, 3), np.uint8))  # colours
+    with pytest.raises(InputError, match="official: the Cityscapes scorer stopped: .*channels"):
+        evaluate(checkpoint, "--data_dir", town, "--official", "--output_dir", "out")
+    assert not list(Path("out").iterdir())
+
+
+def test_scores_of_other_settings_are_not_overwritten(evaluate, checkpoint, town):
+    command = [checkpoint, "--data_dir", town, "--panel_images", "0", "--output_dir", "out"]
+    evaluate(*command)
+    with pytest.raises(InputError, match="is for eval_flip False, this would be for True. .*overwrite"):
+        evaluate(*command, "--eval_flip", "true")
+    assert read("out")["settings"]["eval_flip"] is False
+    evaluate(*command)
+    evaluate(*command, "--eval_flip", "true", "--overwrite", "true")
+    assert read("out")["settings"]["eval_flip"] is True
+
+
 def test_classes_of_ones_own(evaluate, tmp_path):
     for kind, mode in (("images", "RGB"), ("labels", "L")):
         (tmp_path / "mine/validation" / kind).mkdir(parents=True)
@@ -130,7 +155,7 @@ def test_classes_of_ones_own(evaluate, tmp_path):
     data = ["--dataset", "folder", "--data_dir", "mine"]
     assert evaluate("model", *data, "--output_dir", "out") == 0
     assert "|  | grass | path | mIoU |" in Path("out/scores.md").read_text()
-    assert sum(map(sum, read("out")["checkpoints"][0]["confusion_matrix"])) == 2 * 16 * 24
+    assert sum(map(sum, read_matrix("out"))) == 2 * 16 * 24
     with pytest.raises(InputError, match="official: scores Cityscapes' label files only"):
         evaluate("model", *data, "--official")
 

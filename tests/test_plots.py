@@ -88,8 +88,10 @@ def test_curves_of_several_runs(tmp_path, figures):
 
 @pytest.mark.parametrize("keys", [("loss",), ("eval_mean_iou",)])
 def test_curves_of_a_log_that_lacks_the_rest(tmp_path, figures, keys):
-    plot_curves({"run": [{"step": step, **dict.fromkeys(keys, 0.5)} for step in (1, 2)]}, tmp_path / "curves.svg")
-    assert len(figures[0].axes) == 1
+    log = [{"step": step, **dict.fromkeys(keys, 0.5 + 0.007 * step)} for step in (1, 2)]
+    plot_curves({"run": log}, tmp_path / "curves.svg")
+    (axes,) = figures[0].axes
+    assert keys == ("loss",) or all(tick == round(tick) for tick in axes.get_yticks())  # in whole percent
 
 
 def test_confusion_matrix(tmp_path, figures):
@@ -143,6 +145,9 @@ def test_script(tmp_path, monkeypatch, capsys):
         write_state(tmp_path / run / "checkpoint-60", make_log(), 60)
     plot("full", "supervised")
     assert capsys.readouterr().out == "full/curves.png\n" and (tmp_path / "full" / "curves.png").is_file()
+    with pytest.raises(SystemExit, match="2"):
+        plot("full", "supervised/../full")
+    assert capsys.readouterr().err == "error: full: is given twice; name it once.\n"
     with pytest.raises(SystemExit, match="2"):
         plot("full", "nowhere")
     wrong = capsys.readouterr().err

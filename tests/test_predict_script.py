@@ -1,12 +1,15 @@
 """scripts/predict.py as a user runs it, and the same label maps as the rest of the ecosystem gives."""
 
+import functools
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import tiny_model
 from PIL import Image
 from transformers import (
@@ -18,9 +21,11 @@ from transformers import (
     SegformerModel,
     pipeline,
 )
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN
 
 from scl_hf.data.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
+from scl_hf.prediction import load_checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts/predict.py"
 NAMES = ("iris", "lily", "rose", "aster", "tulip")
@@ -136,10 +141,13 @@ def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
     assert len(list((tmp_path / "out/color").rglob("*.png"))) == 3
 
 
-def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoints):
+def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoints, monkeypatch):
     backbone, headless = SegformerModel(SegformerConfig(**SEGFORMER)), checkpoints / "headless"
     backbone.save_pretrained(headless)
     SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMER)).save_pretrained(checkpoints / "nameless")
+    tiny_model(ID2LABEL).save_pretrained(checkpoints / "unfit")
+    config = json.loads((checkpoints / "unfit/config.json").read_text())
+    (checkpoints / "unfit/config.json").write_text(json.dumps(config | FLOWERS))
     for checkpoint, arguments, message in (
         ("deeplab", [pictures, "--eval_tile", "4"], "with tiles 4×4 pixels .*too small for the output stride"),
         ("deeplab", [pictures, "--eval_scales", "0"], "eval_scales: must be scales above 0"),
@@ -147,17 +155,41 @@ def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoi
         ("deeplab", [pictures, "--submission", tmp_path / "out.zip"], "one.png is no test image of Cityscapes"),
         ("headless", [pictures], "is not a trained segmentation model, .* are missing"),
         ("nameless", [pictures], "nameless: brings no class names, only LABEL_0, …"),
+        ("unfit", [pictures], r"classifier.weight has the shape \[19, .* belongs to the 5 classes of id2label"),
         ("none", [pictures], "none: no such folder"),
+        ("deeplab", [pictures, "--dtype", "half"], "dtype: must be float32, bfloat16, float16, got 'half'"),
         ("deeplab", [pictures / "c"], "in/c: no such file or folder"),
         ("deeplab", [], "a checkpoint and at least one input come first"),
     ):
         with pytest.raises(InputError, match=message):
             predict(checkpoint, *arguments)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="runs in one process"):
+        predict("deeplab", pictures)
     assert not (tmp_path / "out").exists()
 
 
-def test_compiled(predict, pictures, monkeypatch):
-    compiled = []  # that a compiled model predicts the same is tested with predict_probs
-    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
-    assert predict("deeplab", pictures / "a/one.png", "--compile", "true") == 0
-    assert len(compiled) == 1
+def test_normalization_of_the_image_processor(checkpoints, tmp_path):
+    tiny_model(ID2LABEL).save_pretrained(tmp_path)
+    assert load_checkpoint(str(tmp_path)).image_mean == tuple(IMAGENET_DEFAULT_MEAN)  # there is none
+    processor = SegformerImageProcessorPil(rescale_factor=1 / 127.5, image_mean=[1.0, 1.2, 1.4], image_std=[0.5] * 3)
+    processor.save_pretrained(tmp_path)
+    normalization = load_checkpoint(str(tmp_path)).normalization
+    np.testing.assert_allclose(normalization["image_mean"], [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(normalization["image_std"], [0.25] * 3)
+    for broken in ("{", "[]"):
+        (tmp_path / "preprocessor_config.json").write_text(broken)
+        with pytest.raises(InputError, match="its preprocessor_config.json is not that of an image processor"):
+            load_checkpoint(str(tmp_path))
+
+
+def test_bfloat16_and_compiled(predict, pictures, tmp_path, monkeypatch):
+    one, probs = pictures / "a/one.png", []
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    for options in ([], ["--dtype", "bfloat16"], ["--compile", "true"]):
+        AcceleratorState._reset_state(reset_partial_state=True)  # as a process of its own
+        assert predict("deeplab", one, "--write", "probabilities", "--overwrite", "true", *options) == 0
+        probs.append(np.load(tmp_path / "out/probabilities/one.npy"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert 0 < np.abs(probs[1] - probs[0]).max() < 0.1
+    np.testing.assert_allclose(probs[2], probs[0], atol=1e-3)

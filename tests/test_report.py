@@ -1,12 +1,13 @@
-import json
+import math
 
 import numpy as np
+import pytest
 import torch
 
 from scl_hf.data.cityscapes import ID2LABEL
 from scl_hf.evaluation import EvaluationArguments
 from scl_hf.metrics import MeanIoU
-from scl_hf.report import Report, json_page, markdown_page, text_table
+from scl_hf.report import Report, confusion_page, json_page, markdown_page, text_table
 
 
 def report(matrix, id2label, name="mine"):
@@ -24,11 +25,10 @@ def test_own_classes():
     page = markdown_page(reports, "mine", 2, EvaluationArguments(eval_tile=8), "float32")
     assert "2 images, tiles of 8×8 pixels, float32" in page
     assert "|  | a\\|b | sky | never | mIoU |" in page and "| mine | 80.0 | 83.3 | – | 81.7 |" in page
-    text = json_page(reports, {"dataset": "x"}, EvaluationArguments(eval_flip=True), "float32")
-    assert "[8, 2, 0]" in text and "NaN" not in text
-    values = json.loads(text)
-    assert values["dataset"] == "x" and values["protocol"]["eval_flip"] is True
+    values = json_page(reports, {"dataset": "x"}, 2)
+    assert values["settings"] == {"dataset": "x"} and values["images"] == 2
     assert values["checkpoints"][0]["iou"] == {"a|b": 0.8, "sky": 10 / 12, "never": None}
+    assert confusion_page(reports[0]).splitlines() == ["label,a|b,sky,never", "a|b,8,2,0", "sky,0,10,0", "never,0,0,0"]
 
 
 def test_cityscapes_has_the_columns_of_table_1_and_categories():
@@ -46,3 +46,19 @@ def test_cityscapes_has_the_columns_of_table_1_and_categories():
     assert "the difference to the scores above is 1.0e-01" in official
     assert "mean of categories  100.00  100.00" in text_table(reports)
     assert reports[0].as_dict()["category_iou"]["flat"] == 1
+
+
+@pytest.mark.parametrize(
+    ("matrix", "official", "agrees"),
+    [
+        (np.eye(19), (1.0, 1.0), True),
+        (np.eye(19), (1.0, math.nan), False),
+        (np.eye(19), (math.nan, 1.0), False),
+        (np.zeros((19, 19)), (math.nan, math.nan), True),
+        (np.zeros((19, 19)), (math.nan, 0.0), False),
+    ],
+)
+def test_scorers_agree_only_where_both_have_a_score(matrix, official, agrees):
+    ours = report(matrix.astype(int), dict(ID2LABEL))
+    ours.official = dict(zip(("mean_iou", "mean_category_iou"), official))
+    assert (ours.official_difference() <= 1e-6) is agrees

@@ -5,7 +5,8 @@ from accelerate import PartialState
 from conftest import tiny_model
 
 from scl_hf.errors import InputError
-from scl_hf.scoring import ScoringArguments, folder_name, load_candidate, make_accelerator, short_names
+from scl_hf.evaluation import make_accelerator
+from scl_hf.scoring import ScoringArguments, folder_names, load_candidate, short_names
 
 NAMES = {0: "traffic light", 1: "sky", 2: "road"}
 
@@ -24,7 +25,9 @@ def test_names_for_tables_and_folders():
     assert short_names(["runs/demo", "org/model"]) == ["demo", "model"]
     assert short_names(["runs/demo/checkpoint-5/"], "ema") == ["demo/checkpoint-5 (EMA)"]
     assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
-    assert folder_name("demo/checkpoint-5 (EMA)") == "demo-checkpoint-5-EMA"
+    assert folder_names(["demo/checkpoint-5 (EMA)", "demo"]) == ["demo-checkpoint-5-EMA", "demo"]
+    assert folder_names(short_names(["run", "../run"])) == ["1-run", "2-run"]
+    assert len(set(folder_names(short_names(["a/x", "a-x", "b/x", "x"])))) == 4
     with pytest.raises(InputError, match="a/x: is given twice"):
         short_names(["a/x", "a/../a/x"])
 
@@ -75,7 +78,7 @@ def test_fields():
     with pytest.raises(InputError, match="ema, student: give one"):
         ScoringArguments(ema=True, student=True)
     with pytest.raises(InputError, match="dtype: must be float32"):
-        ScoringArguments(dtype="half")
+        make_accelerator("half")
     with pytest.raises(InputError, match="panel_images: must be 0 or more"):
         ScoringArguments(panel_images=-1)
     assert make_accelerator("float32").mixed_precision == "no"

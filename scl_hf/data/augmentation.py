@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import InputError
 from .class_uniform import Draw
@@ -84,9 +83,9 @@ class AugmentationArguments:
                 raise InputError(f"{name}: must be 0 to {largest}, got {getattr(self, name)}.")
 
 
-def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> torch.Tensor:
     """An (H, W, 3) uint8 picture as (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).astype(np.float32)).div_(255)
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255)
 
 
 def normalize(pixels: torch.Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> torch.Tensor:
@@ -148,10 +147,10 @@ class Augmentation:
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
 
-    def __call__(self, image: Image.Image, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
+    def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
         """
         Args:
-            image (`PIL.Image.Image`): RGB image.
+            image (`np.ndarray`): (H, W, 3) uint8, RGB.
             label (`np.ndarray`, *optional*): (H, W) uint8 train ids of the same size.
             draw ([`Draw`]): The seed, and the point of the image to be shown, if any.
 
@@ -159,8 +158,8 @@ class Augmentation:
             `dict[str, torch.Tensor]`: "pixel_values" (3, h, w) float32, "valid" (h, w) bool, False on padding, and
             with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean colour) and 255 in the labels.
         """
-        if label is not None and label.shape != image.size[::-1]:
-            raise ValueError(f"the label is (height, width) {label.shape}, the image {image.size[::-1]}")
+        if label is not None and label.shape != image.shape[:2]:
+            raise ValueError(f"the label is (height, width) {label.shape}, the image {image.shape[:2]}")
         args = self.args
         rng = np.random.default_rng(draw.seed)
         scale, place_x, place_y, flip, blur, sigma = rng.random(6).tolist()
@@ -169,8 +168,8 @@ class Augmentation:
         scale = args.scale_range[0] + scale * (args.scale_range[1] - args.scale_range[0])
         height, width = args.crop_size
         center_x, center_y = draw.center or (None, None)
-        left, right, first_x, last_x = crop_interval(image.width, width, scale, place_x, center_x)
-        top, bottom, first_y, last_y = crop_interval(image.height, height, scale, place_y, center_y)
+        left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, place_x, center_x)
+        top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
         size, box = (last_x - first_x, last_y - first_y), (left, top, right, bottom)
         flipped = flip < args.flip_probability
         filled = (
@@ -209,12 +208,12 @@ class Augmentation:
                 change(pixels, amount)
 
 
-def _resample(image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+def _resample(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
     """A box of an image, whose left and top are whole pixels, resampled to a size (width, height)."""
     left, top, right, bottom = box
     width, height = size
     scale_x, scale_y = width / (right - left), height / (bottom - top)
-    window = np.asarray(image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom))))
+    window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
     # Given the scales and not the size, OpenCV keeps them exactly. Shrinking takes the mean of what a pixel covers.
     shrinks = max(scale_x, scale_y) <= 1
     pixels = cv2.resize(

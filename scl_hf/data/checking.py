@@ -304,7 +304,7 @@ def _open(frame: Frame, tables: dict[str, np.ndarray]) -> Found:
     # The known broken frame is a picture like any other, but training leaves it out whatever it holds.
     if image_there and frame.id not in cityscapes.BROKEN_FRAMES:
         try:
-            size = read_image(frame.image).size
+            size = read_image(frame.image).shape[1::-1]
         except InputError as error:
             found.broken.append(str(error))
     found.counts["images"] += image_there

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,8 +69,15 @@ LABELS = (
 _CLASSES = sorted((label for label in LABELS if 0 <= label.train_id < IGNORE_INDEX), key=lambda label: label.train_id)
 ID2LABEL = {label.train_id: label.name for label in _CLASSES}
 PALETTE = np.array([label.color for label in _CLASSES], np.uint8)
+LABEL_IDS = np.array([label.id for label in _CLASSES], np.uint8)  # train id -> id
 LABEL_TABLE = np.full(256, -1, np.int16)
 LABEL_TABLE[[label.id for label in LABELS if label.id >= 0]] = [label.train_id for label in LABELS if label.id >= 0]
+
+
+def is_cityscapes(id2label: Mapping[int, str]) -> bool:
+    """Whether classes are the 19 of Cityscapes, in their order."""
+    return {i: name.lower() for i, name in id2label.items()} == ID2LABEL
+
 
 # The official zips unpacked into one folder, or each into a folder of its own name.
 _FOLDERS = {

@@ -65,7 +65,7 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
     return sizes
 
 
-def read_image(source: Source) -> Image.Image:
+def read_image(source: Source) -> np.ndarray:
     """
     Reads a picture, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files are converted;
     of 16 bits the full range 0..65535 becomes 0..255.
@@ -74,11 +74,14 @@ def read_image(source: Source) -> Image.Image:
         source (`str` or `dict`): A path, or what a `datasets.Image(decode=False)` column gives: `{"path", "bytes"}`.
 
     Returns:
-        `PIL.Image.Image`: Mode RGB, fully loaded.
+        `np.ndarray`: (H, W, 3) uint8.
 
     Raises:
         InputError: The file is missing, truncated, or not a picture.
     """
+    pixels = _decode_plain_png(source)
+    if pixels is not None:
+        return pixels
     name, image = _open(source)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
@@ -88,7 +91,7 @@ def read_image(source: Source) -> Image.Image:
         raise InputError(f"{name}: holds floating-point values, not a picture; save it with 8 or 16 bits a channel")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
@@ -132,7 +135,7 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     return train_ids
 
 
-def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[Image.Image, np.ndarray]:
+def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """
     Reads an image and its label and makes sure that they are of one size.
 
@@ -141,18 +144,31 @@ def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[Image.Imag
         table (`np.ndarray`, *optional*): See [`read_label`].
 
     Returns:
-        `tuple[PIL.Image.Image, np.ndarray]`: The image in RGB, and its label, (H, W) uint8.
+        `tuple[np.ndarray, np.ndarray]`: The image, (H, W, 3) uint8, and its label, (H, W) uint8.
 
     Raises:
         InputError: One of them cannot be read, or their sizes differ (the message names both).
     """
     image, label = read_image(row["image"]), read_label(row["label"], table)
-    if image.size != label.shape[::-1]:
+    if image.shape[:2] != label.shape:
         raise InputError(
             f"{_name(row['label'])}: the label is {label.shape[1]}×{label.shape[0]} pixels, but its image "
-            f"{_name(row['image'])} is {image.width}×{image.height}; give a label of the image's size"
+            f"{_name(row['image'])} is {image.shape[1]}×{image.shape[0]}; give a label of the image's size"
         )
     return image, label
+
+
+def _decode_plain_png(source: Source) -> np.ndarray | None:
+    """A PNG of plain 8-bit colours, which OpenCV decodes in a sixth less time than Pillow; None of anything else."""
+    content = source.get("bytes") if isinstance(source, Mapping) else None
+    if content is None:
+        try:
+            content = Path(_name(source)).read_bytes()
+        except OSError:
+            return None
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[24:26] != b"\x08\x02" or b"eXIf" in content:
+        return None
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)  # None if it is damaged
 
 
 def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:

@@ -1,11 +1,10 @@
 """Pictures and videos in, files of predictions out."""
 
-from .arguments import PredictionArguments
 from .checkpoint import Checkpoint, load_checkpoint
-from .inputs import Input, find_inputs, video_frames
-from .predicting import Predictor
+from .inputs import Input, Video, find_inputs
+from .predicting import PredictionArguments, Predictor
 from .submission import check_test_images, write_submission
-from .writers import PredictionFolder
+from .writers import PredictionFolder, earlier_predictions
 
 __all__ = [
     "Checkpoint",
@@ -13,9 +12,10 @@ __all__ = [
     "PredictionArguments",
     "PredictionFolder",
     "Predictor",
+    "Video",
     "check_test_images",
+    "earlier_predictions",
     "find_inputs",
     "load_checkpoint",
-    "video_frames",
     "write_submission",
 ]

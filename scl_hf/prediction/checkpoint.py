@@ -1,23 +1,24 @@
 """A trained model, and how it wants its pictures."""
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils.hub import has_file
 
 from ..data import cityscapes
 from ..data.augmentation import normalize, to_tensor
 from ..data.palette import make_palette
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,12 @@ class Checkpoint:
     @property
     def is_cityscapes(self) -> bool:
         """Whether the classes are the 19 of Cityscapes, in their order."""
-        return [name.lower() for name in self.id2label.values()] == list(cityscapes.ID2LABEL.values())
+        return cityscapes.is_cityscapes(self.id2label)
+
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """`image_mean`, `image_std` and `blue_first`."""
+        return {"image_mean": self.image_mean, "image_std": self.image_std, "blue_first": self.blue_first}
 
     @property
     def palette(self) -> np.ndarray:
@@ -80,8 +86,8 @@ class Checkpoint:
 def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str = "") -> Checkpoint:
     """
     Loads a trained semantic-segmentation model to predict with. Its image processor gives the normalisation
-    (ImageNet's, where there is none). A size that the processor resizes pictures to is left aside: pictures are seen
-    at their own size, at the scales and in the tiles that are asked for.
+    (ImageNet's, where there is none at all). A size that the processor resizes pictures to is left aside: pictures are
+    seen at their own size, at the scales and in the tiles that are asked for.
 
     Args:
         name (`str`): Path or Hub id.
@@ -92,8 +98,8 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
         [`Checkpoint`]: The model on the CPU, in float32 and evaluation mode.
 
     Raises:
-        [`InputError`]: There is no such checkpoint, it is not a trained semantic-segmentation model, or its classes
-            have no names.
+        [`InputError`]: There is no such checkpoint, it is not a trained semantic-segmentation model, its classes have
+            no names, or its image processor cannot be read.
     """
     if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
         raise InputError(f"checkpoint {name}: no such folder")
@@ -104,11 +110,11 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"checkpoint {name}: is not a semantic-segmentation model that can be loaded ({reason})"
+            f"checkpoint {name}: is not a semantic-segmentation model that can be loaded ({first_line(error)})"
         ) from error
     if report["missing_keys"]:
         raise InputError(
@@ -116,6 +122,12 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
             f"are missing ({min(report['missing_keys'])}, …). Train it first, or name another checkpoint."
         )
     names = list(model.config.id2label.values())
+    if report["mismatched_keys"]:
+        key, stored, expected = min(report["mismatched_keys"])
+        raise InputError(
+            f"checkpoint {name}: its {key} has the shape {list(stored)}, but {list(expected)} belongs to the "
+            f"{len(names)} classes of id2label in its {CONFIG_NAME}. Write all class names into that."
+        )
     if all(label == f"LABEL_{i}" for i, label in enumerate(names)):
         raise InputError(
             f"checkpoint {name}: brings no class names, only {names[0]}, …. Write them into id2label of its "
@@ -124,17 +136,23 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
     return Checkpoint(name, model.eval(), **_normalization(name, trust_remote_code))
 
 
-def _normalization(name: str, trust_remote_code: bool) -> dict:
+def _normalization(name: str, trust_remote_code: bool) -> dict[str, Any]:
     try:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, json.JSONDecodeError):
-        logger.warning("%s brings no image processor: ImageNet's mean and std are used.", name)
-        return {}
-    blue_first = bool(getattr(processor, "do_flip_channel_order", False))
-    if not getattr(processor, "do_normalize", False):
-        return {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3, "blue_first": blue_first}
-    return {
-        "image_mean": tuple(processor.image_mean),
-        "image_std": tuple(processor.image_std),
-        "blue_first": blue_first,
-    }
+        # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
+        scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", None) else 255
+        normalizes = getattr(processor, "do_normalize", None)
+        mean, std = (processor.image_mean, processor.image_std) if normalizes else (0, 1)
+        return {
+            "image_mean": tuple(np.broadcast_to(np.divide(mean, scale), 3).tolist()),
+            "image_std": tuple(np.broadcast_to(np.divide(std, scale), 3).tolist()),
+            "blue_first": bool(getattr(processor, "do_flip_channel_order", False)),
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        if any(has_file(name, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
+            raise InputError(
+                f"checkpoint {name}: its {IMAGE_PROCESSOR_NAME} is not that of an image processor "
+                f"({first_line(error)}). Write it anew, or remove it to take ImageNet's mean and std."
+            ) from error
+    logger.warning("%s brings no image processor: ImageNet's mean and std are used.", name)
+    return {}

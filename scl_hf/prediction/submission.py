@@ -12,8 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError
+from ..files import replacing
 from .inputs import Input
-from .writers import PredictionFolder, replacing
+from .writers import PredictionFolder
 
 # City -> images of the test split
 TEST_IMAGES = {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398}
@@ -29,7 +30,8 @@ def check_test_images(inputs: Sequence[Input]) -> None:
         inputs (`Sequence[Input]`): What is predicted.
 
     Raises:
-        [`InputError`]: Images are missing (it says how many of which city), or others are among them.
+        [`InputError`]: Images are missing (it says how many of which city), others are among them, or one is of
+            another size.
     """
     counts = collections.Counter()
     frames = {}
@@ -43,6 +45,12 @@ def check_test_images(inputs: Sequence[Input]) -> None:
             raise InputError(f"submission: {item.path} and {frames[match[1]]} are one test image; give it once.")
         frames[match[1]] = item.path
         counts[match[2]] += 1
+        size = _size(item.path)
+        if size != SIZE:
+            raise InputError(
+                f"submission: {item.path} has {size[0]}×{size[1]} pixels instead of {SIZE[0]}×{SIZE[1]}; give the "
+                "test images at full size."
+            )
     missing = {city: number - counts[city] for city, number in TEST_IMAGES.items() if number > counts[city]}
     if missing:
         by_city = ", ".join(f"{city} {number}" for city, number in missing.items())
@@ -58,6 +66,15 @@ def check_test_images(inputs: Sequence[Input]) -> None:
         )
 
 
+def _size(path: str) -> tuple[int, int]:
+    """Width and height, of which only the file's head is read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"submission: {path} is no picture that can be read ({error}); copy it again.") from error
+
+
 def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
     """
     Packs the label ids of the test images, under the names that the server looks for, and reads the zip again.
@@ -68,20 +85,13 @@ def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Inpu
         inputs (`Sequence[Input]`): The test images.
 
     Raises:
-        [`InputError`]: A prediction is not of full size, or the zip is not what was written.
+        [`InputError`]: The zip is not what was written.
     """
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
             for item in inputs:
-                file = folder.file("label_ids", item)
-                with Image.open(file) as label:
-                    if label.size != SIZE or label.mode != "L":
-                        raise InputError(
-                            f"submission: {file} has {label.width}×{label.height} pixels instead of "
-                            f"{SIZE[0]}×{SIZE[1]}; give the test images at full size."
-                        )
                 frame = _NAME.fullmatch(Path(item.path).name)[1]
-                archive.write(file, f"{frame}_pred_labelIds.png")
+                archive.write(folder.file("label_ids", item), f"{frame}_pred_labelIds.png")
         with zipfile.ZipFile(partial) as archive:
             broken = archive.testzip()
             number = len(set(archive.namelist()))

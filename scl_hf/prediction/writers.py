@@ -13,40 +13,32 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..data import cityscapes
+from ..arguments import check_writable
+from ..data.cityscapes import LABEL_IDS
 from ..errors import InputError
+from ..files import replacing, write_json
 from ..visualization import colorize, legend, overlay
-from .arguments import WRITE, PredictionArguments
 from .checkpoint import Checkpoint
-from .inputs import Input, open_video
+from .inputs import Input
 
-RECORD = "predictions.json"
+KINDS = ("color", "overlay", "train_ids", "label_ids", "probabilities")
+RECORD, CLASSES, LEGEND = "predictions.json", "classes.json", "legend.png"
 SUFFIXES = {"probabilities": ".npy"}  # all others: .png
 VIDEO_KINDS = ("color", "overlay")
-LABEL_IDS = np.array(
-    [next(label.id for label in cityscapes.LABELS if label.train_id == i) for i in cityscapes.ID2LABEL], np.uint8
-)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def earlier_predictions(output: str | os.PathLike) -> list[Path]:
     """
-    A temporary name to write to, with the suffix of `path`. The file is moved to `path` when it is whole, and removed
-    when something goes wrong before.
+    What an earlier run wrote to a folder of predictions.
 
     Args:
-        path (`pathlib.Path`): The file to be written. Its folder is made.
+        output (`str`): The folder; it may hold other things, too.
 
-    Yields:
-        `pathlib.Path`: The temporary name.
+    Returns:
+        `list[pathlib.Path]`: Files and folders; none of them where the folder holds no record of predictions.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    folder = Path(output)
+    return [folder / name for name in (*KINDS, LEGEND)] if (folder / RECORD).is_file() else []
 
 
 class WriteQueue:
@@ -81,28 +73,37 @@ class WriteQueue:
 
 class PredictionFolder:
     """
-    The folder that predictions are written to, `<output>/<kind>/<name of the input>`. It keeps a record of what it was
+    The folder that predictions are written to, `<path>/<kind>/<name of the input>`. It keeps a record of what it was
     made with and of which file each prediction is, so that a run that was stopped goes on, and predictions of two
     models or protocols are never mixed.
 
     Args:
-        args ([`PredictionArguments`]): Where it is, and what is written.
+        path (`str` or `pathlib.Path`): The folder.
+        kinds (`Sequence[str]`): What is written of each picture, of `KINDS`.
         checkpoint ([`Checkpoint`]): Classes and colours.
         settings (`Mapping[str, Any]`): All that the predictions depend on, as plain values.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether earlier predictions in it are removed.
 
     Raises:
-        [`InputError`]: The folder holds predictions of other settings; or label ids are asked for of a model with
-            other classes than Cityscapes'.
+        [`InputError`]: The folder cannot be written to, or holds other things under the names of its own, or
+            predictions of other settings; or label ids are asked for of a model with other classes than Cityscapes'.
     """
 
-    def __init__(self, args: PredictionArguments, checkpoint: Checkpoint, settings: Mapping[str, Any]):
-        self.path = Path(args.output)
-        self.kinds = args.write
-        self.overwrite = args.overwrite
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        kinds: Sequence[str],
+        checkpoint: Checkpoint,
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+    ):
+        self.path = Path(path)
+        self.kinds = kinds
+        self.overwrite = overwrite
         self.palette = checkpoint.palette
         self.id2label = checkpoint.id2label
         self.settings = json.loads(json.dumps(settings))
-        self._new_sources: dict[str, str] = {}
+        self._new_sources: dict[str, list] = {}
         self._started = False
         if "label_ids" in self.kinds and not checkpoint.is_cityscapes:
             names = ", ".join(list(self.id2label.values())[:3])
@@ -110,17 +111,22 @@ class PredictionFolder:
                 f"write: label_ids are those of the 19 Cityscapes classes, but the classes of {checkpoint.name} are "
                 f"{names}, …; take train_ids, or name the classes in id2label of its config.json."
             )
+        for kind in self.kinds:
+            check_writable("output", self.path / kind)
         self.sources = self._read_sources()
 
-    def _read_sources(self) -> dict[str, str]:
-        """Which file each prediction that is in the folder was made of."""
+    def _read_sources(self) -> dict[str, list]:
+        """Path, size and time of change of the file that each prediction in the folder was made of."""
         record = self.path / RECORD
         if not record.is_file():
+            for name in (CLASSES, LEGEND):
+                self._refuse_foreign(self.path / name)
             return {}
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
-            settings, sources = dict(found["settings"]), dict(found["sources"])
-        except (ValueError, KeyError, TypeError):
+            settings = dict(found["settings"])
+            sources = {name: [path, size, time] for name, (path, size, time) in found["sources"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{record}: is not the record of a folder of predictions; name another output.") from None
         for name in [] if self.overwrite else self.settings | settings:
             old, new = settings.get(name), self.settings.get(name)
@@ -131,6 +137,10 @@ class PredictionFolder:
                 )
         return sources
 
+    def _refuse_foreign(self, path: Path) -> None:
+        if path.exists():
+            raise InputError(f"output {self.path}: {path} is there, but is no prediction. Name another folder.")
+
     def check_inputs(self, inputs: Sequence[Input]) -> list[Input]:
         """
         Says which inputs of a run remain to be predicted. Writes nothing.
@@ -139,14 +149,15 @@ class PredictionFolder:
             inputs (`Sequence[Input]`): Pictures and videos.
 
         Returns:
-            `list[Input]`: Those of which a file is not there yet; all of them with `overwrite`.
+            `list[Input]`: Those of which a file is not there yet, or that have changed since; all of them with
+            `overwrite`.
 
         Raises:
             [`InputError`]: A name is taken, by the prediction of another file or by a file that is no prediction; or
                 class ids of a video are asked for.
         """
         remaining = []
-        self._new_sources = {item.name: item.path for item in inputs}
+        self._new_sources = {item.name: _source(item.path) for item in inputs}
         for item in inputs:
             no_video = [kind for kind in self.kinds if item.is_video and kind not in VIDEO_KINDS]
             if no_video:
@@ -155,41 +166,41 @@ class PredictionFolder:
                     f"{' and '.join(VIDEO_KINDS)}; unpack its frames into a folder of pictures and give that."
                 )
             source = self.sources.get(item.name)
-            if source is not None and source != item.path and not self.overwrite:
+            if source is not None and source[0] != item.path and not self.overwrite:
                 raise InputError(
-                    f"output {self.path}: {item.name} is the prediction of {source}, not of {item.path}. Name another "
-                    "folder, or add --overwrite true to replace it."
+                    f"output {self.path}: {item.name} is the prediction of {source[0]}, not of {item.path}. Name "
+                    "another folder, or add --overwrite true to replace it."
                 )
             paths = [self.file(kind, item) for kind in self.kinds]
-            foreign = next((path for path in paths if path.exists()), None) if source is None else None
-            if foreign is not None:
-                raise InputError(f"output {self.path}: {foreign} is there, but is no prediction. Name another folder.")
-            if self.overwrite or not all(path.is_file() for path in paths):
+            if source is None:
+                for path in paths:
+                    self._refuse_foreign(path)
+            changed = source != self._new_sources[item.name]
+            if self.overwrite or changed or not all(path.is_file() for path in paths):
                 remaining.append(item)
         return remaining
 
     def start(self) -> None:
         """
-        Writes the record, the names and colours of the classes, and their legend; with `overwrite`, removes earlier
-        predictions first. Files that are no predictions stay. Called again, it does nothing: whoever writes calls it
-        before, so that a run that fails at its first picture leaves no trace.
+        Removes predictions of files that have changed (with `overwrite`, all earlier ones), then writes the record,
+        the names and colours of the classes, and their legend. Files that are no predictions stay. Called again, it
+        does nothing: whoever writes calls it before, so that a run that fails at its first picture leaves no trace.
         """
         if self._started:
             return
         self._started = True
-        if self.overwrite:
-            for name in self.sources:
-                for kind in WRITE:
+        for name, source in self.sources.items():
+            if self.overwrite or self._new_sources.get(name, source) != source:
+                for kind in KINDS:
                     for suffix in (SUFFIXES.get(kind, ".png"), ".mp4"):
                         (self.path / kind / f"{name}{suffix}").unlink(missing_ok=True)
-            self.sources = {}
-        self.sources |= self._new_sources
+        self.sources = ({} if self.overwrite else self.sources) | self._new_sources
         classes = {
             i: {"name": name, "color": color.tolist()} for (i, name), color in zip(self.id2label.items(), self.palette)
         }
-        _write_json(self.path / RECORD, {"settings": self.settings, "sources": self.sources})
-        _write_json(self.path / "classes.json", classes)
-        with replacing(self.path / "legend.png") as path:
+        write_json(self.path / RECORD, {"settings": self.settings, "sources": self.sources})
+        write_json(self.path / CLASSES, classes)
+        with replacing(self.path / LEGEND) as path:
             legend(list(zip(self.id2label.values(), self.palette))).save(path)
 
     def file(self, kind: str, item: Input) -> Path:
@@ -220,28 +231,29 @@ class PredictionFolder:
                     Image.fromarray(self._draw(kind, picture, prediction)).save(path, compress_level=1)
 
     @contextlib.contextmanager
-    def write_video(self, item: Input, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    def write_video(
+        self, item: Input, fps: float, size: tuple[int, int]
+    ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
         """
-        Writes the colours and overlays of a video's frames, at its size and frames a second, without sound.
+        Writes the colours and overlays of a video's frames, without sound. MPEG-4 has even sides only: the last row or
+        column of frames with an odd one is left out.
 
         Args:
             item (`Input`): Its file and name.
+            fps (`float`): Frames a second.
             size (`tuple[int, int]`): Width and height of its frames.
 
         Yields:
             `Callable`: Takes a frame (H, W, 3) uint8 and its train ids (H, W), one frame after the other.
 
         Raises:
-            [`InputError`]: The file is no video that can be read, or no video can be written here.
+            [`InputError`]: No video of this size can be written here.
         """
-        capture, info = open_video(item.path)
-        capture.release()
         with contextlib.ExitStack() as stack:
             videos = {}
             for kind in self.kinds:
                 path = stack.enter_context(replacing(self.file(kind, item)))
-                codec = cv2.VideoWriter.fourcc(*"mp4v")
-                videos[kind] = cv2.VideoWriter(str(path), codec, info.fps or 25, size)
+                videos[kind] = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
                 stack.callback(videos[kind].release)
                 if not videos[kind].isOpened():
                     raise InputError(
@@ -261,6 +273,10 @@ class PredictionFolder:
         return overlay(picture, prediction, self.palette)
 
 
-def _write_json(path: Path, values: Mapping) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _source(path: str) -> list:
+    """What tells whether a file is still the one that was predicted."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return [path, 0, 0]  # it is listed as unreadable in its turn
+    return [path, stat.st_size, stat.st_mtime_ns]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import datasets
 import numpy as np
 import psutil
@@ -144,11 +145,14 @@ def draw_tree(root: Path, args: argparse.Namespace) -> None:
 
 def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Draw) -> dict[str, torch.Tensor]:
     """The crop as it is usually made: decode, scale the whole image, scale the whole label, cut the crop out."""
-    image, label = read_pair(labeled.rows[draw.row], labeled.label_table)
+    row = labeled.rows[draw.row]
+    with Image.open(row["image"]["path"]) as image:
+        image = image.convert("RGB")
+    label = read_label(row["label"], labeled.label_table)
     smallest, largest = labeled.augmentation.args.scale_range
     scale = smallest + (largest - smallest) * np.random.default_rng(draw.seed).random()
     size = round(scale * image.width), round(scale * image.height)
-    image = image.resize(size, Image.Resampling.BILINEAR)
+    image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
     label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
     center = draw.center and (scale * draw.center[0], scale * draw.center[1])
     return unscaled(image, label, replace(draw, center=center))
@@ -168,11 +172,15 @@ def measure_crops(
         with Image.open(labeled.rows[draw.row][column]["path"]) as picture:
             picture.load()
 
+    def decode_image(draw: Draw) -> None:
+        cv2.imread(labeled.rows[draw.row]["image"]["path"], cv2.IMREAD_COLOR_RGB)
+
     cases: dict[str, Callable[[Draw], object]] = {
         "labelled": lambda draw: labeled[draw],
         "unlabelled": lambda draw: unlabeled[draw],
         "whole": lambda draw: scale_whole(labeled, unscaled, draw),
-        "image": lambda draw: decode("image", draw),
+        "image": decode_image,
+        "image, Pillow": lambda draw: decode("image", draw),
         "label": lambda draw: decode("label", draw),
         "pair": lambda draw: read_pair(labeled.rows[draw.row], LABEL_TABLE),
         "window": lambda draw: plain(image, None, draw),
@@ -214,6 +222,7 @@ def measure_crops(
         ["blur", ms["blur"] - ms["colors"]],
         ["label's window", ms["crop"] - ms["blur"]],
         ["all of it", ms["labelled"]],
+        ["(decode the image with Pillow)", ms["image, Pillow"]],
     ]
     print_table(
         "Where the time of a labelled crop goes (the last three steps as differences)",

@@ -5,20 +5,22 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from scl_hf.data.cityscapes import ID2LABEL
 from scl_hf.inference import predict_probs, tile_starts
 from scl_hf.metrics import MeanIoU, evaluate  # imported by its name, it would be scripts/evaluate.py
+from scl_hf.prediction import Checkpoint, Input, PredictionFolder
+from scl_hf.prediction.writers import WriteQueue
 
 from .common import Measured, print_table
 
@@ -32,11 +34,21 @@ REDUCED = {
     "skip_channels": 16,
     "decoder_channels": 32,
 }
+# A quarter of that: on one core, the plain loop over an image of 1024×2048 is a quarter of a minute.
+NARROW = {
+    "stem_channels": 4,
+    "depths": [1, 1, 1, 1, 1, 1],
+    "channels": [[4, 4], [8, 8], [8, 8], [8, 8], [8, 8, 16], [8, 8, 16]],
+    "aspp_channels": 8,
+    "skip_channels": 4,
+    "decoder_channels": 8,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, default=1024, help="images of height × 2 height (default: 1024)")
     parser.add_argument("--images", type=int, default=4, help="images that are scored and written (default: 4)")
+    parser.add_argument("--kept_images", type=int, default=12, help="images scored to see what is kept (default: 12)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     targets = [
         *measure_protocol(height, width, wide, min(args.rounds, 3)),
         measure_compute(height, width, wide),
-        *measure_metric(height, width, args.images, min(args.rounds, 3)),
+        *measure_metric(height, width, args.images, args.kept_images, min(args.rounds, 3)),
         measure_writing(height, width, args.images, min(args.rounds, 3)),
     ]
     print_table(
@@ -97,9 +109,10 @@ def measure_protocol(height: int, width: int, wide: tuple[int, int], rounds: int
     """The paper's protocol on one image, against the plain loop."""
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)
-    config = DeepLabV3PlusConfig(**({} if on_gpu else REDUCED))
+    config = DeepLabV3PlusConfig(**({} if on_gpu else NARROW))
     device = torch.device("cuda" if on_gpu else "cpu")
     model = DeepLabV3PlusForSemanticSegmentation(config).eval().to(device)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
     image = torch.randn(1, 3, height, width, device=device)
 
     def protocol(model: nn.Module = model, tile=height, tiles: int = 1, half: bool = False) -> torch.Tensor:
@@ -121,10 +134,11 @@ def measure_protocol(height: int, width: int, wide: tuple[int, int], rounds: int
     difference = difference.abs().max().item()
     measured = time_in_turn(cases, rounds)
     loop = measured["plain loop, float32"]
+    described = f"full-size model, {torch.cuda.get_device_name()}" if on_gpu else "model of a few channels"
     print_table(
-        f"Scales {', '.join(map(str, SCALES))}, mirrored, overlap 1/3, on one image of {height}×{width}: "
-        f"{'full-size model, ' + torch.cuda.get_device_name() if on_gpu else 'reduced model'}; squares of {height}, "
-        f"wide tiles of {wide[0]}×{wide[1]}; the largest difference to the loop, on a corner, is {difference:.1e}",
+        f"Scales {', '.join(map(str, SCALES))}, mirrored, overlap 1/3, on one image of {height}×{width}: {described}, "
+        f"{parameters:.3g} M parameters; squares of {height}, wide tiles of {wide[0]}×{wide[1]}; the largest "
+        f"difference to the loop, on a corner, is {difference:.1e}",
         ["", "s", "times faster than the loop"],
         [[name, m.milliseconds / 1e3, loop.times_slower_than(m)] for name, m in measured.items()],
     )
@@ -190,11 +204,17 @@ def label_map(height: int, width: int, seed: int) -> np.ndarray:
     return np.where(labels == NUM_CLASSES, 255, labels)
 
 
-def measure_metric(height: int, width: int, num_images: int, rounds: int) -> list[tuple]:
+def memory_and_disk(folder: str) -> np.ndarray:
+    """MiB that this process has in memory, and that the files in a folder take."""
+    files = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    return np.array([psutil.Process().memory_info().rss, files]) / 2**20
+
+
+def measure_metric(height: int, width: int, num_images: int, kept_images: int, rounds: int) -> list[tuple]:
     """The streamed metric against one that stores what it is given."""
     references = [torch.from_numpy(label_map(height, width, seed))[None] for seed in range(num_images)]
     predictions = [(labels.roll(5, dims=-1) % 255) % NUM_CLASSES for labels in references]
-    scores = {}
+    scores, kept = {}, {}
 
     def streamed() -> None:
         metric = MeanIoU(NUM_CLASSES)
@@ -214,12 +234,21 @@ def measure_metric(height: int, width: int, num_images: int, rounds: int) -> lis
         raise AssertionError(f"the metrics differ: {scores}")
     ratio = measured["stored"].times_slower_than(measured["streamed"])
     milliseconds = measured["streamed"].milliseconds / num_images
-    kept = {"streamed": 0, "stored": 2 * 2 * height * width / 2**20}  # two maps of 16 bits
+    for name in measured:
+        with tempfile.TemporaryDirectory() as folder:
+            metric = MeanIoU(NUM_CLASSES) if name == "streamed" else StoredMeanIoU(cache_dir=folder)
+            for index in range(kept_images + 1):
+                metric.add_batch(predictions=predictions[0].numpy(), references=references[0].numpy())
+                if index == 0:
+                    first = memory_and_disk(folder)  # buffers are there, and used again
+            kept[name] = (memory_and_disk(folder) - first) / kept_images
+            metric.compute() if name == "streamed" else metric.writer.finalize()
     print_table(
-        f"Mean IoU of {num_images} images of {height}×{width}, {NUM_CLASSES} classes",
-        ["", "ms an image", "images/s", "kept for each image, MiB"],
+        f"Mean IoU of {num_images} images of {height}×{width}, {NUM_CLASSES} classes; what memory and the metric's "
+        f"files grow by, over {kept_images} images after the first",
+        ["", "ms an image", "images/s", "memory, MiB an image", "files, MiB an image"],
         [
-            [name, m.milliseconds / num_images, 1e3 * num_images / m.milliseconds, kept[name]]
+            [name, m.milliseconds / num_images, 1e3 * num_images / m.milliseconds, *kept[name]]
             for name, m in measured.items()
         ],
     )
@@ -231,44 +260,41 @@ def measure_metric(height: int, width: int, num_images: int, rounds: int) -> lis
 
 @torch.no_grad()
 def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tuple:
-    """How much of the time of writing pictures the model hides."""
+    """How much of the time of writing pictures the model hides, by the writer of scripts/predict.py."""
     torch.manual_seed(0)
-    model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**REDUCED)).eval()
+    names = {"id2label": ID2LABEL, "label2id": {name: i for i, name in ID2LABEL.items()}}
+    model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**REDUCED, **names)).eval()
     image = torch.randn(1, 3, height, width)
-    labels = label_map(height, width, 0).astype(np.uint8)
-    colours = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)[labels]
-    overlay = colours // 2 + np.random.default_rng(1).integers(0, 8, colours.shape, dtype=np.uint8)
+    prediction = label_map(height, width, 0).astype(np.uint8) % NUM_CLASSES
+    picture = prediction[..., None] * 12 + np.random.default_rng(0).integers(0, 8, (height, width, 3), dtype=np.uint8)
+    inputs = [Input(f"{index}.png", str(index)) for index in range(num_images)]
 
-    with tempfile.TemporaryDirectory() as folder:
-
-        def write(index: int) -> None:
-            for name, pixels in (("labels", labels), ("colours", colours), ("overlay", overlay)):
-                Image.fromarray(pixels).save(Path(folder) / f"{index}_{name}.png")
+    with tempfile.TemporaryDirectory() as output:
+        folder = PredictionFolder(output, ["color", "overlay", "train_ids"], Checkpoint("benchmark", model), {})
 
         def alone() -> None:
-            for _ in range(num_images):
+            for _ in inputs:
                 predict_probs(model, image)
 
         def in_turn() -> None:
-            for index in range(num_images):
+            for item in inputs:
                 predict_probs(model, image)
-                write(index)
+                folder.write(item, picture, prediction, None)
 
-        def in_a_thread() -> None:
-            with ThreadPoolExecutor(1) as pool:
-                for index in range(num_images):
+        def behind() -> None:
+            with WriteQueue(threads=4, waiting=8) as queue:
+                for item in inputs:
                     predict_probs(model, image)
-                    pool.submit(write, index)
+                    queue.submit(folder.write, item, picture, prediction, None)
 
-        cases = {"model alone": alone, "model, then pictures": in_turn, "pictures in a thread": in_a_thread}
-        measured = time_in_turn(cases, rounds)
+        measured = time_in_turn({"model alone": alone, "model, then PNGs": in_turn, "PNGs behind": behind}, rounds)
     seconds = zip(*(m.seconds for m in measured.values()))
     hidden = float(
-        np.median([1 - (thread - model_alone) / (turn - model_alone) for model_alone, turn, thread in seconds])
+        np.median([1 - (queue - model_alone) / (turn - model_alone) for model_alone, turn, queue in seconds])
     )
     print_table(
-        f"Label map, colours and overlay of {num_images} images of {height}×{width} as PNG, one forward of the "
-        f"reduced model each, {os.cpu_count()} cores",
+        f"Colours, overlay and train ids of {num_images} images of {height}×{width} as PNG, written as predict.py does, "
+        f"one forward of the reduced model each, {os.cpu_count()} cores",
         ["", "ms an image"],
         [[name, m.milliseconds / num_images] for name, m in measured.items()],
     )

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import HfArgumentParser
 
 from scl_hf.data.augmentation import (
@@ -32,7 +31,7 @@ def augmentation(crop_size=(24, 32), **fields):
 def frame():
     """Blocks of 8×8 pixels, each with its own id; red is 5 times the id, so that a picture tells its label."""
     label = np.random.default_rng(0).integers(0, 50, (6, 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    return Image.fromarray(np.stack([label * 5, 255 - label, label], -1)), label
+    return np.stack([label * 5, 255 - label, label], -1), label
 
 
 def shown_ids(crop):
@@ -50,7 +49,7 @@ def test_crop_at_scale_1_is_a_copy(frame):
 def test_scaled_image_and_label_stay_aligned(axis):
     ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (120, 1))
     ramp = ramp if axis == "x" else ramp.T.copy()
-    image = Image.fromarray(np.stack([ramp] * 3, -1))
+    image = np.stack([ramp] * 3, -1)
     off = []
     for seed in range(40):
         crop = augmentation((40, 40), scale_range=[0.55, 2.0], **PLAIN)(image, ramp, Draw(0, seed))
@@ -83,7 +82,7 @@ def test_padding_is_mean_colour_ignored_and_invalid(frame):
 
 def test_image_much_smaller_than_the_crop_still_shows():
     crop = augmentation((9, 9), scale_range=[0.1, 0.1])(
-        Image.new("RGB", (3, 2)), np.zeros((2, 3), np.uint8), Draw(0, 0)
+        np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint8), Draw(0, 0)
     )
     assert crop["valid"].sum() == 1
 
@@ -143,7 +142,7 @@ def test_each_colour_change_acts_on_the_image_alone(frame, name):
 
 
 def test_hue_turns_by_parts_of_the_colour_circle(frame):
-    red = Image.new("RGB", (32, 24), (255, 0, 0))
+    red = np.full((24, 32, 3), (255, 0, 0), np.uint8)
     turns = set()
     for seed in range(60):
         crop = augmentation(scale_range=[1.0, 1.0], **PLAIN | {"hue": 0.25})(red, None, Draw(0, seed))
@@ -204,7 +203,7 @@ def test_edge_falls_on_the_same_place_in_image_and_label(axis, scale):
     label = np.zeros((600, 600), np.uint8)
     label[480:] = 1
     label = label if axis == 0 else label.T.copy()
-    image = Image.fromarray(np.stack([255 * label] * 3, -1))
+    image = np.stack([255 * label] * 3, -1)
     for seed in range(5):
         draw = Draw(0, seed, (480.0, 480.0))
         crop = augmentation((260, 260), scale_range=[scale, scale], **PLAIN)(image, label, draw)
@@ -222,7 +221,7 @@ def test_edge_falls_on_the_same_place_in_image_and_label(axis, scale):
 def test_shrinking_averages_and_does_not_skip():
     """Stripes finer than the pixels of the crop become grey."""
     stripes = np.tile(np.array([0, 255], np.uint8), (200, 100))
-    image = Image.fromarray(np.stack([stripes] * 3, -1))
+    image = np.stack([stripes] * 3, -1)
     crop = augmentation((100, 100), scale_range=[0.5, 0.5], **PLAIN)(image, None, Draw(0, 0))
     grey = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
     assert crop["valid"].all() and (grey - 0.5).abs().max() < 0.01
@@ -230,7 +229,7 @@ def test_shrinking_averages_and_does_not_skip():
 
 def moved(name, limit, pixels):
     """Pixels (h, w, 3) in [0, 1] before and after one change at scale 1, and its strength of -1 to 1."""
-    image = Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
+    image = np.rint(255 * pixels).astype(np.uint8)
     fields = {"scale_range": [1.0, 1.0], "flip_probability": 0, **PLAIN, name: limit}
     for seed in range(8):
         crop = augmentation(pixels.shape[:2], **fields)(image, None, Draw(0, seed))
@@ -266,7 +265,7 @@ def test_colours_change_as_defined(pixels):
 
 def test_blur_is_gaussian_with_replicated_border(pixels):
     for sigma in (0.3, 1.1):
-        image = Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
+        image = np.rint(255 * pixels).astype(np.uint8)
         fields = {"scale_range": [1.0, 1.0], "flip_probability": 0, **PLAIN, "blur_probability": 1}
         crop = augmentation((40, 48), **fields, blur_sigma=[sigma, sigma])(image, None, Draw(0, 0))
         after = crop["pixel_values"] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(3, 1, 1)

@@ -27,22 +27,31 @@ def grey_png(path, values, bits):
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
     path = tmp_path / "image.png"
     Image.fromarray(np.array([[0, 255]], np.uint8)).convert(mode).save(path)
-    image = read_image(path)
-    assert image.mode == "RGB" and np.asarray(image).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert read_image(path).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_plain_png_is_read_as_pillow_reads_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for name, options in (("plain", {}), ("gamma", {"icc_profile": b"x", "dpi": (72, 72)}), ("exif", {"exif": exif})):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png", **options)
+        expected = pixels[::-1, ::-1] if name == "exif" else pixels
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.png"), expected)
 
 
 def test_palette_with_transparency(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.save(tmp_path / "image.png", transparency=b"\x00\xff")
-    assert np.asarray(read_image(tmp_path / "image.png")).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    assert read_image(tmp_path / "image.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
 def test_16_bit_grey_keeps_its_range(tmp_path):
     values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
     for suffix in ("png", "tif"):
         Image.fromarray(values).save(tmp_path / f"image.{suffix}")
-        assert np.asarray(read_image(tmp_path / f"image.{suffix}"))[0, :, 0].tolist() == [0, 1, 128, 255]
+        assert read_image(tmp_path / f"image.{suffix}")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -50,7 +59,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     image.save(tmp_path / "phone.jpg", exif=exif)
-    assert read_image(tmp_path / "phone.jpg").size == (4, 8)
+    assert read_image(tmp_path / "phone.jpg").shape == (8, 4, 3)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -130,7 +139,7 @@ def test_pair_from_paths_and_from_stored_bytes(tmp_path):
     stored = {name: {"path": None, "bytes": (tmp_path / f"{name}.png").read_bytes()} for name in ("image", "label")}
     for row in ({name: tmp_path / f"{name}.png" for name in stored}, stored):
         image, label = read_pair(row)
-        assert image.size == (2, 2) and (label == GREY).all()
+        assert image.shape == (2, 2, 3) and (label == GREY).all()
 
 
 def test_pair_of_two_sizes_is_refused(tmp_path):

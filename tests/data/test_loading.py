@@ -75,7 +75,7 @@ def test_folder(folder):
     row = data.labeled[4]
     assert row["id"] == "train04" and row["image"]["bytes"] is None
     image, label = read_pair(row, data.label_table)
-    assert image.size == (6, 4) and label[0, 0] == 255 and (label.flat[1:] == 1).all()
+    assert image.shape == (4, 6, 3) and label[0, 0] == 255 and (label.flat[1:] == 1).all()
 
 
 def test_labelled_images_can_be_kept_out_of_the_pool(folder):
@@ -259,7 +259,8 @@ def test_data_set_of_any_columns(folder, tmp_path, stored):
     data = load_data(DataArguments(**fields, labeled_fraction=0.125))
     assert len(data.labeled) == 2 and len(data.unlabeled) == 16 and len(data.evaluation) == 4
     assert data.unlabeled.column_names == ["image", "id"] and not data.unlabeled.features["image"].decode
-    assert read_pair(data.evaluation[1], data.label_table)[1][1, 1] == 1 and read_image(data.unlabeled[0]["image"])
+    assert read_pair(data.evaluation[1], data.label_table)[1][1, 1] == 1
+    assert read_image(data.unlabeled[0]["image"]).shape == (4, 6, 3)
     assert data.labeled["id"][0].startswith("train_") and data.id2label[2] == "car"
     with pytest.raises(InputError, match="no split test, only train, validation"):
         load_data(DataArguments(**fields, eval_split="test"))
