@@ -98,7 +98,7 @@ def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrain
                 output_loading_info=True,
                 **labels,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
             local = Path(args.model_name_or_path).is_dir()
             raise InputError(
                 f"model_name_or_path {args.model_name_or_path}: "

@@ -58,10 +58,10 @@ class SkippedFiles:
         self.counts: Counter[str] = Counter()  # of this process
 
     def add(self, skipped: Sequence[tuple[str, str]]) -> None:
-        """Counts the files of a batch, given with the reason; a new one is named in a warning."""
+        """Counts the files of a batch, given with the reason; a new one is named above the progress bar."""
         for file, reason in skipped:
             if file not in self.counts:
-                logger.warning("skip_corrupt: another image stands in for %s", reason)
+                write(f"skip_corrupt: another image stands in for {reason}")
             self.counts[file] += 1
 
     def report(self) -> int:

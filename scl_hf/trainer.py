@@ -150,7 +150,8 @@ class SemiSupervisedTrainer(Trainer):
     # Data
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        batch_size = self._train_batch_size * self.args.world_size
+        # Of a step: processes and accumulated batches can stand in for one another.
+        batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         labeled = self.labeled_draws.in_whole_batches(batch_size)
         unlabeled = None
         if self.train_dataset.unlabeled is not None:
@@ -160,10 +161,8 @@ class SemiSupervisedTrainer(Trainer):
                 for stream in (UNLABELED_A, UNLABELED_B)
             )
         # The first draw of the step that unlabelled images join at: before it, nobody would look at them.
-        batches = self.args.gradient_accumulation_steps
-        steps_per_epoch = -(-len(labeled) // (batch_size * batches))
-        epoch, step = divmod(self.args.semi_supervised_start_step, steps_per_epoch)
-        unlabeled_from = (epoch, step * batches * batch_size)
+        epoch, step = divmod(self.args.semi_supervised_start_step, len(labeled) // batch_size)
+        unlabeled_from = (epoch, step * batch_size)
         self.sampler = DrawSampler(labeled, unlabeled, self.args.draw_seed, unlabeled_from)
         return self.sampler
 

@@ -35,7 +35,10 @@ def main() -> None:
     layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
     check = commands.add_parser("check", help="count all files, open them, and list what is missing or broken")
     check.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
-    recipe = {"metavar": "RECIPE", "help": "takes label_map and ignore_index from there, for a folder of your own"}
+    recipe = {
+        "metavar": "RECIPE",
+        "help": "takes label_map, ignore_index and id2label from there, for a folder of your own",
+    }
     check.add_argument("--recipe", **recipe | {"help": recipe["help"] + ", and unlabeled_dirs"})
     check.add_argument("--num_proc", type=int, help="processes; default: one for each core")
 
@@ -57,7 +60,7 @@ def main() -> None:
     try:
         if recipe := arguments.pop("recipe", None):
             (data_args,) = RecipeParser((DataArguments,)).parse_recipe([recipe], other_fields(DataArguments))
-            arguments |= {"label_map": data_args.label_map, "ignore_index": data_args.ignore_index}
+            arguments |= {name: getattr(data_args, name) for name in ("label_map", "ignore_index", "id2label")}
             arguments |= {"unlabeled_dirs": data_args.unlabeled_dirs} if command == "check" else {}
         if command == "streets":
             draw_streets(**arguments)

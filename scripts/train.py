@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from tqdm.auto import tqdm
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -116,5 +117,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tqdm.write(f"error: {error}", file=sys.stderr)  # on a line of its own, below the progress bar
         sys.exit(2)

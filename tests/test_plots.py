@@ -88,7 +88,7 @@ def test_curves_of_several_runs(tmp_path, figures):
 
 @pytest.mark.parametrize("keys", [("loss",), ("eval_mean_iou",)])
 def test_curves_of_a_log_that_lacks_the_rest(tmp_path, figures, keys):
-    log = [{"step": step, **dict.fromkeys(keys, 0.5 + 0.007 * step)} for step in (1, 2)]
+    log = [{"step": step, **dict.fromkeys(keys, 0.5 + 0.02 * step)} for step in (1, 2)]
     plot_curves({"run": log}, tmp_path / "curves.svg")
     (axes,) = figures[0].axes
     assert keys == ("loss",) or all(tick == round(tick) for tick in axes.get_yticks())  # in whole percent

@@ -233,8 +233,18 @@ def test_mixed_precision_trains_and_keeps_the_losses_in_float32(make_trainer):
     assert all(p.dtype == torch.float32 for p in trainer.teacher.parameters())
 
 
+def test_accumulated_batches_stand_in_for_larger_ones(make_trainer):
+    def draws(batch_size, batches):
+        fields = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": batches}
+        sampler = make_trainer(**fields)._get_train_sampler()
+        sampler.set_epoch(1)
+        return list(sampler)
+
+    assert draws(4, 1) == draws(2, 2) == draws(1, 4) and len(draws(2, 2)) == 8
+
+
 def test_unlabelled_images_are_not_read_before_they_are_used(make_trainer):
-    # 3 batches of 2 crops are an epoch, 2 batches are a step: the steps of an epoch are 2 and 1 batches long.
+    # 2 batches of 2 crops are a step, and 5 images an epoch of 2 steps.
     trainer = make_trainer(semi_supervised_start_step=3, gradient_accumulation_steps=2, max_steps=4)
     seen = []
     loss = trainer.compute_loss
@@ -242,7 +252,7 @@ def test_unlabelled_images_are_not_read_before_they_are_used(make_trainer):
         seen.append((trainer.state.global_step, "box_ids" in inputs)) or loss(model, inputs, **kwargs)
     )
     trainer.train()
-    assert seen == [(0, False), (0, False), (1, False), (2, False), (2, False), (3, True)]
+    assert seen == [(step, step == 3) for step in (0, 0, 1, 1, 2, 2, 3, 3)]
 
 
 def test_one_labelled_crop_is_too_few_for_batch_norm(make_trainer):

@@ -134,12 +134,13 @@ class Report:
         return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
 
 
-def find_layout(data_dir: str | os.PathLike) -> str:
+def find_layout(data_dir: str | os.PathLike, id2label: str | os.PathLike | None = None) -> str:
     """
     How a data set is laid out, judged by its folders.
 
     Args:
         data_dir (`str`): The folder of the data.
+        id2label (`str`, *optional*): The class names of a folder of one's own, if not in its `id2label.json`.
 
     Returns:
         `str`: `"cityscapes"`, `"mapillary"`, or `"folder"`: the `dataset` of a recipe.
@@ -153,7 +154,7 @@ def find_layout(data_dir: str | os.PathLike) -> str:
     if any(cityscapes.find_split(root, "leftImg8bit", split) for split in CITYSCAPES_IMAGES):
         return "cityscapes"
     splits = {path.parent.name for path in root.glob("*/images") if path.is_dir()}
-    if (root / "id2label.json").is_file() and splits:
+    if (id2label or (root / "id2label.json").is_file()) and splits:
         return "folder"
     if splits & {"training", "testing"}:
         return "mapillary"
@@ -163,7 +164,8 @@ def find_layout(data_dir: str | os.PathLike) -> str:
         )
     raise InputError(
         f"{root}: holds no data set; looked for leftImg8bit/train (Cityscapes), training/images (Mapillary Vistas) "
-        "and <split>/images (a folder of your own): name the folder that has them"
+        "and <split>/images (a folder of your own): name the folder that has them (Parquet and other data of "
+        "`datasets` is not checked)"
     )
 
 
@@ -172,6 +174,7 @@ def check_data(
     num_proc: int | None = None,
     label_map: Mapping[int, int] | None = None,
     ignore_index: int = IGNORE_INDEX,
+    id2label: str | os.PathLike | None = None,
     unlabeled_dirs: Sequence[str | os.PathLike] = (),
 ) -> Report:
     """
@@ -184,6 +187,7 @@ def check_data(
         num_proc (`int`, *optional*): Number of processes; by default one for each core.
         label_map (`dict[int, int]`, *optional*): Of a folder of one's own: id in a label file -> train id.
         ignore_index (`int`, *optional*, defaults to 255): Of a folder of one's own: the id of ignored pixels.
+        id2label (`str`, *optional*): Of a folder of one's own: the class names, if not in its `id2label.json`.
         unlabeled_dirs (`Sequence[str]`, *optional*): Plain folders of pictures, which are opened, too.
 
     Returns:
@@ -194,7 +198,7 @@ def check_data(
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
-    layout = find_layout(data_dir)
+    layout = find_layout(data_dir, id2label)
     list_frames = {"cityscapes": _cityscapes_frames, "mapillary": _mapillary_frames, "folder": _folder_frames}[layout]
     frames = list(list_frames(Path(data_dir)))
     if not frames:
@@ -204,7 +208,7 @@ def check_data(
     kinds = list(dict.fromkeys(kind for frame in frames for kind in frame.labels))
     title = {"cityscapes": "the layout of Cityscapes", "mapillary": "Mapillary Vistas", "folder": "a folder"}[layout]
     report = Report(f"{data_dir}: {title}", kinds)
-    tables = _label_tables(layout, data_dir, kinds, label_map, ignore_index)
+    tables = _label_tables(layout, data_dir, kinds, label_map, ignore_index, id2label)
     _count(report, frames, _open_all(frames, tables, num_proc))
     if layout == "cityscapes":
         _compare_cityscapes(report, {frame.id for frame in frames})
@@ -281,13 +285,14 @@ def _label_tables(
     kinds: Iterable[str],
     label_map: Mapping[int, int] | None,
     ignore_index: int,
+    id2label: str | os.PathLike | None,
 ) -> dict[str, np.ndarray]:
     if layout == "cityscapes":
         return dict.fromkeys(kinds, cityscapes.LABEL_TABLE)
     if layout == "mapillary":
         return {version: mapillary.read_classes(data_dir, version).label_table for version in kinds}
-    id2label = read_id2label(Path(data_dir, "id2label.json"))
-    return dict.fromkeys(kinds, make_label_table(id2label, label_map, ignore_index))
+    names = read_id2label(Path(id2label or Path(data_dir, "id2label.json")))
+    return dict.fromkeys(kinds, make_label_table(names, label_map, ignore_index))
 
 
 def _open_all(frames: list[Frame], tables: dict[str, np.ndarray], num_proc: int | None) -> Iterator[Found]:
@@ -345,6 +350,10 @@ def _count(report: Report, frames: list[Frame], results: Iterable[Found]) -> Non
 
 
 def _compare_cityscapes(report: Report, ids: set[str]) -> None:
+    if ("train_extra", None) in report.counts and "gtCoarse" not in report.kinds:
+        report.notes.append(
+            "there are no coarse labels (gtCoarse.zip): set use_coarse_labels to false, or unpack them"
+        )
     if not any(city in CITYSCAPES_CITIES for _, city in report.counts):
         report.notes.append("these are not the official cities: counted only")
         return

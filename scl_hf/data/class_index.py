@@ -109,6 +109,10 @@ class ClassIndex:
             InputError: A label cannot be read or holds an id that may not occur, or `coarse_classes` names a class
                 that does not exist.
         """
+        if coarse_classes and coarse is None:
+            raise InputError(
+                "coarse_classes: there are no coarse annotations; set use_coarse_labels to true, or leave it out"
+            )
         num_classes = len(id2label)
         unknown = sorted(set(coarse_classes) - set(range(num_classes)))
         if unknown:

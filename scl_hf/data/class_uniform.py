@@ -89,7 +89,7 @@ def shuffled_rows(num_rows: int, start: int, stop: int, seed: int, stream: int) 
 class LabeledDraws:
     """
     The labelled crops of an epoch: as many as there are labelled rows (see `in_whole_batches`), part of them anywhere
-    in a row of the shuffled data set, part of them placed on a class, each class equally often.
+    in a row of the shuffled data set, part of them placed on a class, each class equally often, on any of its places.
 
     Args:
         num_rows (`int`): Number of labelled rows.

@@ -15,7 +15,7 @@ from ..errors import InputError
 IGNORE_INDEX = 255
 
 # What Pillow raises on a file that is cut off, damaged or no image at all.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
@@ -83,6 +83,9 @@ def read_image(source: Source) -> np.ndarray:
     if pixels is not None:
         return pixels
     name, image = _open(source)
+    # Turning would write all tags anew, and stumble over a bad one: what it needs stays with the picture.
+    image.getexif()
+    image.info.pop("exif", None)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -183,6 +186,8 @@ def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:
                 arguments = image.tile[0][3] if image.tile else None
                 image.info["rawmode"] = arguments if isinstance(arguments, str) else None
             image.load()
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: has more pixels than Pillow opens ({error}); cut it into smaller ones") from error
     except _BROKEN as error:
         reason = "is not a picture" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be read ({error})"
         message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"

@@ -62,7 +62,8 @@ class DataArguments:
         allow_shared_images (`bool`, *optional*, defaults to `False`): Whether images that are trained on may be
             evaluated on, too.
         skip_corrupt (`bool`, *optional*, defaults to `False`): Whether training goes on with another image where one
-            cannot be read; otherwise it stops and names the file.
+            cannot be read; otherwise it stops and names the file. Evaluation images are never skipped, nor are files
+            that are empty or missing at the start.
     """
 
     dataset: str = field(
@@ -133,6 +134,8 @@ class DataArguments:
                 f"{' and '.join(chosen)}: give only one of them; --labeled_fraction 1, --labeled_split null and "
                 "--labeled_ids null leave one out"
             )
+        if self.image_column == self.label_column:
+            raise InputError(f"label_column: is {self.label_column!r}, as image_column; name the column of the labels")
         if not self.train_splits:
             raise InputError("train_splits: is empty; name the split to train on, such as train")
         if self.label_map is not None:
@@ -152,10 +155,14 @@ class DataArguments:
         if self.dataset in ("cityscapes", "mapillary"):
             name = {"cityscapes": "Cityscapes", "mapillary": "Mapillary Vistas"}[self.dataset]
             if self.id2label:
-                raise InputError(f"id2label: {name} brings its class names; leave the field out")
+                raise InputError(
+                    f"id2label: {name} brings its class names; leave the field out, or name another dataset"
+                )
             if self.label_map or self.ignore_index != IGNORE_INDEX:
                 field_name = "label_map" if self.label_map else "ignore_index"
-                raise InputError(f"{field_name}: {name} brings its table of ids; leave the field out")
+                raise InputError(
+                    f"{field_name}: {name} brings its table of ids; leave the field out, or name another dataset"
+                )
 
 
 @dataclass
@@ -224,10 +231,10 @@ def load_data(args: DataArguments) -> SegmentationData:
 
     # 4. The images to evaluate on, none of them a labelled one
     evaluation = _with_labels(_split(splits, args.eval_split, args), args.eval_split, args)
-    if not args.allow_shared_images:
-        _check_shared_images(labeled, unlabeled, evaluation)
-
     coarse = _annotated(_split(splits, "train_extra", args), args) if args.use_coarse_labels else None
+    if not args.allow_shared_images:
+        trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
+        _check_shared_images(trained_on, unlabeled, evaluation)
     return SegmentationData(labeled, unlabeled, evaluation, coarse, *classes)
 
 

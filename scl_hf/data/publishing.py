@@ -88,6 +88,7 @@ def push_data(
     license: str | None = None,
     label_map: Mapping[int, int] | None = None,
     ignore_index: int = IGNORE_INDEX,
+    id2label: str | os.PathLike | None = None,
 ) -> str:
     """
     Writes a data set into a folder that `datasets.load_dataset` opens: Parquet files with the pictures in them, the
@@ -106,6 +107,7 @@ def push_data(
         label_map (`dict[int, int]`, *optional*): Of a folder of one's own: id in a label file -> train id. The files
             stay as they are, the card gives the map.
         ignore_index (`int`, *optional*, defaults to 255): Of a folder of one's own: the id of ignored pixels.
+        id2label (`str`, *optional*): Of a folder of one's own: the class names, if not in its `id2label.json`.
 
     Returns:
         `str`: Where it is now, for a person to read.
@@ -116,7 +118,7 @@ def push_data(
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
-    rows = open_rows(data_dir, label_map, ignore_index)
+    rows = open_rows(data_dir, label_map, ignore_index, id2label)
     if repo is not None:
         _check_terms(rows.owner, data_dir, repo, private, accept_license, license)
         _prepare_repo(repo, private)
@@ -134,7 +136,10 @@ def push_data(
 
 
 def open_rows(
-    data_dir: str | os.PathLike, label_map: Mapping[int, int] | None = None, ignore_index: int = IGNORE_INDEX
+    data_dir: str | os.PathLike,
+    label_map: Mapping[int, int] | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    id2label: str | os.PathLike | None = None,
 ) -> Rows:
     """
     Opens a data set in any of its layouts, to be published.
@@ -143,6 +148,7 @@ def open_rows(
         data_dir (`str`): Its folder.
         label_map (`dict[int, int]`, *optional*): As in [`push_data`].
         ignore_index (`int`, *optional*, defaults to 255): As in [`push_data`].
+        id2label (`str`, *optional*): As in [`push_data`].
 
     Returns:
         [`Rows`]: All splits: of Cityscapes the fine labels and, in `train_extra`, the coarse ones; of Mapillary Vistas
@@ -151,29 +157,34 @@ def open_rows(
     Raises:
         InputError: There is no data set, or a file is missing.
     """
-    layout = find_layout(data_dir)
+    layout = find_layout(data_dir, id2label)
     if layout == "cityscapes":
         splits = dict(cityscapes.load_cityscapes(data_dir, "fine"))
         if cityscapes.find_split(data_dir, "leftImg8bit", "train_extra"):
             splits["train_extra"] = cityscapes.load_cityscapes(data_dir, "coarse")["train_extra"]
         invented = {city for cities in CITIES.values() for city in cities}
         drawn = all(set(rows.unique("city")) <= invented for rows in splits.values())
-        id2label, table = cityscapes.ID2LABEL, cityscapes.LABEL_TABLE
-        return Rows(splits, id2label, _label_map(table), None if drawn else "cityscapes")
+        label_map = _label_map(cityscapes.LABEL_TABLE)
+        return Rows(splits, cityscapes.ID2LABEL, label_map, None if drawn else "cityscapes")
     if layout == "mapillary":
         classes = mapillary.read_classes(data_dir)
         splits = dict(mapillary.load_mapillary(data_dir))
         return Rows(splits, classes.id2label, _label_map(classes.label_table), "mapillary")
     names = sorted(path.parent.name for path in Path(data_dir).glob("*/images") if path.is_dir())
+    wrong = next((name for name in names if not re.fullmatch(r"\w+(\.\w+)*", name)), None)
+    if wrong is not None:
+        raise InputError(
+            f"{Path(data_dir, wrong)}: a split of `datasets` has a name of letters, digits, _ and .; rename the folder"
+        )
     labeled = [name for name in names if Path(data_dir, name, "labels").is_dir()]
     splits = open_folder(data_dir, names, labeled)
     if not labeled:
         splits = {name: rows.remove_columns("label") for name, rows in splits.items()}
     copied = any(_is_cityscapes(image_id) for rows in splits.values() for image_id in rows["id"])
-    id2label = read_id2label(Path(data_dir, "id2label.json"))
-    table = make_label_table(id2label, label_map, ignore_index)
+    class_names = read_id2label(Path(id2label or Path(data_dir, "id2label.json")))
+    table = make_label_table(class_names, label_map, ignore_index)
     own_ids = label_map is not None or ignore_index != IGNORE_INDEX
-    return Rows(splits, id2label, _label_map(table) if own_ids else {}, "cityscapes" if copied else None)
+    return Rows(splits, class_names, _label_map(table) if own_ids else {}, "cityscapes" if copied else None)
 
 
 def write_parquet(rows: Rows, output: Path, name: str, license: str | None = None) -> None:
@@ -241,8 +252,9 @@ def _card(rows: Rows, info: datasets.DatasetInfo, repo: str, license: str | None
     }
     labeled = [name for name, table in rows.splits.items() if labels[name] == len(table)]
     # Another split than these is there for its images; test is nobody's to train on.
-    pool = [name for name in rows.splits if name not in ("train", "validation", "val", "test")]
-    recipe = {"dataset": repo, "train_splits": [name for name in labeled if name == "train"] or labeled[:1]}
+    train = [name for name in labeled if name == "train"] or labeled[:1]
+    pool = [name for name in rows.splits if name not in (*train, "train", "validation", "val", "test")]
+    recipe = {"dataset": repo, "train_splits": train}
     recipe |= {"unlabeled_splits": pool} if pool else {}
     recipe |= {"eval_split": next((name for name in ("validation", "val", "test") if name in labeled), "validation")}
     recipe |= {"label_map": rows.label_map} if rows.label_map else {}

@@ -54,7 +54,12 @@ def find_pictures(folder: str | os.PathLike) -> list[str]:
     if not os.path.isdir(folder):
         raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
     names = []
-    for parent, folders, files in os.walk(folder):
+    seen = set()  # links may lead back
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [os.path.relpath(os.path.join(parent, name), folder) for name in files if is_picture(name)]
     if not names:
@@ -102,7 +107,7 @@ def open_dataset(name: str, config: str | None = None, data_dir: str | None = No
         else:
             splits = datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"dataset: cannot open {name!r} ({reason}); give cityscapes, mapillary, folder, a data set of the Hub or "
             "a local folder that `datasets` reads, and dataset_config where it has several configurations"
@@ -147,12 +152,14 @@ def select_pictures(
             )
         paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
         check_files(paths.to_pylist())
-    if "id" in rows.column_names and "id" not in columns.values():
-        if rows.features["id"] != datasets.Value("string"):  # casting rewrites all columns, pictures included
-            rows = rows.cast_column("id", datasets.Value("string"))
-    else:
-        rows = rows.add_column("id", [f"{split}_{row}" for row in range(len(rows))])
-    return rows.select_columns([*columns.values(), "id"]).rename_columns({old: new for new, old in columns.items()})
+    brings_ids = "id" in rows.column_names and "id" not in columns.values()
+    rows = rows.select_columns([*columns.values(), *["id"] * brings_ids])
+    rows = rows.rename_columns({old: new for new, old in columns.items()})
+    if not brings_ids:
+        return rows.add_column("id", [f"{split}_{row}" for row in range(len(rows))])
+    if rows.features["id"] == datasets.Value("string"):  # casting rewrites all columns, pictures included
+        return rows
+    return rows.cast_column("id", datasets.Value("string"))
 
 
 def find_id2label(dataset: str, data_dir: str | None) -> Path:
@@ -191,7 +198,11 @@ def is_picture(name: str) -> bool:
 
 def _open_split(folder: Path, labels_needed: bool) -> datasets.Dataset:
     if not (folder / "images").is_dir():
-        raise InputError(f"{folder / 'images'}: no such folder; a split needs its pictures there, or correct data_dir")
+        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob("*/images"))) or "none"
+        raise InputError(
+            f"{folder / 'images'}: no such folder; the splits there are {there}: correct train_splits, "
+            "unlabeled_splits, eval_split or data_dir"
+        )
     images = {}
     for name in sorted(filter(is_picture, os.listdir(folder / "images"))):
         stem = os.path.splitext(name)[0]

@@ -77,8 +77,12 @@ def read_ids(path: str | os.PathLike) -> set[str]:
     """
     try:
         listed = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"labeled_ids: cannot read {path} as text; name a file with one id a line") from error
+    except OSError as error:
+        raise InputError(
+            f"labeled_ids: cannot open {path} ({error.strerror}); name a file with one id a line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"labeled_ids: {path} is not text; name a file with one id a line") from error
     if not listed:
         raise InputError(f"{path}: holds no ids; write the id of one labelled image a line")
     return listed

@@ -293,7 +293,7 @@ def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tu
         np.median([1 - (queue - model_alone) / (turn - model_alone) for model_alone, turn, queue in seconds])
     )
     print_table(
-        f"Colours, overlay and train ids of {num_images} images of {height}×{width} as PNG, written as predict.py does, "
+        f"Colours, overlay and train ids of {num_images} images of {height}×{width}, written as predict.py does, "
         f"one forward of the reduced model each, {os.cpu_count()} cores",
         ["", "ms an image"],
         [[name, m.milliseconds / num_images] for name, m in measured.items()],

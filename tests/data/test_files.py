@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data.files import check_files, read_image, read_label, read_pair
+from scl_hf.data.files import CorruptFileError, check_files, read_image, read_label, read_pair
 from scl_hf.errors import InputError
 
 GREY = np.array([[0, 128], [200, 255]], np.uint8)
@@ -60,6 +60,22 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     image.save(tmp_path / "phone.jpg", exif=exif)
     assert read_image(tmp_path / "phone.jpg").shape == (8, 4, 3)
+
+
+def test_a_bad_exif_tag_does_no_harm(tmp_path):
+    # Orientation 6, and an image width (0x0100) of the type RATIONAL with the denominator 0
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x0100, 5, 1, 38)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0) + struct.pack("<II", 1, 0)
+    Image.new("RGB", (8, 4)).save(tmp_path / "phone.jpg", exif=b"Exif\0\0" + tiff)
+    assert read_image(tmp_path / "phone.jpg").shape == (8, 4, 3)
+
+
+def test_too_many_pixels_are_not_damage(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 30)).save(tmp_path / "map.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="map.jpg: has more pixels than Pillow opens") as error:
+        read_image(tmp_path / "map.jpg")
+    assert not isinstance(error.value, CorruptFileError)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import datasets
@@ -108,6 +109,16 @@ def test_labelled_and_evaluation_images_that_are_the_same_are_refused(folder, ca
     assert len(open_folder(folder, allow_shared_images=True).evaluation) == 4
     with pytest.raises(InputError, match=r"4 of the 4 .*validation00.jpg, .*validation02.jpg, …;"):
         open_folder(folder, train_splits=["validation"])
+
+
+def test_evaluation_images_with_coarse_labels_to_train_on_are_refused(tmp_path):
+    town(tmp_path)
+    fields = {"data_dir": str(tmp_path), "use_coarse_labels": True}
+    coarse = load_data(DataArguments(**fields)).coarse
+    for row in coarse:  # the same picture among those to evaluate on
+        shutil.copy(row["image"]["path"], tmp_path / "leftImg8bit/val/ulm/ulm_000000_000000_leftImg8bit.png")
+    with pytest.raises(InputError, match="1 of the 4 evaluation images are labelled training images"):
+        load_data(DataArguments(**fields))
 
 
 def test_evaluation_images_in_the_pool_are_counted_in_a_warning(folder, caplog):
@@ -305,6 +316,7 @@ def test_evaluation_needs_its_own_split_alone(folder):
         ({"labeled_split": "1_8", "labeled_ids": "ids.txt"}, "labeled_split and labeled_ids: give only one"),
         ({"labeled_split": "18"}, "labeled_split: there is no split '18'; give one of 1_2, 1_4, 1_8, 1_16, 1_30"),
         ({"dataset": "folder", "labeled_split": "1_8"}, "labeled_split: only Cityscapes"),
+        ({"image_column": "mask", "label_column": "mask"}, "label_column"),
         ({"train_splits": []}, "train_splits: is empty"),
         ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels: only Cityscapes"),
         ({"dataset": "folder", "dataset_config": "v2.0"}, "dataset_config: folder has no configurations"),

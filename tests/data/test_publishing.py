@@ -156,3 +156,9 @@ def test_push(own, town, tmp_path):
     assert "license_name: cityscapes" in hub.repos["datasets/me/secret"]["files"]["README.md"].decode()
     files = own.rglob("images/*.jpg")
     assert images == {f"{file.parts[-3]}/{file.stem}": file.read_bytes().hex() for file in files}
+
+
+def test_split_names_that_datasets_refuses(own, tmp_path):
+    (own / "train").rename(own / "train-a")
+    with pytest.raises(InputError, match="train-a: a split of `datasets` has a name of"):
+        push_data(own, tmp_path / "out")

@@ -152,3 +152,18 @@ def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
         InputError, match=r"id2label: cannot get .* of me/none from the Hub \(404 Client Error\); name"
     ):
         find_id2label("me/none", None)
+
+
+def test_pictures_in_a_column_named_id(folder):
+    rows = table(folder / "train/images/a.jpg").rename_column("image", "id")
+    rows = select_pictures(rows, "train", "id", None)
+    assert rows.column_names == ["image", "id"] and rows["id"][:] == ["train_0", "train_1"]
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos/a.jpg")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/link").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/back").symlink_to(tmp_path / "all")
+    assert open_pictures(tmp_path / "all")["id"][:] == ["link/a.jpg"]

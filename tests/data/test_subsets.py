@@ -41,7 +41,7 @@ def test_listed_ids_that_are_not_there():
 
 def test_list_of_ids(tmp_path):
     path = tmp_path / "ids.txt"
-    for content, message in ((None, "cannot read .*ids.txt as text"), ("\n", "ids.txt: holds no ids")):
+    for content, message in ((None, "cannot open .*ids.txt"), ("\n", "ids.txt: holds no ids")):
         if content:
             path.write_text(content)
         with pytest.raises(InputError, match=message):
