@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 @dataclass
@@ -124,7 +124,7 @@ class RecipeParser(HfArgumentParser):
         except InputError:
             raise
         except (ValueError, TypeError) as error:  # a dataclass's own checks
-            self.error(str(error).splitlines()[0])
+            self.error(first_line(error))
         if unknown:
             self._unknown_field(unknown[0].removeprefix("--"))
         return tuple(parsed)

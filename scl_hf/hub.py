@@ -26,7 +26,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME
 
 from .arguments import ModelArguments
-from .errors import InputError
+from .errors import InputError, first_line
 from .evaluation import iou_name, protocol_in_words
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
@@ -103,7 +103,7 @@ def load_model(args: ModelArguments, id2label: dict[int, str]) -> tuple[PreTrain
             raise InputError(
                 f"model_name_or_path {args.model_name_or_path}: "
                 + ("" if local else "there is no such folder, and on the Hub it is ")
-                + f"not a semantic-segmentation checkpoint that can be loaded ({str(error).splitlines()[0]})"
+                + f"not a semantic-segmentation checkpoint that can be loaded ({first_line(error)})"
             ) from error
         finally:
             transformers_logger.removeFilter(_is_no_load_report)
@@ -179,7 +179,7 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
                 output_loading_info=True,
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"{field}: cannot be read ({str(error).splitlines()[0]}); take an older one.") from error
+            raise InputError(f"{field}: cannot be read ({first_line(error)}); take an older one.") from error
         different = sorted([*report["missing_keys"], *report["unexpected_keys"]])
         different += [key for key, *_ in report["mismatched_keys"]]
     if different:

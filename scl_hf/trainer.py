@@ -21,7 +21,7 @@ from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
-from .errors import InputError
+from .errors import InputError, first_line
 from .evaluation import SCORES, iou_name, named_scores, score
 from .hub import CodeBesideWeights, load_weights, write_model_card
 from .inference import evaluation_mode, upsample_logits
@@ -401,7 +401,7 @@ class SemiSupervisedTrainer(Trainer):
         try:
             super().init_hf_repo(token=token, private=private)
         except (OSError, HfHubHTTPError) as error:
-            raise InputError(f"push_to_hub: the Hub cannot be used ({str(error).splitlines()[0]})") from error
+            raise InputError(f"push_to_hub: the Hub cannot be used ({first_line(error)})") from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the card from `model_card_template`; without a template, the card of `transformers`."""

@@ -111,8 +111,7 @@ def main() -> int:
     for report, folder in zip(reports, folders):
         plot_confusion_matrix(report.results["confusion_matrix"].numpy(), classes.id2label, folder / "confusion.png")
     if shown:
-        pairs = [read_pair(rows[row], classes.label_table) for row in shown]
-        images, labels = ([np.asarray(part) for part in parts] for parts in zip(*pairs))
+        images, labels = zip(*(read_pair(rows[row], classes.label_table) for row in shown))
         panel = comparison_panel(images, labels, predictions, classes.id2label, classes.palette)
         with replacing(output_dir / "panel.png") as partial:
             panel.save(partial)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset as Rows
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..cutmix import sample_boxes
@@ -66,7 +65,7 @@ class LabeledCrops(Dataset):
         (image, label), draw, skipped = _read(rows, draw, self._read_row, self.skip_corrupt)
         return self.augmentation(image, label, draw) | skipped
 
-    def _read_row(self, row: Mapping) -> tuple[Image.Image, np.ndarray]:
+    def _read_row(self, row: Mapping) -> tuple[np.ndarray, np.ndarray]:
         return read_pair(row, self.label_table)
 
 
@@ -92,7 +91,7 @@ class UnlabeledCrops(Dataset):
         image, draw, skipped = _read(self.rows, draw, self._read_row, self.skip_corrupt)
         return self.augmentation(image, None, draw) | skipped
 
-    def _read_row(self, row: Mapping) -> Image.Image:
+    def _read_row(self, row: Mapping) -> np.ndarray:
         return read_image(row["image"])
 
 

@@ -111,6 +111,8 @@ def load_cityscapes(
         data_dir (`str`): The folder with `leftImg8bit` and `gtFine` or `gtCoarse`.
         config (`str`, *optional*, defaults to `"fine"`): The annotations, `"fine"` (splits train, validation, test) or
             `"coarse"` (train, validation, train_extra).
+        skip_ids (`Collection[str]`, *optional*): Images that are left out, and named in the log; by default the one of
+            train_extra that is a grey field.
 
     Returns:
         `datasets.DatasetDict`: The splits that exist, with the columns `image` and `label` (`Image(decode=False)`),

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCardData, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from . import cityscapes, mapillary
 from .checking import CITYSCAPES_CITIES, find_layout
 from .files import IGNORE_INDEX
@@ -357,5 +357,4 @@ def _upload(output: Path, repo: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"the Hub cannot be reached or refused ({lines[0].strip()})"
+    return f"the Hub cannot be reached or refused ({first_line(error).strip()})"

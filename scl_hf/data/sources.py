@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .files import check_files
 from .paths import open_paths
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-_NO_PICTURES = f"holds no pictures ({', '.join(sorted(_SUFFIXES))})"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+_NO_PICTURES = f"holds no pictures ({', '.join(sorted(SUFFIXES))})"
 
 
 def open_folder(
@@ -185,7 +185,7 @@ def find_id2label(dataset: str, data_dir: str | None) -> Path:
     try:
         return Path(hf_hub_download(dataset, "id2label.json", repo_type="dataset"))
     except (OSError, ValueError, EntryNotFoundError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise InputError(
             f"id2label: cannot get id2label.json of {dataset} from the Hub ({reason}); {remedy}"
         ) from None
@@ -193,7 +193,7 @@ def find_id2label(dataset: str, data_dir: str | None) -> Path:
 
 def is_picture(name: str) -> bool:
     """Whether a file is one, judged by its name; hidden files are not."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _open_split(folder: Path, labels_needed: bool) -> datasets.Dataset:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..data.sources import SUFFIXES
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 # What is wrong with a video is said by its error; FFmpeg would print riddles beside it.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+PICTURES = SUFFIXES | {".ppm"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
