@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .evaluation import EvaluationArguments
+from .evaluation.protocol import EvaluationArguments
 
 
 @dataclass
 class SemiSupervisedConfig(EvaluationArguments, TrainingArguments):
     """
     Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1); symbols are the
-    paper's. Fields that are not listed here are those of [`~scl_hf.evaluation.EvaluationArguments`], which say how
+    paper's. Fields that are not listed here are those of [`EvaluationArguments`], which say how
     images are evaluated, and of [`~transformers.TrainingArguments`].
 
     Args:

@@ -25,9 +25,9 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME
 
-from .arguments import ModelArguments
+from .checkpoints import ModelArguments
 from .errors import InputError, first_line
-from .evaluation import iou_name, protocol_in_words
+from .evaluation.protocol import iou_name, protocol_in_words
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 if TYPE_CHECKING:

@@ -17,17 +17,17 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from .callbacks import LogLines, ProgressBar, SkippedFiles, write, write_panel
 from .config import SemiSupervisedConfig
 from .cutmix import mix
-from .data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from .data.class_uniform import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
+from .data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from .data.draws import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError, first_line
-from .evaluation import SCORES, iou_name, named_scores, score
+from .evaluation.protocol import SCORES, iou_name, named_scores, score
 from .hub import CodeBesideWeights, load_weights, write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
-from .progress import LogLines, ProgressBar, SkippedFiles, write, write_panel
 from .teacher import EMATeacher
 
 # Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
@@ -70,15 +70,15 @@ class SemiSupervisedTrainer(Trainer):
             Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled.
         args ([`SemiSupervisedConfig`]):
             The settings.
-        train_dataset ([`~scl_hf.data.batches.LabeledCrops`]):
+        train_dataset ([`~scl_hf.data.crops.LabeledCrops`]):
             Labelled crops.
-        unlabeled_dataset ([`~scl_hf.data.batches.UnlabeledCrops`], *optional*):
+        unlabeled_dataset ([`~scl_hf.data.crops.UnlabeledCrops`], *optional*):
             Unlabelled crops; needed unless λ_c and λ_sc are 0.
-        eval_dataset ([`~scl_hf.data.batches.EvaluationImages`], *optional*):
+        eval_dataset ([`~scl_hf.data.crops.EvaluationImages`], *optional*):
             Whole labelled images.
         processing_class ([`~transformers.image_processing_utils.BaseImageProcessor`], *optional*):
             Image processor that is saved with the model.
-        labeled_draws ([`~scl_hf.data.class_uniform.LabeledDraws`], *optional*):
+        labeled_draws ([`~scl_hf.data.draws.LabeledDraws`], *optional*):
             Which labelled crops an epoch draws; every image once, at a random place, by default.
         palette (`np.ndarray`, *optional*):
             `(num_classes, 3)` colours of the panels.
@@ -184,7 +184,7 @@ class SemiSupervisedTrainer(Trainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
-        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.batches.PairCollator`].
+        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.crops.PairCollator`].
 
         Returns:
             `torch.Tensor`: The loss; with `return_outputs`, also the logits `(B, C, H, W)` of the labelled images.
@@ -295,7 +295,7 @@ class SemiSupervisedTrainer(Trainer):
         Scores the evaluated model on every image once, in whatever number of processes; logs, and draws a panel.
 
         Args:
-            eval_dataset ([`~scl_hf.data.batches.EvaluationImages`], *optional*): Instead of the trainer's own.
+            eval_dataset ([`~scl_hf.data.crops.EvaluationImages`], *optional*): Instead of the trainer's own.
             ignore_keys (`list[str]`, *optional*): Not used.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each metric's name.
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from scl_hf.errors import InputError
-from scl_hf.plots import plot_curves, read_log_history
-from scl_hf.scoring import short_names
+from scl_hf.evaluation.candidates import short_names
+from scl_hf.evaluation.figures import plot_curves, read_log_history
 
 
 def main() -> None:

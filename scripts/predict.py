@@ -18,9 +18,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf.arguments import RecipeParser
 from scl_hf.errors import InputError
-from scl_hf.evaluation import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 from scl_hf.prediction import (
     PredictionArguments,
     Predictor,
@@ -30,6 +29,7 @@ from scl_hf.prediction import (
     load_checkpoint,
     write_submission,
 )
+from scl_hf.recipe import RecipeParser
 
 USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
 

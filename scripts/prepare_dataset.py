@@ -13,13 +13,13 @@ import argparse
 import inspect
 import sys
 
-from scl_hf.arguments import RecipeParser
+from town import draw_streets
+
 from scl_hf.data import DataArguments
 from scl_hf.data.checking import check_data
 from scl_hf.data.publishing import push_data
-from scl_hf.data.streets import draw_streets
 from scl_hf.errors import InputError
-from scl_hf.recipe import other_fields
+from scl_hf.recipe import RecipeParser, other_fields
 
 
 def main() -> None:

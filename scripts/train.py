@@ -17,7 +17,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from scl_hf import SemiSupervisedTrainer
-from scl_hf.arguments import RecipeParser, check_output_dir, clear_output_dir
+from scl_hf.callbacks import run_summary, usage
 from scl_hf.data import (
     Augmentation,
     ClassIndex,
@@ -29,8 +29,8 @@ from scl_hf.data import (
 )
 from scl_hf.errors import InputError
 from scl_hf.hub import load_model
-from scl_hf.progress import run_summary, usage
-from scl_hf.recipe import TRAINING_RECIPE
+from scl_hf.output import check_output_dir, clear_output_dir
+from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 
 
 def main() -> None:

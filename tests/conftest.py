@@ -2,6 +2,8 @@
 
 import functools
 import os
+import sys
+from pathlib import Path
 
 # One thread is quickest for tiny models, and repeats bit by bit. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,15 +12,18 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # what draws the town
+
 import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from town import draw_streets  # noqa: E402
 
 from scl_hf import (  # noqa: E402
     DeepLabV3PlusConfig,
     DeepLabV3PlusForSemanticSegmentation,
     SemiSupervisedConfig,
-    SemiSupervisedTrainer,  # noqa: E402
+    SemiSupervisedTrainer,
 )
 from scl_hf.data import (  # noqa: E402
     Augmentation,
@@ -27,7 +32,6 @@ from scl_hf.data import (  # noqa: E402
     EvaluationImages,
     LabeledCrops,
     UnlabeledCrops,
-    draw_streets,
     load_data,
 )
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from transformers import TrainerControl
 
-from scl_hf.arguments import ModelArguments
+from scl_hf.checkpoints import ModelArguments
 from scl_hf.errors import InputError
 from scl_hf.hub import load_model, write_model_card
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from scl_hf.data import cityscapes
 from scl_hf.errors import InputError
-from scl_hf.files import replacing
+from scl_hf.output import replacing
 from scl_hf.prediction import (
     Input,
     PredictionArguments,

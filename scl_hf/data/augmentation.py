@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .class_uniform import Draw
-from .files import IGNORE_INDEX
+from .draws import Draw
+from .pictures import IGNORE_INDEX
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the image processors of transformers
 IMAGE_STD = (0.229, 0.224, 0.225)

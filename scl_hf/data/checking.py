@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from . import cityscapes, mapillary
-from .files import IGNORE_INDEX, read_image, read_label
 from .labels import make_label_table, read_id2label
+from .pictures import IGNORE_INDEX, read_image, read_label
 from .sources import find_pictures, is_picture
 
 # fmt: off

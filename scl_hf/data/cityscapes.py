@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 
 from ..errors import InputError
-from .files import IGNORE_INDEX
 from .paths import open_paths
+from .pictures import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ _SPLITS = {
     "coarse": {"train": "train", "validation": "val", "train_extra": "train_extra"},
 }
 _KINDS = {"fine": "gtFine", "coarse": "gtCoarse"}
+# A file beside leftImg8bit that tells: the pictures were drawn, and are nobody's but the drawer's.
+DRAWN_MARKER = "DRAWN.txt"
 # This frame of train_extra is a grey field, as the authors of the data set state.
 BROKEN_FRAMES = frozenset({"troisdorf_000000_000073"})
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from ..errors import InputError
-from .files import IGNORE_INDEX, CorruptFileError, read_label
+from .pictures import IGNORE_INDEX, CorruptFileError, read_label
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class ClassIndex:
         Args:
             labeled (`Dataset`): Rows with a `label` column.
             coarse (`Dataset`, *optional*): Rows with a `label` column of coarse annotations.
-            label_table (`np.ndarray`, *optional*): Id on disk to train id, see [`~scl_hf.data.files.read_label`].
+            label_table (`np.ndarray`, *optional*): Id on disk to train id, see [`~scl_hf.data.pictures.read_label`].
             id2label (`dict[int, str]`): Class names by train id.
             tile (`int`, *optional*, defaults to 1024): Side of the tiles in pixels.
             coarse_classes (`Sequence[int]`, *optional*): Classes for which the coarse annotations are read.

@@ -1,16 +1,62 @@
 """What the ids in label files mean: names, train ids, colours."""
 
+import functools
 import json
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
 import numpy as np
+from datasets.features.features import register_feature
+from PIL import Image
 
 from ..errors import InputError
-from .files import IGNORE_INDEX
+from .pictures import IGNORE_INDEX, read_label
 
 NUM_IDS = 65536  # of 16 bits
+
+
+@dataclass
+class LabelImage(datasets.Image):
+    """
+    The feature of a column of label pictures: a `datasets.Image` that knows what the ids in it mean. Decoded, it gives
+    train ids.
+
+    Args:
+        names (`list[str]`): The classes in the order of their train ids 0, 1, ….
+        train_ids (`dict[int, int]`): Id in a label file -> train id, or 255 where pixels are ignored. No other id may
+            occur. See [`train_ids_of`].
+    """
+
+    names: list[str] = field(default_factory=list)
+    train_ids: dict[int, int] = field(default_factory=dict)
+    _type: str = field(default="LabelImage", init=False, repr=False)
+
+    def __post_init__(self):
+        self.train_ids = {int(key): train_id for key, train_id in self.train_ids.items()}  # JSON's keys are text
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Train id -> name."""
+        return dict(enumerate(self.names))
+
+    @functools.cached_property
+    def table(self) -> np.ndarray:
+        """(65536,) int16, id in a label file -> train id, -1 where an id may not occur; for [`read_label`]."""
+        table = np.full(NUM_IDS, -1, np.int16)
+        table[list(self.train_ids)] = list(self.train_ids.values())
+        return table
+
+    def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> Image.Image:
+        return Image.fromarray(read_label(value, self.table))
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # "experimental"; a test reads a stored table of labels
+    register_feature(LabelImage, "LabelImage")
 
 
 class Classes(NamedTuple):

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import InputError
 from . import cityscapes, mapillary
-from .files import IGNORE_INDEX
 from .labels import NUM_IDS, Classes, make_label_table, read_id2label, read_label_map
 from .palette import make_palette
+from .pictures import IGNORE_INDEX
 from .sources import find_id2label, open_dataset, open_folder, open_pictures, select_pictures
 from .subsets import choose_fraction, choose_listed, cityscapes_split, read_ids, shared_images
 

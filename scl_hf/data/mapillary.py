@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 
 from ..errors import InputError
-from .files import IGNORE_INDEX
 from .labels import Classes
 from .paths import open_paths
+from .pictures import IGNORE_INDEX
 
 # version -> the class table, and the labels of a split; the later release first, then the one of v1.0 to v1.2 alone.
 _CONFIGS = {"v1.2": ("config_v1.2.json", "config.json"), "v2.0": ("config_v2.0.json",)}

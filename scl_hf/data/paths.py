@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import datasets
 
-from .files import check_files
+from .pictures import check_files
 
 _PICTURES = ("image", "label")
 

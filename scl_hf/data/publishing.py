@@ -21,10 +21,9 @@ from tqdm.auto import tqdm
 from ..errors import InputError, first_line
 from . import cityscapes, mapillary
 from .checking import CITYSCAPES_CITIES, find_layout
-from .files import IGNORE_INDEX
 from .labels import make_label_table, read_id2label
+from .pictures import IGNORE_INDEX
 from .sources import open_folder
-from .streets import CITIES
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP = 32  # pictures that are in memory at a time, and that a reader fetches at a time
@@ -162,8 +161,8 @@ def open_rows(
         splits = dict(cityscapes.load_cityscapes(data_dir, "fine"))
         if cityscapes.find_split(data_dir, "leftImg8bit", "train_extra"):
             splits["train_extra"] = cityscapes.load_cityscapes(data_dir, "coarse")["train_extra"]
-        invented = {city for cities in CITIES.values() for city in cities}
-        drawn = all(set(rows.unique("city")) <= invented for rows in splits.values())
+        cities = {city for rows in splits.values() for city in rows.unique("city")}
+        drawn = Path(data_dir, cityscapes.DRAWN_MARKER).is_file() and not cities & CITYSCAPES_CITIES
         label_map = _label_map(cityscapes.LABEL_TABLE)
         return Rows(splits, cityscapes.ID2LABEL, label_map, None if drawn else "cityscapes")
     if layout == "mapillary":

@@ -10,8 +10,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..errors import InputError, first_line
-from .files import check_files
 from .paths import open_paths
+from .pictures import check_files
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _NO_PICTURES = f"holds no pictures ({', '.join(sorted(SUFFIXES))})"

@@ -8,7 +8,7 @@ import datasets
 import pyarrow.compute as pc
 
 from ..errors import InputError
-from .files import check_files
+from .pictures import check_files
 
 CITYSCAPES_SPLITS = Path(__file__).with_name("cityscapes_splits")
 

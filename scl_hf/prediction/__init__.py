@@ -1,6 +1,6 @@
 """Pictures and videos in, files of predictions out."""
 
-from .checkpoint import Checkpoint, load_checkpoint
+from ..checkpoints import Checkpoint, load_checkpoint
 from .inputs import Input, Video, find_inputs
 from .predicting import PredictionArguments, Predictor
 from .submission import check_test_images, write_submission

@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..arguments import check_writable
-from ..data.files import read_image
+from ..checkpoints import Checkpoint
+from ..data.pictures import read_image
 from ..errors import InputError
-from ..evaluation import EvaluationArguments, is_out_of_memory, predict_image
-from .checkpoint import Checkpoint
+from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image
+from ..output import check_writable
 from .inputs import Input, Video
 from .writers import KINDS, PredictionFolder, WriteQueue
 
@@ -88,7 +88,7 @@ class Predictor:
     Args:
         checkpoint ([`Checkpoint`]): The model; it is moved to the device.
         args ([`PredictionArguments`]): What is written, and where.
-        protocol ([`~scl_hf.evaluation.EvaluationArguments`]): Scales, flip and tiles.
+        protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): Scales, flip and tiles.
         accelerator (`accelerate.Accelerator`): Device and mixed precision.
 
     Raises:

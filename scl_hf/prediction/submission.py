@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError
-from ..files import replacing
+from ..output import replacing
 from .inputs import Input
 from .writers import PredictionFolder
 

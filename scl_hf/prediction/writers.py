@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..arguments import check_writable
+from ..checkpoints import Checkpoint
 from ..data.cityscapes import LABEL_IDS
 from ..errors import InputError
-from ..files import replacing, write_json
-from ..visualization import colorize, legend, overlay
-from .checkpoint import Checkpoint
+from ..evaluation.panels import colorize, legend, overlay
+from ..output import check_writable, replacing, write_json
 from .inputs import Input
 
 KINDS = ("color", "overlay", "train_ids", "label_ids", "probabilities")

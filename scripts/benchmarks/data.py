@@ -19,7 +19,9 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
+from scl_hf.data.street_scene import City
 from torch.utils.data import DataLoader, default_collate
+from town import RARE, draw_street
 
 from scl_hf import (
     DeepLabV3PlusConfig,
@@ -38,10 +40,8 @@ from scl_hf.data import (
 )
 from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
 from scl_hf.data.class_index import tile_centroids
-from scl_hf.data.class_uniform import Draw
-from scl_hf.data.files import read_label, read_pair
-from scl_hf.data.street_scene import City
-from scl_hf.data.streets import RARE, draw_street
+from scl_hf.data.draws import Draw
+from scl_hf.data.pictures import read_label, read_pair
 from scl_hf.errors import InputError
 
 from .common import print_table

@@ -17,7 +17,7 @@ from scl_hf.data.augmentation import (
     normalize,
     to_tensor,
 )
-from scl_hf.data.class_uniform import Draw
+from scl_hf.data.draws import Draw
 from scl_hf.errors import InputError
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "blur_probability": 0}

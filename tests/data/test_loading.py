@@ -18,8 +18,8 @@ from scl_hf.data import (
     load_data,
     load_evaluation,
 )
-from scl_hf.data.class_uniform import Draw
-from scl_hf.data.files import read_image, read_label, read_pair
+from scl_hf.data.draws import Draw
+from scl_hf.data.pictures import read_image, read_label, read_pair
 from scl_hf.errors import InputError
 
 NAMES = {"0": "sky", "1": "road", "2": "car"}

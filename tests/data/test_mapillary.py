@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data.files import read_pair
 from scl_hf.data.mapillary import load_mapillary, read_classes
+from scl_hf.data.pictures import read_pair
 from scl_hf.errors import InputError
 
 # As in the official files: ids are positions, and a readable name may occur twice.

@@ -20,7 +20,8 @@ from scl_hf.errors import InputError
 SCRIPT = Path(__file__).parents[2] / "scripts/prepare_dataset.py"
 # One process for all pushes: importing is what takes the time. Each line: command line -> exit code, what it said.
 CLIENT = """
-import contextlib, importlib.util, io, json, sys
+import contextlib, importlib.util, io, json, os, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
 spec = importlib.util.spec_from_file_location("prepare_dataset", sys.argv[1])
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)

@@ -1,6 +1,7 @@
 """A trained model, and how it wants its pictures."""
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,50 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils.hub import has_file
 
-from ..data import cityscapes
-from ..data.augmentation import normalize, to_tensor
-from ..data.palette import make_palette
-from ..errors import InputError, first_line
+from .data import cityscapes
+from .data.augmentation import normalize, to_tensor
+from .data.palette import make_palette
+from .errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ModelArguments:
+    """
+    Which model is trained.
+
+    Args:
+        model_name_or_path (`str`, *optional*):
+            Hub id or folder of any semantic-segmentation checkpoint (`AutoModelForSemanticSegmentation`). A head for
+            another number of classes is replaced by a new one. Without it a `DeepLabV3PlusForSemanticSegmentation` is
+            built from `model_config`, with random weights.
+        model_config (`dict`, *optional*):
+            Fields of [`DeepLabV3PlusConfig`] that differ from the full-size model.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether the checkpoint at `model_name_or_path` may run its own code.
+    """
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the starting weights"})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "fields of DeepLabV3PlusConfig, as JSON on the command line"}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "let the checkpoint run its own code"})
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            try:
+                self.model_config = json.loads(self.model_config)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"model_config: not JSON ({error}). Give it as '{{\"stem_channels\": 16}}'."
+                ) from None
+        if self.model_config is not None and not isinstance(self.model_config, dict):
+            raise InputError(f"model_config: expected a mapping of fields, got {self.model_config!r}.")
+        if self.model_config and self.model_name_or_path:
+            raise InputError(
+                "model_config and model_name_or_path: a checkpoint brings its own config. Add --model_config null."
+            )
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .data.cityscapes import ID2LABEL, LABELS
-from .errors import InputError
+from ..data.cityscapes import ID2LABEL, LABELS
+from ..errors import InputError
 
 # As the benchmark lists them; "void" is never scored.
 CATEGORIES = ("flat", "nature", "object", "sky", "construction", "human", "vehicle")

@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .files import replacing
+from .evaluation.panels import colorize, denormalize, panel
 from .hub import brings_code
-from .visualization import colorize, denormalize, panel
+from .output import replacing
 
 if TYPE_CHECKING:
     from .trainer import SemiSupervisedTrainer

@@ -27,7 +27,7 @@ from scl_hf.data.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
 from scl_hf.prediction import load_checkpoint
 
-SCRIPT = Path(__file__).parents[1] / "scripts/predict.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/predict.py"
 NAMES = ("iris", "lily", "rose", "aster", "tulip")
 FLOWERS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
 SEGFORMER = {

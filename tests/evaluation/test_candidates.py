@@ -5,8 +5,8 @@ from accelerate import PartialState
 from conftest import tiny_model
 
 from scl_hf.errors import InputError
-from scl_hf.evaluation import make_accelerator
-from scl_hf.scoring import ScoringArguments, folder_names, load_candidate, short_names
+from scl_hf.evaluation.candidates import ScoringArguments, folder_names, load_candidate, short_names
+from scl_hf.evaluation.protocol import make_accelerator
 
 NAMES = {0: "traffic light", 1: "sky", 2: "road"}
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from scl_hf.errors import InputError
-from scl_hf.plots import plot_confusion_matrix, plot_curves, read_log_history
+from scl_hf.evaluation.figures import plot_confusion_matrix, plot_curves, read_log_history
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, Sampler
 from ..cutmix import sample_boxes
 from ..errors import InputError
 from .augmentation import Augmentation, normalize, to_tensor
-from .class_uniform import CUTMIX, Draw, LabeledDraws, UnlabeledDraws, draw_seed
-from .files import CorruptFileError, read_image, read_pair
+from .draws import CUTMIX, Draw, LabeledDraws, UnlabeledDraws, draw_seed
+from .pictures import CorruptFileError, read_image, read_pair
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
-from ..errors import InputError
-from .street_scene import (
+from scl_hf.data.cityscapes import DRAWN_MARKER
+from scl_hf.errors import InputError
+
+from .scene import (
     EGO,
     FAR,
     SUPERSAMPLING,
@@ -25,7 +27,7 @@ from .street_scene import (
     expose,
     hsv,
 )
-from .street_traffic import draw_traffic
+from .traffic import draw_traffic
 
 CITIES = {
     "train": "ahornfurt buchfelden eichhafen erlbruck espenrode fliederau holderstadt hopfenbach ilexhain "
@@ -195,6 +197,7 @@ def draw_streets(
                 styles = np.random.SeedSequence([seed, number]).spawn(len(CITIES[split]))
                 cities = {n: City.sample(np.random.default_rng(s)) for n, s in zip(CITIES[split], styles)}
                 draw_split(unfinished, split, cities, [seed, number], count, (width, height), progress)
+        (unfinished / DRAWN_MARKER).write_text("Drawn by scl_hf: this is no Cityscapes.\n")
         if data_dir.exists():
             data_dir.rmdir()
         unfinished.rename(data_dir)

@@ -1,4 +1,4 @@
-"""scripts/evaluate.py as a user runs it: scores, pages and pictures, or one line for what is wrong."""
+"""scripts/eval.py as a user runs it: scores, pages and pictures, or one line for what is wrong."""
 
 import csv
 import importlib.util
@@ -20,9 +20,9 @@ from transformers import SegformerImageProcessorPil
 from scl_hf.data import EvaluationImages
 from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
 from scl_hf.errors import InputError
-from scl_hf.evaluation import EvaluationArguments, score
+from scl_hf.evaluation.protocol import EvaluationArguments, score
 
-SCRIPT = Path(__file__).parents[1] / "scripts/evaluate.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/eval.py"
 PROTOCOL = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
 NORMALIZATION = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
 
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path):
     """Runs the script in an empty folder; returns its exit code."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    spec = importlib.util.spec_from_file_location("eval_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     monkeypatch.chdir(tmp_path)
@@ -121,14 +121,14 @@ def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, town):
 
 
 def test_scorers_that_differ_are_an_error(evaluate, checkpoint, town, monkeypatch, capsys):
-    monkeypatch.setattr("scl_hf.scoring.LABEL_IDS", np.full(19, 23, np.uint8))  # all sky
+    monkeypatch.setattr("scl_hf.evaluation.candidates.LABEL_IDS", np.full(19, 23, np.uint8))  # all sky
     assert evaluate(checkpoint, "--data_dir", town, "--official", "--output_dir", "out") == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: official: ")
     assert read("out")["checkpoints"][0]["official"]["difference"] > 1e-6
 
 
 def test_a_scorer_that_stops_leaves_no_label_ids(evaluate, checkpoint, town, monkeypatch):
-    monkeypatch.setattr("scl_hf.scoring.LABEL_IDS", np.zeros((19, 3), np.uint8))  # colours
+    monkeypatch.setattr("scl_hf.evaluation.candidates.LABEL_IDS", np.zeros((19, 3), np.uint8))  # colours
     with pytest.raises(InputError, match="official: the Cityscapes scorer stopped: .*channels"):
         evaluate(checkpoint, "--data_dir", town, "--official", "--output_dir", "out")
     assert not list(Path("out").iterdir())

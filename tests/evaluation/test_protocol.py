@@ -12,10 +12,10 @@ from conftest import tiny_model
 from torch import nn
 
 from scl_hf import SemiSupervisedConfig
-from scl_hf.arguments import RecipeParser
 from scl_hf.errors import InputError
-from scl_hf.evaluation import EvaluationArguments, predicted_images, score
+from scl_hf.evaluation.protocol import EvaluationArguments, predicted_images, score
 from scl_hf.inference import predict_probs
+from scl_hf.recipe import RecipeParser
 
 NUM_CLASSES = 4
 PROTOCOL = {"eval_scales": [0.5, 1.0], "eval_flip": True, "eval_tile": [16, 24], "max_tiles_per_batch": 3}
@@ -96,7 +96,7 @@ def test_two_processes_score_as_one_bit_for_bit(accelerator, tmp_path):
     paths = {"tests": str(Path(__file__).parent), "model": str(tmp_path / "model"), "out": str(tmp_path)}
     script.write_text(SCORE.format(**paths))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .cityscapes_scoring import TABLE_NAMES, category_ious
-from .data.cityscapes import is_cityscapes
-from .evaluation import EvaluationArguments, protocol_in_words
+from ..data.cityscapes import is_cityscapes
+from .official import TABLE_NAMES, category_ious
+from .protocol import EvaluationArguments, protocol_in_words
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Report:
         name (`str`): What tables call it.
         checkpoint (`str`): Path or Hub id.
         id2label (`dict[int, str]`): The classes of the data.
-        results (`dict`): Of [`~scl_hf.evaluation.score`].
-        official (`dict[str, float]`, *optional*): Of [`~scl_hf.cityscapes_scoring.official_scores`].
+        results (`dict`): Of [`~scl_hf.evaluation.protocol.score`].
+        official (`dict[str, float]`, *optional*): Of [`~scl_hf.evaluation.official.official_scores`].
     """
 
     name: str
@@ -104,7 +104,7 @@ def markdown_page(
         reports (`Sequence[Report]`): Of checkpoints with the same classes.
         data (`str`): The data, in words.
         num_images (`int`): How many images were scored.
-        protocol ([`~scl_hf.evaluation.EvaluationArguments`]): How they were predicted.
+        protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): How they were predicted.
         dtype (`str`): In which precision.
 
     Returns:

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 
 from scl_hf.errors import InputError
 
-SCRIPT = Path(__file__).parents[1] / "scripts/train.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
 SETTINGS = {
     "model_config": TINY,
     "crop_size": [32, 32],

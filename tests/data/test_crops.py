@@ -8,8 +8,8 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import SegformerImageProcessorPil
 
 from scl_hf.data.augmentation import IMAGE_MEAN, IMAGE_STD, Augmentation, AugmentationArguments
-from scl_hf.data.batches import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from scl_hf.data.class_uniform import UNLABELED_A, UNLABELED_B, Draw, LabeledDraws, UnlabeledDraws
+from scl_hf.data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from scl_hf.data.draws import UNLABELED_A, UNLABELED_B, Draw, LabeledDraws, UnlabeledDraws
 from scl_hf.errors import InputError
 
 CROP = (16, 24)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import town as streets
 from PIL import Image
+from town import coarsen, draw_streets
 
-from scl_hf.data import streets
-from scl_hf.data.streets import coarsen, draw_streets
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_dataset.py"

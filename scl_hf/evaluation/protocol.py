@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from .errors import InputError, first_line
-from .inference import predict_probs
+from ..errors import InputError, first_line
+from ..inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`
@@ -159,7 +159,7 @@ def predicted_images(
     Args:
         model (`torch.nn.Module`): On `accelerator.device`.
         images (`torch.utils.data.Dataset`):
-            What is predicted, such as [`~scl_hf.data.batches.EvaluationImages`]: items with the normalised
+            What is predicted, such as [`~scl_hf.data.crops.EvaluationImages`]: items with the normalised
             `pixel_values` (3, H, W) and an `id`.
         rows (`Sequence[int]`): Which of them.
         args ([`EvaluationArguments`]): Scales, flip, tiles, loader workers.
@@ -217,7 +217,7 @@ def score(
     Raises:
         [`InputError`]: An image cannot be predicted, or its labels are not among the model's classes.
     """
-    from .metrics import MeanIoU  # late: importing `evaluate` takes seconds
+    from ..metrics import MeanIoU  # late: importing `evaluate` takes seconds
 
     metric = MeanIoU(num_classes=model.config.num_labels)
     # Rows are dealt out here: a prepared loader would repeat images to fill up the last batch.

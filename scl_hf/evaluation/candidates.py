@@ -20,15 +20,15 @@ from tqdm.auto import tqdm
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import has_file
 
-from .data import DataArguments
-from .data.batches import EvaluationImages
-from .data.cityscapes import LABEL_IDS
-from .data.labels import Classes
-from .errors import InputError
-from .evaluation import EvaluationArguments, score
-from .files import replacing
-from .prediction import Checkpoint, load_checkpoint
-from .prediction.writers import WriteQueue
+from ..checkpoints import Checkpoint, load_checkpoint
+from ..data import DataArguments
+from ..data.cityscapes import LABEL_IDS
+from ..data.crops import EvaluationImages
+from ..data.labels import Classes
+from ..errors import InputError
+from ..output import replacing
+from ..prediction.writers import WriteQueue
+from .protocol import EvaluationArguments, score
 
 logger = get_logger(__name__)
 
@@ -248,13 +248,13 @@ def score_checkpoint(
         checkpoint ([`~scl_hf.prediction.Checkpoint`]): The model; it is on the CPU before and after.
         rows (`datasets.Dataset`): The images and their labels.
         classes ([`~scl_hf.data.labels.Classes`]): What the labels mean.
-        protocol ([`~scl_hf.evaluation.EvaluationArguments`]): Scales, flip and tiles.
+        protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): Scales, flip and tiles.
         accelerator (`accelerate.Accelerator`): Of this process.
         shown (`Sequence[int]`, *optional*): Rows whose predictions are returned.
         label_ids (`pathlib.Path`, *optional*): A folder to which predictions are written, as Cityscapes' label ids.
 
     Returns:
-        `tuple`: The results of [`~scl_hf.evaluation.score`], and row -> train ids (H, W) of those in `shown`. They are
+        `tuple`: The results of [`score`], and row -> train ids (H, W) of those in `shown`. They are
         the same in each process.
 
     Raises:

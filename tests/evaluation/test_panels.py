@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from scl_hf.visualization import _shorten, colorize, comparison_panel, denormalize, error_map, overlay, panel
+from scl_hf.evaluation.panels import _shorten, colorize, comparison_panel, denormalize, error_map, overlay, panel
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 
@@ -108,7 +108,7 @@ def test_captions_are_cut_in_the_middle():
 
 def test_comparison_panel(monkeypatch):
     shown = []
-    monkeypatch.setattr("scl_hf.visualization.panel", lambda *args: shown.append(args) or panel(*args))
+    monkeypatch.setattr("scl_hf.evaluation.panels.panel", lambda *args: shown.append(args) or panel(*args))
     image, label = np.full((30, 60, 3), 90, np.uint8), np.zeros((30, 60), np.uint8)
     label[:, 30:], label[:3] = 1, 255
     guesses = {"a": [label, np.where(label == 255, 0, label)], "b": [np.zeros_like(label)] * 2}

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .errors import InputError
-from .files import replacing
+from ..errors import InputError
+from ..output import replacing
 
 TERMS = {
     "loss": "loss, all terms",

@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from scl_hf import SemiSupervisedConfig
-from scl_hf.arguments import RecipeParser, check_output_dir, clear_output_dir
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError
-from scl_hf.recipe import TRAINING_RECIPE, other_fields
+from scl_hf.output import check_output_dir, clear_output_dir
+from scl_hf.recipe import TRAINING_RECIPE, RecipeParser, other_fields
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

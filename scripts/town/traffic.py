@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .street_scene import (
+from .scene import (
     BICYCLE,
     BUS,
     CAR,

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from scl_hf.data.cityscapes import ID2LABEL
-from scl_hf.evaluation import EvaluationArguments
+from scl_hf.evaluation.protocol import EvaluationArguments
+from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
 from scl_hf.metrics import MeanIoU
-from scl_hf.report import Report, confusion_page, json_page, markdown_page, text_table
 
 
 def report(matrix, id2label, name="mine"):

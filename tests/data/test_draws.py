@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scl_hf.data.class_index import CENTROID, ClassIndex
-from scl_hf.data.class_uniform import (
+from scl_hf.data.draws import (
     UNLABELED_A,
     UNLABELED_B,
     LabeledDraws,

@@ -19,17 +19,10 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from scl_hf.arguments import RecipeParser, check_writable
-from scl_hf.cityscapes_scoring import import_official_scorer, official_scores
 from scl_hf.data import DataArguments, load_evaluation
-from scl_hf.data.files import read_pair
+from scl_hf.data.pictures import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation import EvaluationArguments, make_accelerator
-from scl_hf.files import replacing, write_json
-from scl_hf.plots import plot_confusion_matrix
-from scl_hf.recipe import other_fields
-from scl_hf.report import Report, confusion_page, json_page, markdown_page, text_table
-from scl_hf.scoring import (
+from scl_hf.evaluation.candidates import (
     ScoringArguments,
     check_earlier_scores,
     folder_names,
@@ -40,7 +33,13 @@ from scl_hf.scoring import (
     short_names,
     temporary_folder,
 )
-from scl_hf.visualization import comparison_panel
+from scl_hf.evaluation.figures import plot_confusion_matrix
+from scl_hf.evaluation.official import import_official_scorer, official_scores
+from scl_hf.evaluation.panels import comparison_panel
+from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
+from scl_hf.output import check_writable, replacing, write_json
+from scl_hf.recipe import RecipeParser, other_fields
 
 USAGE = "evaluate.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
 

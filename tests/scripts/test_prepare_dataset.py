@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[1] / "scripts/prepare_dataset.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/prepare_dataset.py"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data.files import CorruptFileError, check_files, read_image, read_label, read_pair
+from scl_hf.data.pictures import CorruptFileError, check_files, read_image, read_label, read_pair
 from scl_hf.errors import InputError
 
 GREY = np.array([[0, 128], [200, 255]], np.uint8)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scl_hf.cityscapes_scoring import CATEGORIES, category_ious, import_official_scorer, official_scores
 from scl_hf.data.cityscapes import LABEL_IDS, LABEL_TABLE
 from scl_hf.errors import InputError
+from scl_hf.evaluation.official import CATEGORIES, category_ious, import_official_scorer, official_scores
 from scl_hf.metrics import MeanIoU
 
 

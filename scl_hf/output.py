@@ -1,0 +1,113 @@
+"""What is written: files that are whole or not there, in folders that hold nobody else's."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+
+from .errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    A temporary name to write to, with the suffix of `path`. The file is moved to `path` when it is whole, and removed
+    when something goes wrong before.
+
+    Args:
+        path (`pathlib.Path`): The file to be written. Its folder is made.
+
+    Yields:
+        `pathlib.Path`: The temporary name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write one file
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping) -> None:
+    """
+    Args:
+        path (`pathlib.Path`): The file to be written.
+        values (`Mapping`): What goes into it.
+    """
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | None:
+    """
+    Where the run resumes from, if it does; refuses an output directory that holds another run.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): Where the run writes.
+        resume (`str`, *optional*): A checkpoint folder, or `"true"` for the newest one in `output_dir`.
+        overwrite (`bool`): Whether a run in `output_dir` may be replaced.
+
+    Returns:
+        `str` or `None`: The checkpoint folder to resume from.
+
+    Raises:
+        [`InputError`]: `output_dir` holds a run and neither field says what to do; or there is no such checkpoint.
+    """
+    path = Path(output_dir)
+    check_writable("output_dir", path)
+    newest = get_last_checkpoint(str(path)) if path.is_dir() else None
+    if resume and resume.lower() != "false":
+        checkpoint = newest if resume.lower() == "true" else resume
+        if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
+            where = (
+                f"{path} holds no checkpoint-*" if checkpoint is None else f"{checkpoint} is not a checkpoint folder"
+            )
+            raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
+        return checkpoint
+    if not overwrite and (newest or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
+        remedy = "--resume_from_checkpoint true to go on, " if newest else ""
+        raise InputError(
+            f"output_dir {path}: holds another run. Add {remedy}--overwrite_output_dir true to replace it,"
+            " or name another --output_dir."
+        )
+    return None
+
+
+def check_writable(name: str, path: Path) -> None:
+    """
+    Args:
+        name (`str`): The field that names the folder.
+        path (`pathlib.Path`): A folder to write to, which need not be there yet.
+
+    Raises:
+        [`InputError`]: It is a file, or cannot be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{name} {path}: is a file. Name a folder.")
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"{name} {path}: {existing} is a file. Name another folder.")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{name} {path}: {existing} cannot be written to. Name another folder.")
+
+
+def clear_output_dir(output_dir: str | os.PathLike) -> None:
+    """
+    Removes what an earlier run left in `output_dir`: an old checkpoint among the new ones would be resumed from.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): Where the run writes. Files that no run writes stay.
+    """
+    path = Path(output_dir)
+    for folder in path.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    # By their names: whoever names a folder with other things in it shall not lose those.
+    for pattern in ("panels/step-*.png", "runs/*/events.out.tfevents.*", SAFE_WEIGHTS_NAME, CONFIG_NAME):
+        for file in path.glob(pattern):
+            file.unlink()
