@@ -1,26 +1,20 @@
-"""What a person sees of a run while it goes on: a progress bar, lines of losses, tables, panels."""
+"""What a person sees of a run while it goes on: a progress bar, lines of losses, what was skipped, a summary."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .evaluation.panels import colorize, denormalize, panel
+from .config import SemiSupervisedConfig
+from .errors import first_few
 from .hub import brings_code
-from .output import replacing
-
-if TYPE_CHECKING:
-    from .trainer import SemiSupervisedTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +45,31 @@ class LogLines(TrainerCallback):
         write("  ".join(parts))
 
 
+class Pace:
+    """Measures images a second, the crops that the student sees, since it was last restarted."""
+
+    def __init__(self):
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        self._since, self._step, self._crops = time.perf_counter(), step, 0
+
+    def add(self, crops: int) -> None:
+        self._crops += crops
+
+    def leave_out(self, seconds: float) -> None:
+        """For evaluations, which do not count."""
+        self._since += seconds
+
+    def figures(self, step: int, max_steps: int, num_processes: int) -> dict[str, float]:
+        """What a log line says."""
+        seconds, steps = time.perf_counter() - self._since, max(1, step - self._step)
+        return {
+            "images_per_second": self._crops * num_processes / seconds,
+            "minutes_left": (max_steps - step) * seconds / steps / 60,
+        }
+
+
 class SkippedFiles:
     """The corrupt files that training with `skip_corrupt` passed over, since its start or since it was resumed."""
 
@@ -70,23 +89,28 @@ class SkippedFiles:
         if counts and PartialState().is_main_process:
             files = "1 corrupt file was" if len(counts) == 1 else f"{len(counts)} corrupt files were"
             times = "once" if counts.total() == 1 else f"{counts.total()} times"
-            names = ", ".join(sorted(counts)[:5]) + (", …" if len(counts) > 5 else "")
-            logger.warning("%s skipped (%s): %s", files, times, names)
+            logger.warning("%s skipped (%s): %s", files, times, first_few(sorted(counts), 5))
         return len(counts)
 
 
-def run_summary(trainer: "SemiSupervisedTrainer") -> str:
+def run_summary(
+    model: PreTrainedModel,
+    args: SemiSupervisedConfig,
+    num_labeled: int,
+    num_unlabeled: int,
+    num_evaluated: int,
+) -> str:
     """One paragraph that says what is about to be trained, on what, where."""
-    args, crops = trainer.args, trainer.train_dataset
-    millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    height, width = crops.labeled.augmentation.args.crop_size
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    height, width = args.crop_size
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     lines = [
-        f"model      {type(trainer.model).__name__}, {millions:.2f} M parameters, on {args.device}"
+        f"model      {type(model).__name__}, {millions:.2f} M parameters, on {args.device}"
         + (f", {args.world_size} processes" if args.world_size > 1 else ""),
-        f"images     {len(crops.labeled)} labelled, {len(crops.unlabeled or [])} unlabelled,"
-        f" {len(trainer.eval_dataset or [])} to evaluate on, {len(trainer.model.config.id2label)} classes",
-        f"a step     {trainer.get_total_train_batch_size(args)} labelled crops of {height}×{width}"
-        + (" and as many CutMix ones" if crops.unlabeled else ", no unlabelled ones"),
+        f"images     {num_labeled} labelled, {num_unlabeled} unlabelled, {num_evaluated} to evaluate on,"
+        f" {len(model.config.id2label)} classes",
+        f"a step     {batch_size} labelled crops of {height}×{width}"
+        + (" and as many CutMix ones" if num_unlabeled else ", no unlabelled ones"),
         f"loss       L_x + {args.consistency_weight:g} L_c + {args.structured_consistency_weight:g} L_sc"
         + (f" from step {args.semi_supervised_start_step}" if args.semi_supervised_start_step else "")
         + (f", ramp of {args.semi_supervised_ramp_steps}" if args.semi_supervised_ramp_steps else ""),
@@ -95,69 +119,14 @@ def run_summary(trainer: "SemiSupervisedTrainer") -> str:
     return "\n".join(lines)
 
 
-def usage(trainer: "SemiSupervisedTrainer") -> str:
+def usage(model: PreTrainedModel, args: SemiSupervisedConfig) -> str:
     """Where things are after a run, and the lines of Python that load the model."""
-    folder = Path(trainer.args.output_dir)
-    curves = f", curves: tensorboard --logdir {folder}/runs" if "tensorboard" in trainer.args.report_to else ""
-    trust = ", trust_remote_code=True" if brings_code(trainer.model) else ""
+    folder = Path(args.output_dir)
+    curves = f", curves: tensorboard --logdir {folder}/runs" if "tensorboard" in args.report_to else ""
+    trust = ", trust_remote_code=True" if brings_code(model) else ""
     return (
         f"\nmodel      {folder} (card: README.md, metrics: all_results.json)\n"
         f"pictures   {folder}/panels{curves}\n\n"
         "from transformers import AutoModelForSemanticSegmentation\n"
         f'model = AutoModelForSemanticSegmentation.from_pretrained("{folder}"{trust})'
     )
-
-
-def write_panel(
-    trainer: "SemiSupervisedTrainer",
-    examples: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-    last_pair: dict[str, torch.Tensor] | None,
-) -> Path:
-    """
-    Draws evaluation images, and the last CutMix image with its target, to `output_dir/panels` and to TensorBoard.
-
-    Args:
-        trainer ([`~scl_hf.SemiSupervisedTrainer`]): Whose step, palette and normalisation they are.
-        examples (`Sequence[tuple]`): Normalised image `(3, H, W)`, label `(H, W)` and prediction `(H, W)` of each.
-        last_pair (`dict[str, torch.Tensor]`, *optional*):
-            `image`, `target`, `student` and `valid` of one unlabelled CutMix image.
-
-    Returns:
-        `pathlib.Path`: The picture's file.
-    """
-    palette, id2label = trainer.palette, trainer.model.config.id2label
-    crops = trainer.train_dataset.labeled.augmentation
-
-    def image(pixel_values: torch.Tensor) -> np.ndarray:
-        return denormalize(pixel_values.cpu(), crops.image_mean, crops.image_std)
-
-    def colors(label: torch.Tensor) -> np.ndarray:
-        return colorize(label.cpu().numpy(), palette)
-
-    rows = [
-        [
-            ("image", image(pixels)),
-            ("label", colors(label)),
-            (f"prediction ({trainer.evaluated_name})", colors(prediction)),
-        ]
-        for pixels, label, prediction in examples
-    ]
-    if last_pair is not None:
-        blank = ~last_pair["valid"]
-        rows.append(
-            [
-                ("unlabelled, CutMix", image(last_pair["image"])),
-                ("teacher's target", colors(last_pair["target"].masked_fill(blank, 255))),
-                ("prediction (student)", colors(last_pair["student"].masked_fill(blank, 255))),
-            ]
-        )
-    picture = panel(rows, legend=[(id2label[i], palette[i]) for i in range(len(palette))])
-    path = Path(trainer.args.output_dir) / "panels" / f"step-{trainer.state.global_step:06d}.png"
-    with replacing(path) as partial:
-        picture.save(partial)
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-            callback.tb_writer.add_image(
-                "panel", np.asarray(picture), global_step=trainer.state.global_step, dataformats="HWC"
-            )
-    return path

@@ -4,118 +4,141 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .data.augmentation import AugmentationArguments
+from .data.draws import SamplingArguments
+from .errors import check_field
 from .evaluation.protocol import EvaluationArguments
 
 
 @dataclass
-class SemiSupervisedConfig(EvaluationArguments, TrainingArguments):
+class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
     """
-    Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1); symbols are the
-    paper's. Fields that are not listed here are those of [`EvaluationArguments`], which say how
-    images are evaluated, and of [`~transformers.TrainingArguments`].
+    Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1) or of its baseline;
+    symbols are the paper's. The fields below are the method's own. Inherited are those of
+    [`~scl_hf.data.SamplingArguments`] (which crops are drawn), [`~scl_hf.data.AugmentationArguments`] (how they are
+    changed), [`~scl_hf.evaluation.EvaluationArguments`] (how whole images are evaluated), and
+    [`~transformers.TrainingArguments`].
 
     Args:
         consistency_weight (`float`, *optional*, defaults to 20.0):
-            λ_c of equation (3). 0 leaves the loss out.
+            λ_c, weight of the consistency loss. Equation (3); 0 leaves the loss out.
         structured_consistency_weight (`float`, *optional*, defaults to 3.0):
-            λ_sc of equation (3). 0 leaves the loss out; with both at 0 the training is supervised.
+            λ_sc, weight of the structured consistency loss. Equation (3); 0 leaves the loss out; with both at 0 the
+            training is supervised.
         num_boxes (`int`, *optional*, defaults to 32):
-            N, the CutMix boxes of an image. Fewer suit crops smaller than the paper's 800–900 pixels.
+            N, CutMix boxes of an image. Fewer suit crops smaller than the paper's 800–900 pixels.
         num_loss_boxes (`int`, *optional*, defaults to 16):
-            N_box, the last pasted boxes, on which the structured loss is computed.
+            N_box, boxes with a structured loss. They are the last pasted ones.
         num_pairs (`int`, *optional*):
-            N_pair of equation (9), pairs drawn at random in each box (the paper's value is 9000). Without it the
-            structured loss is exact: over all pairs, in time linear in the pixels.
+            N_pair, pairs of pixels in a box (None: all, exactly). Equation (9); the paper draws 9000 at random. All of
+            them take time linear in the pixels.
         cutmix_ratio (`float`, *optional*, defaults to 0.77):
-            Area of all boxes before they overlap, as a share of the image. At 0.77 their union is half of the image.
+            Area of all boxes as a share of the image. It counts overlaps twice: at 0.77 the boxes cover half of it.
         relaxation_window (`int`, *optional*, defaults to 3):
-            w, side in pixels of the window of boundary label relaxation, equation (2). 1 is plain cross-entropy.
+            w, window of boundary label relaxation. Side in pixels, equation (2); 1 is plain cross-entropy.
         ema_decay (`float`, *optional*, defaults to 0.999):
-            Weight of the teacher's past in its moving average, applied once a training step.
+            Decay of the EMA teacher. It is the weight of the teacher's past in its average, once a training step.
         ema_teacher (`bool`, *optional*, defaults to `True`):
-            Whether the targets come from the EMA model; if not, from the student's own weights (Table 3).
+            Targets from the EMA model. If not, they come from the student's own weights (Table 3).
         ema_validation (`bool`, *optional*, defaults to `True`):
-            Whether the EMA model is the one that is evaluated and published; if not, the student (Table 3).
+            Whether the EMA model is the one that is evaluated and published. If not, it is the student (Table 3).
         semi_supervised_start_step (`int`, *optional*, defaults to 0):
-            Training steps with labels alone before the unlabelled losses join, for runs without pre-trained weights.
+            Steps with labels alone at the start. For runs without pre-trained weights.
         semi_supervised_ramp_steps (`int`, *optional*, defaults to 0):
-            Steps over which λ_c and λ_sc then grow from 0 to their values, linearly.
+            Steps of ramp-up. After the start λ_c and λ_sc grow from 0 to their values, linearly.
         sync_batch_norm (`bool`, *optional*, defaults to `True`):
             Whether BatchNorm statistics are shared by all GPUs. Has no effect on one GPU or on CPU.
         evaluate_both (`bool`, *optional*, defaults to `False`):
-            Whether each evaluation scores the other one of student and teacher, too; its mean IoU joins the log.
+            Whether each evaluation scores the other one of student and teacher, too. Its mean IoU joins the log.
         panel_images (`int`, *optional*, defaults to 3):
             Evaluation images drawn into a panel at each evaluation.
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
-            Whether a finished or broken run in `output_dir` may be replaced.
+            Whether a finished or broken run in `output_dir` may be replaced. Read by `scripts/train.py`.
         model_card_template (`str`, *optional*):
             Jinja template of the model card. Without it: the card that `transformers` writes.
+
+    > [!NOTE]
+    > These fields have other defaults than in [`~transformers.TrainingArguments`]:
+    > - `optim`: Defaults to `"sgd"` instead of `"adamw_torch_fused"`.
+    > - `optim_args`: Defaults to `"momentum=0.9"` instead of `None`. Set it to `None` for optimizers without momentum.
+    > - `learning_rate`: Defaults to `0.002` instead of `5e-05`.
+    > - `weight_decay`: Defaults to `0.001` instead of `0.0`, and is on all parameters.
+    > - `lr_scheduler_type`: Defaults to `"polynomial"` instead of `"linear"`.
+    > - `lr_scheduler_kwargs`: Defaults to `{"power": 1.0, "lr_end": 0.0}` instead of `None`.
+    > - `num_train_epochs`: Defaults to `175.0` instead of `3.0`.
+    > - `per_device_train_batch_size`: Defaults to `1` instead of `8`. As many mixed crops join them.
+    > - `max_grad_norm`: Defaults to `0.0` instead of `1.0`.
+    > - `per_device_eval_batch_size`: Defaults to `1` instead of `8`. Images are of different sizes.
+    > - `remove_unused_columns`: Defaults to `False` instead of `True`.
+    > - `logging_nan_inf_filter`: Defaults to `False` instead of `True`.
+    > - `ddp_find_unused_parameters`: Defaults to `False` instead of `None`.
+    > - `report_to`: Defaults to `["tensorboard"]` instead of `"none"`.
+    > - `metric_for_best_model`: Defaults to `"mean_iou"` instead of `None`.
     """
 
-    consistency_weight: float = field(default=20.0, metadata={"help": "λ_c, equation (3)"})
-    structured_consistency_weight: float = field(default=3.0, metadata={"help": "λ_sc, equation (3)"})
-    num_boxes: int = field(default=32, metadata={"help": "N, CutMix boxes of an image"})
-    num_loss_boxes: int = field(default=16, metadata={"help": "N_box, last boxes that enter the structured loss"})
-    num_pairs: int | None = field(default=None, metadata={"help": "N_pair, equation (9); none = exact, all pairs"})
-    cutmix_ratio: float = field(default=0.77, metadata={"help": "area of all boxes as a share of the image"})
-    relaxation_window: int = field(default=3, metadata={"help": "w, equation (2); 1 = plain cross-entropy"})
-    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher's moving average"})
-    ema_teacher: bool = field(default=True, metadata={"help": "targets from the EMA model (Table 3)"})
-    ema_validation: bool = field(default=True, metadata={"help": "evaluate and publish the EMA model (Table 3)"})
-    semi_supervised_start_step: int = field(default=0, metadata={"help": "steps with labels alone at the start"})
-    semi_supervised_ramp_steps: int = field(default=0, metadata={"help": "steps over which λ_c and λ_sc grow"})
-    sync_batch_norm: bool = field(default=True, metadata={"help": "share BatchNorm statistics between GPUs"})
-    evaluate_both: bool = field(default=False, metadata={"help": "log the mean IoU of student and EMA model"})
-    panel_images: int = field(default=3, metadata={"help": "evaluation images in each panel"})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "replace an earlier run in output_dir"})
-    model_card_template: str | None = field(default=None, metadata={"help": "Jinja template of the model card"})
+    consistency_weight: float = 20.0
+    structured_consistency_weight: float = 3.0
+    num_boxes: int = 32
+    num_loss_boxes: int = 16
+    num_pairs: int | None = None
+    cutmix_ratio: float = 0.77
+    relaxation_window: int = 3
+    ema_decay: float = 0.999
+    ema_teacher: bool = True
+    ema_validation: bool = True
+    semi_supervised_start_step: int = 0
+    semi_supervised_ramp_steps: int = 0
+    sync_batch_norm: bool = True
+    evaluate_both: bool = False
+    panel_images: int = 3
+    overwrite_output_dir: bool = False
+    model_card_template: str | None = None
 
-    # TrainingArguments, with the paper's values ...
-    optim: str = field(default="sgd", metadata={"help": "optimizer, a name of transformers.OptimizerNames"})
-    optim_args: str | None = field(default="momentum=0.9", metadata={"help": "arguments of the optimizer"})
-    learning_rate: float = field(default=0.002, metadata={"help": "initial learning rate"})
-    weight_decay: float = field(default=0.001, metadata={"help": "on all parameters"})
-    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "learning-rate policy"})
-    lr_scheduler_kwargs: dict | str | None = field(
-        default_factory=lambda: {"power": 1.0, "lr_end": 0.0}, metadata={"help": "arguments of the policy"}
-    )
-    num_train_epochs: float = field(default=175.0, metadata={"help": "epochs of the labelled set"})
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "labelled crops (and mixed ones) a device"})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "gradient clipping; 0 = none"})
-    # ... and with what this trainer needs.
-    per_device_eval_batch_size: int = field(default=1, metadata={"help": "images are evaluated one at a time"})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "not used: the batches are this package's"})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses in the log"})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "see TrainingArguments"})
-    report_to: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={"help": "trackers, or 'none'"})
-    metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "see TrainingArguments"})
+    # TrainingArguments, with the paper's values …
+    optim: str = "sgd"
+    optim_args: str | None = "momentum=0.9"
+    learning_rate: float = 0.002
+    weight_decay: float = 0.001
+    lr_scheduler_type: str = "polynomial"
+    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"power": 1.0, "lr_end": 0.0})
+    num_train_epochs: float = 175.0
+    per_device_train_batch_size: int = 1
+    max_grad_norm: float = 0.0
+    # … and with what this trainer needs.
+    per_device_eval_batch_size: int = 1
+    remove_unused_columns: bool = False
+    logging_nan_inf_filter: bool = False
+    ddp_find_unused_parameters: bool | None = False
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    metric_for_best_model: str | None = "mean_iou"
 
     def __post_init__(self):
         for sharding in ("fsdp", "deepspeed"):  # they would shard the student and leave the EMA teacher behind
-            self._check(sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
-        self._check("optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true")
-        self._check("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "1 or more")
-        self._check("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "1 or more")
-        self._check("max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
-        self._check("num_train_epochs", self.num_train_epochs > 0, "above 0")
-        self._check("seed", self.seed >= 0, "0 or more")
-        self._check("learning_rate", self.learning_rate >= 0, "0 or more")
-        EvaluationArguments.__post_init__(self)
-        TrainingArguments.__post_init__(self)
-        self._check("consistency_weight", self.consistency_weight >= 0, "0 or more")
-        self._check("structured_consistency_weight", self.structured_consistency_weight >= 0, "0 or more")
-        self._check("num_boxes", self.num_boxes >= 1, "1 or more")
-        self._check("num_loss_boxes", 1 <= self.num_loss_boxes <= self.num_boxes, f"1 to num_boxes ({self.num_boxes})")
-        self._check("num_pairs", self.num_pairs is None or self.num_pairs >= 1, "1 or more, or left out for all pairs")
-        self._check("cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")
-        self._check("relaxation_window", self.relaxation_window >= 1 and self.relaxation_window % 2 == 1, "odd")
-        self._check("ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
-        self._check("semi_supervised_start_step", self.semi_supervised_start_step >= 0, "0 or more")
-        self._check("semi_supervised_ramp_steps", self.semi_supervised_ramp_steps >= 0, "0 or more")
-        self._check("panel_images", self.panel_images >= 0, "0 or more")
-        self._check(
-            "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
+            check_field(self, sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
+        check_field(
+            self, "optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true"
         )
+        check_field(self, "max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
+        check_field(self, "num_train_epochs", self.num_train_epochs > 0, "above 0")
+        at_least_1 = ("gradient_accumulation_steps", "per_device_train_batch_size", "num_boxes")
+        at_least_0 = ("seed", "learning_rate", "consistency_weight", "structured_consistency_weight", "panel_images")
+        at_least_0 += ("semi_supervised_start_step", "semi_supervised_ramp_steps")
+        for names, least in ((at_least_1, 1), (at_least_0, 0)):
+            for name in names:
+                check_field(self, name, getattr(self, name) >= least, f"{least} or more")
+        loss_boxes = 1 <= self.num_loss_boxes <= self.num_boxes
+        check_field(self, "num_loss_boxes", loss_boxes, f"1 to num_boxes ({self.num_boxes})")
+        pairs = self.num_pairs is None or self.num_pairs >= 1
+        check_field(self, "num_pairs", pairs, "1 or more, or left out for all pairs")
+        check_field(self, "cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")
+        odd = self.relaxation_window >= 1 and self.relaxation_window % 2 == 1
+        check_field(self, "relaxation_window", odd, "odd")
+        check_field(self, "ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
+        check_field(
+            self, "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
+        )
+        for inherited in (SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
+            inherited.__post_init__(self)
 
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
@@ -129,3 +152,8 @@ class SemiSupervisedConfig(EvaluationArguments, TrainingArguments):
     def semi_supervised(self) -> bool:
         """Whether unlabelled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
+
+    @property
+    def published_name(self) -> str:
+        """How tables, pictures and the card call the model that is evaluated and published."""
+        return "EMA model" if self.ema_validation else "student"

@@ -53,20 +53,9 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
 
 def window_class_sets(labels: Tensor, num_classes: int, window: int = 3, ignore_index: int = 255) -> list[Tensor]:
     """
-    The set N_w of equation (2): the classes, other than the ignored one, in the window around each pixel.
-
-    Args:
-        labels (`torch.Tensor`): Class ids, integers of shape (B, H, W).
-        num_classes (`int`): Number of classes C.
-        window (`int`, *optional*, defaults to 3): Side w of the window in pixels, odd.
-        ignore_index (`int`, *optional*, defaults to 255): The id of pixels that do not count.
-
-    Returns:
-        `list[torch.Tensor]`: ceil(C / 31) int32 tensors of shape (B, H, W). Class c is in a pixel's set if bit
-        `c % 31` of tensor `c // 31` is set.
-
-    Raises:
-        `ValueError`: if `labels` is on the CPU and holds an id that is neither a class nor ignored.
+    The set N_w of equation (2): the classes, other than the ignored one, in the window around each pixel of `labels`
+    (B, H, W). ceil(C / 31) int32 tensors (B, H, W): class c is in a pixel's set if bit `c % 31` of tensor `c // 31` is
+    set. A class id that is neither a class nor ignored is a `ValueError`, for labels on the CPU.
     """
     ignored = labels == ignore_index
     class_ids = labels.long().masked_fill(ignored, 0)
@@ -230,17 +219,9 @@ def structured_consistency_loss(
 
 def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> tuple[Tensor, Tensor, list[int]]:
     """
-    The sets T_n of equations (8) and (10): the pixels of each of the last `num_loss_boxes` boxes that no later box
-    covers.
-
-    Args:
-        box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W).
-        num_boxes (`int`): N, the number of boxes that were pasted.
-        num_loss_boxes (`int`): N_box, how many of them have a loss.
-
-    Returns:
-        `tuple`: Image and pixel (flat index into H·W) of every pixel that counts, two int64 tensors ordered by image
-        and box, and a list of the B·N_box sizes |T_n|, zeros included.
+    The sets T_n of equations (8) and (10): the pixels of each of the last `num_loss_boxes` of `num_boxes` boxes that
+    no later box covers, of `box_ids` (B, H, W). Image and pixel (flat index into H·W) of every one, two int64 tensors
+    ordered by image and box, and a list of the B·N_box sizes |T_n|, zeros included.
     """
     first_box = num_boxes - num_loss_boxes + 1
     box_ids = box_ids.flatten(1)
@@ -253,16 +234,8 @@ def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> tupl
 
 def unit_vectors(probs: Tensor, images: Tensor, pixels: Tensor) -> Tensor:
     """
-    p_i / ||p_i|| of equations (5) and (7), for the named pixels. They are gathered in one go: with a slice per box the
-    backward pass would write a whole map for each box.
-
-    Args:
-        probs (`torch.Tensor`): Probabilities of shape (B, C, H, W).
-        images (`torch.Tensor`): Image of each of P pixels, int64.
-        pixels (`torch.Tensor`): Flat index of each pixel into H·W, int64.
-
-    Returns:
-        `torch.Tensor`: Vectors of length 1, shape (P, C).
+    p_i / ||p_i|| of equations (5) and (7), (P, C), of P pixels of `probs` (B, C, H, W), named by image and flat index
+    into H·W. They are gathered in one go: with a slice per box the backward pass would write a whole map for each box.
     """
     return F.normalize(probs.flatten(2)[images, :, pixels], dim=1)
 

@@ -13,10 +13,10 @@ from transformers import HfArgumentParser
 
 from .checkpoints import ModelArguments
 from .config import SemiSupervisedConfig
-from .data import AugmentationArguments, DataArguments, SamplingArguments
+from .data import DataArguments
 from .errors import InputError, first_line
 
-TRAINING_RECIPE = (ModelArguments, DataArguments, SamplingArguments, AugmentationArguments, SemiSupervisedConfig)
+TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
 
 
 def other_fields(*taken: type) -> set[str]:

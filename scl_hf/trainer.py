@@ -1,33 +1,37 @@
 """`SemiSupervisedTrainer`: transformers' Trainer, with the loss of equation (1) and an EMA teacher."""
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import TrainOutput
 
-from .callbacks import LogLines, ProgressBar, SkippedFiles, write, write_panel
+from .callbacks import Pace, SkippedFiles
+from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix
-from .data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from .data.draws import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
-from .errors import InputError, first_line
-from .evaluation.protocol import SCORES, iou_name, named_scores, score
-from .hub import CodeBesideWeights, load_weights, write_model_card
+from .data.augmentation import Augmentation
+from .data.class_index import ClassIndex
+from .data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from .data.draws import DrawSampler, LabeledDraws
+from .data.source import picture_rows
+from .errors import InputError
+from .evaluation.protocol import score
+from .hub import write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
+from .segmentation_trainer import SegmentationTrainer, labeled_rows, open_model
 from .teacher import EMATeacher
 
 # Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
@@ -41,45 +45,51 @@ OVERRIDDEN_PRIVATE_METHODS = (
 )
 
 
-class TeacherAndSampler(TrainerCallback):
-    """Moves the teacher after every optimizer step, and tells the sampler which epoch begins."""
+class AtStepsAndEpochs(TrainerCallback):
+    """Calls back when a run begins, when an epoch begins (with its number), and after every optimizer step."""
 
-    def __init__(self, trainer: "SemiSupervisedTrainer"):
-        self.trainer = trainer
+    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[[int], None], end_step: Callable[[], None]):
+        self.begin, self.begin_epoch, self.end_step = begin, begin_epoch, end_step
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.start_clock()
+        self.begin()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # The Trainer's own `set_epoch` does not reach a sampler under DDP. After a resume `epoch` is a fraction.
-        self.trainer.sampler.set_epoch(int(state.epoch or 0))
+        self.begin_epoch(int(state.epoch or 0))  # after a resume `epoch` is a fraction
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.teacher.update_parameters(self.trainer.model)
+        self.end_step()
 
 
-class SemiSupervisedTrainer(Trainer):
+class SemiSupervisedTrainer(SegmentationTrainer):
     """
     Trains a semantic-segmentation model on labelled and unlabelled images with L_x + λ_c L_c + λ_sc L_sc.
+
+    Data sets are plain [`~datasets.Dataset`]s with the columns `image` and, but for the unlabelled one, `label`:
+    pictures, decoded or not. Label pictures hold one class id a pixel, 255 where it is ignored, unless the column is a
+    [`~scl_hf.data.LabelImage`], as [`~scl_hf.data.load_data`] gives it, which says what other ids mean. Crops are
+    drawn, augmented and mixed in here, as `args` say.
 
     A checkpoint folder, and the output directory at the end, hold the model to use at their root: the EMA model, or
     the student where `ema_validation` is off. The other one lies in the checkpoint's `student/` or `teacher/`.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled.
-        args ([`SemiSupervisedConfig`]):
-            The settings.
-        train_dataset ([`~scl_hf.data.crops.LabeledCrops`]):
-            Labelled crops.
-        unlabeled_dataset ([`~scl_hf.data.crops.UnlabeledCrops`], *optional*):
-            Unlabelled crops; needed unless λ_c and λ_sc are 0.
-        eval_dataset ([`~scl_hf.data.crops.EvaluationImages`], *optional*):
-            Whole labelled images.
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled. Or the Hub
+            id or folder of one, which gets a new head where `train_dataset` names other classes.
+        args ([`SemiSupervisedConfig`], *optional*):
+            The settings. By default the paper's, with an output folder named after the model.
+        train_dataset ([`~datasets.Dataset`], *optional*):
+            Labelled images.
+        unlabeled_dataset ([`~datasets.Dataset`], *optional*):
+            Unlabelled images; needed for training unless λ_c and λ_sc are 0.
+        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
+            Labelled images to evaluate on.
         processing_class ([`~transformers.image_processing_utils.BaseImageProcessor`], *optional*):
-            Image processor that is saved with the model.
-        labeled_draws ([`~scl_hf.data.draws.LabeledDraws`], *optional*):
-            Which labelled crops an epoch draws; every image once, at a random place, by default.
+            Image processor, which says how the model wants its pixels. The one of the model's checkpoint by default.
+            It is saved with the model, with everything off that would change a picture's size.
+        coarse_dataset ([`~datasets.Dataset`], *optional*):
+            Coarsely labelled images, on which class-uniform sampling centres crops of `coarse_classes`.
         palette (`np.ndarray`, *optional*):
             `(num_classes, 3)` colours of the panels.
         callbacks (`Sequence[TrainerCallback]`, *optional*):
@@ -92,85 +102,110 @@ class SemiSupervisedTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: SemiSupervisedConfig,
-        train_dataset: LabeledCrops,
-        unlabeled_dataset: UnlabeledCrops | None = None,
-        eval_dataset: EvaluationImages | None = None,
+        model: str | PreTrainedModel,
+        args: SemiSupervisedConfig | None = None,
+        train_dataset: datasets.Dataset | None = None,
+        unlabeled_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
         processing_class: BaseImageProcessor | None = None,
-        labeled_draws: LabeledDraws | None = None,
+        coarse_dataset: datasets.Dataset | None = None,
         palette: np.ndarray | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
-        if args.semi_supervised and not unlabeled_dataset:
-            raise InputError(
-                "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
-                " Add some (unlabeled_dirs, unlabeled_splits), or set both to 0 for supervised training."
-            )
+        model, args, processing_class = open_model(model, args, train_dataset, processing_class)
         synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
         if synced:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         labels_alone = not args.semi_supervised or args.semi_supervised_start_step > 0
         one_value = args.per_device_train_batch_size == 1 and isinstance(model, DeepLabV3PlusForSemanticSegmentation)
-        if labels_alone and one_value and not synced:
+        if train_dataset is not None and labels_alone and one_value and not synced:
             raise InputError(
                 "per_device_train_batch_size: must be 2 or more where labels are trained on alone, for BatchNorm over"
                 " the image pooling has one value an image. On several GPUs, sync_batch_norm does as well."
             )
-        scores = [*SCORES, *map(iou_name, model.config.id2label.values())]
-        if (args.metric_for_best_model or SCORES[0]).removeprefix("eval_") not in scores:
-            raise InputError(f"metric_for_best_model: must be one of {', '.join(scores)}.")
+        self.unlabeled_dataset, self.coarse_dataset = unlabeled_dataset, coarse_dataset
+        # Before anything is written: what is wrong with the data shows here.
+        self._crops, self._draws = None, None
+        if train_dataset is not None:
+            self._crops, self._draws = self._crops_and_draws(model, args, train_dataset, processing_class)
         super().__init__(
             model=model,
             args=args,
             data_collator=PairCollator(args.num_boxes, args.cutmix_ratio),
-            train_dataset=PairedCrops(train_dataset, unlabeled_dataset if args.semi_supervised else None),
+            train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), TeacherAndSampler(self), CodeBesideWeights()],
+            palette=palette,
+            callbacks=[
+                *(callbacks or []),
+                AtStepsAndEpochs(
+                    begin=lambda: self._pace.restart(self.state.global_step),
+                    # The Trainer's own `set_epoch` does not reach a sampler under DDP.
+                    begin_epoch=lambda epoch: self._sampler.set_epoch(epoch),
+                    end_step=lambda: self.teacher.update_parameters(self.model),
+                ),
+            ],
             optimizers=optimizers,
         )
-        self.model_accepts_loss_kwargs = False
-        for callback in (ProgressCallback, PrinterCallback):
-            self.remove_callback(callback)
-        if not args.disable_tqdm:
-            self.add_callback(ProgressBar())
-        self.add_callback(LogLines())
-        self.labeled_draws = labeled_draws or LabeledDraws(len(train_dataset), args.draw_seed)
-        self.palette = palette
-        self.sampler: DrawSampler | None = None
         self.teacher = EMATeacher(self.model, args.ema_decay)
-        self.start_clock()
+        self._sampler: DrawSampler | None = None
+        self._pace, self._skipped = Pace(), SkippedFiles()
         self._terms: dict[str, list[torch.Tensor]] = {}
-        self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
         self._last_pair: dict[str, torch.Tensor] | None = None  # one CutMix image of the last step, for the panels
-        self._skipped = SkippedFiles()
 
     # Data
+
+    def _crops_and_draws(
+        self,
+        model: PreTrainedModel,
+        args: SemiSupervisedConfig,
+        train_dataset: datasets.Dataset,
+        processing_class: BaseImageProcessor,
+    ) -> tuple[PairedCrops, LabeledDraws]:
+        """Crops of the rows, and which labelled ones an epoch draws."""
+        if args.semi_supervised and not self.unlabeled_dataset:
+            raise InputError(
+                "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
+                " Add some (unlabeled_dirs, unlabeled_splits), or set both to 0 for supervised training."
+            )
+        augmentation = Augmentation(args, pixels_of(processing_class))
+        labeled = labeled_rows(train_dataset, "train_dataset", model.config.id2label)
+        coarse = index = unlabeled = None
+        if self.coarse_dataset is not None:
+            coarse = labeled_rows(self.coarse_dataset, "coarse_dataset", model.config.id2label)
+        if args.semi_supervised:
+            unlabeled = picture_rows(self.unlabeled_dataset, "unlabeled_dataset", None)
+            unlabeled = UnlabeledCrops(unlabeled, augmentation, args.skip_corrupt)
+        if args.class_uniform_share > 0:
+            with args.main_process_first(desc="class index"):
+                settings = (args.class_uniform_tile, args.coarse_classes, os.cpu_count(), args.skip_corrupt)
+                index = ClassIndex.build(labeled, coarse, *settings)
+        draws = LabeledDraws(len(labeled), args.draw_seed, index, args.class_uniform_share, args.coarse_until_epoch)
+        return PairedCrops(LabeledCrops(labeled, augmentation, coarse, args.skip_corrupt), unlabeled), draws
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As upstream, of pairs of crops in place of the rows of `train_dataset`."""
+        rows = self.train_dataset
+        self.train_dataset = self._crops
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = rows
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
         # Of a step: processes and accumulated batches can stand in for one another.
         batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        labeled = self.labeled_draws.in_whole_batches(batch_size)
-        unlabeled = None
-        if self.train_dataset.unlabeled is not None:
-            num_rows = len(self.train_dataset.unlabeled)
-            unlabeled = tuple(
-                UnlabeledDraws(num_rows, len(labeled), self.args.draw_seed, stream)
-                for stream in (UNLABELED_A, UNLABELED_B)
-            )
-        # The first draw of the step that unlabelled images join at: before it, nobody would look at them.
-        epoch, step = divmod(self.args.semi_supervised_start_step, len(labeled) // batch_size)
-        unlabeled_from = (epoch, step * batch_size)
-        self.sampler = DrawSampler(labeled, unlabeled, self.args.draw_seed, unlabeled_from)
-        return self.sampler
+        num_unlabeled = len(self._crops.unlabeled or ())
+        start_step = self.args.semi_supervised_start_step
+        self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step)
+        return self._sampler
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As upstream; with `skip_corrupt`, the metrics have the number of files that were skipped."""
         self._skipped = SkippedFiles()
         output = super().train(*args, **kwargs)
-        if self.train_dataset.skip_corrupt:
+        if self.args.skip_corrupt:
             output.metrics["skipped_images"] = self._skipped.report()
         return output
 
@@ -182,12 +217,13 @@ class SemiSupervisedTrainer(Trainer):
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         """
         Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.crops.PairCollator`].
 
         Returns:
-            `torch.Tensor`: The loss; with `return_outputs`, also the logits `(B, C, H, W)` of the labelled images.
+            `torch.Tensor`: The loss; with `return_outputs`, also the outputs of the model, first those of the labelled
+            images, then those of the mixed ones.
         """
         args, labels = self.args, inputs["labels"]
         self._skipped.add(inputs.get("skipped", ()))
@@ -200,10 +236,10 @@ class SemiSupervisedTrainer(Trainer):
             teacher_probs = self.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
             pixel_values = torch.cat([pixel_values, mixed])
 
-        self._crops += len(pixel_values)
-        logits = upsample_logits(model(pixel_values=_channels_last(pixel_values)).logits, labels.shape[-2:])
-        labeled_logits = logits[: len(labels)]
-        loss_x = relaxed_cross_entropy(labeled_logits, labels, window=args.relaxation_window)
+        self._pace.add(len(pixel_values))
+        outputs = model(pixel_values=_channels_last(pixel_values))
+        logits = upsample_logits(outputs.logits, labels.shape[-2:])
+        loss_x = relaxed_cross_entropy(logits[: len(labels)], labels, window=args.relaxation_window)
         loss, terms = loss_x, {"loss_x": loss_x}
         if ramp > 0:
             student_probs = logits[len(labels) :].softmax(dim=1)
@@ -229,7 +265,7 @@ class SemiSupervisedTrainer(Trainer):
             }
         for name, term in terms.items():
             self._terms.setdefault(name, []).append(term.detach())
-        return (loss, labeled_logits) if return_outputs else loss
+        return (loss, outputs) if return_outputs else loss
 
     def ramp(self) -> float:
         """Factor of λ_c and λ_sc at this step: 0 during a supervised start, then rising to 1."""
@@ -239,7 +275,9 @@ class SemiSupervisedTrainer(Trainer):
         return min(1.0, (steps + 1) / max(1, self.args.semi_supervised_ramp_steps))
 
     @torch.no_grad()
-    def teacher_probs(self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor):
+    def teacher_probs(
+        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor
+    ) -> torch.Tensor:
         """
         p_mt(u'_a, u'_b), the target: the teacher sees both images whole, and its predictions are mixed as the images.
 
@@ -259,113 +297,43 @@ class SemiSupervisedTrainer(Trainer):
         seed = np.random.SeedSequence([self.args.seed, self.state.global_step, self.args.process_index])
         return torch.Generator(self.args.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters: plain SGD decays biases and BatchNorm too, and the paper's baseline does."""
-        return [name for name, _ in model.named_parameters()]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As upstream; arguments that the optimizer does not take are the user's to mend."""
-        with _fields_to_mend("optim, optim_args"):
-            return super().create_optimizer(model)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """As upstream; arguments that the schedule does not take are the user's to mend."""
-        with _fields_to_mend("lr_scheduler_type, lr_scheduler_kwargs"):
-            return super().create_scheduler(num_training_steps, optimizer)
-
-    # Evaluation
-
-    @property
-    def evaluated_name(self) -> str:
-        """How tables, pictures and the card call the evaluated model."""
-        return "EMA model" if self.args.ema_validation else "student"
+    # Evaluation and log
 
     @property
     def evaluated_model(self) -> PreTrainedModel:
         """The model that is evaluated and published: the EMA model, unless `ema_validation` is off."""
-        return self.teacher.module if self.args.ema_validation else self.accelerator.unwrap_model(self.model)
-
-    def evaluate(
-        self,
-        eval_dataset: EvaluationImages | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """
-        Scores the evaluated model on every image once, in whatever number of processes; logs, and draws a panel.
-
-        Args:
-            eval_dataset ([`~scl_hf.data.crops.EvaluationImages`], *optional*): Instead of the trainer's own.
-            ignore_keys (`list[str]`, *optional*): Not used.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each metric's name.
-
-        Returns:
-            `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
-        """
-        from .metrics import iou_table  # late: importing `evaluate` takes seconds
-
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None:
-            raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
-        start, args, config = time.perf_counter(), self.args, self.model.config
-        rows = range(args.process_index, len(dataset), args.world_size)  # those that `score` deals to this process
-        shown = set(rows[:: max(1, len(rows) // max(1, args.panel_images))][: args.panel_images])
-        examples = []
-
-        def keep_example(row: int, item: dict[str, Any], probs: torch.Tensor) -> None:
-            if row in shown:
-                examples.append((item["pixel_values"], item["labels"], probs[0].argmax(dim=0).cpu()))
-
-        results = score(self.evaluated_model, dataset, args, self.accelerator, keep_example)
-
-        metrics = named_scores(results, config.id2label)
-        if args.evaluate_both:
-            name, other = self._other
-            metrics[f"{name}_mean_iou"] = score(other, dataset, args, self.accelerator)["mean_iou"]
-        metrics["runtime"] = time.perf_counter() - start
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        if self.is_world_process_zero():
-            write(f"\nstep {self.state.global_step}: {self.evaluated_name} on {len(dataset)} images")
-            write(iou_table(results["per_category_iou"], config.id2label) + "\n")
-            if examples and self.palette is not None:
-                write_panel(self, examples, self._last_pair)
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._scores = (self.state.global_step, metrics)
-        self._clock += time.perf_counter() - start
-        return metrics
-
-    def final_metrics(self) -> dict[str, float]:
-        """Scores of the model as it is now: those of the last evaluation if no step came after it."""
-        if self._scores is None or self._scores[0] != self.state.global_step:
-            self.evaluate()
-        return self._scores[1]
-
-    # Log
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training log line the mean of each loss term, images/s, and the minutes that are left."""
-        if "loss" in logs:
-            for name, values in self._terms.items():
-                mean = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
-                logs[name] = mean.item()
-            self._terms.clear()
-            seconds, steps = time.perf_counter() - self._clock, self.state.global_step - self._clock_step
-            logs["images_per_second"] = self._crops * self.args.world_size / seconds
-            logs["minutes_left"] = (self.state.max_steps - self.state.global_step) * seconds / max(1, steps) / 60
-            self.start_clock()
-        super().log(logs, start_time)
-
-    def start_clock(self) -> None:
-        """Begins to measure images/s, the crops that the student sees; evaluations do not count."""
-        self._clock, self._clock_step, self._crops = time.perf_counter(), self.state.global_step, 0
-
-    # Checkpoints
+        return self.teacher.module if self.args.ema_validation else super().evaluated_model
 
     @property
     def _other(self) -> tuple[str, PreTrainedModel]:
         """Sub-folder and model of whichever of student and teacher is not published."""
         return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
+
+    def further_scores(self, images: EvaluationImages) -> dict[str, float]:
+        """The mean IoU of the other one of student and teacher, with `evaluate_both`."""
+        if not self.args.evaluate_both:
+            return {}
+        name, other = self._other
+        return {f"{name}_mean_iou": score(other, images, self.args, self.accelerator)["mean_iou"]}
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        start = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        self._pace.leave_out(time.perf_counter() - start)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to a training log line the mean of each loss term, images/s, and the minutes that are left."""
+        if "loss" in logs:
+            for name, values in self._terms.items():
+                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean").item()
+            self._terms.clear()
+            step = self.state.global_step
+            logs |= self._pace.figures(step, self.state.max_steps, self.args.world_size)
+            self._pace.restart(step)
+        super().log(logs, start_time)
+
+    # Checkpoints and the card
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         student = self.model
@@ -384,41 +352,44 @@ class SemiSupervisedTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder, other = self._other
-        for path, target in (
-            (resume_from_checkpoint, self.evaluated_model),
-            (f"{resume_from_checkpoint}/{folder}", other),
-        ):
-            load_weights(Path(path), target)
+        load_weights(Path(resume_from_checkpoint), self.evaluated_model)
+        load_weights(Path(resume_from_checkpoint, folder), other)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
         self._scores = None  # those are of another step
 
-    # Hub
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As upstream; a Hub that cannot be reached is the user's to mend."""
-        try:
-            super().init_hf_repo(token=token, private=private)
-        except (OSError, HfHubHTTPError) as error:
-            raise InputError(f"push_to_hub: the Hub cannot be used ({first_line(error)})") from error
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the card from `model_card_template`; without a template, the card of `transformers`."""
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        *,
+        dataset: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The card of `model_card_template`; without a template, the card of `transformers`."""
         if self.args.model_card_template is None:
-            super().create_model_card(*args, **kwargs)
+            super().create_model_card(language, license, tags, model_name, dataset=dataset, **kwargs)
         elif self.is_world_process_zero():
-            write_model_card(self, **kwargs)
+            evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+            write_model_card(
+                self.evaluated_model,
+                self.args,
+                self.state.log_history,
+                self.state.global_step,
+                num_labeled=len(self.train_dataset or ()),
+                num_unlabeled=len(self.unlabeled_dataset) if self.args.semi_supervised else 0,
+                num_evaluated=sum(len(rows or ()) for rows in evaluated),
+                model_name=model_name,
+                dataset=dataset,
+                license=license,
+                repo=self.hub_model_id if self.args.push_to_hub else None,
+                tags=[tags] if isinstance(tags, str) else tags or [],
+            )
 
 
 def _channels_last(pixel_values: torch.Tensor) -> torch.Tensor:
     # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
     return pixel_values.contiguous(memory_format=torch.channels_last)
-
-
-@contextlib.contextmanager
-def _fields_to_mend(fields: str) -> Iterator[None]:
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{fields}: {error}") from error

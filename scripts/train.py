@@ -7,7 +7,6 @@ Trains a model from a recipe:
 Every field of a recipe can be given on the command line, which wins. Wrong input ends with one line and exit code 2.
 """
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -18,25 +17,16 @@ from transformers.utils import logging
 
 from scl_hf import SemiSupervisedTrainer
 from scl_hf.callbacks import run_summary, usage
-from scl_hf.data import (
-    Augmentation,
-    ClassIndex,
-    EvaluationImages,
-    LabeledCrops,
-    LabeledDraws,
-    UnlabeledCrops,
-    load_data,
-)
+from scl_hf.checkpoints import load_model, load_processor
+from scl_hf.data import load_data
 from scl_hf.errors import InputError
-from scl_hf.hub import load_model
 from scl_hf.output import check_output_dir, clear_output_dir
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 
 
 def main() -> None:
     # 1. The recipe, and the command line on top of it
-    parser = RecipeParser(TRAINING_RECIPE)
-    model_args, data_args, sampling_args, augmentation_args, args = parser.parse_recipe(sys.argv[1:])
+    model_args, data_args, args = RecipeParser(TRAINING_RECIPE).parse_recipe(sys.argv[1:])
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
@@ -45,57 +35,30 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     set_seed(args.seed)
 
-    # 2. Rows: labelled, unlabelled and evaluation images
-    with args.main_process_first(desc="data"):
-        data = load_data(data_args)
+    # 2. Labelled, unlabelled and evaluation images; the model and how it wants its pixels
+    data = load_data(data_args)
+    model = load_model(model_args, data.id2label)
+    image_processor = load_processor(model_args.model_name_or_path, model_args.trust_remote_code)
 
-    # 3. The model, and the image processor that is saved with it
-    model, image_processor = load_model(model_args, data.id2label)
-    normalization = {"image_mean": image_processor.image_mean, "image_std": image_processor.image_std}
-
-    # 4. Draws and crops
-    with args.main_process_first(desc="class index"):
-        class_index = None
-        if sampling_args.class_uniform_share > 0:
-            class_index = ClassIndex.build(
-                data.labeled,
-                data.coarse,
-                data.label_table,
-                data.id2label,
-                tile=sampling_args.class_uniform_tile,
-                coarse_classes=sampling_args.coarse_classes,
-                num_proc=os.cpu_count(),
-                skip_corrupt=data_args.skip_corrupt,
-            )
-    draws = LabeledDraws(
-        len(data.labeled),
-        seed=args.draw_seed,
-        class_index=class_index,
-        class_uniform_share=sampling_args.class_uniform_share,
-        coarse_until_epoch=sampling_args.coarse_until_epoch,
-    )
-    augmentation = Augmentation(augmentation_args, **normalization)
-    labeled = LabeledCrops(data.labeled, augmentation, data.label_table, data.coarse, data_args.skip_corrupt)
-    unlabeled = UnlabeledCrops(data.unlabeled, augmentation, data_args.skip_corrupt) if args.semi_supervised else None
-
-    # 5. Train: losses, EMA, evaluation, checkpoints
+    # 3. Draws, crops, losses, EMA, evaluation, checkpoints
     trainer = SemiSupervisedTrainer(
         model=model,
         args=args,
-        train_dataset=labeled,
-        unlabeled_dataset=unlabeled,
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, **normalization),
+        train_dataset=data.labeled,
+        unlabeled_dataset=data.unlabeled,
+        eval_dataset=data.evaluation,
         processing_class=image_processor,
-        labeled_draws=draws,
+        coarse_dataset=data.coarse,
         palette=data.palette,
     )
     if trainer.is_world_process_zero():
         if args.overwrite_output_dir and checkpoint is None:
             clear_output_dir(args.output_dir)
-        print(run_summary(trainer))
+        num_unlabeled = len(data.unlabeled) if args.semi_supervised else 0
+        print(run_summary(model, args, len(data.labeled), num_unlabeled, len(data.evaluation)))
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
-    # 6. Score the model that is published, save it with its metrics and card, and push it where that was asked for
+    # 4. Score the model that is published, save it with its metrics and card, and push it where that was asked for
     metrics = result.metrics | trainer.final_metrics()
     trainer.save_model()
     trainer.save_state()
@@ -106,9 +69,9 @@ def main() -> None:
     else:
         trainer.create_model_card(**card)
 
-    # 7. How to use it
+    # 5. How to use it
     if trainer.is_world_process_zero():
-        print(usage(trainer))
+        print(usage(model, args))
     trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
     trainer.accelerator.end_training()
 

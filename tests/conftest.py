@@ -1,6 +1,7 @@
 """What the tests share: a small town drawn once, a tiny model, and caches that leave nothing behind."""
 
 import functools
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # what draws the town
 
 import datasets  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from town import draw_streets  # noqa: E402
 
 from scl_hf import (  # noqa: E402
@@ -25,15 +28,7 @@ from scl_hf import (  # noqa: E402
     SemiSupervisedConfig,
     SemiSupervisedTrainer,
 )
-from scl_hf.data import (  # noqa: E402
-    Augmentation,
-    AugmentationArguments,
-    DataArguments,
-    EvaluationImages,
-    LabeledCrops,
-    UnlabeledCrops,
-    load_data,
-)
+from scl_hf.data import DataArguments, load_data  # noqa: E402
 
 TINY = {
     "stem_channels": 8,
@@ -82,19 +77,21 @@ def build_trainer(data, output_dir, model=None, **fields):
         "learning_rate": 0.01,
         "per_device_train_batch_size": 2,
         "max_steps": 3,
+        "crop_size": [32, 32],
+        "class_uniform_share": 0.0,
         "num_boxes": 4,
         "num_loss_boxes": 3,
         "ema_decay": 0.9,
         "save_strategy": "no",
         "logging_steps": 1,
     }
-    crops = Augmentation(AugmentationArguments(crop_size=[32, 32]))
     return SemiSupervisedTrainer(
         model=model or tiny_model(data.id2label),
         args=SemiSupervisedConfig(**(settings | fields)),
-        train_dataset=LabeledCrops(data.labeled, crops, data.label_table),
-        unlabeled_dataset=UnlabeledCrops(data.unlabeled, crops),
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, crops.image_mean, crops.image_std),
+        train_dataset=data.labeled,
+        unlabeled_dataset=data.unlabeled,
+        eval_dataset=data.evaluation,
+        coarse_dataset=data.coarse,
         palette=data.palette,
     )
 
@@ -103,3 +100,19 @@ def build_trainer(data, output_dir, model=None, **fields):
 def make_trainer(town_data, tmp_path):
     """`build_trainer` on the town, writing to `tmp_path / "run"`."""
     return functools.partial(build_trainer, town_data, tmp_path / "run")
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """A data set of a user's own: 4 training images, one of them unlabelled, 2 to evaluate on, 3 classes."""
+    root, rng = tmp_path / "mine", np.random.default_rng(0)
+    for split, number in (("train", 4), ("validation", 2)):
+        (root / split / "images").mkdir(parents=True)
+        (root / split / "labels").mkdir()
+        for i in range(number):
+            label = rng.integers(0, 3, (4, 6)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+            image = (label[..., None] * 80 + rng.integers(0, 40, (*label.shape, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"frame{i}.png")
+            Image.fromarray(label).save(root / split / "labels" / f"frame{i}.png")
+    (root / "id2label.json").write_text(json.dumps({"0": "grass", "1": "path", "2": "sky"}))
+    return root

@@ -12,7 +12,7 @@ import pytest
 from accelerate import debug_launcher
 from conftest import build_trainer, tiny_model
 
-from scl_hf.data import ClassIndex, DataArguments, LabeledDraws, load_data
+from scl_hf.data import DataArguments, load_data
 
 GLOBAL_BATCH = 4
 
@@ -30,14 +30,13 @@ def train(town, out, workers, world_size, resume_from=None, global_batch=GLOBAL_
         max_steps=5,
         save_strategy="steps",
         save_steps=3,
+        class_uniform_share=0.5,
+        class_uniform_tile=32,
+        coarse_classes=[0, 2, 10],
+        coarse_until_epoch=2,
+        skip_corrupt=True,
     )
     assert trainer.args.world_size == world_size
-    table, names = data.label_table, data.id2label
-    with trainer.args.main_process_first():
-        index = ClassIndex.build(data.labeled, data.coarse, table, names, 32, [0, 2, 10], skip_corrupt=True)
-    trainer.labeled_draws = LabeledDraws(len(data.labeled), 1, index, class_uniform_share=0.5, coarse_until_epoch=2)
-    crops = trainer.train_dataset
-    crops.labeled.coarse, crops.labeled.skip_corrupt, crops.unlabeled.skip_corrupt = data.coarse, True, True
 
     steps, loss = [], trainer.compute_loss
 

@@ -19,12 +19,15 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from scl_hf import SemiSupervisedTrainer
 from scl_hf.cutmix import mix
+from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
 from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
+from scl_hf.segmentation_trainer import SegmentationTrainer
 from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS
 
 
@@ -75,9 +78,10 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
             + 0.5 * structured_consistency_loss(u.softmax(1), target, box_ids.masked_fill(~valid, 0), 4, 3)
         )
     torch.manual_seed(0)  # of the channel dropout
-    loss, labeled_logits = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    loss, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(labeled_logits, x, rtol=1e-3, atol=1e-4)
+    assert isinstance(outputs, SemanticSegmenterOutput)  # of the labelled images, then of the mixed ones
+    torch.testing.assert_close(outputs.logits, logits, rtol=1e-3, atol=1e-4)
 
 
 def test_no_gradient_reaches_the_teacher(make_trainer):
@@ -119,7 +123,7 @@ def test_supervised_start_and_ramp(make_trainer):
 def test_unlabelled_losses_need_unlabelled_images(make_trainer):
     trainer = make_trainer()
     with pytest.raises(InputError, match="no unlabelled images"):
-        SemiSupervisedTrainer(trainer.model, trainer.args, trainer.train_dataset.labeled)
+        SemiSupervisedTrainer(trainer.model, trainer.args, trainer.train_dataset)
 
 
 def test_the_teacher_is_the_average_after_every_step(make_trainer):
@@ -168,7 +172,7 @@ def test_evaluation_scores_each_image_once(make_trainer, town_data):
     trainer = make_trainer(model=tiny_model(town_data.id2label, seed=5))
     metrics = trainer.evaluate()
     metric = MeanIoU(num_classes=19)
-    for item in trainer.eval_dataset:
+    for item in EvaluationImages(trainer.eval_dataset, trainer.pixels):
         logits = trainer.teacher.module(pixel_values=item["pixel_values"].unsqueeze(0)).logits
         metric.add_batch(predictions=logits.argmax(1), references=item["labels"].unsqueeze(0))
     expected = metric.compute()
@@ -367,7 +371,8 @@ CALLERS = {
 
 
 def test_the_list_of_overridden_private_methods_is_complete():
-    own = {name for name in vars(SemiSupervisedTrainer) if name.startswith("_") and not name.startswith("__")}
+    classes = vars(SemiSupervisedTrainer) | vars(SegmentationTrainer)
+    own = {name for name in classes if name.startswith("_") and not name.startswith("__")}
     assert own & set(vars(Trainer)) == set(OVERRIDDEN_PRIVATE_METHODS) == set(SIGNATURES)
 
 

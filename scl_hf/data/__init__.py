@@ -1,27 +1,18 @@
 """Rows → draws → crops → batches."""
 
-from .augmentation import Augmentation, AugmentationArguments
+from .augmentation import AugmentationArguments
 from .cityscapes import load_cityscapes
-from .class_index import ClassIndex
-from .crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from .draws import LabeledDraws, SamplingArguments
+from .draws import SamplingArguments
+from .labels import LabelImage
 from .loading import DataArguments, SegmentationData, load_data, load_evaluation
 from .mapillary import load_mapillary
 
 __all__ = [
-    "Augmentation",
     "AugmentationArguments",
-    "ClassIndex",
     "DataArguments",
-    "DrawSampler",
-    "EvaluationImages",
-    "LabeledCrops",
-    "LabeledDraws",
-    "PairCollator",
-    "PairedCrops",
+    "LabelImage",
     "SamplingArguments",
     "SegmentationData",
-    "UnlabeledCrops",
     "load_cityscapes",
     "load_data",
     "load_evaluation",

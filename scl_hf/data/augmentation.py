@@ -1,24 +1,18 @@
 """Joint geometric and photometric augmentation of an image and its label."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import check_field
 from .draws import Draw
-from .pictures import IGNORE_INDEX
+from .pictures import IGNORE_INDEX, in_one_thread
+from .pixels import Pixels
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the image processors of transformers
-IMAGE_STD = (0.229, 0.224, 0.225)
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, for contrast and saturation
-
-# The workers of a data loader are the parallelism. OpenCV's own threads would compete with them, and its pool does not
-# survive the fork that starts a worker.
-cv2.setNumThreads(0)
 
 
 @dataclass
@@ -31,86 +25,54 @@ class AugmentationArguments:
             Height and width of the crops in pixels, or one number for both.
         scale_range (`list[float]`, *optional*, defaults to `[0.5, 2.0]`):
             Smallest and largest factor by which the image is scaled.
-        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a left-right flip.
-        brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
-        contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
-        saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
-        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
-        blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
+        flip_probability (`float`, *optional*, defaults to 0.5):
+            Probability of a left-right flip.
+        brightness (`float`, *optional*, defaults to 0.25):
+            Brightness is multiplied by 1 ± this at most.
+        contrast (`float`, *optional*, defaults to 0.25):
+            Contrast is multiplied by 1 ± this at most.
+        saturation (`float`, *optional*, defaults to 0.25):
+            Saturation is multiplied by 1 ± this at most.
+        hue (`float`, *optional*, defaults to 0.25):
+            Hue is turned by ± this part of the colour circle at most.
+        blur_probability (`float`, *optional*, defaults to 1.0):
+            Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
             Smallest and largest standard deviation of the blur in pixels of the crop.
     """
 
-    crop_size: list[int] = field(
-        default_factory=lambda: [896, 896],
-        metadata={"help": "Height and width of the crops in pixels, or one number for both."},
-    )
-    scale_range: list[float] = field(
-        default_factory=lambda: [0.5, 2.0],
-        metadata={"help": "Smallest and largest factor by which the image is scaled."},
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a left-right flip."})
-    brightness: float = field(default=0.25, metadata={"help": "Brightness is multiplied by 1 ± this at most."})
-    contrast: float = field(default=0.25, metadata={"help": "Contrast is multiplied by 1 ± this at most."})
-    saturation: float = field(default=0.25, metadata={"help": "Saturation is multiplied by 1 ± this at most."})
-    hue: float = field(default=0.25, metadata={"help": "Hue is turned by ± this part of the colour circle at most."})
-    blur_probability: float = field(default=1.0, metadata={"help": "Probability of a Gaussian blur."})
-    blur_sigma: list[float] = field(
-        default_factory=lambda: [0.15, 1.3],
-        metadata={"help": "Smallest and largest standard deviation of the blur in pixels of the crop."},
-    )
+    crop_size: list[int] = field(default_factory=lambda: [896, 896])
+    scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0])
+    flip_probability: float = 0.5
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.25
+    hue: float = 0.25
+    blur_probability: float = 1.0
+    blur_sigma: list[float] = field(default_factory=lambda: [0.15, 1.3])
 
     def __post_init__(self):
-        if len(self.crop_size) == 1:
-            self.crop_size = [*self.crop_size, *self.crop_size]
-        if len(self.crop_size) != 2 or any(side < 8 for side in self.crop_size):
-            raise InputError(
-                f"crop_size: must be height and width, or one number, of 8 or more, got {self.crop_size}."
-            )
+        size = [self.crop_size] if isinstance(self.crop_size, int) else list(self.crop_size)
+        self.crop_size = size * 2 if len(size) == 1 else size
+        fits = len(size) in (1, 2) and min(size) >= 8
+        check_field(self, "crop_size", fits, "height and width, or one number, of 8 or more")
         for name in ("scale_range", "blur_sigma"):
             limits = getattr(self, name)
-            if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-                raise InputError(f"{name}: must be two numbers above 0, the smaller one first, got {limits}.")
-        for name, largest in (
-            ("flip_probability", 1),
-            ("brightness", 1),
-            ("contrast", 1),
-            ("saturation", 1),
-            ("hue", 0.5),
-            ("blur_probability", 1),
-        ):
-            if not 0 <= getattr(self, name) <= largest:
-                raise InputError(f"{name}: must be 0 to {largest}, got {getattr(self, name)}.")
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """An (H, W, 3) uint8 picture as (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255)
-
-
-def normalize(pixels: torch.Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> torch.Tensor:
-    """Normalises (3, H, W) pixels in [0, 1], in place, as the image processor does."""
-    return pixels.sub_(torch.tensor(image_mean).view(3, 1, 1)).div_(torch.tensor(image_std).view(3, 1, 1))
+            rising = len(limits) == 2 and 0 < limits[0] <= limits[1]
+            check_field(self, name, rising, "two numbers above 0, the smaller one first")
+        for name in ("flip_probability", "brightness", "contrast", "saturation", "hue", "blur_probability"):
+            largest = 0.5 if name == "hue" else 1
+            check_field(self, name, 0 <= getattr(self, name) <= largest, f"0 to {largest}")
 
 
 def crop_interval(
     length: int, crop: int, scale: float, place: float, center: float | None = None
 ) -> tuple[float, float, int, int]:
     """
-    Where a crop of a scaled image lies along one axis.
-
-    Args:
-        length (`int`): Length of the image in its own pixels.
-        crop (`int`): Length of the crop in pixels.
-        scale (`float`): Factor by which the image is scaled.
-        place (`float`): Uniform random number in [0, 1).
-        center (`float`, *optional*):
-            Pixel of the image to be shown. It comes to lie in the middle half of the crop, at 0.25 + 0.5·`place` of
-            its length, unless the image's border is in the way. Without it, all places are equally likely.
-
-    Returns:
-        `tuple[float, float, int, int]`: The part of the image, from and to in its own pixels, and the part of the crop
-        that it fills, from and to in the crop's pixels: all of it unless the scaled image is smaller than the crop.
+    Where a crop of `crop` pixels of an image scaled by `scale` lies along an axis of `length` pixels: the part of the
+    image, from and to in its own pixels, and the part of the crop that it fills, from and to in the crop's: all of it
+    unless the scaled image is smaller. `place` is random in [0, 1). A `center`, a pixel of the image, comes to lie at
+    0.25 + 0.5·`place` of the crop unless the border is in the way; without it all places are equally likely.
     """
     extent = crop / scale
     # Whole pixels of the image, so that a crop at scale 1 is a copy. Below 0, the image is the smaller one of the two.
@@ -130,33 +92,18 @@ class Augmentation:
     Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
     brightness, contrast, saturation and hue in random order, blur, normalisation. Everything random comes from the
     draw's seed, in a fixed place of its stream: switching one change off leaves the others as they were.
-
-    Args:
-        args ([`AugmentationArguments`]): Crop size, ranges and probabilities.
-        image_mean (`Sequence[float]`, *optional*): As in the image processor.
-        image_std (`Sequence[float]`, *optional*): As in the image processor.
     """
 
-    def __init__(
-        self,
-        args: AugmentationArguments,
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
-    ):
+    def __init__(self, args: AugmentationArguments, pixels: Pixels):
         self.args = args
-        self.image_mean = tuple(image_mean)
-        self.image_std = tuple(image_std)
+        self.pixels = pixels
 
+    @in_one_thread
     def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
         """
-        Args:
-            image (`np.ndarray`): (H, W, 3) uint8, RGB.
-            label (`np.ndarray`, *optional*): (H, W) uint8 train ids of the same size.
-            draw ([`Draw`]): The seed, and the point of the image to be shown, if any.
-
-        Returns:
-            `dict[str, torch.Tensor]`: "pixel_values" (3, h, w) float32, "valid" (h, w) bool, False on padding, and
-            with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean colour) and 255 in the labels.
+        Of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8: "pixel_values" (3, h, w) float32, "valid" (h, w)
+        bool, False on padding, and with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean colour)
+        and 255 in the labels.
         """
         if label is not None and label.shape != image.shape[:2]:
             raise ValueError(f"the label is (height, width) {label.shape}, the image {image.shape[:2]}")
@@ -184,8 +131,7 @@ class Augmentation:
         if blur < args.blur_probability:
             _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
         crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
-        crop["pixel_values"][:, *filled] = torch.from_numpy(pixels).permute(2, 0, 1)
-        normalize(crop["pixel_values"][:, *filled], self.image_mean, self.image_std)
+        crop["pixel_values"][:, *filled] = self.pixels.normalize(torch.from_numpy(pixels).permute(2, 0, 1))
         crop["valid"][filled] = True
         if label is not None:
             ids = label.take(_nearest(top, bottom, size[1]), axis=0).take(_nearest(left, right, size[0]), axis=1)

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
-from ..errors import InputError
+from ..errors import InputError, first_few
+from ..output import replacing
 from .pictures import IGNORE_INDEX, CorruptFileError, read_label
 
 logger = logging.getLogger(__name__)
@@ -28,15 +28,8 @@ _LABELS_PER_PROCESS = 32  # for fewer, a further process takes longer to start t
 
 def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, np.ndarray]:
     """
-    The centroid of each class in each tile of a label image.
-
-    Args:
-        label (`np.ndarray`): (H, W) uint8 train ids; ids of `num_classes` and above are ignored.
-        num_classes (`int`): Number of classes.
-        tile (`int`): Side of the tiles in pixels; the tiles at the right and lower border may be smaller.
-
-    Returns:
-        `dict[str, np.ndarray]`: "category", "x" and "y", one entry per tile and class in it, in pixels of the image.
+    The centroid of each class in each tile of a label (H, W) of train ids, of which those of `num_classes` and above
+    are ignored: "category", "x" and "y", one entry per tile and class in it, in pixels of the image.
     """
     height, width = label.shape
     found = []
@@ -62,11 +55,8 @@ def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, 
 
 class ClassIndex:
     """
-    Where each class is: its centroids in the tiles of the fine and of the coarse labels.
-
-    Args:
-        fine (`Sequence[np.ndarray]`): Per class an array of [`CENTROID`] records over the labelled rows.
-        coarse (`Sequence[np.ndarray]`): The same over the coarse rows, empty for the classes that do not use them.
+    Where each class is: per class an array of `CENTROID` records over the labelled rows, and over the coarse ones,
+    empty for the classes that do not use them.
     """
 
     def __init__(self, fine: Sequence[np.ndarray], coarse: Sequence[np.ndarray]):
@@ -77,43 +67,25 @@ class ClassIndex:
     def build(
         cls,
         labeled: Dataset,
-        coarse: Dataset | None,
-        label_table: np.ndarray | None,
-        id2label: dict[int, str],
+        coarse: Dataset | None = None,
         tile: int = 1024,
         coarse_classes: Sequence[int] = (),
         num_proc: int | None = None,
         skip_corrupt: bool = False,
     ) -> "ClassIndex":
         """
-        Reads each label once. What was found is stored in `class_index` of the cache of `datasets`, one file for all
-        data sets of the same settings, so that later only labels are read that are new or were edited: a file is known
-        by its path, size and time of change, a label inside a data set by its bytes. A label takes about 0.3 KB there,
-        also after it was edited or deleted; the folder can be removed at any time.
-
-        Args:
-            labeled (`Dataset`): Rows with a `label` column.
-            coarse (`Dataset`, *optional*): Rows with a `label` column of coarse annotations.
-            label_table (`np.ndarray`, *optional*): Id on disk to train id, see [`~scl_hf.data.pictures.read_label`].
-            id2label (`dict[int, str]`): Class names by train id.
-            tile (`int`, *optional*, defaults to 1024): Side of the tiles in pixels.
-            coarse_classes (`Sequence[int]`, *optional*): Classes for which the coarse annotations are read.
-            num_proc (`int`, *optional*): Number of processes that read the labels, at most.
-            skip_corrupt (`bool`, *optional*, defaults to `False`):
-                Whether labels that cannot be read are left out, with a warning.
-
-        Returns:
-            `ClassIndex`: Classes that occur nowhere are named in a warning.
-
-        Raises:
-            InputError: A label cannot be read or holds an id that may not occur, or `coarse_classes` names a class
-                that does not exist.
+        Reads each label of rows with a [`LabelImage`] column once. What was found is stored in `class_index` of the
+        cache of `datasets`, one file for all data sets of the same settings, so that later only labels are read that
+        are new or were edited: a file is known by its path, size and time of change, a label inside a data set by its
+        bytes. A label takes about 0.3 KB there, also after it was edited or deleted; the folder can be removed at any
+        time. With `skip_corrupt`, labels that cannot be read are left out with a warning.
         """
         if coarse_classes and coarse is None:
             raise InputError(
                 "coarse_classes: there are no coarse annotations; set use_coarse_labels to true, or leave it out"
             )
-        num_classes = len(id2label)
+        names, label_table = labeled.features["label"].names, labeled.features["label"].table
+        num_classes = len(names)
         unknown = sorted(set(coarse_classes) - set(range(num_classes)))
         if unknown:
             raise InputError(
@@ -126,7 +98,7 @@ class ClassIndex:
             of_all = _centroids_by_class(coarse, settings, num_proc, skip_corrupt)
             for category in coarse_classes:
                 coarse_records[category] = of_all[category]
-        absent = [id2label[i] for i in range(num_classes) if not len(fine_records[i]) + len(coarse_records[i])]
+        absent = [name for name, *places in zip(names, fine_records, coarse_records) if not sum(map(len, places))]
         if absent:
             logger.warning("No label shows %s: class-uniform sampling skips them.", ", ".join(absent))
         return cls(fine_records, coarse_records)
@@ -162,11 +134,8 @@ class _Store(NamedTuple):
             return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, _STORED))
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name first: no run ever finds half a file, whoever else writes at the same time.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            np.savez(Path(folder, path.name), **self._asdict())
-            os.replace(Path(folder, path.name), path)
+        with replacing(path) as partial:
+            np.savez(partial, **self._asdict())
 
 
 def _centroids_by_class(rows: Dataset, settings: dict, num_proc: int | None, skip_corrupt: bool) -> list[np.ndarray]:
@@ -196,9 +165,8 @@ def _centroids_by_class(rows: Dataset, settings: dict, num_proc: int | None, ski
     return [records[centroids["category"] == i] for i in range(settings["num_classes"])]
 
 
-def _settings_digest(label_table: np.ndarray | None, num_classes: int, tile: int) -> str:
-    table = None if label_table is None else label_table.tolist()
-    return hashlib.sha256(repr((_FORMAT, table, num_classes, tile)).encode()).hexdigest()[:16]
+def _settings_digest(label_table: np.ndarray, num_classes: int, tile: int) -> str:
+    return hashlib.sha256(repr((_FORMAT, label_table.tolist(), num_classes, tile)).encode()).hexdigest()[:16]
 
 
 def _label_keys(rows: Dataset) -> Iterator[int]:
@@ -235,9 +203,8 @@ def _read_labels(rows: Dataset, settings: dict, num_proc: int | None, skip_corru
     corrupt = pc.is_valid(table["corrupt"]).to_numpy()
     if corrupt.any():
         files = table["corrupt"].drop_null().to_pylist()
-        names = ", ".join(files[:5]) + (", …" if len(files) > 5 else "")
         count = "1 label that cannot be read is" if len(files) == 1 else f"{len(files)} labels that cannot be read are"
-        logger.warning("%s left out of class-uniform sampling: %s.", count, names)
+        logger.warning("%s left out of class-uniform sampling: %s.", count, first_few(files, 5))
     lists = {name: table[name].combine_chunks() for name in numbers}
     centroids = np.empty(len(lists["x"].flatten()), _STORED)
     for name, values in lists.items():
@@ -247,7 +214,7 @@ def _read_labels(rows: Dataset, settings: dict, num_proc: int | None, skip_corru
 
 
 def _row_centroids(
-    row: dict, label_table: np.ndarray | None, num_classes: int, tile: int, skip_corrupt: bool
+    row: dict, label_table: np.ndarray, num_classes: int, tile: int, skip_corrupt: bool
 ) -> dict[str, np.ndarray | str | None]:
     corrupt = None
     try:

@@ -1,61 +1,30 @@
-"""Crops, pairs of labelled and unlabelled crops, and the batches of them."""
+"""Crops, pairs of labelled and unlabelled crops and their batches, and whole images to evaluate on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset as Rows
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..cutmix import sample_boxes
 from ..errors import InputError
-from .augmentation import Augmentation, normalize, to_tensor
-from .draws import CUTMIX, Draw, LabeledDraws, UnlabeledDraws, draw_seed
+from .augmentation import Augmentation
+from .draws import Draw, PairDraw
 from .pictures import CorruptFileError, read_image, read_pair
-
-
-@dataclass(frozen=True)
-class PairDraw:
-    """
-    One position of an epoch: a labelled crop, the two unlabelled crops u_a and u_b to be mixed, and the seed of the
-    boxes. Supervised steps have no unlabelled crops.
-    """
-
-    labeled: Draw
-    unlabeled_a: Draw | None
-    unlabeled_b: Draw | None
-    cutmix_seed: int
+from .pixels import Pixels
 
 
 class LabeledCrops(Dataset):
-    """
-    Augmented labelled crops, indexed by [`Draw`].
+    """Augmented crops of rows with a [`LabelImage`] column, indexed by [`Draw`]; of `coarse` ones by coarse draws."""
 
-    Args:
-        rows (`datasets.Dataset`): Columns `image` and `label`, not decoded.
-        augmentation ([`Augmentation`]): Makes the crop.
-        label_table (`np.ndarray`, *optional*): Id on disk to train id.
-        coarse (`datasets.Dataset`, *optional*): Rows of the coarse annotations, for draws that say so.
-        skip_corrupt (`bool`, *optional*, defaults to `False`):
-            Whether the next row, at any place of it, stands in for one whose image or label cannot be read. The crop
-            then has an entry "skipped": file and reason of each.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        augmentation: Augmentation,
-        label_table: np.ndarray | None,
-        coarse: Rows | None = None,
-        skip_corrupt: bool = False,
-    ):
+    def __init__(self, rows: Rows, augmentation: Augmentation, coarse: Rows | None = None, skip_corrupt: bool = False):
         self.rows = rows
         self.augmentation = augmentation
-        self.label_table = label_table
         self.coarse = coarse
         self.skip_corrupt = skip_corrupt
+        self.label_table = rows.features["label"].table
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,14 +39,7 @@ class LabeledCrops(Dataset):
 
 
 class UnlabeledCrops(Dataset):
-    """
-    Augmented crops without a label, indexed by [`Draw`].
-
-    Args:
-        rows (`datasets.Dataset`): Column `image`, not decoded.
-        augmentation ([`Augmentation`]): Makes the crop.
-        skip_corrupt (`bool`, *optional*, defaults to `False`): As in [`LabeledCrops`].
-    """
+    """Augmented crops without a label, indexed by [`Draw`]."""
 
     def __init__(self, rows: Rows, augmentation: Augmentation, skip_corrupt: bool = False):
         self.rows = rows
@@ -110,29 +72,18 @@ def _read(
             if not skip_corrupt:
                 raise
             skipped.append((error.file, str(error)))
-            draw = replace(draw, row=(draw.row + 1) % len(rows), center=None)
+            draw = draw._replace(row=(draw.row + 1) % len(rows), center=None)
         else:
             return content, draw, {"skipped": skipped} if skipped else {}
     raise InputError(f"not one of {len(rows)} images can be read, so skip_corrupt cannot go on; {skipped[0][1]}")
 
 
 class PairedCrops(Dataset):
-    """
-    Labelled crops together with the unlabelled ones of the same step, indexed by [`PairDraw`].
-
-    Args:
-        labeled ([`LabeledCrops`]): Its length is the length of an epoch.
-        unlabeled ([`UnlabeledCrops`], *optional*): `None` for supervised training.
-    """
+    """Labelled crops with the unlabelled ones of the same step, if any, indexed by [`PairDraw`]."""
 
     def __init__(self, labeled: LabeledCrops, unlabeled: UnlabeledCrops | None = None):
         self.labeled = labeled
         self.unlabeled = unlabeled
-
-    @property
-    def skip_corrupt(self) -> bool:
-        """Whether files that cannot be read are passed over, labelled or unlabelled ones."""
-        return any(crops.skip_corrupt for crops in (self.labeled, self.unlabeled) if crops is not None)
 
     def __len__(self) -> int:
         return len(self.labeled)
@@ -148,57 +99,12 @@ class PairedCrops(Dataset):
         return pair | {"skipped": [file for crop in crops for file in crop.get("skipped", [])]}
 
 
-class DrawSampler(Sampler[PairDraw]):
-    """
-    Yields the draws of an epoch. They are values that carry their own seeds, so workers and processes, however many,
-    and a resumed run take the same crops.
-
-    Args:
-        labeled ([`LabeledDraws`]): Its length is the length of an epoch.
-        unlabeled (`tuple[UnlabeledDraws, UnlabeledDraws]`, *optional*):
-            Draws of u_a and of u_b, as many as the labelled ones; `None` for supervised training.
-        seed (`int`, *optional*, defaults to 0): Seed of the run, here for the boxes.
-        unlabeled_from (`tuple[int, int]`, *optional*, defaults to `(0, 0)`):
-            Epoch and position of the first draw with unlabelled crops; those before it are supervised.
-    """
-
-    def __init__(
-        self,
-        labeled: LabeledDraws,
-        unlabeled: tuple[UnlabeledDraws, UnlabeledDraws] | None = None,
-        seed: int = 0,
-        unlabeled_from: tuple[int, int] = (0, 0),
-    ):
-        self.labeled = labeled
-        self.unlabeled = unlabeled
-        self.seed = seed
-        self.unlabeled_from = unlabeled_from
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, counted from 0, of the next iteration."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.labeled)
-
-    def __iter__(self) -> Iterator[PairDraw]:
-        epoch = self.epoch
-        labeled = self.labeled(epoch)
-        unlabeled = [draws(epoch) for draws in self.unlabeled] if self.unlabeled else [[None] * len(labeled)] * 2
-        for position, (draw, a, b) in enumerate(zip(labeled, *unlabeled, strict=True)):
-            if (epoch, position) < self.unlabeled_from:
-                a = b = None
-            yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))
-
-
 class PairCollator:
     """
-    Stacks the items of [`PairedCrops`] and draws each pair's CutMix boxes from its own seed.
-
-    Args:
-        num_boxes (`int`): Number N of boxes per image.
-        ratio (`float`): Area of all boxes together as a share of the crop, overlaps counted twice.
+    Stacks the items of [`PairedCrops`] and draws each pair's CutMix boxes from its own seed: "pixel_values"
+    (B, 3, h, w) and "labels" (B, h, w); unless supervised also "unlabeled_a", "unlabeled_b" (B, 3, h, w), "valid_a",
+    "valid_b" (B, h, w) bool, "box_ids" (B, h, w) int64; where corrupt files were skipped also "skipped", file and
+    reason of each.
     """
 
     def __init__(self, num_boxes: int, ratio: float):
@@ -206,12 +112,6 @@ class PairCollator:
         self.ratio = ratio
 
     def __call__(self, pairs: Sequence[dict[str, torch.Tensor | int | list]]) -> dict[str, torch.Tensor | list]:
-        """
-        Returns:
-            `dict[str, torch.Tensor]`: "pixel_values" (B, 3, h, w) and "labels" (B, h, w); unless supervised also
-            "unlabeled_a", "unlabeled_b" (B, 3, h, w), "valid_a", "valid_b" (B, h, w) bool, "box_ids" (B, h, w) int64.
-            Where corrupt files were skipped, also "skipped", a list of file and reason.
-        """
         tensors = [name for name, value in pairs[0].items() if isinstance(value, torch.Tensor)]
         batch = {name: torch.stack([pair[name] for pair in pairs]) for name in tensors}
         if "cutmix_seed" in pairs[0]:
@@ -226,40 +126,22 @@ class PairCollator:
 
 
 class EvaluationImages(Dataset):
-    """
-    Whole images at their own size, normalised as the image processor does, with their labels.
+    """Whole images at their own size: "pixel_values" (3, H, W), "id", and "labels" (H, W) where the rows have them."""
 
-    Args:
-        rows (`datasets.Dataset`): Columns `image`, `label` and `id`, not decoded.
-        label_table (`np.ndarray`, *optional*): Id on disk to train id.
-        image_mean (`Sequence[float]`): As in the image processor.
-        image_std (`Sequence[float]`): As in the image processor.
-        blue_first (`bool`, *optional*, defaults to `False`): Whether the model takes BGR.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        label_table: np.ndarray | None,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
-        blue_first: bool = False,
-    ):
+    def __init__(self, rows: Rows, pixels: Pixels):
         self.rows = rows
-        self.label_table = label_table
-        self.image_mean = tuple(image_mean)
-        self.image_std = tuple(image_std)
-        self.blue_first = blue_first
+        self.pixels = pixels
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         row = self.rows[index]
-        image, label = read_pair(row, self.label_table)
-        pixels = to_tensor(image)
+        if "label" not in row:
+            return {"pixel_values": self.pixels.of(read_image(row["image"])), "id": row["id"]}
+        image, label = read_pair(row, self.rows.features["label"].table)
         return {
-            "pixel_values": normalize(pixels.flip(0) if self.blue_first else pixels, self.image_mean, self.image_std),
+            "pixel_values": self.pixels.of(image),
             "labels": torch.from_numpy(label.astype(np.int64)),
             "id": row["id"],
         }

@@ -1,11 +1,14 @@
-"""Which crops an epoch draws, half of them placed on a class."""
+"""Which crops an epoch draws: labelled ones, part of them placed on a class, and unlabelled ones beside them."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from torch.utils.data import Sampler
 
-from ..errors import InputError
+from ..errors import InputError, check_field
 from .class_index import ClassIndex
 
 # Each stream of random numbers has its own number, so that no two of them can ever coincide.
@@ -15,62 +18,52 @@ LABELED, UNLABELED_A, UNLABELED_B, CUTMIX = range(4)
 @dataclass
 class SamplingArguments:
     """
-    How the labelled crops of an epoch are chosen (class-uniform sampling of Zhu et al., 2019).
+    How the crops of an epoch are chosen: class-uniform sampling of Zhu et al. (2019).
 
     Args:
         class_uniform_share (`float`, *optional*, defaults to 0.5):
-            Share of an epoch's crops that are placed on a class, each class equally often.
+            Share of an epoch's labelled crops that are placed on a class, each class equally often.
         class_uniform_tile (`int`, *optional*, defaults to 1024):
             Side in pixels of the tiles in which the centroids of the classes are taken.
         coarse_classes (`list[int]`, *optional*, defaults to `[]`):
             Class ids for which the coarse annotations join.
         coarse_until_epoch (`int`, *optional*):
-            First epoch without the coarse annotations; to the end of the training when not given.
+            First epoch without the coarse annotations. Without it they are used to the end of the training.
+        skip_corrupt (`bool`, *optional*, defaults to `False`):
+            Whether training goes on with another image where one cannot be read. Otherwise it stops and names the
+            file. Evaluation images are never skipped, nor are files that are empty or missing at the start.
     """
 
-    class_uniform_share: float = field(
-        default=0.5,
-        metadata={"help": "Share of an epoch's crops that are placed on a class, each class equally often."},
-    )
-    class_uniform_tile: int = field(
-        default=1024, metadata={"help": "Side in pixels of the tiles in which the centroids of the classes are taken."}
-    )
-    coarse_classes: list[int] = field(
-        default_factory=list, metadata={"help": "Class ids for which the coarse annotations join."}
-    )
-    coarse_until_epoch: int | None = field(
-        default=None,
-        metadata={"help": "First epoch without the coarse annotations; to the end of the training when not given."},
-    )
+    class_uniform_share: float = 0.5
+    class_uniform_tile: int = 1024
+    coarse_classes: list[int] = field(default_factory=list)
+    coarse_until_epoch: int | None = None
+    skip_corrupt: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.class_uniform_share <= 1:
-            raise InputError(f"class_uniform_share: must be 0 to 1, got {self.class_uniform_share}.")
-        if self.class_uniform_tile < 1:
-            raise InputError(f"class_uniform_tile: must be 1 or more, got {self.class_uniform_tile}.")
-        if any(category < 0 for category in self.coarse_classes):
-            raise InputError(f"coarse_classes: must be class ids, 0 or more, got {self.coarse_classes}.")
-        if self.coarse_until_epoch is not None and self.coarse_until_epoch < 0:
-            raise InputError(f"coarse_until_epoch: must be 0 or more, got {self.coarse_until_epoch}.")
+        check_field(self, "class_uniform_share", 0 <= self.class_uniform_share <= 1, "0 to 1")
+        check_field(self, "class_uniform_tile", self.class_uniform_tile >= 1, "1 or more")
+        check_field(self, "coarse_classes", min(self.coarse_classes, default=0) >= 0, "class ids, 0 or more")
+        until = self.coarse_until_epoch
+        check_field(self, "coarse_until_epoch", until is None or until >= 0, "0 or more")
 
 
-@dataclass(frozen=True)
-class Draw:
-    """
-    One crop to be taken, with everything random about it.
+class Draw(NamedTuple):
+    """One crop to be taken, with everything random about it."""
 
-    Args:
-        row (`int`): Row of the labelled data set, of the coarse one where `coarse`, or of the unlabelled one.
-        seed (`int`): 63-bit seed of the crop's augmentation.
-        center (`tuple[float, float]`, *optional*):
-            (x, y) in pixels of the stored image that the crop should show; anywhere when `None`.
-        coarse (`bool`, *optional*, defaults to `False`): Whether the row is one of the coarse annotations.
-    """
-
-    row: int
-    seed: int
-    center: tuple[float, float] | None = None
+    row: int  # of the labelled rows, of the coarse ones where `coarse`, or of the unlabelled ones
+    seed: int  # 63 bits, of the crop's augmentation
+    center: tuple[float, float] | None = None  # (x, y) in pixels of the stored image to be shown; None: anywhere
     coarse: bool = False
+
+
+class PairDraw(NamedTuple):
+    """One position of an epoch: a labelled crop, the unlabelled u_a and u_b, if any, and the seed of their boxes."""
+
+    labeled: Draw
+    unlabeled_a: Draw | None
+    unlabeled_b: Draw | None
+    cutmix_seed: int
 
 
 def draw_seed(seed: int, stream: int, epoch: int, position: int) -> int:
@@ -90,13 +83,7 @@ class LabeledDraws:
     """
     The labelled crops of an epoch: as many as there are labelled rows (see `in_whole_batches`), part of them anywhere
     in a row of the shuffled data set, part of them placed on a class, each class equally often, on any of its places.
-
-    Args:
-        num_rows (`int`): Number of labelled rows.
-        seed (`int`): Seed of the run.
-        class_index ([`ClassIndex`], *optional*): Where the classes are; without it all crops are anywhere.
-        class_uniform_share (`float`, *optional*, defaults to 0.5): Share of the crops that are placed on a class.
-        coarse_until_epoch (`int`, *optional*): First epoch without coarse annotations; used throughout when `None`.
+    Without a class index all are anywhere.
     """
 
     def __init__(
@@ -155,14 +142,8 @@ class LabeledDraws:
 
 class UnlabeledDraws:
     """
-    The unlabelled crops of an epoch, from an endless stream that shows each row once before it repeats any: epoch e
-    takes its positions e·length to (e+1)·length.
-
-    Args:
-        num_rows (`int`): Number of unlabelled rows.
-        length (`int`): Draws per epoch, as many as the labelled ones.
-        seed (`int`): Seed of the run.
-        stream (`int`): `UNLABELED_A` or `UNLABELED_B`.
+    The unlabelled crops of an epoch of `length` draws, from an endless stream (`UNLABELED_A` or `_B`) that shows each
+    row once before it repeats any: epoch e takes its positions e·length to (e+1)·length.
     """
 
     def __init__(self, num_rows: int, length: int, seed: int, stream: int):
@@ -180,3 +161,39 @@ class UnlabeledDraws:
         """The draws of an epoch, counted from 0, in order."""
         rows = shuffled_rows(self.num_rows, epoch * self.length, (epoch + 1) * self.length, self.seed, self.stream)
         return [Draw(int(row), draw_seed(self.seed, self.stream, epoch, i)) for i, row in enumerate(rows)]
+
+
+class DrawSampler(Sampler[PairDraw]):
+    """
+    Yields the draws of an epoch, in whole batches of a step. They are values that carry their own seeds, so workers
+    and processes, however many, and a resumed run take the same crops. Each has two of `num_unlabeled` rows beside it,
+    but for those before the step `start_step`, which are supervised.
+    """
+
+    def __init__(
+        self, labeled: LabeledDraws, num_unlabeled: int = 0, seed: int = 0, batch_size: int = 1, start_step: int = 0
+    ):
+        self.labeled = labeled.in_whole_batches(batch_size)
+        streams = (UNLABELED_A, UNLABELED_B) if num_unlabeled else ()
+        self.unlabeled = [UnlabeledDraws(num_unlabeled, len(self.labeled), seed, stream) for stream in streams]
+        self.seed = seed
+        # Nobody would look at the unlabelled crops of earlier steps.
+        epoch, step = divmod(start_step, len(self.labeled) // batch_size)
+        self.unlabeled_from = (epoch, step * batch_size)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch, counted from 0, of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.labeled)
+
+    def __iter__(self) -> Iterator[PairDraw]:
+        epoch = self.epoch
+        labeled = self.labeled(epoch)
+        unlabeled = [draws(epoch) for draws in self.unlabeled] if self.unlabeled else [[None] * len(labeled)] * 2
+        for position, (draw, a, b) in enumerate(zip(labeled, *unlabeled, strict=True)):
+            if (epoch, position) < self.unlabeled_from:
+                a = b = None
+            yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))

@@ -1,9 +1,10 @@
 """Image and label files: opening them, and saying which one is wrong."""
 
+import functools
 import io
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,24 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 Source = str | os.PathLike | Mapping
+
+
+def in_one_thread(function: Callable) -> Callable:
+    """
+    Runs a function with OpenCV's threads off. The workers of a data loader are the parallelism: OpenCV's own threads
+    would compete with them, and its pool does not survive the fork that starts a worker.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(0)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            cv2.setNumThreads(threads)
+
+    return wrapped
 
 
 class CorruptFileError(InputError):
@@ -65,6 +84,7 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
     return sizes
 
 
+@in_one_thread
 def read_image(source: Source) -> np.ndarray:
     """
     Reads a picture, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files are converted;
@@ -97,6 +117,7 @@ def read_image(source: Source) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+@in_one_thread
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     """
     Reads a label picture: one class id a pixel, from an 8-bit grey, palette (its indices) or 16-bit file.

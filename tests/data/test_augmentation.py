@@ -8,23 +8,17 @@ import pytest
 import torch
 from transformers import HfArgumentParser
 
-from scl_hf.data.augmentation import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    Augmentation,
-    AugmentationArguments,
-    crop_interval,
-    normalize,
-    to_tensor,
-)
+from scl_hf.data.augmentation import Augmentation, AugmentationArguments, crop_interval
 from scl_hf.data.draws import Draw
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
+IMAGE_MEAN, IMAGE_STD, _ = Pixels()
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "blur_probability": 0}
 
 
 def augmentation(crop_size=(24, 32), **fields):
-    return Augmentation(AugmentationArguments(crop_size=list(crop_size), **fields))
+    return Augmentation(AugmentationArguments(crop_size=list(crop_size), **fields), Pixels())
 
 
 @pytest.fixture
@@ -164,7 +158,7 @@ def test_sizes_must_agree(frame):
 
 
 def test_normalisation_takes_mean_and_std(frame):
-    pixels = normalize(to_tensor(frame[0]), (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.5, 1.0)).of(frame[0])
     expected = (np.asarray(frame[0]) / 255 - 0.5) / [0.25, 0.5, 1.0]
     np.testing.assert_allclose(pixels.permute(1, 2, 0).numpy(), expected, atol=1e-6)
 
@@ -277,5 +271,16 @@ def test_blur_is_gaussian_with_replicated_border(pixels):
         np.testing.assert_allclose(after.permute(1, 2, 0).numpy(), expected, atol=1e-4)
 
 
-def test_opencv_starts_no_threads():
-    assert cv2.getNumThreads() == 1
+def test_opencv_has_one_thread_inside_and_its_own_outside(frame, monkeypatch):
+    inside, resize = [], cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda *args, **kw: inside.append(cv2.getNumThreads()) or resize(*args, **kw))
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        augmentation()(*frame, Draw(0, 0))
+        assert inside == [1] and cv2.getNumThreads() == 2
+        with pytest.raises(ValueError):
+            augmentation()(frame[0], frame[1][:-1], Draw(0, 0))
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)

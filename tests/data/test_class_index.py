@@ -1,18 +1,20 @@
 import logging
 import os
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Value
 from PIL import Image as PILImage
 
-from scl_hf.data import class_index
+from scl_hf.data import LabelImage, class_index
 from scl_hf.data.class_index import ClassIndex, tile_centroids
 from scl_hf.errors import InputError
 
-ID2LABEL = {0: "road", 1: "wall", 2: "train", 3: "bus"}
-FEATURES = Features({"label": Image(decode=False), "id": Value("string")})
+NAMES = ["road", "wall", "train", "bus"]
+LABEL = LabelImage(decode=False, names=NAMES, train_ids={0: 0, 1: 1, 2: 2, 3: 3, 255: 255})
+FEATURES = Features({"label": LABEL, "id": Value("string")})
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,7 @@ def stripes(*ids, height=8, width=8):
 
 
 def build(rows, tile=8, **options):
-    return ClassIndex.build(rows, None, None, ID2LABEL, tile=tile, **options)
+    return ClassIndex.build(rows, tile=tile, **options)
 
 
 def same(one, other):
@@ -88,7 +90,7 @@ def test_index_holds_fine_labels_and_the_coarse_ones_of_the_chosen_classes(tmp_p
     fine = label_rows(tmp_path / "fine", [stripes(0, 1), stripes(0, 255)])
     coarse = label_rows(tmp_path / "coarse", [stripes(1, 2, height=6)])
     with caplog.at_level(logging.WARNING):
-        index = ClassIndex.build(fine, coarse, None, ID2LABEL, tile=16, coarse_classes=[2])
+        index = ClassIndex.build(fine, coarse, tile=16, coarse_classes=[2])
     assert [len(records) for records in index.fine] == [2, 1, 0, 0]
     assert [len(records) for records in index.coarse] == [0, 0, 1, 0]
     assert index.place(1, 0) == (0, (11.5, 3.5), False)
@@ -97,9 +99,8 @@ def test_index_holds_fine_labels_and_the_coarse_ones_of_the_chosen_classes(tmp_p
 
 
 def test_index_maps_ids(tmp_path):
-    table = np.full(256, -1, np.int16)
-    table[[7, 9]] = 3, 255
-    index = ClassIndex.build(label_rows(tmp_path / "labels", [stripes(7, 9)]), None, table, ID2LABEL)
+    label = LabelImage(decode=False, names=NAMES, train_ids={7: 3, 9: 255})
+    index = ClassIndex.build(label_rows(tmp_path / "labels", [stripes(7, 9)]).cast_column("label", label))
     assert [len(records) for records in index.fine] == [0, 0, 0, 1]
 
 
@@ -117,8 +118,8 @@ def test_only_new_labels_are_read_and_each_setting_has_its_own_store(tmp_path, r
     assert whole.fine[2]["x"].tolist() == [19.5] and half.fine[1]["x"].tolist() == [11.5]
     assert same(whole, build(rows_of(paths, embedded))) and len(reads) == 4
     build(rows, tile=16)
-    ClassIndex.build(rows, None, np.arange(256, dtype=np.int16) % 4, ID2LABEL, tile=8)
-    ClassIndex.build(rows, None, None, ID2LABEL | {4: "sky"}, tile=8)
+    build(rows.cast_column("label", replace(LABEL, train_ids=LABEL.train_ids | {9: 0})))
+    build(rows.cast_column("label", replace(LABEL, names=[*NAMES, "sky"])))
     assert len(reads) == 16
     build(rows)
     assert len(reads) == 16
@@ -189,4 +190,4 @@ def test_skip_corrupt_leaves_unreadable_labels_out_and_does_not_store_them(tmp_p
 def test_coarse_class_out_of_range_is_refused(tmp_path):
     rows = label_rows(tmp_path / "labels", [stripes(0)])
     with pytest.raises(InputError, match="coarse_classes.*\\[9\\]"):
-        ClassIndex.build(rows, rows, None, ID2LABEL, coarse_classes=[9])
+        ClassIndex.build(rows, rows, coarse_classes=[9])

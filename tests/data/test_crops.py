@@ -1,19 +1,22 @@
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from transformers import SegformerImageProcessorPil
 
-from scl_hf.data.augmentation import IMAGE_MEAN, IMAGE_STD, Augmentation, AugmentationArguments
-from scl_hf.data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from scl_hf.data.draws import UNLABELED_A, UNLABELED_B, Draw, LabeledDraws, UnlabeledDraws
+from scl_hf.data import LabelImage
+from scl_hf.data.augmentation import Augmentation, AugmentationArguments
+from scl_hf.data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from scl_hf.data.draws import Draw, DrawSampler, LabeledDraws
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
 CROP = (16, 24)
 ENCODED = Image(decode=False)
+LABEL = LabelImage(decode=False, names=["a", "b", "c"], train_ids={0: 0, 1: 1, 2: 2, 255: 255})
+AUGMENTATION = Augmentation(AugmentationArguments(crop_size=list(CROP)), Pixels())
 
 
 @pytest.fixture
@@ -26,19 +29,17 @@ def rows(tmp_path):
             PILImage.fromarray(rng.integers(0, high, shape, dtype=np.uint8)).save(path)
             columns[column].append({"path": str(path), "bytes": None})
         columns["id"].append(str(i))
-    return Dataset.from_dict(columns, features=Features({"image": ENCODED, "label": ENCODED, "id": Value("string")}))
+    return Dataset.from_dict(columns, features=Features({"image": ENCODED, "label": LABEL, "id": Value("string")}))
 
 
 @pytest.fixture
 def crops(rows):
-    augmentation = Augmentation(AugmentationArguments(crop_size=list(CROP)))
-    labeled = LabeledCrops(rows, augmentation, label_table=None)
-    return PairedCrops(labeled, UnlabeledCrops(rows.remove_columns("label"), augmentation))
+    labeled = LabeledCrops(rows, AUGMENTATION)
+    return PairedCrops(labeled, UnlabeledCrops(rows.remove_columns("label"), AUGMENTATION))
 
 
 def sampler(seed=0):
-    unlabeled = [UnlabeledDraws(6, length=6, seed=seed, stream=stream) for stream in (UNLABELED_A, UNLABELED_B)]
-    return DrawSampler(LabeledDraws(6, seed=seed), unlabeled, seed=seed)
+    return DrawSampler(LabeledDraws(6, seed=seed), num_unlabeled=6, seed=seed)
 
 
 def batches(crops, num_workers, **options):
@@ -81,32 +82,6 @@ def test_batches_are_the_same_with_spawned_workers(crops):
             assert torch.equal(a[name], b[name]), name
 
 
-def test_two_processes_together_draw_what_one_draws():
-    one = list(BatchSampler(sampler(), batch_size=2, drop_last=True))
-    ranks = [BatchSamplerShard(BatchSampler(sampler(), 1, drop_last=True), 2, rank) for rank in range(2)]
-    two = [a + b for a, b in zip(*ranks)]
-    assert one == two
-
-
-def test_sampler_yields_the_draws_of_its_epoch():
-    draws = sampler()
-    first = list(draws)
-    assert len(first) == len(draws) == 6
-    assert first == list(draws)
-    draws.set_epoch(1)
-    second = list(draws)
-    assert [pair.labeled for pair in second] == LabeledDraws(6, seed=0)(1)
-    seeds = [pair.cutmix_seed for pair in first + second]
-    seeds += [draw.seed for pair in first + second for draw in (pair.labeled, pair.unlabeled_a, pair.unlabeled_b)]
-    assert len(set(seeds)) == 4 * 12
-
-
-def test_streams_of_different_lengths_are_refused():
-    unlabeled = [UnlabeledDraws(6, length=5, seed=0, stream=stream) for stream in (UNLABELED_A, UNLABELED_B)]
-    with pytest.raises(ValueError):
-        list(DrawSampler(LabeledDraws(6, seed=0), unlabeled))
-
-
 def test_supervised_batch_has_the_labelled_part_alone(crops):
     supervised = PairedCrops(crops.labeled)
     pairs = [supervised[draw] for draw in DrawSampler(LabeledDraws(6, seed=0), seed=0)]
@@ -115,32 +90,31 @@ def test_supervised_batch_has_the_labelled_part_alone(crops):
 
 
 def test_coarse_draw_reads_the_coarse_rows(rows):
-    augmentation = Augmentation(AugmentationArguments(crop_size=list(CROP)))
     fine, coarse = rows.select([0]), rows.select([5])
-    crops = LabeledCrops(fine, augmentation, None, coarse)
-    expected = LabeledCrops(coarse, augmentation, None)[Draw(0, 7)]
+    crops = LabeledCrops(fine, AUGMENTATION, coarse)
+    expected = LabeledCrops(coarse, AUGMENTATION)[Draw(0, 7)]
     assert torch.equal(crops[Draw(0, 7, coarse=True)]["labels"], expected["labels"])
     assert not torch.equal(crops[Draw(0, 7)]["pixel_values"], expected["pixel_values"])
 
 
 def test_label_table_is_applied(rows):
-    table = np.full(256, -1, np.int16)
-    table[:3] = 255, 1, 0
-    crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40])), table)[Draw(0, 0)]
+    rows = rows.cast_column("label", LabelImage(decode=False, names=["a", "b"], train_ids={0: 255, 1: 1, 2: 0}))
+    crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40]), Pixels()))[Draw(0, 0)]
     shown = crop["labels"][crop["valid"]]
     assert sorted(shown.unique().tolist()) == [0, 1, 255]
 
 
 def test_evaluation_images_are_what_the_image_processor_gives(rows):
     processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
-    images = EvaluationImages(rows, None, processor.image_mean, processor.image_std)
+    images = EvaluationImages(rows, Pixels(tuple(processor.image_mean), tuple(processor.image_std)))
     item = images[2]
     picture = PILImage.open(rows[2]["image"]["path"])
     expected = processor(picture, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(item["pixel_values"], expected, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(rows[2]["label"]["path"])))
     assert (len(images), item["id"], item["labels"].dtype) == (6, "2", torch.int64)
-    assert (tuple(processor.image_mean), tuple(processor.image_std)) == (IMAGE_MEAN, IMAGE_STD)
+    assert images.pixels == Pixels()
+    assert EvaluationImages(rows.remove_columns("label"), Pixels())[2].keys() == {"pixel_values", "id"}
 
 
 def damage(rows, column, *numbers):
@@ -179,9 +153,8 @@ def test_the_next_readable_row_at_any_place_stands_in_for_a_corrupt_one(crops, r
 
 
 def test_a_corrupt_coarse_row_is_replaced_by_a_coarse_row(rows):
-    augmentation = Augmentation(AugmentationArguments(crop_size=list(CROP)))
     fine, coarse = rows.select([0]), rows.select([4, 5])
-    crops = LabeledCrops(fine, augmentation, None, coarse, skip_corrupt=True)
+    crops = LabeledCrops(fine, AUGMENTATION, coarse, skip_corrupt=True)
     expected = crops[Draw(1, 7, coarse=True)]
     damage(coarse, "label", 0)
     assert_same_crop(crops[Draw(0, 7, (3.0, 3.0), coarse=True)], expected)
@@ -210,7 +183,7 @@ def test_a_wrong_label_is_never_skipped(crops, rows):
     crops.labeled.label_table = np.where(np.arange(256) < 2, np.arange(256), -1).astype(np.int16)
     with pytest.raises(InputError, match="unknown class id 2"):
         crops.labeled[Draw(0, 7)]
-    crops.labeled.label_table = None
+    crops.labeled.label_table = LABEL.table
     PILImage.new("L", (8, 8)).save(rows[0]["label"]["path"])
     with pytest.raises(InputError, match="8×8 pixels"):
         crops.labeled[Draw(0, 7)]

@@ -2,11 +2,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
 
 from scl_hf.data.class_index import CENTROID, ClassIndex
 from scl_hf.data.draws import (
     UNLABELED_A,
     UNLABELED_B,
+    DrawSampler,
     LabeledDraws,
     SamplingArguments,
     UnlabeledDraws,
@@ -106,5 +109,37 @@ def test_empty_data_sets_are_refused():
     [("class_uniform_share", 1.5), ("class_uniform_tile", 0), ("coarse_classes", [-1]), ("coarse_until_epoch", -1)],
 )
 def test_sampling_fields_out_of_range_are_named(name, value):
-    with pytest.raises(InputError, match=f"^{name}: "):
+    with pytest.raises(InputError, match=f"^{name}: must be"):
         SamplingArguments(**{name: value})
+
+
+def sampler(seed=0):
+    return DrawSampler(LabeledDraws(6, seed=seed), num_unlabeled=6, seed=seed)
+
+
+def test_two_processes_together_draw_what_one_draws():
+    one = list(BatchSampler(sampler(), batch_size=2, drop_last=True))
+    ranks = [BatchSamplerShard(BatchSampler(sampler(), 1, drop_last=True), 2, rank) for rank in range(2)]
+    two = [a + b for a, b in zip(*ranks)]
+    assert one == two
+
+
+def test_sampler_yields_the_draws_of_its_epoch():
+    draws = sampler()
+    first = list(draws)
+    assert len(first) == len(draws) == 6
+    assert first == list(draws)
+    draws.set_epoch(1)
+    second = list(draws)
+    assert [pair.labeled for pair in second] == LabeledDraws(6, seed=0)(1)
+    seeds = [pair.cutmix_seed for pair in first + second]
+    seeds += [draw.seed for pair in first + second for draw in (pair.labeled, pair.unlabeled_a, pair.unlabeled_b)]
+    assert len(set(seeds)) == 4 * 12
+
+
+def test_sampler_rounds_up_to_batches_and_starts_with_labels_alone():
+    draws = DrawSampler(LabeledDraws(5, seed=0), num_unlabeled=9, batch_size=2, start_step=4)
+    assert len(draws) == 6  # 3 steps an epoch: the fifth step is the second of the second epoch
+    assert all(pair.unlabeled_a is None and pair.unlabeled_b is None for pair in draws)
+    draws.set_epoch(1)
+    assert [pair.unlabeled_a is not None for pair in draws] == [False] * 2 + [True] * 4

@@ -8,15 +8,25 @@ import sys
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import TINY
 from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, BertModel, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    BertConfig,
+    BertModel,
+    pipeline,
+    set_seed,
+)
 
+from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
+from scl_hf.checkpoints import ModelArguments, load_model
+from scl_hf.data import DataArguments, load_data
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
@@ -56,19 +66,8 @@ def train(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A data set of a user's own: 4 training images, one of them unlabelled, 2 to evaluate on, 3 classes."""
-    root, rng = tmp_path / "mine", np.random.default_rng(0)
-    for split, number in (("train", 4), ("validation", 2)):
-        (root / split / "images").mkdir(parents=True)
-        (root / split / "labels").mkdir()
-        for i in range(number):
-            label = rng.integers(0, 3, (4, 6)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
-            image = (label[..., None] * 80 + rng.integers(0, 40, (*label.shape, 3))).astype(np.uint8)
-            Image.fromarray(image).save(root / split / "images" / f"frame{i}.png")
-            Image.fromarray(label).save(root / split / "labels" / f"frame{i}.png")
-    (root / "id2label.json").write_text(json.dumps({"0": "grass", "1": "path", "2": "sky"}))
-    return root
+def folder(own_folder):
+    return own_folder
 
 
 def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
@@ -111,6 +110,34 @@ def test_a_run_goes_on_where_it_stopped_and_is_not_overwritten_by_accident(train
     state = json.loads((tmp_path / "run/trainer_state.json").read_text())
     assert state["global_step"] == 4
     train("--overwrite_output_dir", "true", **data)
+
+
+def test_the_same_values_in_python_give_the_same_bits(train, town, tmp_path):
+    run = train(
+        dataset="cityscapes", data_dir=str(town), use_coarse_labels=True, coarse_classes=[0, 2], report_to="none"
+    )
+    own = set(SETTINGS) - {"model_config"}
+    args = SemiSupervisedConfig(
+        output_dir=str(tmp_path / "python"), report_to="none", coarse_classes=[0, 2], **{n: SETTINGS[n] for n in own}
+    )
+    set_seed(args.seed)
+    data = load_data(DataArguments(data_dir=str(town), use_coarse_labels=True))
+    trainer = SemiSupervisedTrainer(
+        model=load_model(ModelArguments(model_config=TINY), data.id2label),
+        args=args,
+        train_dataset=data.labeled,
+        unlabeled_dataset=data.unlabeled,
+        eval_dataset=data.evaluation,
+        coarse_dataset=data.coarse,
+    )
+    trainer.train()
+    trainer.save_model()
+    for name in ("model.safetensors", "checkpoint-2/model.safetensors", "checkpoint-2/student/model.safetensors"):
+        ours, theirs = load_file(tmp_path / "python" / name), load_file(run / name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    losses = [log["loss"] for log in logs if "loss" in log]
+    assert losses == [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
 def test_a_folder_of_ones_own(train, folder):

@@ -1,0 +1,262 @@
+"""`SegmentationTrainer`: transformers' Trainer, on plain data sets of pictures, evaluated on whole images."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PredictionOutput
+
+from .callbacks import LogLines, ProgressBar, write
+from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
+from .config import SemiSupervisedConfig
+from .data.crops import EvaluationImages
+from .data.labels import LabelImage
+from .data.palette import palette_of
+from .data.source import picture_rows
+from .errors import InputError, first_line
+from .evaluation.panels import training_panel
+from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
+from .evaluation.report import iou_table
+from .hub import CodeBesideWeights
+from .output import replacing
+
+
+def open_model(
+    model: str | PreTrainedModel,
+    args: SemiSupervisedConfig | None,
+    train_dataset: datasets.Dataset | None,
+    processing_class: BaseImageProcessor | None,
+) -> tuple[PreTrainedModel, SemiSupervisedConfig, BaseImageProcessor]:
+    """What a trainer is given, with what it may leave out: the model, the settings, the image processor."""
+    name = model if isinstance(model, str) else model.config._name_or_path
+    args = args or SemiSupervisedConfig(f"{Path(name or 'model').name}-SCL")
+    if isinstance(model, str):
+        set_seed(args.seed)  # of a new head
+        label = getattr(train_dataset, "features", {}).get("label")
+        model = load_model(ModelArguments(name), label.id2label if isinstance(label, LabelImage) else None)
+    return model, args, own_size(processing_class) if processing_class else load_processor(name or None)
+
+
+def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
+    """Rows `image`, `label` and `id` of a data set with the classes of the model."""
+    rows = picture_rows(dataset, name, LabelImage.of(id2label))
+    theirs, own = len(rows.features["label"].names), len(id2label)
+    if theirs != own:
+        raise InputError(f"{name}: has {theirs} classes, the model {own}; give a model with the id2label of the data.")
+    return rows
+
+
+class SegmentationTrainer(Trainer):
+    """
+    What [`SemiSupervisedTrainer`] is without unlabelled images and teacher: the data sets and arguments that it takes,
+    evaluation, prediction, and what a person sees.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SemiSupervisedConfig,
+        data_collator: Callable,
+        train_dataset: datasets.Dataset | None,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None,
+        processing_class: BaseImageProcessor,
+        palette: np.ndarray | None,
+        callbacks: Sequence[TrainerCallback],
+        optimizers: tuple,
+    ):
+        self.pixels = pixels_of(processing_class)
+        self.id2label = model.config.id2label
+        scores = [*SCORES, *map(iou_name, self.id2label.values())]
+        if isinstance(eval_dataset, dict):
+            scores = [f"{dataset}_{score}" for dataset in eval_dataset for score in scores]
+            if args.metric_for_best_model == SCORES[0]:
+                args.metric_for_best_model = scores[0]
+        if (args.metric_for_best_model or scores[0]).removeprefix("eval_") not in scores:
+            raise InputError(f"metric_for_best_model: must be one of {', '.join(scores)}.")
+        for rows in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
+            if rows is not None:
+                self._images(rows, "eval_dataset")  # what is wrong with it shows before anything is written
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=[*callbacks, CodeBesideWeights()],
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(ProgressBar())
+        self.add_callback(LogLines())
+        self.palette = palette_of(self.id2label) if palette is None else palette
+        self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
+
+    @property
+    def evaluated_model(self) -> PreTrainedModel:
+        """The model that is evaluated and published."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def _images(self, dataset: datasets.Dataset, name: str) -> EvaluationImages:
+        """Whole images to predict, with labels where the data set has them."""
+        if name == "test_dataset" and "label" not in getattr(dataset, "column_names", ()):
+            return EvaluationImages(picture_rows(dataset, name, None), self.pixels)
+        return EvaluationImages(labeled_rows(dataset, name, self.id2label), self.pixels)
+
+    def evaluate(
+        self,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Scores the evaluated model on every image once, in whatever number of processes; logs, and draws a panel.
+
+        Args:
+            eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
+                Instead of the trainer's own. Of several, each name is put before its metrics' names.
+            ignore_keys (`list[str]`, *optional*): Not used.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each metric's name.
+
+        Returns:
+            `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
+        """
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
+        if isinstance(eval_dataset, dict):
+            metrics = {}
+            for name, dataset in eval_dataset.items():
+                metrics |= self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}")
+        else:
+            metrics = self._evaluate_one(self._images(eval_dataset, "eval_dataset"), metric_key_prefix)
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._scores = (self.state.global_step, metrics)
+        return metrics
+
+    def _evaluate_one(self, images: EvaluationImages, prefix: str) -> dict[str, float]:
+        """Named scores of one data set, shown as a table and a panel."""
+        start, args = time.perf_counter(), self.args
+        rows = range(args.process_index, len(images), args.world_size)  # those that `score` deals to this process
+        shown = set(rows[:: max(1, len(rows) // max(1, args.panel_images))][: args.panel_images])
+        examples = []
+
+        def keep_example(row: int, item: dict[str, Any], probs: torch.Tensor) -> None:
+            if row in shown:
+                examples.append((item["pixel_values"], item["labels"], probs[0].argmax(dim=0).cpu()))
+
+        results = score(self.evaluated_model, images, args, self.accelerator, keep_example)
+        metrics = named_scores(results, self.id2label) | self.further_scores(images)
+        metrics["runtime"] = time.perf_counter() - start
+        if self.is_world_process_zero():
+            of = prefix.removeprefix("eval").strip("_")
+            where = f"{len(images)} images" + (f" of {of}" if of else "")
+            write(f"\nstep {self.state.global_step}: {args.published_name} on {where}")
+            write(iou_table(results["per_category_iou"], self.id2label) + "\n")
+            if examples:
+                self._show_panel(examples, of)
+        return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+    def further_scores(self, images: EvaluationImages) -> dict[str, float]:
+        """What else an evaluation measures."""
+        return {}
+
+    def _show_panel(self, examples: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], of: str) -> None:
+        """Writes evaluation images, labels and predictions as a picture to `output_dir/panels` and to TensorBoard."""
+        step, name = self.state.global_step, f"{of}-step" if of else "step"
+        last_pair, published = getattr(self, "_last_pair", None), self.args.published_name
+        picture = training_panel(examples, last_pair, self.pixels, self.palette, self.id2label, published)
+        with replacing(Path(self.args.output_dir) / "panels" / f"{name}-{step:06d}.png") as partial:
+            picture.save(partial)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                tag = f"{of}_panel" if of else "panel"
+                callback.tb_writer.add_image(tag, np.asarray(picture), global_step=step, dataformats="HWC")
+
+    def final_metrics(self) -> dict[str, float]:
+        """Scores of the model as it is now: those of the last evaluation if no step came after it."""
+        if self._scores is None or self._scores[0] != self.state.global_step:
+            self.evaluate()
+        return self._scores[1]
+
+    def predict(
+        self, test_dataset: datasets.Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """
+        Label maps that the evaluated model predicts for whole images, all of them in each process.
+
+        Args:
+            test_dataset ([`~datasets.Dataset`]): Images, with labels or without.
+            ignore_keys (`list[str]`, *optional*): Not used.
+            metric_key_prefix (`str`, *optional*, defaults to `"test"`): Put before each metric's name.
+
+        Returns:
+            `PredictionOutput`: `predictions`, a list of maps (H, W) of class ids, uint8, each of its image's size;
+            `label_ids`, the same of the labels, or `None`; `metrics`, as of [`evaluate`], where there are labels.
+        """
+        images = self._images(test_dataset, "test_dataset")
+        found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+
+        def keep(row: int, item: dict[str, Any], probs: torch.Tensor) -> None:
+            label = item["labels"].to(torch.uint8).numpy() if "labels" in item else None
+            found[row] = (probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy(), label)
+
+        labeled, metrics = "label" in images.rows.column_names, {}
+        if labeled:
+            results = score(self.evaluated_model, images, self.args, self.accelerator, keep)
+            metrics = named_scores(results, self.id2label)
+        else:
+            rows = range(self.args.process_index, len(images), self.args.world_size)
+            for prediction in predicted_images(self.evaluated_model, images, rows, self.args, self.accelerator):
+                keep(*prediction)
+        found = {row: maps for part in gather_object([found]) for row, maps in part.items()}
+        predictions, labels = zip(*(found[row] for row in sorted(found)))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return PredictionOutput(list(predictions), list(labels) if labeled else None, metrics)
+
+    # What a user can mend
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters: plain SGD decays biases and BatchNorm too, and the paper's baseline does."""
+        return [name for name, _ in model.named_parameters()]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As upstream; arguments that the optimizer does not take are the user's to mend."""
+        with _fields_to_mend("optim, optim_args"):
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """As upstream; arguments that the schedule does not take are the user's to mend."""
+        with _fields_to_mend("lr_scheduler_type, lr_scheduler_kwargs"):
+            return super().create_scheduler(num_training_steps, optimizer)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As upstream; a Hub that cannot be reached is the user's to mend."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except (OSError, HfHubHTTPError) as error:
+            raise InputError(f"push_to_hub: the Hub cannot be used ({first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _fields_to_mend(fields: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{fields}: {error}") from error

@@ -1,0 +1,52 @@
+"""The settings: what differs from transformers', and what their documentation says of it."""
+
+import re
+from dataclasses import MISSING, fields
+
+import pytest
+from transformers import TrainingArguments
+
+from scl_hf import SemiSupervisedConfig
+from scl_hf.data import AugmentationArguments, SamplingArguments
+from scl_hf.errors import InputError
+from scl_hf.evaluation.protocol import EvaluationArguments
+
+
+def defaults(dataclass_type):
+    def default(field):
+        return field.default if field.default_factory is MISSING else field.default_factory()
+
+    return {field.name: default(field) for field in fields(dataclass_type)}
+
+
+def test_the_docstring_lists_every_default_that_differs_from_upstream():
+    ours, theirs = defaults(SemiSupervisedConfig), defaults(TrainingArguments)
+    differing = {name: (ours[name], value) for name, value in theirs.items() if ours[name] != value}
+    listed = re.findall(r"> - `(\w+)`: Defaults to `(.+?)` instead of `(.+?)`", SemiSupervisedConfig.__doc__)
+    assert {name: (eval(own), eval(upstream)) for name, own, upstream in listed} == differing
+
+
+@pytest.mark.parametrize("inherited", [SamplingArguments, AugmentationArguments, EvaluationArguments])
+def test_every_field_of_the_parts_is_one_of_the_whole(inherited):
+    assert defaults(inherited).items() <= defaults(SemiSupervisedConfig).items()
+
+
+@pytest.mark.parametrize("part", [SemiSupervisedConfig, SamplingArguments, AugmentationArguments, EvaluationArguments])
+def test_every_own_field_is_documented_with_its_default(part):
+    own = set(defaults(part))
+    if part is SemiSupervisedConfig:
+        inherited = (TrainingArguments, SamplingArguments, AugmentationArguments, EvaluationArguments)
+        own -= {name for other in inherited for name in defaults(other)}
+    documented = dict(re.findall(r"^ +(\w+) \(`.+?`, \*optional\*(?:, defaults to (.+?))?\):$", part.__doc__, re.M))
+    assert set(documented) == own
+    for name, written in documented.items():
+        value = defaults(part)[name]
+        assert str(value) == (written.strip("`").strip('"') or "None") or written == "1/3", name
+
+
+def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):
+    for field in ({"class_uniform_share": 2}, {"crop_size": [4]}, {"eval_overlap": 1}, {"num_boxes": 0}):
+        (name,) = field
+        with pytest.raises(InputError, match=f"^{name}: must be"):
+            SemiSupervisedConfig(output_dir=str(tmp_path), use_cpu=True, **field)
+    assert SemiSupervisedConfig(output_dir=str(tmp_path), use_cpu=True, crop_size=64).crop_size == [64, 64]

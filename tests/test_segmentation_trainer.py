@@ -1,0 +1,164 @@
+"""What the trainer takes, plain data sets and models by name, and evaluation and prediction of whole images."""
+
+import functools
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import build_trainer, tiny_model
+from PIL import Image
+from transformers import AutoImageProcessor, SegformerImageProcessorPil
+
+from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
+from scl_hf.data import LabelImage
+from scl_hf.data.pictures import read_label
+from scl_hf.errors import InputError
+
+SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": 3}
+SETTINGS |= {"crop_size": [32, 32], "class_uniform_tile": 48, "num_boxes": 4, "num_loss_boxes": 4}
+SETTINGS |= {"per_device_train_batch_size": 2, "max_steps": 2, "logging_steps": 1, "learning_rate": 0.01}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def plain(town_data, tmp_path):
+    """The town as a user's own data: pictures of train ids, with no `id` and no `LabelImage`."""
+
+    def of(rows, name, labels=True):
+        columns = {"image": [row["path"] for row in rows["image"]]}
+        if labels:
+            columns["label"] = []
+            for i, row in enumerate(rows):
+                path = tmp_path / f"{name}-{i}.png"
+                Image.fromarray(read_label(row["label"], rows.features["label"].table)).save(path)
+                columns["label"].append(str(path))
+        plain = datasets.Dataset.from_dict(columns)
+        for column in columns:
+            plain = plain.cast_column(column, datasets.Image())
+        return plain
+
+    return {
+        "train_dataset": of(town_data.labeled, "train"),
+        "unlabeled_dataset": of(town_data.unlabeled, "unlabeled", labels=False),
+        "eval_dataset": of(town_data.evaluation, "eval"),
+    }
+
+
+def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(town_data, plain, tmp_path):
+    states = []
+    undecoded = {
+        name: functools.reduce(
+            lambda rows, c: rows.cast_column(c, datasets.Image(decode=False)), rows.column_names, rows
+        )
+        for name, rows in plain.items()
+    }
+    loaded = {"train_dataset": town_data.labeled, "unlabeled_dataset": town_data.unlabeled}
+    for number, data in enumerate((loaded | {"eval_dataset": town_data.evaluation}, plain, undecoded)):
+        args = SemiSupervisedConfig(output_dir=str(tmp_path / str(number)), **SETTINGS)
+        trainer = SemiSupervisedTrainer(tiny_model(town_data.id2label), args, **data)
+        trainer.train()
+        assert trainer.train_dataset is data["train_dataset"] and trainer.eval_dataset is data["eval_dataset"]
+        states.append((trainer.model.state_dict(), trainer.evaluate()["eval_mean_iou"]))
+    assert same(states[0][0], states[1][0]) and same(states[0][0], states[2][0])
+    assert states[0][1] == states[1][1] == states[2][1]
+
+
+def test_a_model_by_its_name_gets_the_classes_of_the_data(town_data, plain, tmp_path):
+    tiny_model({i: f"class {i}" for i in range(4)}).save_pretrained(tmp_path / "starting")
+    SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "starting")
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    trainer = SemiSupervisedTrainer(str(tmp_path / "starting"), args, town_data.labeled, town_data.unlabeled)
+    assert trainer.model.config.id2label == town_data.id2label
+    assert trainer.pixels.image_mean == (0.5, 0.5, 0.5) and trainer.processing_class.do_resize is False
+    trainer.save_model()
+    assert AutoImageProcessor.from_pretrained(tmp_path / "run").image_std == [0.25] * 3
+    with pytest.raises(InputError, match="model_name_or_path .*nowhere"):
+        SemiSupervisedTrainer(str(tmp_path / "nowhere"), args, town_data.labeled, town_data.unlabeled)
+
+
+def test_classes_of_the_model_and_of_the_data_must_be_as_many(town_data, tmp_path):
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match="train_dataset: has 19 classes, the model 2; give a model with the id2label"):
+        SemiSupervisedTrainer(tiny_model({0: "a", 1: "b"}), args, town_data.labeled, town_data.unlabeled)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ids_that_are_no_class_are_named(town_data, plain, tmp_path):
+    model = tiny_model({0: "a", 1: "b"})
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match=r"train-\d.png: unknown class id"):
+        SemiSupervisedTrainer(model, args, **plain)
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "unlabeled_dataset", "eval_dataset"])
+@pytest.mark.parametrize(
+    "spoil", [list, lambda rows: datasets.DatasetDict(train=rows), lambda rows: rows.rename_column("image", "photo")]
+)
+def test_data_sets_of_another_form_are_refused_in_a_line(town_data, plain, tmp_path, argument, spoil):
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match=f"^{argument}: [^\n]*$"):
+        SemiSupervisedTrainer(tiny_model(town_data.id2label), args, **plain | {argument: spoil(plain[argument])})
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_settings_the_folder_is_named_after_the_model(plain, town_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model(town_data.id2label)
+    trainer = SemiSupervisedTrainer(model, eval_dataset=plain["eval_dataset"])
+    assert Path(trainer.args.output_dir).name == "model-SCL" and trainer.args.consistency_weight == 20
+
+
+def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, town_data, capsys):
+    trainer = make_trainer(eval_strategy="steps", eval_steps=2, max_steps=2, panel_images=1)
+    model, args = trainer.model, trainer.args
+    rows = town_data.evaluation
+    trainer = SemiSupervisedTrainer(
+        model, args, town_data.labeled, town_data.unlabeled, {"day": rows, "night": rows.select([0])}
+    )
+    trainer.train()
+    metrics = trainer.final_metrics()
+    assert {"eval_day_mean_iou", "eval_night_mean_iou", "eval_night_overall_accuracy"} <= set(metrics)
+    assert metrics["eval_day_mean_iou"] == trainer.evaluate(rows)["eval_mean_iou"]
+    assert trainer.args.metric_for_best_model == "day_mean_iou" and trainer.state.best_metric is not None
+    printed = capsys.readouterr().out
+    assert "on 3 images of day" in printed and "on 1 images of night" in printed
+    panels = {path.name for path in Path(args.output_dir, "panels").iterdir()}
+    assert {"day-step-000002.png", "night-step-000002.png"} <= panels
+
+
+def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer, town_data):
+    trainer = make_trainer(model=tiny_model(town_data.id2label, seed=5))
+    output = trainer.predict(town_data.evaluation)
+    assert [map.shape for map in output.predictions] == [(48, 96)] * 3 and output.predictions[0].dtype == np.uint8
+    expected = trainer.evaluate()
+    assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
+    table = town_data.evaluation.features["label"].table
+    for row, label in zip(town_data.evaluation, output.label_ids, strict=True):
+        np.testing.assert_array_equal(label, read_label(row["label"], table))
+    without = trainer.predict(town_data.unlabeled.select(range(2)), metric_key_prefix="other")
+    assert len(without.predictions) == 2 and without.label_ids is None and without.metrics == {}
+
+
+def test_evaluation_without_data_says_so(make_trainer):
+    trainer = make_trainer()
+    trainer.eval_dataset = None
+    with pytest.raises(ValueError, match="evaluation requires an eval_dataset"):
+        trainer.evaluate()
+
+
+def test_a_label_column_that_knows_its_ids_is_kept(town_data):
+    label = town_data.labeled.features["label"]
+    assert isinstance(label, LabelImage) and label.id2label == town_data.id2label and label.table[7] == 0
+
+
+def test_a_checkpoint_without_an_image_processor_takes_imagenets(town_data, tmp_path, caplog):
+    tiny_model(town_data.id2label).save_pretrained(tmp_path / "starting")
+    with caplog.at_level(logging.WARNING):
+        trainer = build_trainer(town_data, tmp_path / "run", model=str(tmp_path / "starting"))
+    assert "brings no image processor" in caplog.text and trainer.pixels.image_mean == (0.485, 0.456, 0.406)
