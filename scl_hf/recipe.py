@@ -105,8 +105,8 @@ class RecipeParser(HfArgumentParser):
     """
     Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults and the
     command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
-    A recipe that begins with `base: other.yaml`, beside it, holds only what differs from that one. `--help` shows the
-    first sentence of each field's docstring.
+    A recipe with `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one.
+    `--help` shows the first sentence of what the docstrings say of each field.
 
     Args:
         dataclass_types (`type` or `Iterable[type]`): The dataclasses whose fields are parsed.
@@ -198,7 +198,7 @@ class RecipeParser(HfArgumentParser):
             if isinstance(value, list) and not takes_list:
                 self.error(f"{name}: expected one value, got {value!r}.")
             if value is not None and not isinstance(value, dict):
-                # As on the command line, and here: argparse converts defaults too late to name the file.
+                # Not left to argparse, which converts defaults when the name of the file is no longer known.
                 items = value if isinstance(value, list) else [value]
                 try:
                     items = [self._get_value(action, str(item)) for item in items]

@@ -268,6 +268,20 @@ def test_every_field_of_the_project_is_described_and_stands_before_those_of_tran
     assert first_sentence(field_help(SemiSupervisedConfig)["num_boxes"]) in " ".join(text.split())
 
 
+@dataclass
+class Loaf:
+    flour: str
+    salt: float = 0.02
+
+
+def test_a_recipe_may_hold_a_field_that_has_no_default(tmp_path):
+    folder = write(tmp_path, my="flour: rye", salt="salt: 0.03")
+    assert RecipeParser(Loaf).parse_recipe([str(folder / "my.yaml")]) == (Loaf("rye"),)
+    assert RecipeParser(Loaf).parse_recipe([str(folder / "salt.yaml"), "--flour", "oat"]) == (Loaf("oat", 0.03),)
+    with pytest.raises(InputError, match="the following arguments are required: --flour"):
+        RecipeParser(Loaf).parse_recipe([str(folder / "salt.yaml")])
+
+
 def test_the_check_of_a_field_names_it_and_what_it_must_be():
     check_field(Oven(), "heat", True, "0 or more")
     with pytest.raises(InputError, match="^heat: must be 300 or more, got 200.$"):
