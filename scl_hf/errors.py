@@ -1,6 +1,7 @@
-"""The one exception for what a user can mend, and how its line is made."""
+"""The one exception for what a user can mend, and how its message is put together."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 
 class InputError(ValueError):
@@ -14,18 +15,18 @@ class InputError(ValueError):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
-def first_line(error: Exception) -> str:
-    """An exception in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def check_field(args: object, name: str, holds: bool, expected: str) -> None:
-    """Raises an [`InputError`] that names the field of a dataclass, what it must be, and what it is."""
+    """Refuses the value of the field `name` of `args` unless `holds`."""
     if not holds:
         raise InputError(f"{name}: must be {expected}, got {getattr(args, name)!r}.")
 
 
 def first_few(items: Iterable[str], n: int = 3) -> str:
-    """The first n of some names, in a line: `a, b, c, …`."""
-    items = list(items)
-    return ", ".join(items[:n]) + (", …" if len(items) > n else "")
+    """The first `n` items in one line, with `…` where there are more."""
+    few = list(islice(items, n + 1))
+    return ", ".join(few[:n] + ["…"] * (len(few) > n))
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -15,16 +15,7 @@ from .errors import InputError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """
-    A temporary name to write to, with the suffix of `path`. The file is moved to `path` when it is whole, and removed
-    when something goes wrong before.
-
-    Args:
-        path (`pathlib.Path`): The file to be written. Its folder is made.
-
-    Yields:
-        `pathlib.Path`: The temporary name.
-    """
+    """A temporary name with the suffix of `path`: what is written there becomes `path` when it is whole, or goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write one file
     try:
@@ -35,30 +26,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: Mapping) -> None:
-    """
-    Args:
-        path (`pathlib.Path`): The file to be written.
-        values (`Mapping`): What goes into it.
-    """
+    """Writes a JSON file that people can read."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | None:
-    """
-    Where the run resumes from, if it does; refuses an output directory that holds another run.
-
-    Args:
-        output_dir (`str` or `os.PathLike`): Where the run writes.
-        resume (`str`, *optional*): A checkpoint folder, or `"true"` for the newest one in `output_dir`.
-        overwrite (`bool`): Whether a run in `output_dir` may be replaced.
-
-    Returns:
-        `str` or `None`: The checkpoint folder to resume from.
-
-    Raises:
-        [`InputError`]: `output_dir` holds a run and neither field says what to do; or there is no such checkpoint.
-    """
+    """The checkpoint folder that a run resumes from, if it does. Refuses a folder that holds another run."""
     path = Path(output_dir)
     check_writable("output_dir", path)
     newest = get_last_checkpoint(str(path)) if path.is_dir() else None
@@ -80,14 +54,7 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
 
 
 def check_writable(name: str, path: Path) -> None:
-    """
-    Args:
-        name (`str`): The field that names the folder.
-        path (`pathlib.Path`): A folder to write to, which need not be there yet.
-
-    Raises:
-        [`InputError`]: It is a file, or cannot be written to.
-    """
+    """Refuses a folder, named by the field `name` and perhaps not there yet, that cannot be written to."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{name} {path}: is a file. Name a folder.")
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
@@ -98,12 +65,7 @@ def check_writable(name: str, path: Path) -> None:
 
 
 def clear_output_dir(output_dir: str | os.PathLike) -> None:
-    """
-    Removes what an earlier run left in `output_dir`: an old checkpoint among the new ones would be resumed from.
-
-    Args:
-        output_dir (`str` or `os.PathLike`): Where the run writes. Files that no run writes stay.
-    """
+    """Removes what an earlier run left: an old checkpoint among the new ones would be resumed from."""
     path = Path(output_dir)
     for folder in path.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,14 +2,17 @@
 
 import argparse
 import difflib
+import inspect
+import itertools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from .checkpoints import ModelArguments
 from .config import SemiSupervisedConfig
@@ -20,17 +23,45 @@ TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
 
 
 def other_fields(*taken: type) -> set[str]:
-    """
-    The fields of a training recipe that another script leaves aside, also where it has some of the same name.
-
-    Args:
-        taken (`type`): The dataclasses whose fields it takes from the recipe.
-
-    Returns:
-        `set[str]`: The names of all other fields.
-    """
+    """The fields of a training recipe that a script which takes those of `taken` leaves aside."""
     names = {field.name for group in TRAINING_RECIPE for field in fields(group)}
     return names - {field.name for group in taken for field in fields(group)}
+
+
+def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What comes before the first `--field` of a command line, and the rest."""
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    return leading, list(argv[len(leading) :])
+
+
+def field_help(dataclass_type: type) -> dict[str, str]:
+    """
+    What the docstrings say of the fields of a dataclass. A field is described by the class that defines it or by the
+    nearest of its bases that names it.
+
+    Args:
+        dataclass_type (`type`): A dataclass with a docstring in the format of 🤗 Transformers.
+
+    Returns:
+        `dict[str, str]`: The text of each field that is described, in one line.
+    """
+    described = {}
+    for owner in reversed(dataclass_type.__mro__):
+        described |= _described_fields(owner)
+    return {field.name: described[field.name] for field in fields(dataclass_type) if field.name in described}
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, without its full stop."""
+    return re.split(r"(?<!e\.g)(?<!i\.e)(?<!et al)\.(?:\s|$)", text, maxsplit=1)[0].strip()
+
+
+def _described_fields(owner: type) -> dict[str, str]:
+    """The entries under `Args:` (or `Parameters:`) in the docstring of a class itself: name -> text."""
+    entries = re.findall(
+        r"^    (\w+) ?\(.*?\):?((?: .*)?(?:\n(?: {8}.*)?)*)$", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE
+    )
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 # The core schema of YAML 1.2
@@ -42,10 +73,7 @@ _NUMBERS = {
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """
-    Reads the numbers of YAML 1.2. By those of YAML 1.1, which PyYAML reads, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2
-    is text.
-    """
+    """The numbers of YAML 1.2. By those of 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
@@ -62,13 +90,34 @@ for _tag, _pattern in _NUMBERS.items():
 _RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_int)
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """One spelling of each field, with the type of its value, and no `(default: None)`."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        arguments = self._format_args(action, getattr(action.type, "__name__", "str"))
+        return f"{action.option_strings[0]} {arguments}".rstrip()
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class RecipeParser(HfArgumentParser):
     """
     Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults and the
     command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
+    A recipe with `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one.
+    `--help` shows the first sentence of what the docstrings say of each field.
+
+    Args:
+        dataclass_types (`type` or `Iterable[type]`): The dataclasses whose fields are parsed.
+        kwargs: Further arguments of `argparse.ArgumentParser`.
     """
 
     source = "command line"  # what error messages name
+
+    def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
+        defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
+        super().__init__(dataclass_types, **defaults | kwargs)
 
     def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
         """
@@ -87,12 +136,10 @@ class RecipeParser(HfArgumentParser):
             if action.dest != "help" and type(None) in _alternatives(self.dataclass_types, action.dest):
                 action.type = _or_null(action.type)
         if argv and not argv[0].startswith("-"):
-            self.source = argv.pop(0)
-            values = self._read(Path(self.source))
-            self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
-            # argparse converts text defaults too late to know where they came from: convert them here, by themselves.
-            self.parse_known_args([])
-            self.source += " or command line"
+            recipe = argv.pop(0)
+            for self.source, values in _read_with_base(Path(recipe)):
+                self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
+            self.source = f"{recipe} or command line"
         try:
             *parsed, unknown = self.parse_args_into_dataclasses(
                 argv, look_for_args_file=False, return_remaining_strings=True
@@ -109,23 +156,30 @@ class RecipeParser(HfArgumentParser):
         message = re.sub(r"(argument )?--(\w+)(/--[\w-]+)?: ", r"\2: ", message)
         raise InputError(f"{self.source}: {message}")
 
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        """As upstream, but in a group for each class that defines fields, bases last, with the docstrings' texts."""
+        hints, texts = get_type_hints(dtype), field_help(dtype)
+        left = {field.name: field for field in fields(dtype) if field.init}
+        for owner in dtype.__mro__:
+            group = self.add_argument_group(owner.__name__)
+            for name in [name for name in inspect.get_annotations(owner) if name in left]:
+                field = left.pop(name)
+                field.type = hints[name]  # where upstream looks for it
+                self._parse_dataclass_field(group, field)
+                for action in (action for action in self._actions if action.dest == name):
+                    if name in texts:
+                        action.help = first_sentence(texts[name]).replace("%", "%%")
+                    if isinstance(action, argparse._StoreFalseAction):  # `--no_x`: `--x false` says it, too
+                        action.help = argparse.SUPPRESS
+                    if action.type is string_to_bool:
+                        action.metavar = "true|false"
+
     def _known_fields(self) -> list[str]:
         return [f.name for dataclass_type in self.dataclass_types for f in fields(dataclass_type) if f.init]
 
     def _unknown_field(self, name: str) -> NoReturn:
         close = difflib.get_close_matches(name, self._known_fields(), n=1)
         self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        if not path.is_file():
-            raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
-        try:
-            values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
-        return values
 
     def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
         # `--no_x` shares its destination with `--x`; only `--x` has the conversion.
@@ -137,25 +191,50 @@ class RecipeParser(HfArgumentParser):
             action = actions[name]
             takes_list = action.nargs == "+"
             alternatives = _alternatives(self.dataclass_types, name)
-            if value is None:
-                if type(None) not in alternatives:
-                    self.error(f"{name}: expected a value, got none.")
-            elif isinstance(value, dict):
-                if dict not in alternatives:
-                    self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
-            elif takes_list:
+            if value is None and type(None) not in alternatives:
+                self.error(f"{name}: expected a value, got none.")
+            if isinstance(value, dict) and dict not in alternatives:
+                self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
+            if isinstance(value, list) and not takes_list:
+                self.error(f"{name}: expected one value, got {value!r}.")
+            if value is not None and not isinstance(value, dict):
+                # Not left to argparse, which converts defaults when the name of the file is no longer known.
                 items = value if isinstance(value, list) else [value]
                 try:
-                    value = [self._get_value(action, str(item)) for item in items]
+                    items = [self._get_value(action, str(item)) for item in items]
                 except argparse.ArgumentError as error:
                     self.error(str(error))
-            elif isinstance(value, list):
-                self.error(f"{name}: expected one value, got {value!r}.")
-            else:
-                value = str(value)
+                value = items if takes_list else items[0]
             for same in self._actions:
                 if same.dest == name:
-                    same.default = value
+                    same.default, same.required = value, False
+
+
+def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The (file, fields) of a recipe, after those of its base if it names one."""
+    values = _read(path)
+    if "base" not in values:
+        return [(str(path), values)]
+    base = path.parent / str(values.pop("base"))
+    if not base.is_file():
+        raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
+    inherited = _read(base)
+    if "base" in inherited:
+        raise InputError(f"{path}: base: {base} has a base itself. Name a recipe that has none.")
+    return [(str(base), inherited), (str(path), values)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The fields that a recipe file holds."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
+    return values
 
 
 def _alternatives(dataclass_types: Sequence[type], name: str) -> set[type]:
