@@ -5,8 +5,11 @@ from .cityscapes import load_cityscapes
 from .class_index import ClassIndex
 from .crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .draws import LabeledDraws, SamplingArguments
-from .loading import DataArguments, SegmentationData, load_data, load_evaluation
+from .labels import LabelImage
+from .loading import SegmentationData, load_data, load_evaluation
 from .mapillary import load_mapillary
+from .rows import picture_rows
+from .source import DataArguments
 
 __all__ = [
     "Augmentation",
@@ -15,6 +18,7 @@ __all__ = [
     "DataArguments",
     "DrawSampler",
     "EvaluationImages",
+    "LabelImage",
     "LabeledCrops",
     "LabeledDraws",
     "PairCollator",
@@ -26,4 +30,5 @@ __all__ = [
     "load_data",
     "load_evaluation",
     "load_mapillary",
+    "picture_rows",
 ]
