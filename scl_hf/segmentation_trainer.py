@@ -24,7 +24,7 @@ from .config import SemiSupervisedConfig
 from .data.crops import EvaluationImages
 from .data.labels import LabelImage
 from .data.palette import palette_of
-from .data.source import picture_rows
+from .data.rows import picture_rows
 from .errors import InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score

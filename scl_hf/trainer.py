@@ -24,7 +24,7 @@ from .data.augmentation import Augmentation
 from .data.class_index import ClassIndex
 from .data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.draws import DrawSampler, LabeledDraws
-from .data.source import picture_rows
+from .data.rows import picture_rows
 from .errors import InputError
 from .evaluation.protocol import score
 from .hub import write_model_card

@@ -4,8 +4,9 @@ from .augmentation import AugmentationArguments
 from .cityscapes import load_cityscapes
 from .draws import SamplingArguments
 from .labels import LabelImage
-from .loading import DataArguments, SegmentationData, load_data, load_evaluation
+from .loading import SegmentationData, load_data, load_evaluation
 from .mapillary import load_mapillary
+from .source import DataArguments
 
 __all__ = [
     "AugmentationArguments",

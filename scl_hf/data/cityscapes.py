@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +12,10 @@ import datasets
 import numpy as np
 
 from ..errors import InputError
-from .paths import open_paths
+from .labels import LabelImage
 from .pictures import IGNORE_INDEX
+from .rows import Frame, by_split, file_names, open_frames
+from .source import DataArguments, Licence, Source, data_folder, own_classes_refused, refuse_fields
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +74,12 @@ _CLASSES = sorted((label for label in LABELS if 0 <= label.train_id < IGNORE_IND
 ID2LABEL = {label.train_id: label.name for label in _CLASSES}
 PALETTE = np.array([label.color for label in _CLASSES], np.uint8)
 LABEL_IDS = np.array([label.id for label in _CLASSES], np.uint8)  # train id -> id
-LABEL_TABLE = np.full(256, -1, np.int16)
-LABEL_TABLE[[label.id for label in LABELS if label.id >= 0]] = [label.train_id for label in LABELS if label.id >= 0]
+LABEL_IMAGE = LabelImage(
+    decode=False,
+    names=list(ID2LABEL.values()),
+    train_ids={label.id: label.train_id for label in LABELS if label.id >= 0},
+)
+LABEL_TABLE = LABEL_IMAGE.table  # id -> train id
 
 
 def is_cityscapes(id2label: Mapping[int, str]) -> bool:
@@ -79,8 +87,28 @@ def is_cityscapes(id2label: Mapping[int, str]) -> bool:
     return {i: name.lower() for i, name in id2label.items()} == ID2LABEL
 
 
+# fmt: off
+# split -> city -> images. Of the cities of train_extra only the sum is known.
+CITIES = {
+    "train": {
+        "aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85, "dusseldorf": 221, "erfurt": 109,
+        "hamburg": 248, "hanover": 196, "jena": 119, "krefeld": 99, "monchengladbach": 94, "strasbourg": 365,
+        "stuttgart": 196, "tubingen": 144, "ulm": 95, "weimar": 142, "zurich": 122,
+    },
+    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
+    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
+    "train_extra": dict.fromkeys((
+        "augsburg", "bad-honnef", "bamberg", "bayreuth", "dortmund", "dresden", "duisburg", "erlangen", "freiburg",
+        "heidelberg", "heilbronn", "karlsruhe", "konigswinter", "konstanz", "mannheim", "muhlheim-ruhr", "nuremberg",
+        "oberhausen", "saarbrucken", "schweinfurt", "troisdorf", "wuppertal", "wurzburg",
+    )),
+}
+# fmt: on
+NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
+_ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
+
 # The official zips unpacked into one folder, or each into a folder of its own name.
-_FOLDERS = {
+_PLACES = {
     "leftImg8bit": (
         "leftImg8bit",
         "leftImg8bit_trainvaltest/leftImg8bit",
@@ -90,15 +118,68 @@ _FOLDERS = {
     "gtCoarse": ("gtCoarse", "gtCoarse/gtCoarse"),
 }
 # split -> folder
-_SPLITS = {
-    "fine": {"train": "train", "validation": "val", "test": "test"},
-    "coarse": {"train": "train", "validation": "val", "train_extra": "train_extra"},
-}
+_FOLDERS = {"train": "train", "validation": "val", "test": "test", "train_extra": "train_extra"}
+_SPLITS = {"fine": ("train", "validation", "test"), "coarse": ("train", "validation", "train_extra")}
 _KINDS = {"fine": "gtFine", "coarse": "gtCoarse"}
 # A file beside leftImg8bit that tells: the pictures were drawn, and are nobody's but the drawer's.
 DRAWN_MARKER = "DRAWN.txt"
 # This frame of train_extra is a grey field, as the authors of the data set state.
 BROKEN_FRAMES = frozenset({"troisdorf_000000_000073"})
+LICENCE = Licence("cityscapes", "Cityscapes", "https://www.cityscapes-dataset.com/license")
+_SUBSETS = Path(__file__).with_name("cityscapes_splits")
+
+
+def find_split(data_dir: str | os.PathLike, kind: str, folder: str) -> str | None:
+    """The folder `"train"`, `"val"`, … of a kind, `"leftImg8bit"`, `"gtFine"` or `"gtCoarse"`, if it is there."""
+    places = (os.path.join(data_dir, place, folder) for place in _PLACES[kind])
+    return next(filter(os.path.isdir, places), None)
+
+
+def find_frames(root: str | os.PathLike) -> list[Frame]:
+    """All frames of a folder in the layout of Cityscapes: each image or label that is there, and what it lacks."""
+    frames = []
+    for folder in NUM_IMAGES:
+        images = find_split(root, "leftImg8bit", folder)
+        if (
+            images is None and folder == "train_extra"
+        ):  # gtCoarse.zip brings its labels to those who want train's alone
+            continue
+        places = {kind: find_split(root, kind, folder) for kind in _KINDS.values()}
+        if folder in ("train", "val") and images is not None:
+            places["gtFine"] = places["gtFine"] or os.path.join(root, "gtFine", folder)
+        places = {kind: place for kind, place in places.items() if place is not None}
+        images = images or os.path.join(root, "leftImg8bit", folder)
+        cities = {city for place in (images, *places.values()) if os.path.isdir(place) for city in os.listdir(place)}
+        for city in sorted(city for city in cities if city[0] != "."):
+            found = {"image": file_names(os.path.join(images, city), "_leftImg8bit.png")}
+            found |= {
+                kind: file_names(os.path.join(place, city), f"_{kind}_labelIds.png") for kind, place in places.items()
+            }
+            for frame in sorted(set().union(*found.values())):
+                present = frozenset(kind for kind, names in found.items() if frame in names)
+                labels = {
+                    kind: os.path.join(place, city, f"{frame}_{kind}_labelIds.png")
+                    for kind, place in places.items()
+                    if folder != "test" or kind in present  # dummies, of which none is missed
+                }
+                image = os.path.join(images, city, f"{frame}_leftImg8bit.png")
+                frames.append(Frame(folder, frame, image, labels, present, city))
+    return frames
+
+
+def _open(
+    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, skip_ids: Collection[str] = BROKEN_FRAMES
+) -> datasets.Dataset:
+    """The rows of a split with one kind of label, but those of `skip_ids`."""
+    for frame in frames:
+        if frame.id in skip_ids and "image" in frame.present:
+            broken = ", a broken frame of the official data set" if frame.id in BROKEN_FRAMES else ""
+            logger.warning(f"{frame.image}: skipped{broken}")
+    frames = [frame for frame in frames if frame.id not in skip_ids]
+    remedy = f"unpack the zip of {kind} completely, or remove the image"
+    if kind is None or split == "train_extra":
+        remedy = "name the split in unlabeled_splits only"
+    return open_frames(frames, kind, split, complete, remedy)
 
 
 def load_cityscapes(
@@ -106,15 +187,14 @@ def load_cityscapes(
 ) -> datasets.DatasetDict:
     """
     Opens Cityscapes, or data in its folder layout. Either form is found: the official zips unpacked into `data_dir`,
-    or each into its own folder there (`leftImg8bit_trainvaltest/leftImg8bit/…`). Only paths are stored, no pictures;
-    the table is kept in the cache of `datasets` and made anew whenever a file is added, removed or of another size.
+    or each into its own folder there (`leftImg8bit_trainvaltest/leftImg8bit/…`). The rows hold paths, no pictures.
 
     Args:
         data_dir (`str`): The folder with `leftImg8bit` and `gtFine` or `gtCoarse`.
-        config (`str`, *optional*, defaults to `"fine"`): The annotations, `"fine"` (splits train, validation, test) or
-            `"coarse"` (train, validation, train_extra).
-        skip_ids (`Collection[str]`, *optional*): Images that are left out, and named in the log; by default the one of
-            train_extra that is a grey field.
+        config (`str`, *optional*, defaults to `"fine"`):
+            The annotations, `"fine"` (splits train, validation, test) or `"coarse"` (train, validation, train_extra).
+        skip_ids (`Collection[str]`, *optional*):
+            Images that are left out, and named in the log; by default the one of train_extra that is a grey field.
 
     Returns:
         `datasets.DatasetDict`: The splits that exist, with the columns `image` and `label` (`Image(decode=False)`),
@@ -124,63 +204,66 @@ def load_cityscapes(
     Raises:
         InputError: The folder or the splits are not there, an image lacks its label, or a file is empty.
     """
-    root = os.path.abspath(data_dir)
-    return open_paths("cityscapes", root, _find_rows(root, config, skip_ids), config)
-
-
-def find_split(data_dir: str | os.PathLike, kind: str, split: str) -> Path | None:
-    """
-    The folder of a split: `kind` is `"leftImg8bit"`, `"gtFine"` or `"gtCoarse"`, `split` the name on disk (`"train"`,
-    `"val"`, `"test"`, `"train_extra"`). None if there is none.
-    """
-    folders = (Path(data_dir, folder, split) for folder in _FOLDERS[kind])
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _find_rows(root: str, config: str, skip_ids: Collection[str]) -> dict[str, list[dict]]:
+    root = os.path.abspath(data_dir)  # a relative path would break in another working directory
     if config not in _SPLITS:
         raise ValueError(f"config must be 'fine' or 'coarse', not {config!r}")
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; data_dir must name the folder that holds leftImg8bit and gtFine")
-    rows = {}
-    for split, folder in _SPLITS[config].items():
-        images = find_split(root, "leftImg8bit", folder)
-        labels = find_split(root, _KINDS[config], folder)
+    kind, rows = _KINDS[config], datasets.DatasetDict()
+    for split, frames in by_split(find_frames(root), _FOLDERS).items():
         # Coarse annotations of train and val are an extra of the fine ones: without them, the split is not there.
-        if images is None or (config == "coarse" and split != "train_extra" and labels is None):
-            continue
-        rows[split] = list(_split_rows(images, labels, root, split, _KINDS[config], skip_ids))
-    rows = {split: found for split, found in rows.items() if found}
+        has_labels = config == "fine" or split == "train_extra" or any(kind in frame.labels for frame in frames)
+        if split in _SPLITS[config] and has_labels:
+            complete = split in ("train", "validation")
+            rows[split] = _open(frames, None if split == "test" else kind, split, complete, skip_ids)
     if not rows:
         raise InputError(
-            f"{root}: no Cityscapes images with {_KINDS[config]} found; looked for leftImg8bit/"
-            f"{{{','.join(_SPLITS[config].values())}}}/<city>/*_leftImg8bit.png there and in leftImg8bit_trainvaltest "
-            "and leftImg8bit_trainextra; unpack the zips of Cityscapes into one folder and give it as data_dir"
+            f"{root}: no Cityscapes images with {kind} found; looked for leftImg8bit/"
+            f"{{{','.join(map(_FOLDERS.get, _SPLITS[config]))}}}/<city>/*_leftImg8bit.png there and in "
+            "leftImg8bit_trainvaltest and leftImg8bit_trainextra; unpack the zips of Cityscapes into one folder and "
+            "give it as data_dir"
         )
     return rows
 
 
-def _split_rows(
-    images: Path, labels: Path | None, root: str, split: str, kind: str, skip_ids: Collection[str]
-) -> Iterator[dict]:
-    for city in sorted(entry.name for entry in os.scandir(images) if entry.is_dir()):
-        names = sorted(name for name in os.listdir(images / city) if name.endswith("_leftImg8bit.png"))
-        annotated = set(os.listdir(labels / city)) if labels and (labels / city).is_dir() else set()
-        for name in names:
-            frame = name.removesuffix("_leftImg8bit.png")
-            if frame in skip_ids:
-                broken = ", a broken frame of the official data set" if frame in BROKEN_FRAMES else ""
-                logger.warning(f"{images / city / name}: skipped{broken}")
-                continue
-            label = f"{frame}_{kind}_labelIds.png"
-            if split == "test" or (split == "train_extra" and label not in annotated):
-                path = None
-            elif label in annotated:
-                path = os.path.join(labels, city, label)
-            else:
-                looked = Path(labels or Path(root, kind, images.name), city, label)
-                raise InputError(
-                    f"{images / city / name}: its label is missing, looked for {looked}; "
-                    f"unpack the zip of {kind} completely, or remove the image"
-                )
-            yield {"image": os.path.join(images, city, name), "label": path, "id": frame, "city": city}
+def open_source(args: DataArguments) -> Source:
+    """Cityscapes: fine labels and, in `train_extra`, coarse ones."""
+    refuse_fields(args, own_classes_refused("Cityscapes"))
+    refuse_fields(args, {"dataset_config": "cityscapes has no configurations; leave the field out"})
+    subset = subset_file(args.labeled_split) if args.labeled_split else None
+    root = os.path.abspath(data_folder(args))
+    splits = by_split(find_frames(root), _FOLDERS)
+    drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
+    official = any(frame.city in _ALL_CITIES for frames in splits.values() for frame in frames)
+    kinds = {"test": None, "train_extra": "gtCoarse"}
+    return Source(
+        where=args.data_dir,
+        labels=LABEL_IMAGE,
+        palette=PALETTE,
+        splits={split: partial(_open, frames, kinds.get(split, "gtFine"), split) for split, frames in splits.items()},
+        labeled=("train", "validation"),
+        unlabeled_splits=[split for split in splits if split == "train_extra"],
+        place=lambda split: f"leftImg8bit/{_FOLDERS.get(split, split)}/<city>/*_leftImg8bit.png",
+        coarse_split="train_extra",
+        subset=subset,
+        licence=None if drawn and not official else LICENCE,
+    )
+
+
+def subset_file(name: str) -> Path:
+    """The list of ids of a standard labelled subset, such as `"1_8"`."""
+    names = sorted((path.stem for path in _SUBSETS.glob("*.txt")), key=lambda stem: (len(stem), stem))
+    if name not in names:
+        raise InputError(f"labeled_split: there is no split {name!r}; give one of {', '.join(names)}")
+    return _SUBSETS / f"{name}.txt"
+
+
+def is_official_frame(image_id: str) -> bool:
+    """Whether an image bears a name of Cityscapes, `aachen_000000_000019…`, wherever it lies now."""
+    city, *rest = re.split(r"_(?=\d{6}_\d{6})", image_id, maxsplit=1)
+    return bool(rest) and city in _ALL_CITIES
+
+
+def is_official_city(city: str | None) -> bool:
+    """Whether a city is one of the 50."""
+    return city in _ALL_CITIES

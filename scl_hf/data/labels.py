@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -28,7 +27,7 @@ class LabelImage(datasets.Image):
     Args:
         names (`list[str]`): The classes in the order of their train ids 0, 1, ….
         train_ids (`dict[int, int]`): Id in a label file -> train id, or 255 where pixels are ignored. No other id may
-            occur. See [`train_ids_of`].
+            occur.
     """
 
     names: list[str] = field(default_factory=list)
@@ -37,6 +36,23 @@ class LabelImage(datasets.Image):
 
     def __post_init__(self):
         self.train_ids = {int(key): train_id for key, train_id in self.train_ids.items()}  # JSON's keys are text
+
+    @classmethod
+    def of(
+        cls, id2label: Mapping[int, str], label_map: Mapping[int, int] | None = None, ignore_index: int = IGNORE_INDEX
+    ) -> "LabelImage":
+        """
+        The feature, not decoded, of labels with these classes.
+
+        Args:
+            id2label (`dict[int, str]`): Train id 0, 1, … -> name.
+            label_map (`dict[int, int]`, *optional*):
+                Id in a label file -> train id, or 255 where pixels are ignored. By default the files hold train ids.
+            ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
+        """
+        return cls(
+            decode=False, names=list(id2label.values()), train_ids=_train_ids(id2label, label_map, ignore_index)
+        )
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -59,34 +75,8 @@ with warnings.catch_warnings():
     register_feature(LabelImage, "LabelImage")
 
 
-class Classes(NamedTuple):
-    """
-    The classes of a data set.
-
-    Args:
-        id2label (`dict[int, str]`): Train id -> name.
-        palette (`np.ndarray`): (num_classes, 3) uint8 colours.
-        label_table (`np.ndarray`): Id in a label file -> train id, for [`~files.read_label`].
-    """
-
-    id2label: dict[int, str]
-    palette: np.ndarray
-    label_table: np.ndarray
-
-
 def read_id2label(path: Path) -> dict[int, str]:
-    """
-    Reads the names of the classes.
-
-    Args:
-        path (`pathlib.Path`): A JSON file, `{"0": "sky", "1": "road", …}`.
-
-    Returns:
-        `dict[int, str]`: Train id -> name, in the order of the ids.
-
-    Raises:
-        InputError: There is no such file, or it is not such a table.
-    """
+    """Train id -> name in the order of the ids, of a JSON file `{"0": "sky", "1": "road", …}`."""
     form = 'write it as {"0": "sky", "1": "road", …}'
     if not path.is_file():
         raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names, {form}")
@@ -111,18 +101,7 @@ def read_id2label(path: Path) -> dict[int, str]:
 
 
 def read_label_map(value: dict | str) -> dict[int, int]:
-    """
-    Checks the `label_map` of a recipe by itself, without the classes.
-
-    Args:
-        value (`dict` or `str`): Id in a label file -> train id, or that as JSON.
-
-    Returns:
-        `dict[int, int]`: The same, with whole numbers.
-
-    Raises:
-        InputError: It is not such a mapping, or an id on disk is not 0 to 65535.
-    """
+    """The `label_map` of a recipe, id in a label file -> train id, with whole numbers; still without the classes."""
     form = 'write it as {7: 0, 8: 1}, or as \'{"7": 0, "8": 1}\' on the command line: id in a label file, class'
     if isinstance(value, str):
         try:
@@ -143,24 +122,10 @@ def read_label_map(value: dict | str) -> dict[int, int]:
     return ids
 
 
-def make_label_table(
+def _train_ids(
     id2label: Mapping[int, str], label_map: Mapping[int, int] | None = None, ignore_index: int = IGNORE_INDEX
-) -> np.ndarray:
-    """
-    The table for [`~files.read_label`] of labels that hold ids of their own.
-
-    Args:
-        id2label (`dict[int, str]`): Train id -> name.
-        label_map (`dict[int, int]`, *optional*): Id in a label file -> train id, or 255 where pixels are ignored. By
-            default the files hold train ids.
-        ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
-
-    Returns:
-        `np.ndarray`: (65536,) int16, -1 where an id may not occur.
-
-    Raises:
-        InputError: `label_map` names a class that is not there or leaves one out, or `ignore_index` is a class's id.
-    """
+) -> dict[int, int]:
+    """Id in a label file -> train id or 255; without a `label_map` the files hold train ids."""
     ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
     for key, train_id in ids.items():
         if train_id not in id2label and train_id != IGNORE_INDEX:
@@ -184,7 +149,4 @@ def make_label_table(
                 f"the classes, as in label_map: {{{shift}, …}}"
             )
         raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
-    table = np.full(NUM_IDS, -1, np.int16)
-    table[list(ids)] = list(ids.values())
-    table[ignore_index] = IGNORE_INDEX
-    return table
+    return ids | {ignore_index: IGNORE_INDEX}

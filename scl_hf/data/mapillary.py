@@ -7,29 +7,70 @@ The data set is for research and may not be passed on: this module only reads a 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 
 from ..errors import InputError
-from .labels import Classes
-from .paths import open_paths
+from .labels import LabelImage
 from .pictures import IGNORE_INDEX
+from .rows import Frame, by_split, file_names, open_frames
+from .source import (
+    NOT_CITYSCAPES,
+    DataArguments,
+    Licence,
+    Source,
+    data_folder,
+    own_classes_refused,
+    refuse_fields,
+)
 
 # version -> the class table, and the labels of a split; the later release first, then the one of v1.0 to v1.2 alone.
 _CONFIGS = {"v1.2": ("config_v1.2.json", "config.json"), "v2.0": ("config_v2.0.json",)}
-LABEL_FOLDERS = {"v1.2": ("v1.2/labels", "labels"), "v2.0": ("v2.0/labels",)}
+_LABELS = {"v1.2": ("v1.2/labels", "labels"), "v2.0": ("v2.0/labels",)}
 # split -> folder
-_SPLITS = {"train": "training", "validation": "validation", "test": "testing"}
+_FOLDERS = {"train": "training", "validation": "validation", "test": "testing"}
+NUM_IMAGES = {"training": 18000, "validation": 2000, "testing": 5000}
+LICENCE = Licence("mapillary", "Mapillary Vistas", "https://www.mapillary.com/dataset/vistas")
+
+
+def find_frames(root: str | os.PathLike, version: str | None = None) -> list[Frame]:
+    """
+    All frames of a folder in the layout of Mapillary Vistas: each image or label that is there, and what it lacks.
+    Labels of `version` are expected, by default of those versions that are there, or else of v1.2.
+    """
+    frames = []
+    for split in NUM_IMAGES:
+        folder = os.path.join(root, split)
+        places = {
+            kind: next((place for place in places if os.path.isdir(os.path.join(folder, place))), None)
+            for kind, places in _LABELS.items()
+        }
+        places = {kind: place for kind, place in places.items() if place is not None}
+        if split != "testing" and (version or not places):
+            places.setdefault(version or "v1.2", _LABELS[version or "v1.2"][-1])
+        found = {"image": file_names(os.path.join(folder, "images"), ".jpg")}
+        found |= {kind: file_names(os.path.join(folder, place), ".png") for kind, place in places.items()}
+        for name in sorted(set().union(*found.values())):
+            present = frozenset(kind for kind, names in found.items() if name in names)
+            labels = {kind: os.path.join(folder, place, f"{name}.png") for kind, place in places.items()}
+            frames.append(Frame(split, name, os.path.join(folder, "images", f"{name}.jpg"), labels, present))
+    return frames
+
+
+def _open(frames: Sequence[Frame], version: str, split: str, complete: bool) -> datasets.Dataset:
+    remedy = "unpack the zip completely, correct dataset_config, or remove the image"
+    return open_frames(frames, None if split == "test" else version, split, complete, remedy)
 
 
 def load_mapillary(data_dir: str | os.PathLike, version: str = "v1.2") -> datasets.DatasetDict:
     """
     Opens Mapillary Vistas. Either form is found: the release of v2.0, which brings the labels of both versions
-    (`training/v1.2/labels`, `training/v2.0/labels`), or an earlier one (`training/labels`). Only paths are stored, see
-    [`~paths.open_paths`].
+    (`training/v1.2/labels`, `training/v2.0/labels`), or an earlier one (`training/labels`). The rows hold paths, no
+    pictures.
 
     Args:
         data_dir (`str`): The folder with `training`, `validation` and `testing`.
@@ -47,30 +88,22 @@ def load_mapillary(data_dir: str | os.PathLike, version: str = "v1.2") -> datase
     root = os.path.abspath(data_dir)
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; data_dir must name the folder that holds training and validation")
-    rows = {split: list(_split_rows(root, split, version)) for split in _SPLITS}
-    if not any(rows.values()):
+    splits = by_split(find_frames(root, version), _FOLDERS)
+    if not splits:
         raise InputError(
-            f"{root}: no images of Mapillary Vistas found; looked for {{{','.join(_SPLITS.values())}}}/images/*.jpg "
-            "there; unpack the zip of Mapillary Vistas and give its folder as data_dir"
+            f"{root}: no images of Mapillary Vistas found; looked for {{{','.join(NUM_IMAGES)}}}/images/*.jpg there; "
+            "unpack the zip of Mapillary Vistas and give its folder as data_dir"
         )
-    return open_paths("mapillary", root, rows, version)
+    return datasets.DatasetDict(
+        {split: _open(frames, version, split, complete=split != "test") for split, frames in splits.items()}
+    )
 
 
-def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> Classes:
+def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> tuple[LabelImage, np.ndarray]:
     """
-    Reads the classes of Mapillary Vistas from its config file. A label file holds positions in the list `labels` of
-    that file. Labels that are not evaluated, such as Unlabeled, are ignored; the others get train ids in order: 65
-    of them in v1.2.
-
-    Args:
-        data_dir (`str`): The folder with the config file.
-        version (`str`, *optional*, defaults to `"v1.2"`): The annotations, `"v1.2"` or `"v2.0"`.
-
-    Returns:
-        [`~labels.Classes`]: Names (the readable one where no other label has it), colours and the table of ids.
-
-    Raises:
-        InputError: The config file is not there, or holds no such list.
+    The labels and colours of the config file. A label file holds positions in the list `labels` of that file. Labels
+    that are not evaluated, such as Unlabeled, are ignored; the others get train ids in order, 65 of them in v1.2.
+    A name is the readable one where no other label has it.
     """
     _check_version(version)
     paths = [Path(data_dir, name) for name in _CONFIGS[version]]
@@ -83,46 +116,40 @@ def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> Classes:
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
         readable = Counter(label["readable"] for label in labels)
-        evaluated = [label for label in labels if label["evaluate"]]
+        evaluated = [(id, label) for id, label in enumerate(labels) if label["evaluate"]]
         if not evaluated:
             raise ValueError("none of its labels is evaluated")
-        names = [label["readable"] if readable[label["readable"]] == 1 else label["name"] for label in evaluated]
-        palette = np.array([label["color"] for label in evaluated], np.uint8).reshape(len(evaluated), 3)
-        label_table = np.full(256, -1, np.int16)
-        label_table[: len(labels)] = IGNORE_INDEX
-        label_table[[id for id, label in enumerate(labels) if label["evaluate"]]] = range(len(evaluated))
+        names = [label["readable"] if readable[label["readable"]] == 1 else label["name"] for _, label in evaluated]
+        palette = np.array([label["color"] for _, label in evaluated], np.uint8).reshape(len(evaluated), 3)
+        train_ids = dict.fromkeys(range(len(labels)), IGNORE_INDEX)
+        train_ids |= {id: train_id for train_id, (id, _) in enumerate(evaluated)}
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(
             f"{path}: is not the class table of Mapillary Vistas ({type(error).__name__}: {error}); expected a list "
             "`labels` of name, readable, color and evaluate: copy it again from the zip"
         ) from error
-    return Classes(dict(enumerate(names)), palette, label_table)
+    return LabelImage(decode=False, names=names, train_ids=train_ids), palette
 
 
 def _check_version(version: str) -> None:
-    if version not in LABEL_FOLDERS:
+    if version not in _LABELS:
         raise InputError(f"dataset_config: Mapillary Vistas has the versions v1.2 and v2.0, not {version}")
 
 
-def _split_rows(root: str, split: str, version: str) -> Iterator[dict]:
-    folder = Path(root, _SPLITS[split])
-    if not (folder / "images").is_dir():
-        return
-    images = sorted(name for name in os.listdir(folder / "images") if name.endswith(".jpg"))
-    if split == "test":
-        yield from (_row(folder, name, None) for name in images)
-        return
-    labels = next((found for found in LABEL_FOLDERS[version] if (folder / found).is_dir()), LABEL_FOLDERS[version][-1])
-    present = set(os.listdir(folder / labels)) if (folder / labels).is_dir() else set()
-    for name in images:
-        label = f"{name.removesuffix('.jpg')}.png"
-        if label not in present:
-            raise InputError(
-                f"{folder / 'images' / name}: its label of {version} is missing, looked for "
-                f"{folder / labels / label}; unpack the zip completely, correct dataset_config, or remove the image"
-            )
-        yield _row(folder, name, str(folder / labels / label))
-
-
-def _row(folder: Path, name: str, label: str | None) -> dict:
-    return {"image": str(folder / "images" / name), "label": label, "id": name.removesuffix(".jpg")}
+def open_source(args: DataArguments) -> Source:
+    """Mapillary Vistas, with the labels of the version that `dataset_config` names."""
+    refuse_fields(args, NOT_CITYSCAPES | own_classes_refused("Mapillary Vistas"))
+    version = args.dataset_config or "v1.2"
+    _check_version(version)
+    root = os.path.abspath(data_folder(args))
+    labels, palette = read_classes(root, version)
+    splits = by_split(find_frames(root, version), _FOLDERS)
+    return Source(
+        where=args.data_dir,
+        labels=labels,
+        palette=palette,
+        splits={split: partial(_open, frames, version, split) for split, frames in splits.items()},
+        labeled=("train", "validation"),
+        place=lambda split: f"{_FOLDERS.get(split, split)}/images/*.jpg",
+        licence=LICENCE,
+    )

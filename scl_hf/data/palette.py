@@ -1,6 +1,10 @@
 """Colours for classes that bring none."""
 
+from collections.abc import Mapping
+
 import numpy as np
+
+from . import cityscapes
 
 # The seven colours of Okabe and Ito, which colour-blind people tell apart.
 OKABE_ITO = [
@@ -22,17 +26,16 @@ VISIONS = np.array(
 )
 
 
+def palette_of(id2label: Mapping[int, str]) -> np.ndarray:
+    """(num_classes, 3) uint8, one colour for each class: Cityscapes' own for its classes."""
+    return cityscapes.PALETTE if cityscapes.is_cityscapes(id2label) else make_palette(len(id2label))
+
+
 def make_palette(num_classes: int) -> np.ndarray:
     """
-    Colours for classes that bring none: the seven of Okabe and Ito, then, one after another, the colour that is
-    farthest from all before it for whoever tells it least well, colour-blind people included. Black is left to
-    ignored pixels, white to the page.
-
-    Args:
-        num_classes (`int`): Number of colours.
-
-    Returns:
-        `np.ndarray`: (num_classes, 3) uint8.
+    (num_classes, 3) uint8: the seven of Okabe and Ito, then, one after another, the colour that is farthest from all
+    before it for whoever tells it least well, colour-blind people included. Black is left to ignored pixels, white to
+    the page.
     """
     levels = np.arange(0, 256, 17)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)

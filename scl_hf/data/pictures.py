@@ -4,16 +4,17 @@ import functools
 import io
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import InputError
+from ..errors import InputError, first_few
 
 IGNORE_INDEX = 255
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 # What Pillow raises on a file that is cut off, damaged or no image at all.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -43,11 +44,8 @@ def in_one_thread(function: Callable) -> Callable:
 
 class CorruptFileError(InputError):
     """
-    A file is missing, damaged or not a picture: what `skip_corrupt` passes over in training.
-
-    Args:
-        message (`str`): One line that names the file.
-        file (`str`, *optional*): The file; not known any more where the exception comes out of a DataLoader worker.
+    A file is missing, damaged or not a picture: what `skip_corrupt` passes over in training. `file` is None where the
+    exception comes out of a DataLoader worker.
     """
 
     def __init__(self, message: str, file: str | None = None):
@@ -55,19 +53,27 @@ class CorruptFileError(InputError):
         self.file = file
 
 
+def is_picture(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether a file is one, judged by its name; hidden files are not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+
+
+def find_pictures(folder: str | os.PathLike, suffixes: Collection[str] = SUFFIXES) -> list[str]:
+    """The paths within a folder of all pictures in it and in the folders below, but hidden ones; sorted."""
+    found = []
+    seen = set()  # links may lead back
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if is_picture(name, suffixes)]
+    return sorted(found)
+
+
 def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
-    """
-    Makes sure that all files exist and hold something. No file is opened.
-
-    Args:
-        paths (`Iterable[str]`): The files.
-
-    Returns:
-        `list[int]`: Their sizes in bytes.
-
-    Raises:
-        InputError: Names the first five files that are missing or empty, and their number.
-    """
+    """The sizes in bytes of files that must exist and hold something; none is opened."""
     sizes, bad = [], []
     for path in paths:
         try:
@@ -78,26 +84,16 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
             bad.append(f"{path} ({'empty' if size == 0 else 'missing'})")
         sizes.append(size)
     if bad:
-        more = ", …" if len(bad) > 5 else ""
         count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
-        raise InputError(f"{count} empty or missing: {', '.join(bad[:5])}{more}; copy or unpack them again")
+        raise InputError(f"{count} empty or missing: {first_few(bad, 5)}; copy or unpack them again")
     return sizes
 
 
 @in_one_thread
 def read_image(source: Source) -> np.ndarray:
     """
-    Reads a picture, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files are converted;
-    of 16 bits the full range 0..65535 becomes 0..255.
-
-    Args:
-        source (`str` or `dict`): A path, or what a `datasets.Image(decode=False)` column gives: `{"path", "bytes"}`.
-
-    Returns:
-        `np.ndarray`: (H, W, 3) uint8.
-
-    Raises:
-        InputError: The file is missing, truncated, or not a picture.
+    A picture as (H, W, 3) uint8, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files
+    are converted; of 16 bits the full range 0..65535 becomes 0..255.
     """
     pixels = _decode_plain_png(source)
     if pixels is not None:
@@ -120,19 +116,8 @@ def read_image(source: Source) -> np.ndarray:
 @in_one_thread
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     """
-    Reads a label picture: one class id a pixel, from an 8-bit grey, palette (its indices) or 16-bit file.
-
-    Args:
-        source (`str` or `dict`): A path, or `{"path", "bytes"}`.
-        table (`np.ndarray`, *optional*): (256,) or (65536,) int16, id on disk -> train id; 255 is ignored in training,
-            -1 is an id that may not occur. Without a table the ids are returned as they are.
-
-    Returns:
-        `np.ndarray`: (H, W) uint8.
-
-    Raises:
-        InputError: The file is missing, truncated, or a colour picture; or it holds an id that may not occur (the
-            message has the ids and their numbers of pixels).
+    A label as (H, W) uint8: one class id a pixel, from an 8-bit grey, palette (its indices) or 16-bit file. `table`,
+    (256,) or (65536,) int16, has id on disk -> train id, or -1 where an id may not occur; without it ids stay.
     """
     name, image = _open(source, label=True)
     if image.mode in ("L", "P", "1"):
@@ -160,19 +145,7 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
 
 
 def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Reads an image and its label and makes sure that they are of one size.
-
-    Args:
-        row (`dict`): A row with the columns `image` and `label`.
-        table (`np.ndarray`, *optional*): See [`read_label`].
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: The image, (H, W, 3) uint8, and its label, (H, W) uint8.
-
-    Raises:
-        InputError: One of them cannot be read, or their sizes differ (the message names both).
-    """
+    """The image (H, W, 3) and the label (H, W) of a row, both uint8 and of one size."""
     image, label = read_image(row["image"]), read_label(row["label"], table)
     if image.shape[:2] != label.shape:
         raise InputError(
@@ -224,13 +197,11 @@ def _name(source: Source) -> str:
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
     values, counts = np.unique(unknown, return_counts=True)
-    counted = zip(values[:5].tolist(), counts.tolist())
-    listed = ", ".join(f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in counted)
-    listed += ", …" if len(values) > 5 else ""
+    counted = zip(values.tolist(), counts.tolist())
+    listed = first_few((f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in counted), 5)
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
     runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
-    known = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in runs[:8])
-    known += ", …" if len(runs) > 8 else ""
+    known = first_few((f"{first}" if first == last else f"{first} to {last}" for first, last in runs), 8)
     ignored = np.flatnonzero(table == IGNORE_INDEX)
     remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
     return (

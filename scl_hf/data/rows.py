@@ -1,0 +1,196 @@
+"""Rows of pictures that are not decoded: from files in folders, and from the columns of a data set."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import datasets
+import pyarrow.compute as pc
+
+from ..errors import InputError
+from .labels import LabelImage
+from .pictures import SUFFIXES, check_files, find_pictures
+
+NO_PICTURES = f"holds no pictures ({', '.join(sorted(SUFFIXES))})"
+_PICTURE = datasets.Image(decode=False)
+
+
+class Frame(NamedTuple):
+    """
+    An image and its labels on disk, where they are or should be: `split` is the name of its folder, `labels` is
+    kind -> path, and `present` has those kinds, and `"image"`, that are there.
+    """
+
+    split: str
+    id: str
+    image: str
+    labels: dict[str, str]
+    present: frozenset[str]
+    city: str | None = None
+
+
+def file_names(folder: str, ending: str) -> set[str]:
+    """The names without `ending` of the files in a folder that end so, but hidden ones; none if there is no folder."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
+
+
+def by_split(frames: Sequence[Frame], folders: Mapping[str, str]) -> dict[str, list[Frame]]:
+    """The frames of each split that has images; `folders` is split -> name of its folder."""
+    splits = {split: [frame for frame in frames if frame.split == folder] for split, folder in folders.items()}
+    return {split: found for split, found in splits.items() if any("image" in frame.present for frame in found)}
+
+
+def open_frames(
+    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str
+) -> datasets.Dataset:
+    """
+    Rows `image`, `label` of this kind, None where there is none, `id`, and `city` if frames have one; frames without
+    an image are left out. If it has to be `complete`, an image without a label is an error that ends with `remedy`.
+    """
+    frames = [frame for frame in frames if "image" in frame.present]
+    labels = [frame.labels[kind] if kind in frame.present else None for frame in frames]
+    missing = [frame for frame, label in zip(frames, labels) if label is None]
+    if complete and missing:
+        first = missing[0]
+        looked = f", looked for {first.labels[kind]}" if kind in first.labels else ""
+        raise InputError(
+            f"{first.image}: its label is missing{looked} ({len(missing)} of the {len(frames)} images of split "
+            f"{split} have no label); {remedy}"
+        )
+    columns = {"image": [frame.image for frame in frames], "label": labels, "id": [frame.id for frame in frames]}
+    if any(frame.city for frame in frames):
+        columns["city"] = [frame.city for frame in frames]
+    return _open_paths(columns)
+
+
+def open_pictures(folder: str | os.PathLike) -> datasets.Dataset:
+    """Rows `image` and `id`, the path within the folder, of all pictures in one of `unlabeled_dirs`."""
+    names = list_pictures(folder)
+    return _open_paths({"image": [os.path.abspath(os.path.join(folder, name)) for name in names], "id": names})
+
+
+def list_pictures(folder: str | os.PathLike) -> list[str]:
+    """The paths within one of `unlabeled_dirs` of all pictures there, at least one."""
+    if not os.path.isdir(folder):
+        raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
+    names = find_pictures(folder)
+    if not names:
+        raise InputError(f"unlabeled_dirs: {folder} {NO_PICTURES}; correct the path")
+    return names
+
+
+def _open_paths(columns: Mapping[str, list[str | None]]) -> datasets.Dataset:
+    check_files(path for name in ("image", "label") for path in columns.get(name, ()) if path is not None)
+    features = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))
+    rows = datasets.Dataset.from_dict(dict(columns), features=features)
+    for name in ("image", "label"):
+        if name in columns:  # cast as a column: of values, each would be encoded by itself
+            rows = rows.cast_column(name, _PICTURE)
+    return rows
+
+
+def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
+    """
+    The rows of a data set of one's own as training and evaluation read them.
+
+    Args:
+        dataset (`datasets.Dataset`): Columns `image` and, if labels are needed, `label`, decoded or not.
+        name (`str`): What messages call it, such as `"train_dataset"`.
+        labels ([`LabelImage`], *optional*):
+            What a label column of plain pictures means; one that is a [`LabelImage`] is kept as it is. By default
+            labels are not needed.
+
+    Returns:
+        `datasets.Dataset`: Columns `image`, `label` if labels are needed, and `id`, not decoded. `id` is the row's
+        number where the data set has none.
+
+    Raises:
+        InputError: It is not a `datasets.Dataset`, has a transform of its own, a column is missing or holds no
+            pictures, a row lacks its picture or label, or a file is missing or empty.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        remedy = "give a datasets.Dataset"
+        if isinstance(dataset, dict):
+            remedy = f"give one of its splits, as in {name}=data[{next(iter(dataset), 'train')!r}]"
+        elif isinstance(dataset, datasets.IterableDataset):
+            remedy = "load it without streaming"
+        raise InputError(f"{name}: is a {type(dataset).__name__}; {remedy}")
+    if dataset.format["type"] == "custom":
+        raise InputError(
+            f"{name}: its transform (set_transform, with_transform) would be left out; put what it does into the data "
+            "with map, or take it off with reset_format() and use the augmentation fields"
+        )
+    columns = {column: column for column in (("image",) if labels is None else ("image", "label"))}
+    remedy = "name the column of the {0}s so, with rename_column(…, {0!r})"
+    return select_pictures(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
+
+
+def select_pictures(
+    rows: datasets.Dataset,
+    columns: Mapping[str, str],
+    labels: LabelImage | None,
+    fields: Mapping[str, str],
+    remedy: str,
+    where: str = "",
+    id_prefix: str = "",
+) -> datasets.Dataset:
+    """
+    `columns` (`"image"` and perhaps `"label"` -> column) and `id` of a data set of any columns, not decoded. `fields`
+    (of the same keys), `remedy` (of a missing column) and `where` are for messages.
+    """
+    rows = rows.with_format(None)
+    for name, column in columns.items():
+        if column not in rows.column_names:
+            raise InputError(
+                f"{fields[name]}: there is no column {column!r}{where}, only {', '.join(rows.column_names)}; "
+                f"{remedy.format(name)}"
+            )
+        feature = rows.features[column]
+        if not isinstance(feature, datasets.Image):
+            raise InputError(
+                f"{fields[name]}: column {column!r} holds no pictures but {_other_than_pictures(feature)}"
+            )
+        paths, sizes = stored_files(rows, column)
+        outside = [path for path, size in zip(paths, sizes) if size is None]
+        if missing := outside.count(None):
+            what = {"image": "picture; remove them", "label": "label; remove them, or use them unlabelled"}[name]
+            raise InputError(f"{fields[name]}: {missing} of the {len(rows)} rows{where} have no {what}")
+        try:
+            check_files(outside)
+        except InputError as error:
+            raise InputError(f"{fields[name]}: {error}") from None
+
+    # A column added to selected rows would have the pictures copied: it is added to all of them.
+    indices = rows._indices
+    rows = datasets.Dataset(rows.data, rows.info, fingerprint=rows._fingerprint)
+    ids = [f"{id_prefix}{row}" for row in range(len(rows))]
+    if "id" in rows.column_names and "id" not in columns.values():
+        ids = [str(value) for value in rows.data.column("id").to_pylist()]
+    rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
+    rows = rows.cast_column("image", _PICTURE).add_column("id", ids, feature=datasets.Value("string"))
+    if "label" in columns:
+        feature = rows.features["label"]
+        feature = replace(feature, decode=False) if isinstance(feature, LabelImage) else labels
+        rows = rows.cast_column("label", feature)
+    return rows if indices is None else rows.select(indices.column(0).to_numpy())
+
+
+def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:
+    """Paths of the pictures in a column, and the numbers of bytes of those that the data set itself holds."""
+    pictures = rows.data.column(column)
+    stored = pc.struct_field(pictures, "path"), pc.binary_length(pc.struct_field(pictures, "bytes"))
+    if rows._indices is not None:
+        stored = [values.take(rows._indices.column(0)) for values in stored]
+    paths, sizes = (values.to_pylist() for values in stored)
+    return paths, sizes
+
+
+def _other_than_pictures(feature: object) -> str:
+    if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
+        return (
+            "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) and save "
+            "the data set with save_to_disk"
+        )
+    return f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
