@@ -28,7 +28,7 @@ from .data.rows import picture_rows
 from .errors import InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
-from .evaluation.report import iou_table
+from .metrics import iou_table
 from .hub import CodeBesideWeights
 from .output import replacing
 

@@ -77,7 +77,7 @@ def test_a_model_by_its_name_gets_the_classes_of_the_data(town_data, plain, tmp_
     assert trainer.model.config.id2label == town_data.id2label
     assert trainer.pixels.image_mean == (0.5, 0.5, 0.5) and trainer.processing_class.do_resize is False
     trainer.save_model()
-    assert AutoImageProcessor.from_pretrained(tmp_path / "run").image_std == [0.25] * 3
+    assert list(AutoImageProcessor.from_pretrained(tmp_path / "run").image_std) == [0.25] * 3
     with pytest.raises(InputError, match="model_name_or_path .*nowhere"):
         SemiSupervisedTrainer(str(tmp_path / "nowhere"), args, town_data.labeled, town_data.unlabeled)
 
@@ -102,6 +102,8 @@ def test_ids_that_are_no_class_are_named(town_data, plain, tmp_path):
 )
 def test_data_sets_of_another_form_are_refused_in_a_line(town_data, plain, tmp_path, argument, spoil):
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    if argument == "eval_dataset" and isinstance(spoil(plain[argument]), dict):
+        pytest.skip("several sets to evaluate on are a dict")
     with pytest.raises(InputError, match=f"^{argument}: [^\n]*$"):
         SemiSupervisedTrainer(tiny_model(town_data.id2label), args, **plain | {argument: spoil(plain[argument])})
     assert not (tmp_path / "run").exists()

@@ -277,3 +277,24 @@ def _shorten(text: str, width: int, font) -> str:
         kept -= 1
         short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
     return short
+
+
+def training_panel(examples, last_pair, pixels, palette, id2label, evaluated_name):
+    rows = [
+        [
+            ("image", pixels.picture(values)),
+            ("label", colorize(label.cpu().numpy(), palette)),
+            (f"prediction ({evaluated_name})", colorize(prediction.cpu().numpy(), palette)),
+        ]
+        for values, label, prediction in examples
+    ]
+    if last_pair is not None:
+        blank = ~last_pair["valid"]
+        rows.append(
+            [
+                ("unlabelled, CutMix", pixels.picture(last_pair["image"])),
+                ("teacher's target", colorize(last_pair["target"].masked_fill(blank, 255).cpu().numpy(), palette)),
+                ("prediction (student)", colorize(last_pair["student"].masked_fill(blank, 255).cpu().numpy(), palette)),
+            ]
+        )
+    return panel(rows, legend=[(id2label[i], palette[i]) for i in range(len(palette))])
