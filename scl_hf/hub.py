@@ -15,7 +15,8 @@ from .config import SemiSupervisedConfig
 from .evaluation.protocol import iou_name, protocol_in_words
 from .recipe import field_help, first_sentence
 
-# What a reader of a card wants to know of the settings; everything is in training_args.bin.
+# What a reader of a card wants to know of the settings; everything is in training_args.bin. Ours are called what the
+# first sentence of their documentation says.
 SETTINGS = (
     "consistency_weight",
     "structured_consistency_weight",
@@ -30,6 +31,8 @@ SETTINGS = (
     "semi_supervised_ramp_steps",
     "class_uniform_share",
     "crop_size",
+)
+TRAINING_SETTINGS = (
     "optim",
     "learning_rate",
     "lr_scheduler_type",
@@ -108,7 +111,9 @@ def write_model_card(
         eval_results=results or None,
         model_name=model_name,
     )
-    texts = field_help(type(args))
+    texts, values = field_help(type(args)), args.to_dict()
+    settings = {first_sentence(texts[name]): values[name] for name in SETTINGS}
+    settings |= {name.replace("_", " "): values[name] for name in TRAINING_SETTINGS}
     card = ModelCard.from_template(
         data,
         template_path=args.model_card_template,
@@ -126,7 +131,7 @@ def write_model_card(
         steps=steps,
         metrics=metrics,
         ious=ious,
-        settings={first_sentence(texts[name]): getattr(args, name) for name in SETTINGS},
+        settings=settings,
         versions={m.__name__: m.__version__ for m in (transformers, torch, accelerate, datasets)},
     )
     path = Path(args.output_dir) / "README.md"
