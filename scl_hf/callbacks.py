@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .evaluation.panels import colorize, denormalize, panel
+from .data.pixels import Pixels
+from .evaluation.panels import training_panel
 from .hub import brings_code
 from .output import replacing
 
@@ -125,33 +126,9 @@ def write_panel(
     Returns:
         `pathlib.Path`: The picture's file.
     """
-    palette, id2label = trainer.palette, trainer.model.config.id2label
     crops = trainer.train_dataset.labeled.augmentation
-
-    def image(pixel_values: torch.Tensor) -> np.ndarray:
-        return denormalize(pixel_values.cpu(), crops.image_mean, crops.image_std)
-
-    def colors(label: torch.Tensor) -> np.ndarray:
-        return colorize(label.cpu().numpy(), palette)
-
-    rows = [
-        [
-            ("image", image(pixels)),
-            ("label", colors(label)),
-            (f"prediction ({trainer.evaluated_name})", colors(prediction)),
-        ]
-        for pixels, label, prediction in examples
-    ]
-    if last_pair is not None:
-        blank = ~last_pair["valid"]
-        rows.append(
-            [
-                ("unlabelled, CutMix", image(last_pair["image"])),
-                ("teacher's target", colors(last_pair["target"].masked_fill(blank, 255))),
-                ("prediction (student)", colors(last_pair["student"].masked_fill(blank, 255))),
-            ]
-        )
-    picture = panel(rows, legend=[(id2label[i], palette[i]) for i in range(len(palette))])
+    pixels, id2label = Pixels(crops.image_mean, crops.image_std), trainer.model.config.id2label
+    picture = training_panel(examples, last_pair, pixels, trainer.palette, id2label, trainer.evaluated_name)
     path = Path(trainer.args.output_dir) / "panels" / f"step-{trainer.state.global_step:06d}.png"
     with replacing(path) as partial:
         picture.save(partial)

@@ -5,7 +5,6 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +12,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
-from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils.hub import has_file
 
 from .data import cityscapes
-from .data.augmentation import normalize, to_tensor
 from .data.palette import make_palette
+from .data.pixels import Pixels
 from .errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
@@ -70,16 +68,12 @@ class Checkpoint:
     Args:
         name (`str`): Path or Hub id.
         model ([`~transformers.PreTrainedModel`]): A semantic-segmentation model, in float32.
-        image_mean (`tuple[float, ...]`): Mean of each channel, in 0 … 1.
-        image_std (`tuple[float, ...]`): Standard deviation of each channel, in 0 … 1.
-        blue_first (`bool`, *optional*, defaults to `False`): Whether the model takes BGR.
+        pixels ([`~scl_hf.data.pixels.Pixels`], *optional*): How it wants its pixels.
     """
 
     name: str
     model: PreTrainedModel
-    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
-    image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
-    blue_first: bool = False
+    pixels: Pixels = Pixels()
     id2label: dict[int, str] = field(init=False)
 
     def __post_init__(self):
@@ -89,11 +83,6 @@ class Checkpoint:
     def is_cityscapes(self) -> bool:
         """Whether the classes are the 19 of Cityscapes, in their order."""
         return cityscapes.is_cityscapes(self.id2label)
-
-    @property
-    def normalization(self) -> dict[str, Any]:
-        """`image_mean`, `image_std` and `blue_first`."""
-        return {"image_mean": self.image_mean, "image_std": self.image_std, "blue_first": self.blue_first}
 
     @property
     def palette(self) -> np.ndarray:
@@ -110,8 +99,7 @@ class Checkpoint:
         Returns:
             `torch.Tensor`: (3, H, W), normalised.
         """
-        pixels = to_tensor(picture)
-        return normalize(pixels.flip(0) if self.blue_first else pixels, self.image_mean, self.image_std)
+        return self.pixels.of(np.asarray(picture))
 
     def digest(self) -> str:
         """A digest of the weights: whether two checkpoints are one model, wherever they lie."""
@@ -172,21 +160,18 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
             f"checkpoint {name}: brings no class names, only {names[0]}, …. Write them into id2label of its "
             f"{CONFIG_NAME}."
         )
-    return Checkpoint(name, model.eval(), **_normalization(name, trust_remote_code))
+    return Checkpoint(name, model.eval(), _pixels(name, trust_remote_code))
 
 
-def _normalization(name: str, trust_remote_code: bool) -> dict[str, Any]:
+def _pixels(name: str, trust_remote_code: bool) -> Pixels:
     try:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
         # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
         scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", None) else 255
         normalizes = getattr(processor, "do_normalize", None)
         mean, std = (processor.image_mean, processor.image_std) if normalizes else (0, 1)
-        return {
-            "image_mean": tuple(np.broadcast_to(np.divide(mean, scale), 3).tolist()),
-            "image_std": tuple(np.broadcast_to(np.divide(std, scale), 3).tolist()),
-            "blue_first": bool(getattr(processor, "do_flip_channel_order", False)),
-        }
+        mean, std = (tuple(np.broadcast_to(np.divide(values, scale), 3).tolist()) for values in (mean, std))
+        return Pixels(mean, std, bool(getattr(processor, "do_flip_channel_order", False)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         if any(has_file(name, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
             raise InputError(
@@ -194,4 +179,4 @@ def _normalization(name: str, trust_remote_code: bool) -> dict[str, Any]:
                 f"({first_line(error)}). Write it anew, or remove it to take ImageNet's mean and std."
             ) from error
     logger.warning("%s brings no image processor: ImageNet's mean and std are used.", name)
-    return {}
+    return Pixels()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .errors import check_field
 from .evaluation.protocol import EvaluationArguments
 
 
@@ -92,29 +93,35 @@ class SemiSupervisedConfig(EvaluationArguments, TrainingArguments):
 
     def __post_init__(self):
         for sharding in ("fsdp", "deepspeed"):  # they would shard the student and leave the EMA teacher behind
-            self._check(sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
-        self._check("optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true")
-        self._check("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "1 or more")
-        self._check("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "1 or more")
-        self._check("max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
-        self._check("num_train_epochs", self.num_train_epochs > 0, "above 0")
-        self._check("seed", self.seed >= 0, "0 or more")
-        self._check("learning_rate", self.learning_rate >= 0, "0 or more")
+            check_field(self, sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
+        check_field(
+            self, "optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true"
+        )
+        check_field(self, "gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "1 or more")
+        check_field(self, "per_device_train_batch_size", self.per_device_train_batch_size >= 1, "1 or more")
+        check_field(self, "max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
+        check_field(self, "num_train_epochs", self.num_train_epochs > 0, "above 0")
+        check_field(self, "seed", self.seed >= 0, "0 or more")
+        check_field(self, "learning_rate", self.learning_rate >= 0, "0 or more")
         EvaluationArguments.__post_init__(self)
         TrainingArguments.__post_init__(self)
-        self._check("consistency_weight", self.consistency_weight >= 0, "0 or more")
-        self._check("structured_consistency_weight", self.structured_consistency_weight >= 0, "0 or more")
-        self._check("num_boxes", self.num_boxes >= 1, "1 or more")
-        self._check("num_loss_boxes", 1 <= self.num_loss_boxes <= self.num_boxes, f"1 to num_boxes ({self.num_boxes})")
-        self._check("num_pairs", self.num_pairs is None or self.num_pairs >= 1, "1 or more, or left out for all pairs")
-        self._check("cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")
-        self._check("relaxation_window", self.relaxation_window >= 1 and self.relaxation_window % 2 == 1, "odd")
-        self._check("ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
-        self._check("semi_supervised_start_step", self.semi_supervised_start_step >= 0, "0 or more")
-        self._check("semi_supervised_ramp_steps", self.semi_supervised_ramp_steps >= 0, "0 or more")
-        self._check("panel_images", self.panel_images >= 0, "0 or more")
-        self._check(
-            "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
+        check_field(self, "consistency_weight", self.consistency_weight >= 0, "0 or more")
+        check_field(self, "structured_consistency_weight", self.structured_consistency_weight >= 0, "0 or more")
+        check_field(self, "num_boxes", self.num_boxes >= 1, "1 or more")
+        check_field(
+            self, "num_loss_boxes", 1 <= self.num_loss_boxes <= self.num_boxes, f"1 to num_boxes ({self.num_boxes})"
+        )
+        check_field(
+            self, "num_pairs", self.num_pairs is None or self.num_pairs >= 1, "1 or more, or left out for all pairs"
+        )
+        check_field(self, "cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")
+        check_field(self, "relaxation_window", self.relaxation_window >= 1 and self.relaxation_window % 2 == 1, "odd")
+        check_field(self, "ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
+        check_field(self, "semi_supervised_start_step", self.semi_supervised_start_step >= 0, "0 or more")
+        check_field(self, "semi_supervised_ramp_steps", self.semi_supervised_ramp_steps >= 0, "0 or more")
+        check_field(self, "panel_images", self.panel_images >= 0, "0 or more")
+        check_field(
+            self, "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
         )
 
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.

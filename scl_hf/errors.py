@@ -1,4 +1,7 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and how its message is put together."""
+
+from collections.abc import Iterable
+from itertools import islice
 
 
 class InputError(ValueError):
@@ -10,6 +13,18 @@ class InputError(ValueError):
     def __init__(self, message: str):
         # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+def check_field(args: object, name: str, holds: bool, expected: str) -> None:
+    """Refuses the value of the field `name` of `args` unless `holds`."""
+    if not holds:
+        raise InputError(f"{name}: must be {expected}, got {getattr(args, name)!r}.")
+
+
+def first_few(items: Iterable[str], n: int = 3) -> str:
+    """The first `n` items in one line, with `…` where there are more."""
+    few = list(islice(items, n + 1))
+    return ", ".join(few[:n] + ["…"] * (len(few) > n))
 
 
 def first_line(error: Exception) -> str:

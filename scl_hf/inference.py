@@ -97,17 +97,8 @@ def predict_probs(
 
 def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
-    Logits at the size of the labels, in float32: bilinear with `align_corners=False`, as the image processors of
-    `transformers` do it. Logits that have the size are returned as they are.
-
-    Args:
-        logits (`torch.Tensor`):
-            (B, C, h, w), any floating type.
-        size (`tuple[int, int]`):
-            (height, width).
-
-    Returns:
-        `torch.Tensor`: (B, C, height, width), float32.
+    Logits (B, C, h, w) of any floating type at the size of the labels (H, W), in float32: bilinear with
+    `align_corners=False`, as the image processors of `transformers` do it.
     """
     logits = logits.float()
     if tuple(logits.shape[-2:]) == tuple(size):
@@ -116,20 +107,7 @@ def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """
-    Where tiles begin along one side of an image: as few as cover it with at least the overlap, at even distances.
-
-    Args:
-        length (`int`):
-            Side of the image in pixels.
-        tile (`int`):
-            Side of a tile in pixels.
-        overlap (`float`):
-            The least share of a tile in common with the next one, in [0, 1).
-
-    Returns:
-        `list[int]`: first pixel of each tile; the last tile ends with the image. `[0]` where one tile holds it all.
-    """
+    """The first pixel of each tile along a side: as few as cover it with the overlap (a share), at even distances."""
     if tile >= length:
         return [0]
     # Rounded first: 0.14 * 50 is a little more than 7 in floating point, but seven pixels are what is asked for.
@@ -139,26 +117,12 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def kept_spans(length: int, tile: int, overlap: float, border: Literal["average", "trim"]) -> list[tuple[int, Span]]:
-    """
-    Where the tiles along one side of an image begin, and which of its pixels each of them predicts.
-
-    Args:
-        length (`int`):
-            Side of the image in pixels.
-        tile (`int`):
-            Side of a tile in pixels.
-        overlap (`float`):
-            The least share of a tile in common with the next one, in [0, 1).
-        border (`str`):
-            `"average"`: every pixel of the tile. `"trim"`: up to the middle of what it shares with its neighbours.
-
-    Returns:
-        `list[tuple[int, tuple[int, int]]]`: of each tile the first pixel, and the kept pixels as (first, last + 1).
-    """
+    """Of each tile along a side the first pixel, and the span of pixels (first, last + 1) that it predicts."""
     starts = tile_starts(length, tile, overlap)
     ends = [min(start + tile, length) for start in starts]
     if border == "average":
         return list(zip(starts, zip(starts, ends)))
+    # "trim": up to the middle of what it shares with its neighbours
     cuts = [0, *((start + end) // 2 for start, end in zip(starts[1:], ends)), length]
     return list(zip(starts, itertools.pairwise(cuts)))
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
@@ -60,6 +61,12 @@ class _RecipeLoader(yaml.SafeLoader):
 for _tag, _pattern in _NUMBERS.items():
     _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789"))
 _RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_int)
+
+
+def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first `--field`, and the rest."""
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    return leading, list(argv[len(leading) :])
 
 
 class RecipeParser(HfArgumentParser):

@@ -24,6 +24,7 @@ from .data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollato
 from .data.draws import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError, first_line
 from .evaluation.protocol import SCORES, iou_name, named_scores, score
+from .evaluation.report import iou_table
 from .hub import CodeBesideWeights, load_weights, write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
@@ -302,8 +303,6 @@ class SemiSupervisedTrainer(Trainer):
         Returns:
             `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
         """
-        from .metrics import iou_table  # late: importing `evaluate` takes seconds
-
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
@@ -326,7 +325,7 @@ class SemiSupervisedTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         if self.is_world_process_zero():
             write(f"\nstep {self.state.global_step}: {self.evaluated_name} on {len(dataset)} images")
-            write(iou_table(results["per_category_iou"], config.id2label) + "\n")
+            write(iou_table(results, config.id2label) + "\n")
             if examples and self.palette is not None:
                 write_panel(self, examples, self._last_pair)
         self.log(dict(metrics))

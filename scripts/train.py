@@ -27,6 +27,7 @@ from scl_hf.data import (
     UnlabeledCrops,
     load_data,
 )
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 from scl_hf.hub import load_model
 from scl_hf.output import check_output_dir, clear_output_dir
@@ -84,7 +85,7 @@ def main() -> None:
         args=args,
         train_dataset=labeled,
         unlabeled_dataset=unlabeled,
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, **normalization),
+        eval_dataset=EvaluationImages(data.evaluation, Pixels(**normalization)),
         processing_class=image_processor,
         labeled_draws=draws,
         palette=data.palette,

@@ -34,6 +34,7 @@ from scl_hf.data import (  # noqa: E402
     UnlabeledCrops,
     load_data,
 )
+from scl_hf.data.pixels import Pixels  # noqa: E402
 
 TINY = {
     "stem_channels": 8,
@@ -94,7 +95,7 @@ def build_trainer(data, output_dir, model=None, **fields):
         args=SemiSupervisedConfig(**(settings | fields)),
         train_dataset=LabeledCrops(data.labeled, crops, data.label_table),
         unlabeled_dataset=UnlabeledCrops(data.unlabeled, crops),
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, crops.image_mean, crops.image_std),
+        eval_dataset=EvaluationImages(data.evaluation, Pixels()),
         palette=data.palette,
     )
 

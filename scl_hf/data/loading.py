@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import cityscapes, mapillary
-from .labels import NUM_IDS, Classes, make_label_table, read_id2label, read_label_map
+from .labels import NUM_IDS, Classes, LabelImage, make_label_table, read_id2label, read_label_map
 from .palette import make_palette
 from .pictures import IGNORE_INDEX
 from .sources import find_id2label, open_dataset, open_folder, open_pictures, select_pictures
@@ -235,10 +235,10 @@ def load_data(args: DataArguments) -> SegmentationData:
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
-    return SegmentationData(labeled, unlabeled, evaluation, coarse, *classes)
+    return SegmentationData(labeled, unlabeled, _with_classes(evaluation, classes), coarse, *classes)
 
 
-def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, Classes]:
+def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
     """
     Opens the evaluation split alone, as [`load_data`] does. No picture is decoded.
 
@@ -246,7 +246,8 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, Classes]:
         args (`DataArguments`): The data fields of the recipe.
 
     Returns:
-        `tuple[datasets.Dataset, Classes]`: The rows, with the columns `image`, `label` and `id`, and their classes.
+        `tuple[datasets.Dataset, np.ndarray]`: The rows, with the columns `image`, `label` (a [`LabelImage`]) and `id`,
+        and the colours of their classes (num_classes, 3).
 
     Raises:
         InputError: The data is not there or has no labels, a file is empty, or the class names or the map of ids are
@@ -254,7 +255,13 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, Classes]:
     """
     splits = _open_splits(args, [args.eval_split])
     rows = _with_labels(_split(splits, args.eval_split, args), args.eval_split, args)
-    return rows, _read_classes(args)
+    classes = _read_classes(args)
+    return _with_classes(rows, classes), classes.palette
+
+
+def _with_classes(rows: datasets.Dataset, classes: Classes) -> datasets.Dataset:
+    train_ids = {id: int(train_id) for id, train_id in enumerate(classes.label_table) if train_id >= 0}
+    return rows.cast_column("label", LabelImage(decode=False, names=[*classes.id2label.values()], train_ids=train_ids))
 
 
 def _extra_splits(args: DataArguments) -> list[str]:

@@ -24,16 +24,10 @@ VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
 class Input(NamedTuple):
-    """
-    A picture or a video.
-
-    Args:
-        path (`str`): The file.
-        name (`str`): Folders and name of its predictions, without a suffix.
-    """
+    """A picture or a video."""
 
     path: str
-    name: str
+    name: str  # folders and name of its predictions, without a suffix
 
     @property
     def is_video(self) -> bool:
@@ -42,20 +36,9 @@ class Input(NamedTuple):
 
 def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] = ()) -> list[Input]:
     """
-    Finds the files behind what a user names. Predictions lie in the same folders as the inputs, counted from the
-    folder that holds them all, so that equal names in different folders do not meet.
-
-    Args:
-        patterns (`Sequence[str]`): Files, folders (with all pictures and videos below them) and globs (`**` too).
-        excluded (`Sequence[str]`, *optional*):
-            Files and folders that are no inputs, such as earlier predictions
-            ([`~scl_hf.prediction.writers.earlier_predictions`]).
-
-    Returns:
-        `list[Input]`: Each file once, in the order of the patterns and by name within each.
-
-    Raises:
-        [`InputError`]: A pattern that matches nothing.
+    The pictures and videos behind files, folders (with all below them) and globs, each once. Predictions lie in the
+    same folders as the inputs, counted from the folder that holds them all, so that equal names in different folders
+    do not meet. Files and folders in `excluded` are no inputs, such as earlier predictions.
     """
     excluded = tuple(os.path.abspath(path) for path in excluded)
     files, roots = {}, []
@@ -104,19 +87,7 @@ def _is_excluded(path: str, excluded: Sequence[str]) -> bool:
 
 
 class Video:
-    """
-    An open video.
-
-    Args:
-        path (`str`): The file.
-
-    Attributes:
-        fps (`float`): Frames a second as the file states them, or 25.
-        num_frames (`int`): Frames as the file states them, 0 where it does not.
-
-    Raises:
-        [`InputError`]: The file is not there, or no video that OpenCV reads.
-    """
+    """An open video; where its file does not state them, `fps` is 25 and `num_frames` 0."""
 
     def __init__(self, path: str):
         if not os.path.isfile(path):
@@ -129,15 +100,7 @@ class Video:
         self.num_frames = max(0, round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[np.ndarray]:
-        """
-        The frames, one after the other, once.
-
-        Yields:
-            `np.ndarray`: (H, W, 3) uint8, RGB.
-
-        Raises:
-            [`InputError`]: There is none.
-        """
+        """The frames, (H, W, 3) uint8 in RGB, one after the other, once."""
         number = 0
         while (frame := self._capture.read()[1]) is not None:
             number += 1

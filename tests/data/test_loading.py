@@ -302,9 +302,11 @@ def test_evaluation_needs_its_own_split_alone(folder):
     for split in ("train", "more"):
         for file in folder.glob(f"{split}/*/*"):
             file.write_bytes(b"")
-    rows, classes = load_evaluation(DataArguments(dataset="folder", data_dir=str(folder)))
+    rows, palette = load_evaluation(DataArguments(dataset="folder", data_dir=str(folder)))
     assert rows["id"] == expected.evaluation["id"] and rows.column_names == ["image", "label", "id"]
-    assert classes.id2label == expected.id2label and (classes.label_table == expected.label_table).all()
+    label = rows.features["label"]
+    assert label.id2label == expected.id2label and (label.table == expected.label_table).all()
+    assert (palette == expected.palette).all()
 
 
 @pytest.mark.parametrize(
