@@ -34,35 +34,28 @@ def predict_probs(
     size of the scale at hand (of each scale that has tiles in the batch), however many tiles there are.
 
     Args:
-        model (`nn.Module`):
-            Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any resolution.
-        pixel_values (`torch.Tensor`):
-            Normalised images (B, 3, H, W), on the device and of the floating type of the model.
-        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`):
-            Factors by which the images are resized; the paper's are 0.5, 1 and 2.
-        flip (`bool`, *optional*, defaults to `False`):
-            Average with the prediction of the mirrored image.
-        tile (`int` or `tuple[int, int]`, *optional*):
-            Size of a tile, (height, width) or the side of a square, in pixels of the input. At a scale s > 1 tiles
-            grow with the image to tile·s, at s < 1 they keep their size, as in the baseline's evaluation. A tile
-            larger than the image is cut to it. Whole images by default.
-        overlap (`float`, *optional*, defaults to `1/3`):
-            The least share of a tile that it has in common with its neighbour, in [0, 1).
-        border (`str`, *optional*, defaults to `"average"`):
-            What counts where tiles overlap. `"average"`, the paper's protocol: all of them alike. `"trim"`: each pixel
-            is taken from the tile that has it farther inside, so that a tile's outer half of an overlap of o pixels
-            counts nothing; the result is then that of the whole image for a model that sees no farther than ⌊o/2⌋
-            pixels (and, if it has strides, for tiles that begin at multiples of them).
-        max_tiles_per_batch (`int`, *optional*, defaults to 1):
-            Tiles that go through the model at once; mirrored tiles and those of each image count. Tiles of one shape
-            share batches, whatever their scale.
+        model (`nn.Module`): Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any
+            resolution.
+        pixel_values (`torch.Tensor`): Normalised images (B, 3, H, W), on the device and of the floating type of the
+            model.
+        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors by which the images are resized; the
+            paper's are 0.5, 1 and 2.
+        flip (`bool`, *optional*, defaults to `False`): Average with the prediction of the mirrored image.
+        tile (`int` or `tuple[int, int]`, *optional*): Size of a tile, (height, width) or the side of a square, in
+            pixels of the input. At a scale s > 1 tiles grow with the image to tile·s, at s < 1 they keep their size,
+            as in the baseline's evaluation. A tile larger than the image is cut to it. Whole images by default.
+        overlap (`float`, *optional*, defaults to `1/3`): The least share of a tile that it has in common with its
+            neighbour, in [0, 1).
+        border (`str`, *optional*, defaults to `"average"`): What counts where tiles overlap. `"average"`, the paper's
+            protocol: all of them alike. `"trim"`: each pixel is taken from the tile that has it farther inside, so
+            that a tile's outer half of an overlap of o pixels counts nothing; the result is then that of the whole
+            image for a model that sees no farther than ⌊o/2⌋ pixels (and, if it has strides, for tiles that begin at
+            multiples of them).
+        max_tiles_per_batch (`int`, *optional*, defaults to 1): Tiles that go through the model at once; mirrored tiles
+            and those of each image count. Tiles of one shape share batches, whatever their scale.
 
     Returns:
-        `torch.Tensor`: probabilities (B, C, H, W), float32.
-
-    Raises:
-        `ValueError`: no scale or one that is not positive, a tile below one pixel, an overlap outside [0, 1), a border
-        of another name, a batch below one tile, or `pixel_values` without four dimensions.
+        `torch.Tensor`: Probabilities (B, C, H, W), float32.
     """
     if pixel_values.dim() != 4:
         raise ValueError(f"pixel_values must have the shape (B, 3, H, W), not {tuple(pixel_values.shape)}.")

@@ -3,7 +3,7 @@
 import io
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 
 IGNORE_INDEX = 255
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 # What Pillow raises on a file that is cut off, damaged or no image at all.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -34,6 +35,25 @@ class CorruptFileError(InputError):
     def __init__(self, message: str, file: str | None = None):
         super().__init__(message)
         self.file = file
+
+
+def is_picture(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether a file is one, judged by its name; hidden files are not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+
+
+def find_pictures(folder: str | os.PathLike, suffixes: Collection[str] = SUFFIXES) -> list[str]:
+    """The paths within a folder of all pictures in it and in the folders below, but hidden ones; sorted."""
+    found = []
+    seen = set()  # links may lead back
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if is_picture(name, suffixes)]
+    return sorted(found)
 
 
 def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.sources import SUFFIXES
+from ..data.pictures import SUFFIXES, find_pictures, is_picture
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 # What is wrong with a video is said by its error; FFmpeg would print riddles beside it.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-PICTURES = SUFFIXES | {".ppm"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+PICTURES_AND_VIDEOS = SUFFIXES | {".ppm"} | VIDEOS
 
 
 class Input(NamedTuple):
@@ -48,24 +48,18 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
             raise InputError(f"input {pattern}: no such file or folder, and no glob that matches one.")
         folders = [os.path.abspath(match) for match in matches if os.path.isdir(match)]
         given = [os.path.abspath(match) for match in matches if not os.path.isdir(match)]
-        found = given + [path for folder in folders for path in _files_below(folder)]
+        below = [(folder, name) for folder in folders for name in find_pictures(folder, PICTURES_AND_VIDEOS)]
+        found = given + [os.path.join(folder, name) for folder, name in below]
         # A glob such as **/* names folders and files, whatever they are; one file by its name is meant.
         if found != [os.path.abspath(pattern)]:
-            found = [path for path in found if _is_input(path) and not _is_excluded(path, excluded)]
+            found = [path for path in found if is_picture(os.path.basename(path), PICTURES_AND_VIDEOS)]
+            found = [path for path in found if not _is_excluded(path, excluded)]
         if not found:
-            suffixes = ", ".join(sorted(PICTURES | VIDEOS))
+            suffixes = ", ".join(sorted(PICTURES_AND_VIDEOS))
             raise InputError(f"input {pattern}: holds no picture and no video ({suffixes}).")
         files |= dict.fromkeys(found)
         roots += folders + [os.path.dirname(path) for path in given if path in files]
     return [Input(path, Path(name).as_posix()) for path, name in _names(files, os.path.commonpath(roots)).items()]
-
-
-def _files_below(folder: str) -> list[str]:
-    paths = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [os.path.join(parent, name) for name in names]
-    return sorted(paths)
 
 
 def _names(files: Iterable[str], root: str) -> dict[str, str]:
@@ -75,11 +69,6 @@ def _names(files: Iterable[str], root: str) -> dict[str, str]:
     while shared := {name for name, number in collections.Counter(names.values()).items() if number > 1}:
         names |= {path: os.path.relpath(path, root) for path, name in names.items() if name in shared}
     return names
-
-
-def _is_input(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURES | VIDEOS
 
 
 def _is_excluded(path: str, excluded: Sequence[str]) -> bool:
