@@ -34,35 +34,28 @@ def predict_probs(
     size of the scale at hand (of each scale that has tiles in the batch), however many tiles there are.
 
     Args:
-        model (`nn.Module`):
-            Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any resolution.
-        pixel_values (`torch.Tensor`):
-            Normalised images (B, 3, H, W), on the device and of the floating type of the model.
-        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`):
-            Factors by which the images are resized; the paper's are 0.5, 1 and 2.
-        flip (`bool`, *optional*, defaults to `False`):
-            Average with the prediction of the mirrored image.
-        tile (`int` or `tuple[int, int]`, *optional*):
-            Size of a tile, (height, width) or the side of a square, in pixels of the input. At a scale s > 1 tiles
-            grow with the image to tile·s, at s < 1 they keep their size, as in the baseline's evaluation. A tile
-            larger than the image is cut to it. Whole images by default.
-        overlap (`float`, *optional*, defaults to `1/3`):
-            The least share of a tile that it has in common with its neighbour, in [0, 1).
-        border (`str`, *optional*, defaults to `"average"`):
-            What counts where tiles overlap. `"average"`, the paper's protocol: all of them alike. `"trim"`: each pixel
-            is taken from the tile that has it farther inside, so that a tile's outer half of an overlap of o pixels
-            counts nothing; the result is then that of the whole image for a model that sees no farther than ⌊o/2⌋
-            pixels (and, if it has strides, for tiles that begin at multiples of them).
-        max_tiles_per_batch (`int`, *optional*, defaults to 1):
-            Tiles that go through the model at once; mirrored tiles and those of each image count. Tiles of one shape
-            share batches, whatever their scale.
+        model (`nn.Module`): Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any
+            resolution.
+        pixel_values (`torch.Tensor`): Normalised images (B, 3, H, W), on the device and of the floating type of the
+            model.
+        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors by which the images are resized; the
+            paper's are 0.5, 1 and 2.
+        flip (`bool`, *optional*, defaults to `False`): Average with the prediction of the mirrored image.
+        tile (`int` or `tuple[int, int]`, *optional*): Size of a tile, (height, width) or the side of a square, in
+            pixels of the input. At a scale s > 1 tiles grow with the image to tile·s, at s < 1 they keep their size,
+            as in the baseline's evaluation. A tile larger than the image is cut to it. Whole images by default.
+        overlap (`float`, *optional*, defaults to `1/3`): The least share of a tile that it has in common with its
+            neighbour, in [0, 1).
+        border (`str`, *optional*, defaults to `"average"`): What counts where tiles overlap. `"average"`, the paper's
+            protocol: all of them alike. `"trim"`: each pixel is taken from the tile that has it farther inside, so
+            that a tile's outer half of an overlap of o pixels counts nothing; the result is then that of the whole
+            image for a model that sees no farther than ⌊o/2⌋ pixels (and, if it has strides, for tiles that begin at
+            multiples of them).
+        max_tiles_per_batch (`int`, *optional*, defaults to 1): Tiles that go through the model at once; mirrored tiles
+            and those of each image count. Tiles of one shape share batches, whatever their scale.
 
     Returns:
-        `torch.Tensor`: probabilities (B, C, H, W), float32.
-
-    Raises:
-        `ValueError`: no scale or one that is not positive, a tile below one pixel, an overlap outside [0, 1), a border
-        of another name, a batch below one tile, or `pixel_values` without four dimensions.
+        `torch.Tensor`: Probabilities (B, C, H, W), float32.
     """
     if pixel_values.dim() != 4:
         raise ValueError(f"pixel_values must have the shape (B, 3, H, W), not {tuple(pixel_values.shape)}.")
@@ -97,17 +90,8 @@ def predict_probs(
 
 def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
-    Logits at the size of the labels, in float32: bilinear with `align_corners=False`, as the image processors of
-    `transformers` do it. Logits that have the size are returned as they are.
-
-    Args:
-        logits (`torch.Tensor`):
-            (B, C, h, w), any floating type.
-        size (`tuple[int, int]`):
-            (height, width).
-
-    Returns:
-        `torch.Tensor`: (B, C, height, width), float32.
+    Logits (B, C, h, w) of any floating type at the size of the labels (H, W), in float32: bilinear with
+    `align_corners=False`, as the image processors of `transformers` do it.
     """
     logits = logits.float()
     if tuple(logits.shape[-2:]) == tuple(size):
@@ -116,20 +100,7 @@ def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """
-    Where tiles begin along one side of an image: as few as cover it with at least the overlap, at even distances.
-
-    Args:
-        length (`int`):
-            Side of the image in pixels.
-        tile (`int`):
-            Side of a tile in pixels.
-        overlap (`float`):
-            The least share of a tile in common with the next one, in [0, 1).
-
-    Returns:
-        `list[int]`: first pixel of each tile; the last tile ends with the image. `[0]` where one tile holds it all.
-    """
+    """The first pixel of each tile along a side: as few as cover it with the overlap (a share), at even distances."""
     if tile >= length:
         return [0]
     # Rounded first: 0.14 * 50 is a little more than 7 in floating point, but seven pixels are what is asked for.
@@ -139,26 +110,12 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def kept_spans(length: int, tile: int, overlap: float, border: Literal["average", "trim"]) -> list[tuple[int, Span]]:
-    """
-    Where the tiles along one side of an image begin, and which of its pixels each of them predicts.
-
-    Args:
-        length (`int`):
-            Side of the image in pixels.
-        tile (`int`):
-            Side of a tile in pixels.
-        overlap (`float`):
-            The least share of a tile in common with the next one, in [0, 1).
-        border (`str`):
-            `"average"`: every pixel of the tile. `"trim"`: up to the middle of what it shares with its neighbours.
-
-    Returns:
-        `list[tuple[int, tuple[int, int]]]`: of each tile the first pixel, and the kept pixels as (first, last + 1).
-    """
+    """Of each tile along a side the first pixel, and the span of pixels (first, last + 1) that it predicts."""
     starts = tile_starts(length, tile, overlap)
     ends = [min(start + tile, length) for start in starts]
     if border == "average":
         return list(zip(starts, zip(starts, ends)))
+    # "trim": up to the middle of what it shares with its neighbours
     cuts = [0, *((start + end) // 2 for start, end in zip(starts[1:], ends)), length]
     return list(zip(starts, itertools.pairwise(cuts)))
 

@@ -2,20 +2,10 @@
 Mean intersection over union, streamed. Importing `evaluate` takes seconds: import this module where it is needed.
 """
 
-import math
-import os
-import sys
-
 import datasets
+import evaluate
 import numpy as np
 import torch
-
-# A script finds its own folder first, and in scripts/ there is another evaluate.
-_path = sys.path
-sys.path = [folder for folder in sys.path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
-import evaluate  # noqa: E402
-
-sys.path = _path
 
 
 class MeanIoU(evaluate.Metric):
@@ -29,10 +19,9 @@ class MeanIoU(evaluate.Metric):
     back before `compute`: `metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(device))`.
 
     Args:
-        num_classes (`int`):
-            Classes are 0 … num_classes - 1.
-        ignore_index (`int`, *optional*, defaults to `255`):
-            Reference pixels of this value do not count, whatever is predicted there.
+        num_classes (`int`): Classes are 0 … num_classes - 1.
+        ignore_index (`int`, *optional*, defaults to `255`): Reference pixels of this value do not count, whatever is
+            predicted there.
 
     Example:
 
@@ -64,16 +53,11 @@ class MeanIoU(evaluate.Metric):
 
     def add_batch(self, *, predictions, references):
         """
-        Counts a batch.
+        Counts a batch. A class out of range is a `ValueError`.
 
         Args:
-            predictions (`torch.Tensor` or `np.ndarray` of integers, (B, H, W) or (H, W)):
-                Predicted classes.
-            references (`torch.Tensor` or `np.ndarray` of integers, of the same shape):
-                Labels.
-
-        Raises:
-            `ValueError`: shapes differ, values are not integers, or a class is out of range.
+            predictions (`torch.Tensor` or `np.ndarray`): Predicted classes, integers (B, H, W) or (H, W).
+            references (`torch.Tensor` or `np.ndarray`): Labels, integers of the same shape.
         """
         predictions = _as_int32(predictions, "predictions")
         references = _as_int32(references, "references").to(predictions.device)
@@ -114,40 +98,6 @@ class MeanIoU(evaluate.Metric):
             "per_category_iou": iou.tolist(),
             "per_category_accuracy": accuracy.tolist(),
         }
-
-
-def iou_table(per_category_iou: list[float], id2label: dict[int, str]) -> str:
-    """
-    The IoU of each class and their mean as a plain-text table.
-
-    Args:
-        per_category_iou (`list[float]`):
-            IoU in 0 … 1 by class id, NaN for a class without a score.
-        id2label (`dict[int, str]`):
-            Class id to name.
-
-    Returns:
-        `str`: a header, one line per class in the order of the ids, and the mean, in percent.
-
-    Raises:
-        `ValueError`: a class without a name, or a name without a class.
-    """
-    if sorted(id2label) != list(range(len(per_category_iou))):
-        raise ValueError(f"id2label must name the classes 0 … {len(per_category_iou) - 1}, it has {sorted(id2label)}.")
-    scored = [iou for iou in per_category_iou if not math.isnan(iou)]
-    mean = sum(scored) / len(scored) if scored else math.nan
-    width = max(len(name) for name in ["class", "mean", *id2label.values()])
-
-    def line(name: str, iou: float) -> str:
-        return f"{name:<{width}}  {'–' if math.isnan(iou) else format(100 * iou, '.2f'):>6}"
-
-    rule = "-" * (width + 8)
-    lines = [f"{'class':<{width}}  {'IoU %':>6}", rule]
-    lines += [line(id2label[index], iou) for index, iou in enumerate(per_category_iou)]
-    lines += [rule, line("mean", mean)]
-    if len(scored) < len(per_category_iou):
-        lines.append("– not in the evaluated labels")
-    return "\n".join(lines)
 
 
 def _confusion_matrix(

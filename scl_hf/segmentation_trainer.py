@@ -28,7 +28,7 @@ from .data.rows import picture_rows
 from .errors import InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
-from .metrics import iou_table
+from .evaluation.report import iou_table
 from .hub import CodeBesideWeights
 from .output import replacing
 
@@ -168,7 +168,7 @@ class SegmentationTrainer(Trainer):
             of = prefix.removeprefix("eval").strip("_")
             where = f"{len(images)} images" + (f" of {of}" if of else "")
             write(f"\nstep {self.state.global_step}: {args.published_name} on {where}")
-            write(iou_table(results["per_category_iou"], self.id2label) + "\n")
+            write(iou_table(results, self.id2label) + "\n")
             if examples:
                 self._show_panel(examples, of)
         return {f"{prefix}_{name}": value for name, value in metrics.items()}

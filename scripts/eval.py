@@ -1,9 +1,9 @@
 """
 Scores checkpoints on labelled images:
 
-    python scripts/evaluate.py runs/demo recipes/demo.yaml
-    python scripts/evaluate.py runs/demo runs/demo_supervised recipes/demo.yaml --eval_scales 0.5 1 2 --eval_flip true
-    accelerate launch scripts/evaluate.py MODEL --dataset cityscapes --data_dir CITYSCAPES --official
+    python scripts/eval.py runs/demo recipes/demo.yaml
+    python scripts/eval.py runs/demo runs/demo_supervised recipes/demo.yaml --eval_scales 0.5 1 2 --eval_flip true
+    accelerate launch scripts/eval.py MODEL --dataset cityscapes --data_dir CITYSCAPES --official
 
 A checkpoint is a path or Hub id of any semantic-segmentation model. The recipe says which data is read and how images
 are predicted; its training fields do not matter here, and the command line wins. Writes scores.json, scores.md with
@@ -11,7 +11,6 @@ rows ready for the paper's Table 1, a panel, and confusion matrices as pictures 
 scorer does not agree; 2: wrong input.
 """
 
-import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -39,30 +38,30 @@ from scl_hf.evaluation.panels import comparison_panel
 from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
 from scl_hf.output import check_writable, replacing, write_json
-from scl_hf.recipe import RecipeParser, other_fields
+from scl_hf.recipe import RecipeParser, other_fields, split_command_line
 
-USAGE = "evaluate.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
+USAGE = "eval.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
 
 
 def main() -> int:
     # 1. Checkpoints, the recipe, and the command line on top of it
-    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
+    given, command_line = split_command_line(sys.argv[1:])
     recipes = [argument for argument in given if argument.endswith((".yaml", ".yml"))]
     checkpoints = [argument for argument in given if argument not in recipes]
     parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), usage=USAGE)
-    command_line = [*recipes[:1], *sys.argv[1 + len(given) :]]
-    data_args, protocol, args = parser.parse_recipe(command_line, other_fields(DataArguments, EvaluationArguments))
+    not_ours = other_fields(DataArguments, EvaluationArguments)
+    data_args, protocol, args = parser.parse_recipe([*recipes[:1], *command_line], not_ours)
     if not checkpoints or len(recipes) > 1:
         raise InputError(f"at least one checkpoint and at most one recipe come first: {USAGE}")
     names = short_names(checkpoints, args.weights)
     default = "_".join(folder_names(names)) + f"-{data_args.eval_split}"
-    output_dir = Path(args.output_dir or Path("runs/evaluation", default))
-    check_writable("output_dir", output_dir)
+    output = Path(args.output or Path("runs/evaluation", default))
+    check_writable("output", output)
     settings = score_settings(checkpoints, data_args, protocol, args)
     if not args.overwrite:
-        check_earlier_scores(output_dir / "scores.json", settings)
+        check_earlier_scores(output / "scores.json", settings)
     # A checkpoint among others has a folder of its own for what is its alone.
-    folders = [output_dir / name for name in folder_names(names)] if len(names) > 1 else [output_dir]
+    folders = [output / name for name in folder_names(names)] if len(names) > 1 else [output]
     if args.official:
         if data_args.dataset != "cityscapes":
             raise InputError(f"official: scores Cityscapes' label files only, not dataset {data_args.dataset}")
@@ -72,27 +71,27 @@ def main() -> int:
 
     # 2. The evaluation split, and the models: all of them fit it, before the first is scored
     with accelerator.main_process_first():
-        rows, classes = load_evaluation(data_args)
-    candidates = [load_candidate(checkpoint, args, classes.id2label) for checkpoint in checkpoints]
+        rows, palette = load_evaluation(data_args)
+    label = rows.features["label"]
+    candidates = [load_candidate(checkpoint, args, label.id2label) for checkpoint in checkpoints]
 
     # 3. Scores, and those of the official scorer, whose files are kept where it has taken all of them
     shown = np.unique(np.linspace(0, len(rows) - 1, min(args.panel_images, len(rows))).round().astype(int)).tolist()
     reports, predictions = [], {}
-    with temporary_folder(output_dir / ".label_ids", accelerator) as temporary:
+    with temporary_folder(output / ".label_ids", accelerator) as temporary:
         label_ids = [temporary / str(index) if args.official else None for index in range(len(names))]
         for name, candidate, folder in zip(names, candidates, label_ids):
-            results, kept = score_checkpoint(candidate, rows, classes, protocol, accelerator, shown, folder)
-            reports.append(Report(name, candidate.name, classes.id2label, results))
-            predictions[name] = list(kept.values())
+            results, predictions[name] = score_checkpoint(candidate, rows, protocol, accelerator, shown, folder)
+            reports.append(Report(name, candidate.name, label.id2label, results))
         accelerator.wait_for_everyone()
         accelerator.end_training()
         if not accelerator.is_main_process:
             return 0
         if args.official:
-            labels = [Path(label["path"]) for label in rows["label"]]
+            label_files = [Path(stored["path"]) for stored in rows["label"]]
             for report, folder in zip(reports, label_ids):
                 files = [label_ids_file(folder, image_id) for image_id in rows["id"]]
-                report.official = official_scores(files, labels)
+                report.official = official_scores(files, label_files)
             for folder, scored in zip(folders, label_ids):
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(folder / "label_ids", ignore_errors=True)
@@ -101,21 +100,21 @@ def main() -> int:
     # 4. Pages and pictures
     data_name = Path(data_args.data_dir).resolve().name if data_args.data_dir else data_args.dataset
     title = f"{data_name}, {data_args.eval_split}"
-    pages = {output_dir / "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype)}
+    pages = {output / "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype)}
     pages |= {folder / "confusion.csv": confusion_page(report) for folder, report in zip(folders, reports)}
     for page, text in pages.items():
         with replacing(page) as partial:
             partial.write_text(text, encoding="utf-8")
-    write_json(output_dir / "scores.json", json_page(reports, settings, len(rows)))
+    write_json(output / "scores.json", json_page(reports, settings, len(rows)))
     for report, folder in zip(reports, folders):
-        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), classes.id2label, folder / "confusion.png")
+        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
     if shown:
-        images, labels = zip(*(read_pair(rows[row], classes.label_table) for row in shown))
-        panel = comparison_panel(images, labels, predictions, classes.id2label, classes.palette)
-        with replacing(output_dir / "panel.png") as partial:
+        images, labels = zip(*(read_pair(rows[row], label.table) for row in shown))
+        panel = comparison_panel(images, labels, predictions, label.id2label, palette)
+        with replacing(output / "panel.png") as partial:
             panel.save(partial)
     print(text_table(reports))
-    print(f"\nscores, panel and confusion matrix are in {output_dir}")
+    print(f"\nscores, panel and confusion matrix are in {output}")
 
     # 5. Whether the two scorers agree; a score that one of them lacks is no agreement
     differing = [report for report in reports if report.official and not report.official_difference() <= 1e-6]
@@ -138,6 +137,6 @@ if __name__ == "__main__":
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except OSError as error:  # whatever cannot be read is an InputError
-        print(f"error: output_dir: cannot be written ({error})", file=sys.stderr)
+        print(f"error: output: cannot be written ({error})", file=sys.stderr)
         code = 2
     sys.exit(code)

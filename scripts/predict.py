@@ -10,7 +10,6 @@ are predicted at their own size: an image processor gives the normalisation, a s
 The same command again goes on where it was stopped. Exit code 1: some files could not be predicted; 2: wrong input.
 """
 
-import itertools
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from scl_hf.checkpoints import load_checkpoint
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 from scl_hf.prediction import (
@@ -26,18 +26,16 @@ from scl_hf.prediction import (
     check_test_images,
     earlier_predictions,
     find_inputs,
-    load_checkpoint,
     write_submission,
 )
-from scl_hf.recipe import RecipeParser
+from scl_hf.recipe import RecipeParser, split_command_line
 
 USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
 
 
 def main() -> int:
     # 1. What is predicted, by what, and how
-    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
-    fields = sys.argv[1 + len(given) :]
+    given, fields = split_command_line(sys.argv[1:])
     if len(given) < 2 and not {"-h", "--help"} & set(fields):
         raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
     args, protocol = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE).parse_recipe(fields)

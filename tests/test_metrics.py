@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scl_hf.metrics import MeanIoU, iou_table
+from scl_hf.metrics import MeanIoU
 
 
 def random_maps(num_classes, shape=(3, 20, 30), ignore_index=255, seed=0):
@@ -122,14 +122,3 @@ def test_wrong_input(predictions, references, message):
     with pytest.raises(ValueError, match=message):
         metric.add_batch(predictions=predictions, references=references)
     assert metric.confusion_matrix.sum() == 0
-
-
-def test_iou_table():
-    lines = iou_table([0.5, math.nan, 1.0], {0: "road", 1: "a long class name", 2: "sky"}).splitlines()
-    assert len({len(line) for line in lines[:-1]}) == 1
-    assert [line.split()[-1] for line in lines[2:5]] == ["50.00", "–", "100.00"]
-    assert lines[6].split() == ["mean", "75.00"]
-    assert lines[7] == "– not in the evaluated labels"
-    assert "not in" not in iou_table([0.5], {0: "road"})
-    with pytest.raises(ValueError, match="must name the classes 0 … 1"):
-        iou_table([0.5, 0.5], {0: "road"})

@@ -1,11 +1,11 @@
-"""What `scripts/evaluate.py` is told, and the checkpoints that it scores."""
+"""What `scripts/eval.py` is told, and the checkpoints that it scores."""
 
 import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,28 @@ from ..checkpoints import Checkpoint, load_checkpoint
 from ..data import DataArguments
 from ..data.cityscapes import LABEL_IDS
 from ..data.crops import EvaluationImages
-from ..data.labels import Classes
-from ..errors import InputError
+from ..errors import InputError, check_field, first_few
 from ..output import replacing
-from ..prediction.writers import WriteQueue
-from .protocol import EvaluationArguments, score
+from .protocol import EvaluationArguments, changed_setting, protocol_settings, score
 
 logger = get_logger(__name__)
 
 # The model that a training checkpoint does not publish lies in a folder of this name, the other one at the root.
 FOLDERS = {"ema": "teacher", "student": "student"}
 NAMES = {"ema": "EMA", "student": "student"}
+# The data fields that scores do not depend on, for they choose what is trained on.
+TRAINING_DATA = {
+    "train_splits",
+    "unlabeled_splits",
+    "unlabeled_dirs",
+    "labeled_fraction",
+    "labeled_seed",
+    "labeled_split",
+    "labeled_ids",
+    "unlabeled_includes_labeled",
+    "use_coarse_labels",
+    "allow_shared_images",
+}
 
 
 @dataclass
@@ -43,40 +54,39 @@ class ScoringArguments:
     What is scored besides the protocol and the data, and where that is written.
 
     Args:
-        output_dir (`str`, *optional*):
-            Folder of scores and pictures; `runs/evaluation/<checkpoints>-<split>` by default.
+        output (`str`, *optional*):
+            Folder of scores and pictures; by default `runs/evaluation/<checkpoints>-<split>`.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether scores of other checkpoints, data or settings in `output_dir` may be replaced.
+            Whether scores of other checkpoints, data or settings in `output` may be replaced.
         ema (`bool`, *optional*, defaults to `False`):
             Whether to take the EMA model of training checkpoints, which hold the student, too. By default the one that
             the run publishes.
-        student (`bool`, *optional*, defaults to `False`): Whether to take the student.
+        student (`bool`, *optional*, defaults to `False`):
+            Whether to take the student of training checkpoints.
         official (`bool`, *optional*, defaults to `False`):
-            Whether to write label ids as PNGs, too, and to check the scores with Cityscapes' own scorer.
-        panel_images (`int`, *optional*, defaults to 3): Images in the panel.
+            Whether to check the scores with Cityscapes' own scorer. The PNGs of label ids that it reads are kept.
+        panel_images (`int`, *optional*, defaults to 3):
+            Images in the panel.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            `"bfloat16"` or `"float16"` for mixed precision, in which case logits are averaged in float32 all the same.
-            The precision that a recipe trains in does not matter.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether checkpoints may run their own code.
+            Precision: `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision. Logits are averaged in float32
+            all the same. The precision that a recipe trains in does not matter.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether checkpoints may run their own code.
     """
 
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "folder of scores and pictures; default: runs/evaluation/<checkpoints>-<split>"},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "replace scores of other settings in output_dir"})
-    ema: bool = field(default=False, metadata={"help": "of training checkpoints, take the EMA model"})
-    student: bool = field(default=False, metadata={"help": "of training checkpoints, take the student"})
-    official: bool = field(default=False, metadata={"help": "check the scores with Cityscapes' own scorer"})
-    panel_images: int = field(default=3, metadata={"help": "images in the panel"})
-    dtype: str = field(default="float32", metadata={"help": "float32, or bfloat16 or float16 for mixed precision"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "let checkpoints run their own code"})
+    output: str | None = None
+    overwrite: bool = False
+    ema: bool = False
+    student: bool = False
+    official: bool = False
+    panel_images: int = 3
+    dtype: str = "float32"
+    trust_remote_code: bool = False
 
     def __post_init__(self):
         if self.ema and self.student:
             raise InputError("ema, student: give one of them, or none for the model that each run publishes.")
-        if self.panel_images < 0:
-            raise InputError(f"panel_images: must be 0 or more, got {self.panel_images}.")
+        check_field(self, "panel_images", self.panel_images >= 0, "0 or more")
 
     @property
     def weights(self) -> str | None:
@@ -85,21 +95,9 @@ class ScoringArguments:
 
 
 def short_names(checkpoints: Sequence[str], weights: str | None = None) -> list[str]:
-    """
-    What tables and captions call checkpoints: the last part of each path, of `demo/checkpoint-500` the last two.
-
-    Args:
-        checkpoints (`Sequence[str]`): Paths and Hub ids.
-        weights (`str`, *optional*): `"ema"` or `"student"`, where one was chosen.
-
-    Returns:
-        `list[str]`: A name for each, all different.
-
-    Raises:
-        [`InputError`]: One is given twice.
-    """
+    """What tables call checkpoints, all different: the end of each path, two parts long for `demo/checkpoint-500`."""
     paths = [Path(checkpoint).resolve() for checkpoint in checkpoints]
-    twice = next((str(given) for given, path in zip(checkpoints, paths) if paths.count(path) > 1), None)
+    twice = next((given for given, path in zip(checkpoints, paths) if paths.count(path) > 1), None)
     if twice is not None:
         raise InputError(f"{twice}: is given twice; name it once.")
     names = ["/".join(path.parts[-2 if path.name.startswith("checkpoint-") else -1 :]) for path in paths]
@@ -121,32 +119,22 @@ def score_settings(
 ) -> dict[str, Any]:
     """All that scores depend on, as plain values."""
     settings = {"checkpoints": list(checkpoints), "weights": args.weights}
-    settings |= {name: getattr(data, name) for name in ("dataset", "data_dir", "eval_split")}
-    settings |= {name: value for name, value in asdict(protocol).items() if name.startswith("eval_")}
-    return settings | {"dtype": args.dtype}
+    settings |= {field.name: getattr(data, field.name) for field in fields(data) if field.name not in TRAINING_DATA}
+    return settings | protocol_settings(protocol, args.dtype)
 
 
 def check_earlier_scores(file: Path, settings: Mapping[str, Any]) -> None:
-    """
-    Args:
-        file (`pathlib.Path`): The JSON of scores, which need not be there yet.
-        settings (`Mapping[str, Any]`): Those of the scores to be written there, of [`score_settings`].
-
-    Raises:
-        [`InputError`]: It holds scores of other settings.
-    """
+    """Refuses to replace a JSON of scores, which need not be there, unless these are its settings."""
     if not file.is_file():
         return
-    remedy = "Name another --output_dir, or add --overwrite true to replace it."
+    remedy = "Name another --output, or add --overwrite true to replace it."
     try:
         earlier = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"output_dir: {file} does not say what it scores. {remedy}") from None
-    for name, value in settings.items():
-        if earlier.get(name) != value:
-            raise InputError(
-                f"output_dir: {file} is for {name} {earlier.get(name)}, this would be for {value}. {remedy}"
-            )
+        raise InputError(f"output: {file} does not say what it scores. {remedy}") from None
+    if changed := changed_setting(earlier, settings):
+        name, old, new = changed
+        raise InputError(f"output: {file} is for {name} {old}, this would be for {new}. {remedy}")
 
 
 @contextlib.contextmanager
@@ -167,26 +155,16 @@ def temporary_folder(path: Path, accelerator: Accelerator) -> Iterator[Path]:
 
 def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:
     """
-    Loads a checkpoint that is to be scored on data with these classes. Class names that are not the data's are warned
-    of: there may be two words for one thing.
-
-    Args:
-        name (`str`): Path or Hub id.
-        args ([`ScoringArguments`]): Which weights of it.
-        id2label (`Mapping[int, str]`): The classes of the data.
-
-    Returns:
-        [`~scl_hf.prediction.Checkpoint`]: The model on the CPU.
-
-    Raises:
-        [`InputError`]: It cannot be loaded, does not hold the weights, or has other classes.
+    A checkpoint that is to be scored on data with these classes. Class names that are not the data's are warned of:
+    there may be two words for one thing.
     """
     checkpoint = load_checkpoint(name, args.trust_remote_code, _subfolder(name, args.weights))
     theirs, ours = ({i: _plain(label) for i, label in names.items()} for names in (checkpoint.id2label, id2label))
     if len(theirs) != len(ours):
         raise InputError(
-            f"checkpoint {name}: has {len(theirs)} classes ({_listed(checkpoint.id2label.values())}), the data "
-            f"{len(ours)} ({_listed(id2label.values())}). Evaluate it on data with its classes, or train it on these."
+            f"checkpoint {name}: has {len(theirs)} classes ({first_few(checkpoint.id2label.values())}), the data "
+            f"{len(ours)} ({first_few(id2label.values())}). Evaluate it on data with its classes, or train it on "
+            "these."
         )
     different = [i for i in ours if theirs[i] != ours[i]]
     if different and set(theirs.values()) == set(ours.values()):
@@ -196,14 +174,13 @@ def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str
             "of the data as id2label in the checkpoint's config.json."
         )
     if different:
-        pairs = [f"{checkpoint.id2label[i]!r} for {id2label[i]!r}" for i in different]
-        logger.warning(
-            "%s names %d of %d classes otherwise than the data: %s", name, len(pairs), len(ours), _listed(pairs)
-        )
+        pairs = first_few(f"{checkpoint.id2label[i]!r} for {id2label[i]!r}" for i in different)
+        logger.warning(f"{name} names {len(different)} of {len(ours)} classes otherwise than the data: {pairs}")
     return checkpoint
 
 
 def _subfolder(name: str, weights: str | None) -> str:
+    """Where in a checkpoint the weights are that are asked for."""
     if weights is None:
         return ""
     try:
@@ -227,66 +204,39 @@ def _plain(label: str) -> str:
     return re.sub(r"[\W_]+", " ", label).strip().lower()
 
 
-def _listed(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")
-
-
 def score_checkpoint(
     checkpoint: Checkpoint,
     rows: datasets.Dataset,
-    classes: Classes,
     protocol: EvaluationArguments,
     accelerator: Accelerator,
     shown: Sequence[int] = (),
     label_ids: Path | None = None,
-) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+) -> tuple[dict[str, Any], list[np.ndarray]]:
     """
-    Scores a checkpoint, with a progress bar.
-
-    Args:
-        checkpoint ([`~scl_hf.prediction.Checkpoint`]): The model; it is on the CPU before and after.
-        rows (`datasets.Dataset`): The images and their labels.
-        classes ([`~scl_hf.data.labels.Classes`]): What the labels mean.
-        protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): Scales, flip and tiles.
-        accelerator (`accelerate.Accelerator`): Of this process.
-        shown (`Sequence[int]`, *optional*): Rows whose predictions are returned.
-        label_ids (`pathlib.Path`, *optional*): A folder to which predictions are written, as Cityscapes' label ids.
-
-    Returns:
-        `tuple`: The results of [`score`], and row -> train ids (H, W) of those in `shown`. They are
-        the same in each process.
-
-    Raises:
-        [`InputError`]: An image or label cannot be read or predicted.
+    The results of [`score`], and the train ids (H, W) that are predicted for the rows in `shown`; both are the same in
+    each process. To a folder `label_ids` the predictions of all rows are written, as Cityscapes' label ids.
     """
-    images = EvaluationImages(rows, classes.label_table, **checkpoint.normalization)
-    predictions = {}
-    model = checkpoint.model.to(accelerator.device)
+    images, predictions = EvaluationImages(rows, checkpoint.pixels), {}
     bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)
-    with bar, WriteQueue(threads=2, waiting=8) as queue:
 
-        def keep(row: int, item: Mapping[str, Any], probs: torch.Tensor) -> None:
-            if row in shown or label_ids is not None:
-                train_ids = probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-                if row in shown:
-                    predictions[row] = train_ids
-                if label_ids is not None:
-                    queue.submit(_write_label_ids, label_ids_file(label_ids, item["id"]), train_ids)
-            bar.update(min(accelerator.num_processes, bar.total - bar.n))  # the other processes are as far
+    def keep(row: int, item: Mapping[str, Any], probs: torch.Tensor) -> None:
+        if row in shown or label_ids is not None:
+            train_ids = probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+            if row in shown:
+                predictions[row] = train_ids
+            if label_ids is not None:
+                with replacing(label_ids_file(label_ids, item["id"])) as partial:
+                    Image.fromarray(LABEL_IDS[train_ids]).save(partial, compress_level=1)
+        bar.update(min(accelerator.num_processes, bar.total - bar.n))  # the other processes are as far
 
-        results = score(model, images, protocol, accelerator, keep)
+    with bar:
+        results = score(checkpoint.model.to(accelerator.device), images, protocol, accelerator, keep)
     checkpoint.model.to("cpu")
     # Also the point at which all have written their label ids
     predictions = {row: kept for part in gather_object([predictions]) for row, kept in part.items()}
-    return results, dict(sorted(predictions.items()))
+    return results, [predictions[row] for row in sorted(predictions)]
 
 
 def label_ids_file(folder: Path, image_id: str) -> Path:
     """Where the label ids of an image are, under a name that the Cityscapes server takes."""
     return folder / f"{image_id}_pred_labelIds.png"
-
-
-def _write_label_ids(path: Path, train_ids: np.ndarray) -> None:
-    with replacing(path) as partial:
-        Image.fromarray(LABEL_IDS[train_ids]).save(partial)

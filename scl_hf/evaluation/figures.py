@@ -30,19 +30,7 @@ LARGEST_NUMBERED = 24  # classes; in a larger confusion matrix numbers are too s
 
 
 def read_log_history(run: str | Path) -> list[dict[str, float]]:
-    """
-    What a run has logged so far.
-
-    Args:
-        run (`str` or `Path`):
-            An output folder or one of its checkpoints. Of several logs in it, the one that goes farthest.
-
-    Returns:
-        `list[dict[str, float]]`: the `log_history` of `trainer_state.json`.
-
-    Raises:
-        [`~scl_hf.errors.InputError`]: there is no such folder or no log in it, or the log cannot be read.
-    """
+    """The `log_history` of an output folder or a checkpoint in it; of several logs, the one that goes farthest."""
     run = Path(run)
     if not run.is_dir():
         raise InputError(f"{run}: is not a folder; give the output_dir of a run, or a checkpoint in it")
@@ -67,19 +55,8 @@ def _read_state(file: Path) -> dict:
 
 def plot_curves(runs: Mapping[str, list[dict[str, float]]], path: str | Path) -> Path:
     """
-    Draws losses and mean IoU over the steps, one colour a run. A dotted line is where unlabelled images join.
-
-    Args:
-        runs (`Mapping[str, list[dict[str, float]]]`):
-            Name of a run -> its `log_history`, see [`read_log_history`].
-        path (`str` or `Path`):
-            File to write, of a type that matplotlib knows: `.png`, `.svg`, `.pdf`, …
-
-    Returns:
-        `Path`: the file.
-
-    Raises:
-        [`~scl_hf.errors.InputError`]: a run has logged neither a loss nor a mean IoU, or the file cannot be written.
+    Draws losses and mean IoU over the steps, one colour a run (its name -> its [`read_log_history`]), to a file of a
+    type that matplotlib knows. A dotted line is where unlabelled images join.
     """
     for name, log in runs.items():
         if not any(key in entry for key in (*TERMS, "eval_mean_iou") for entry in log):
@@ -162,24 +139,7 @@ def _join_step(log: list[dict[str, float]]) -> float | None:
 
 
 def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, str], path: str | Path) -> Path:
-    """
-    Draws which class is taken for which: each row is a class of the labels, in percent of its pixels.
-
-    Args:
-        confusion_matrix (`np.ndarray`):
-            Pixels (num_classes, num_classes): row = label, column = prediction.
-        id2label (`Mapping[int, str]`):
-            Class id -> name.
-        path (`str` or `Path`):
-            File to write, of a type that matplotlib knows: `.png`, `.svg`, `.pdf`, …
-
-    Returns:
-        `Path`: the file.
-
-    Raises:
-        `ValueError`: the matrix is not (num_classes, num_classes).
-        [`~scl_hf.errors.InputError`]: the file cannot be written.
-    """
+    """Draws a matrix of pixels (C, C), row = label: each row in percent of the pixels of its class."""
     counts, size = np.asarray(confusion_matrix, float), len(id2label)
     if counts.shape != (size, size):
         raise ValueError(f"confusion_matrix is {counts.shape}, not ({size}, {size}) as id2label is long.")

@@ -21,15 +21,7 @@ TABLE_NAMES = (
 
 
 def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
-    """
-    The IoU of each category of classes. A pixel that is predicted as another class of its category is right.
-
-    Args:
-        confusion_matrix (`np.ndarray`): Pixels (19, 19) by train id: row = label, column = prediction.
-
-    Returns:
-        `dict[str, float]`: In 0 … 1; NaN for a category that is neither labelled nor predicted.
-    """
+    """The IoU of each category, NaN where it has no pixel, from counts (19, 19) by train id: row = label."""
     category = {label.train_id: label.category for label in LABELS}
     member = np.array([[category[i] == name for name in CATEGORIES] for i in ID2LABEL], dtype=np.int64)
     matrix = member.T @ np.asarray(confusion_matrix) @ member
@@ -42,13 +34,7 @@ def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
 
 
 def import_official_scorer():
-    """
-    Returns:
-        `module`: `evalPixelLevelSemanticLabeling` of cityscapesScripts.
-
-    Raises:
-        [`InputError`]: It is not installed.
-    """
+    """`evalPixelLevelSemanticLabeling` of cityscapesScripts, or one line that says how to install it."""
     try:
         from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
     except ImportError as error:
@@ -60,29 +46,15 @@ def import_official_scorer():
 
 
 def official_scores(predictions: Sequence[Path], labels: Sequence[Path]) -> dict[str, float]:
-    """
-    Runs the scorer of cityscapesScripts. Its instance-weighted scores are left out: they need the size of each object,
-    and that part of the scorer does not run with NumPy 2.
-
-    Args:
-        predictions (`Sequence[pathlib.Path]`): PNGs of label ids.
-        labels (`Sequence[pathlib.Path]`): The `…_labelIds.png` of each.
-
-    Returns:
-        `dict[str, float]`: "mean_iou" over classes and "mean_category_iou", in 0 … 1.
-
-    Raises:
-        [`InputError`]: The scorer is not installed, or does not take a file.
-    """
+    """Mean IoU of classes and of categories, in 0 … 1, that cityscapesScripts computes from PNGs of label ids."""
     scorer = import_official_scorer()
     args = copy.copy(scorer.args)
+    # Its instance-weighted scores need the size of each object, and do not run with NumPy 2.
     args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            results = scorer.evaluateImgLists(
-                [str(path) for path in predictions], [str(path) for path in labels], args
-            )
+            results = scorer.evaluateImgLists([*map(str, predictions)], [*map(str, labels)], args)
     except SystemExit as error:  # its way to say that a file is wrong
         reason = (printed.getvalue().strip() or "without a reason").splitlines()[-1]
         raise InputError(f"official: the Cityscapes scorer stopped: {reason}") from error

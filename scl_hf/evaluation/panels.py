@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.pixels import Pixels
+
 # A picture narrower than the first is enlarged, one wider than the second is shrunk, by a whole factor.
 READABLE_WIDTH, LARGEST_WIDTH = 360, 720
 LARGEST_PANEL = 2880  # many columns share this width
@@ -18,21 +20,7 @@ WRONG = (213, 94, 0)  # vermilion, which colour-blind people see on grey
 
 
 def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """
-    A label map in colour.
-
-    Args:
-        label (`np.ndarray`):
-            Class ids (H, W), 255 for ignored pixels.
-        palette (`np.ndarray`):
-            A colour for each class (num_classes, 3), uint8.
-
-    Returns:
-        `np.ndarray`: (H, W, 3) uint8; ignored pixels are black.
-
-    Raises:
-        `ValueError`: an id that the palette does not have.
-    """
+    """A label map (H, W) in the colours of a palette (C, 3), as (H, W, 3) uint8; ignored pixels (255) are black."""
     label, palette = np.asarray(label), np.asarray(palette, dtype=np.uint8)
     known = (label >= 0) & (label < len(palette)) | (label == 255)
     if not known.all():
@@ -46,22 +34,7 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
-    """
-    An image under the colours of its classes.
-
-    Args:
-        image (`np.ndarray`):
-            (H, W, 3) uint8.
-        label (`np.ndarray`):
-            Class ids (H, W); ignored pixels (255) show the image alone.
-        palette (`np.ndarray`):
-            A colour for each class (num_classes, 3), uint8.
-        alpha (`float`, *optional*, defaults to `0.6`):
-            Share of the colour, 0 shows the image alone and 1 the colours alone.
-
-    Returns:
-        `np.ndarray`: (H, W, 3) uint8.
-    """
+    """An image (H, W, 3) under `alpha` of the colours of its classes (H, W); ignored pixels show the image alone."""
     image, label = np.asarray(image), np.asarray(label)
     if image.shape != (*label.shape, 3):
         raise ValueError(f"image {image.shape} and label {label.shape} are not (H, W, 3) and (H, W) of one size.")
@@ -71,18 +44,8 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
 
 def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
     """
-    Where a prediction is wrong: wrong pixels in vermilion, right ones as a pale grey image, ignored ones black.
-
-    Args:
-        prediction (`np.ndarray`):
-            Class ids (H, W).
-        label (`np.ndarray`):
-            Class ids (H, W), 255 for ignored pixels.
-        image (`np.ndarray`, *optional*):
-            (H, W, 3) uint8. Without it right pixels are all of one pale grey.
-
-    Returns:
-        `np.ndarray`: (H, W, 3) uint8.
+    Where a prediction (H, W) is wrong, as (H, W, 3) uint8: wrong pixels in vermilion, right ones as a pale grey image
+    (all of one grey without `image`), ignored ones black.
     """
     prediction, label = np.asarray(prediction), np.asarray(label)
     if prediction.shape != label.shape:
@@ -95,45 +58,13 @@ def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | Non
     return np.where((label == 255)[..., None], np.uint8(0), errors)
 
 
-def denormalize(pixel_values: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """
-    The picture that an image processor normalised.
-
-    Args:
-        pixel_values (`torch.Tensor`):
-            (3, H, W), normalised with `mean` and `std`.
-        mean (`Sequence[float]`):
-            Mean of each channel, in 0 … 1.
-        std (`Sequence[float]`):
-            Standard deviation of each channel, in 0 … 1.
-
-    Returns:
-        `np.ndarray`: (H, W, 3) uint8.
-    """
-    pixels = pixel_values.detach().float().cpu().permute(1, 2, 0).numpy()
-    pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    return np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
-
-
 def panel(
     rows: list[list[tuple[str, np.ndarray]]], legend: list[tuple[str, Sequence[int]]] | None = None
 ) -> Image.Image:
     """
-    Pictures side by side on white, each below its caption, and a legend beneath.
-
-    Args:
-        rows (`list[list[tuple[str, np.ndarray]]]`):
-            Rows of (caption, picture), a picture being (H, W, 3) uint8. All pictures are enlarged or shrunk by one
-            whole factor to a width that is good to look at; where there are many columns, to a narrower one. A row
-            without any caption takes no room for them.
-        legend (`list[tuple[str, Sequence[int]]]`, *optional*):
-            (class name, RGB colour) in the order in which they are shown.
-
-    Returns:
-        `PIL.Image.Image`: the panel.
-
-    Raises:
-        `ValueError`: no picture at all, or one of another shape or type.
+    Rows of (caption, picture) side by side on white, and below them a legend of (class name, RGB colour). Pictures are
+    (H, W, 3) uint8; all are enlarged or shrunk by one whole factor to a width that is good to look at; where there are
+    many columns, to a narrower one. A row without any caption takes no room for them.
     """
     pictures = [_check_picture(picture) for row in rows for _, picture in row]
     if not pictures:
@@ -177,26 +108,9 @@ def comparison_panel(
     palette: np.ndarray,
 ) -> Image.Image:
     """
-    What several checkpoints predict for the same images, as in the paper's Figure 4: the image, a column for each
-    checkpoint, the ground truth. Below each prediction is its [`error_map`].
-
-    Args:
-        images (`Sequence[np.ndarray]`):
-            Each (H, W, 3) uint8.
-        labels (`Sequence[np.ndarray]`):
-            The class ids (H, W) of each image, 255 for ignored pixels.
-        predictions (`Mapping[str, Sequence[np.ndarray]]`):
-            Name of a checkpoint -> the class ids (H, W) that it predicts for each image.
-        id2label (`Mapping[int, str]`):
-            Class id -> name.
-        palette (`np.ndarray`):
-            A colour for each class (num_classes, 3), uint8.
-
-    Returns:
-        `PIL.Image.Image`: the panel. Its legend has the classes that occur in it.
-
-    Raises:
-        `ValueError`: a checkpoint has more or fewer predictions than there are images, or sizes differ.
+    What several checkpoints predict for the same images, as in the paper's Figure 4: the image (H, W, 3), a column for
+    each checkpoint, the ground truth (H, W). Below each prediction is its [`error_map`]. The legend has the classes
+    that occur.
     """
     for name, maps in [("labels", labels), *predictions.items()]:
         if len(maps) != len(images):
@@ -215,6 +129,34 @@ def comparison_panel(
     return panel(rows, legend)
 
 
+def training_panel(
+    examples: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    last_pair: Mapping[str, torch.Tensor] | None,
+    pixels: Pixels,
+    palette: np.ndarray,
+    id2label: Mapping[int, str],
+    evaluated_name: str,
+) -> Image.Image:
+    """
+    What a model in training predicts for a few images (`pixel_values` (3, H, W), label and prediction (H, W) of each),
+    and below them the `image`, `target`, `student` and `valid` of its last CutMix image, if there was one.
+    """
+
+    def colors(label: torch.Tensor) -> np.ndarray:
+        return colorize(label.cpu().numpy(), palette)
+
+    rows = []
+    for pixel_values, label, prediction in examples:
+        guess = (f"prediction ({evaluated_name})", colors(prediction))
+        rows.append([("image", pixels.picture(pixel_values)), ("label", colors(label)), guess])
+    if last_pair is not None:
+        target, student = (last_pair[name].masked_fill(~last_pair["valid"], 255) for name in ("target", "student"))
+        guess = ("prediction (student)", colors(student))
+        image = ("unlabelled, CutMix", pixels.picture(last_pair["image"]))
+        rows.append([image, ("teacher's target", colors(target)), guess])
+    return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
+
+
 def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
     counted = label != 255
     if not counted.any():
@@ -223,16 +165,7 @@ def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
 
 
 def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
-    """
-    Names of classes beside their colours, on white.
-
-    Args:
-        classes (`Sequence[tuple[str, Sequence[int]]]`):
-            (class name, RGB colour) in the order in which they are shown.
-
-    Returns:
-        `PIL.Image.Image`: the legend.
-    """
+    """Names of classes beside their colours, on white."""
     key = _draw_legend(classes, LARGEST_WIDTH, ImageFont.load_default(FONT_SIZE))
     canvas = Image.new("RGB", (key.width + 2 * MARGIN, key.height + 2 * MARGIN), "white")
     canvas.paste(key, (MARGIN, MARGIN))
@@ -277,24 +210,3 @@ def _shorten(text: str, width: int, font) -> str:
         kept -= 1
         short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
     return short
-
-
-def training_panel(examples, last_pair, pixels, palette, id2label, evaluated_name):
-    rows = [
-        [
-            ("image", pixels.picture(values)),
-            ("label", colorize(label.cpu().numpy(), palette)),
-            (f"prediction ({evaluated_name})", colorize(prediction.cpu().numpy(), palette)),
-        ]
-        for values, label, prediction in examples
-    ]
-    if last_pair is not None:
-        blank = ~last_pair["valid"]
-        rows.append(
-            [
-                ("unlabelled, CutMix", pixels.picture(last_pair["image"])),
-                ("teacher's target", colorize(last_pair["target"].masked_fill(blank, 255).cpu().numpy(), palette)),
-                ("prediction (student)", colorize(last_pair["student"].masked_fill(blank, 255).cpu().numpy(), palette)),
-            ]
-        )
-    return panel(rows, legend=[(id2label[i], palette[i]) for i in range(len(palette))])

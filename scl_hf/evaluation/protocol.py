@@ -1,8 +1,9 @@
 """Whole images in, predictions and named scores out: one protocol for training, evaluation and prediction."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..errors import InputError, first_line
+from ..errors import InputError, check_field, first_line
 from ..inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`
+_SPEED = ("max_tiles_per_batch", "dataloader_num_workers")  # how fast predictions are made, not what they are
 
 
 @dataclass
@@ -44,52 +46,43 @@ class EvaluationArguments:
             Processes that read images ahead. 0: they are read between predictions.
     """
 
-    eval_scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "scales of evaluation"})
-    eval_flip: bool = field(default=False, metadata={"help": "average with the mirrored image in evaluation"})
-    eval_tile: list[int] | None = field(
-        default=None, metadata={"help": "height and width (or side) of evaluation tiles; none = whole images"}
-    )
-    eval_overlap: float = field(default=1 / 3, metadata={"help": "overlap of evaluation tiles, as a share"})
-    eval_border: str = field(
-        default="average", metadata={"help": "where tiles overlap: average, or trim = the tile farther inside"}
-    )
-    max_tiles_per_batch: int = field(default=1, metadata={"help": "evaluation tiles in the model at once"})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "processes that read images"})
+    eval_scales: list[float] = field(default_factory=lambda: [1.0])
+    eval_flip: bool = False
+    eval_tile: list[int] | None = None
+    eval_overlap: float = 1 / 3
+    eval_border: str = "average"
+    max_tiles_per_batch: int = 1
+    dataloader_num_workers: int = 0
 
     def __post_init__(self):
         if self.eval_tile is not None:
             tile = self.eval_tile if isinstance(self.eval_tile, (list, tuple)) else [self.eval_tile]
             self.eval_tile = None if tile == [None] else [*tile, *tile] if len(tile) == 1 else list(tile)
         positive = bool(self.eval_scales) and all(0 < scale < math.inf for scale in self.eval_scales)
-        self._check("eval_scales", positive, "scales above 0")
-        self._check(
-            "eval_tile",
-            self.eval_tile is None or (len(self.eval_tile) == 2 and min(self.eval_tile) >= 1),
-            "height and width, or one number, of 1 or more, or left out",
-        )
-        self._check("eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
-        self._check("eval_border", self.eval_border in ("average", "trim"), "average or trim")
-        self._check("max_tiles_per_batch", self.max_tiles_per_batch >= 1, "1 or more")
-        self._check("dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
+        check_field(self, "eval_scales", positive, "scales above 0")
+        is_size = self.eval_tile is None or (len(self.eval_tile) == 2 and min(self.eval_tile) >= 1)
+        check_field(self, "eval_tile", is_size, "height and width, or one number, of 1 or more, or left out")
+        check_field(self, "eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
+        check_field(self, "eval_border", self.eval_border in ("average", "trim"), "average or trim")
+        check_field(self, "max_tiles_per_batch", self.max_tiles_per_batch >= 1, "1 or more")
+        check_field(self, "dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
 
-    def _check(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(f"{name}: must be {expected}, got {getattr(self, name)!r}.")
+
+def protocol_settings(args: EvaluationArguments, dtype: str) -> dict[str, Any]:
+    """All of the protocol that predictions depend on, as plain values; what only makes them faster is left out."""
+    names = [field.name for field in fields(EvaluationArguments) if field.name not in _SPEED]
+    return {name: getattr(args, name) for name in names} | {"dtype": dtype}
+
+
+def changed_setting(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting that differs from what was read as JSON: its name, the value there, the value here."""
+    settings = json.loads(json.dumps(settings))
+    names = [name for name in settings | earlier if earlier.get(name) != settings.get(name)]
+    return (names[0], earlier.get(names[0]), settings.get(names[0])) if names else None
 
 
 def make_accelerator(dtype: str) -> Accelerator:
-    """
-    The process, its device and mixed precision.
-
-    Args:
-        dtype (`str`): `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision.
-
-    Returns:
-        `accelerate.Accelerator`: On the GPU, if there is one.
-
-    Raises:
-        [`InputError`]: There is no such precision, or the device does not have it.
-    """
+    """This process, on the GPU if there is one, and mixed precision where `dtype` is not float32."""
     if dtype not in MIXED_PRECISION:
         raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {dtype!r}.")
     try:
@@ -102,21 +95,7 @@ def make_accelerator(dtype: str) -> Accelerator:
 def predict_image(
     model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
 ) -> torch.Tensor:
-    """
-    Predicts one image by the protocol of the `eval_…` fields.
-
-    Args:
-        model (`torch.nn.Module`): On `accelerator.device`.
-        item (`Mapping[str, Any]`): The normalised `pixel_values` (3, H, W) of the image, and its `id`.
-        args ([`EvaluationArguments`]): Scales, flip, tiles.
-        accelerator (`accelerate.Accelerator`): Whose device and mixed precision are used.
-
-    Returns:
-        `torch.Tensor`: The class probabilities, (1, C, H, W) float32 on the device.
-
-    Raises:
-        [`InputError`]: The model cannot predict the image at these scales or tiles, or memory does not suffice.
-    """
+    """Class probabilities (1, C, H, W), float32 on the device, of an item: `pixel_values` (3, H, W) and `id`."""
     try:
         with accelerator.autocast():
             return predict_probs(
@@ -153,24 +132,7 @@ def predicted_images(
     args: EvaluationArguments,
     accelerator: Accelerator,
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
-    """
-    Predicts images one at a time, by the protocol of the `eval_…` fields.
-
-    Args:
-        model (`torch.nn.Module`): On `accelerator.device`.
-        images (`torch.utils.data.Dataset`):
-            What is predicted, such as [`~scl_hf.data.crops.EvaluationImages`]: items with the normalised
-            `pixel_values` (3, H, W) and an `id`.
-        rows (`Sequence[int]`): Which of them.
-        args ([`EvaluationArguments`]): Scales, flip, tiles, loader workers.
-        accelerator (`accelerate.Accelerator`): Whose device and mixed precision are used.
-
-    Yields:
-        `tuple`: The row, its item of `images`, and the class probabilities, (1, C, H, W) float32 on the device.
-
-    Raises:
-        [`InputError`]: As [`predict_image`].
-    """
+    """Each of these rows of `images`, its item, and its probabilities (1, C, H, W), one after the other."""
     loader = DataLoader(Subset(images, rows), batch_size=None, num_workers=args.dataloader_num_workers)
     for row, item in zip(rows, loader):
         yield row, item, predict_image(model, item, args, accelerator)
@@ -204,18 +166,16 @@ def score(
 
     Args:
         model (`transformers.PreTrainedModel`): On `accelerator.device`.
-        images (`torch.utils.data.Dataset`): As for [`predicted_images`], with `labels` (H, W), train ids.
+        images (`torch.utils.data.Dataset`): Items with the normalised `pixel_values` (3, H, W), `labels` (H, W) of
+            train ids, and an `id`, such as [`~scl_hf.data.crops.EvaluationImages`].
         args ([`EvaluationArguments`]): The protocol.
         accelerator (`accelerate.Accelerator`): Process, device and mixed precision.
-        on_prediction (`Callable`, *optional*):
-            Called with each row of this process, its item and its probabilities (1, C, H, W).
+        on_prediction (`Callable`, *optional*): Called with each row of this process, its item and its probabilities
+            (1, C, H, W) on the device.
 
     Returns:
         `dict`: Of [`~scl_hf.metrics.MeanIoU`], the same in each process, and "confusion_matrix": pixels of each class
         (row) predicted as each class (column), (C, C) int64 on the CPU.
-
-    Raises:
-        [`InputError`]: An image cannot be predicted, or its labels are not among the model's classes.
     """
     from ..metrics import MeanIoU  # late: importing `evaluate` takes seconds
 
@@ -240,16 +200,7 @@ def iou_name(label: str) -> str:
 
 
 def named_scores(results: Mapping[str, Any], id2label: Mapping[int, str]) -> dict[str, float]:
-    """
-    The results of [`~scl_hf.metrics.MeanIoU`] as plain (name, number) pairs; classes that do not occur are left out.
-
-    Args:
-        results (`Mapping[str, Any]`): Of `MeanIoU.compute`.
-        id2label (`Mapping[int, str]`): Class names by train id.
-
-    Returns:
-        `dict[str, float]`: mean IoU, mean and overall accuracy, and the IoU of each class.
-    """
+    """Mean IoU, accuracies and the IoU of each class that occurs, of [`score`], as (name, number) pairs."""
     scores = {name: float(results[name]) for name in SCORES}
     ious = {iou_name(id2label[i]): float(iou) for i, iou in enumerate(results["per_category_iou"])}
     return scores | {name: iou for name, iou in ious.items() if iou == iou}

@@ -12,27 +12,18 @@ import torch
 
 from ..data.cityscapes import is_cityscapes
 from .official import TABLE_NAMES, category_ious
-from .protocol import EvaluationArguments, protocol_in_words
+from .protocol import SCORES, EvaluationArguments, protocol_in_words
 
 
 @dataclass
 class Report:
-    """
-    The scores of one checkpoint, for people and for programs.
+    """The scores of one checkpoint, for people and for programs."""
 
-    Args:
-        name (`str`): What tables call it.
-        checkpoint (`str`): Path or Hub id.
-        id2label (`dict[int, str]`): The classes of the data.
-        results (`dict`): Of [`~scl_hf.evaluation.protocol.score`].
-        official (`dict[str, float]`, *optional*): Of [`~scl_hf.evaluation.official.official_scores`].
-    """
-
-    name: str
-    checkpoint: str
-    id2label: dict[int, str]
-    results: dict[str, Any]
-    official: dict[str, float] | None = None
+    name: str  # what tables call it
+    checkpoint: str  # path or Hub id
+    id2label: dict[int, str]  # of the data
+    results: dict[str, Any]  # of `score`
+    official: dict[str, float] | None = None  # of `official_scores`
     class_iou: dict[str, float] = field(init=False)
     category_iou: dict[str, float] = field(init=False)
     mean_category_iou: float = field(init=False)
@@ -60,7 +51,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """All of it but the confusion matrix, in 0 … 1."""
         values = {"name": self.name, "checkpoint": self.checkpoint}
-        values |= {name: self.results[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        values |= {name: self.results[name] for name in SCORES}
         values |= {"iou": self.class_iou}
         values |= {"accuracy": dict(zip(self.id2label.values(), self.results["per_category_accuracy"]))}
         if self.category_iou:
@@ -71,45 +62,37 @@ class Report:
 
 
 def text_table(reports: Sequence[Report]) -> str:
-    """
-    Scores in percent as plain text, a column for each checkpoint.
-
-    Args:
-        reports (`Sequence[Report]`): Of checkpoints with the same classes.
-
-    Returns:
-        `str`: Classes, their mean, categories where there are some, and pixel accuracy.
-    """
+    """Scores in percent as plain text, a column for each checkpoint; all of them have the same classes."""
     blocks = [[["IoU %", *(report.name for report in reports)]]]
     for sections in zip(*(report.sections() for report in reports)):
         blocks.append([[name, *(_percent(scores[name], 2) for scores in sections)] for name in sections[0]])
+    return _aligned(blocks)
+
+
+def iou_table(results: Mapping[str, Any], id2label: Mapping[int, str]) -> str:
+    """The IoU of each class and their mean, of [`~scl_hf.evaluation.protocol.score`], as plain text in percent."""
+    ious = results["per_category_iou"]
+    classes = [[id2label[i], _percent(iou, 2)] for i, iou in enumerate(ious)]
+    table = _aligned([[["class", "IoU %"]], classes, [["mean", _percent(results["mean_iou"], 2)]]])
+    return table + "\n– not in the evaluated labels" * any(map(math.isnan, ious))
+
+
+def _aligned(blocks: Sequence[Sequence[Sequence[str]]]) -> str:
+    """Blocks of rows of cells as text in columns, with a rule between blocks."""
     widths = [max(map(len, column)) for column in zip(*(row for block in blocks for row in block))]
-    lines = [
-        "\n".join(
-            "  ".join([name.ljust(widths[0]), *(value.rjust(width) for value, width in zip(values, widths[1:]))])
-            for name, *values in block
-        )
-        for block in blocks
-    ]
-    return f"\n{'-' * (sum(widths) + 2 * len(reports))}\n".join(lines)
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = []
+    for block in blocks:
+        lines += [rule] * bool(lines)
+        for name, *values in block:
+            lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]))
+    return "\n".join(lines)
 
 
 def markdown_page(
     reports: Sequence[Report], data: str, num_images: int, protocol: EvaluationArguments, dtype: str
 ) -> str:
-    """
-    Scores as a page: a row for each checkpoint, ready for the paper's Table 1 where the classes are Cityscapes'.
-
-    Args:
-        reports (`Sequence[Report]`): Of checkpoints with the same classes.
-        data (`str`): The data, in words.
-        num_images (`int`): How many images were scored.
-        protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): How they were predicted.
-        dtype (`str`): In which precision.
-
-    Returns:
-        `str`: Markdown.
-    """
+    """Scores as Markdown, a row for each checkpoint, as in the paper's Table 1 where the classes are Cityscapes'."""
     classes, mean, *summary = zip(*(report.sections() for report in reports))
     names = TABLE_NAMES if reports[0].category_iou else list(classes[0])
     parts = [
@@ -142,17 +125,7 @@ def _markdown_table(
 
 
 def json_page(reports: Sequence[Report], settings: Mapping[str, Any], num_images: int) -> dict[str, Any]:
-    """
-    Scores for programs, in 0 … 1.
-
-    Args:
-        reports (`Sequence[Report]`): The checkpoints.
-        settings (`Mapping[str, Any]`): All that the scores depend on, as plain values.
-        num_images (`int`): How many images were scored.
-
-    Returns:
-        `dict`: For JSON; None for what has no score.
-    """
+    """Scores for programs, in 0 … 1, None for what has no score; `settings` are all that they depend on."""
     page = {"settings": dict(settings), "images": num_images, "checkpoints": [report.as_dict() for report in reports]}
     return _nan_to_none(page)
 

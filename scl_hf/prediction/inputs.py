@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.sources import SUFFIXES
+from ..data.pictures import SUFFIXES, find_pictures, is_picture
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -19,21 +19,15 @@ logger = logging.getLogger(__name__)
 # What is wrong with a video is said by its error; FFmpeg would print riddles beside it.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-PICTURES = SUFFIXES | {".ppm"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+PICTURES_AND_VIDEOS = SUFFIXES | {".ppm"} | VIDEOS
 
 
 class Input(NamedTuple):
-    """
-    A picture or a video.
-
-    Args:
-        path (`str`): The file.
-        name (`str`): Folders and name of its predictions, without a suffix.
-    """
+    """A picture or a video."""
 
     path: str
-    name: str
+    name: str  # folders and name of its predictions, without a suffix
 
     @property
     def is_video(self) -> bool:
@@ -42,20 +36,9 @@ class Input(NamedTuple):
 
 def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] = ()) -> list[Input]:
     """
-    Finds the files behind what a user names. Predictions lie in the same folders as the inputs, counted from the
-    folder that holds them all, so that equal names in different folders do not meet.
-
-    Args:
-        patterns (`Sequence[str]`): Files, folders (with all pictures and videos below them) and globs (`**` too).
-        excluded (`Sequence[str]`, *optional*):
-            Files and folders that are no inputs, such as earlier predictions
-            ([`~scl_hf.prediction.writers.earlier_predictions`]).
-
-    Returns:
-        `list[Input]`: Each file once, in the order of the patterns and by name within each.
-
-    Raises:
-        [`InputError`]: A pattern that matches nothing.
+    The pictures and videos behind files, folders (with all below them) and globs, each once. Predictions lie in the
+    same folders as the inputs, counted from the folder that holds them all, so that equal names in different folders
+    do not meet. Files and folders in `excluded` are no inputs, such as earlier predictions.
     """
     excluded = tuple(os.path.abspath(path) for path in excluded)
     files, roots = {}, []
@@ -65,24 +48,18 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
             raise InputError(f"input {pattern}: no such file or folder, and no glob that matches one.")
         folders = [os.path.abspath(match) for match in matches if os.path.isdir(match)]
         given = [os.path.abspath(match) for match in matches if not os.path.isdir(match)]
-        found = given + [path for folder in folders for path in _files_below(folder)]
+        below = [(folder, name) for folder in folders for name in find_pictures(folder, PICTURES_AND_VIDEOS)]
+        found = given + [os.path.join(folder, name) for folder, name in below]
         # A glob such as **/* names folders and files, whatever they are; one file by its name is meant.
         if found != [os.path.abspath(pattern)]:
-            found = [path for path in found if _is_input(path) and not _is_excluded(path, excluded)]
+            found = [path for path in found if is_picture(os.path.basename(path), PICTURES_AND_VIDEOS)]
+            found = [path for path in found if not _is_excluded(path, excluded)]
         if not found:
-            suffixes = ", ".join(sorted(PICTURES | VIDEOS))
+            suffixes = ", ".join(sorted(PICTURES_AND_VIDEOS))
             raise InputError(f"input {pattern}: holds no picture and no video ({suffixes}).")
         files |= dict.fromkeys(found)
         roots += folders + [os.path.dirname(path) for path in given if path in files]
     return [Input(path, Path(name).as_posix()) for path, name in _names(files, os.path.commonpath(roots)).items()]
-
-
-def _files_below(folder: str) -> list[str]:
-    paths = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [os.path.join(parent, name) for name in names]
-    return sorted(paths)
 
 
 def _names(files: Iterable[str], root: str) -> dict[str, str]:
@@ -94,29 +71,12 @@ def _names(files: Iterable[str], root: str) -> dict[str, str]:
     return names
 
 
-def _is_input(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURES | VIDEOS
-
-
 def _is_excluded(path: str, excluded: Sequence[str]) -> bool:
     return any(path == other or path.startswith(os.path.join(other, "")) for other in excluded)
 
 
 class Video:
-    """
-    An open video.
-
-    Args:
-        path (`str`): The file.
-
-    Attributes:
-        fps (`float`): Frames a second as the file states them, or 25.
-        num_frames (`int`): Frames as the file states them, 0 where it does not.
-
-    Raises:
-        [`InputError`]: The file is not there, or no video that OpenCV reads.
-    """
+    """An open video; where its file does not state them, `fps` is 25 and `num_frames` 0."""
 
     def __init__(self, path: str):
         if not os.path.isfile(path):
@@ -129,15 +89,7 @@ class Video:
         self.num_frames = max(0, round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[np.ndarray]:
-        """
-        The frames, one after the other, once.
-
-        Yields:
-            `np.ndarray`: (H, W, 3) uint8, RGB.
-
-        Raises:
-            [`InputError`]: There is none.
-        """
+        """The frames, (H, W, 3) uint8 in RGB, one after the other, once."""
         number = 0
         while (frame := self._capture.read()[1]) is not None:
             number += 1

@@ -1,28 +1,28 @@
 """What `scripts/predict.py` is told besides inputs and protocol, and the loop from inputs to files."""
 
-import dataclasses
+import contextlib
+import functools
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..checkpoints import Checkpoint
 from ..data.pictures import read_image
+from ..data.pixels import Pixels
 from ..errors import InputError
-from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image
+from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
 from ..output import check_writable
 from .inputs import Input, Video
 from .writers import KINDS, PredictionFolder, WriteQueue
 
-# They change how fast predictions are made, not what they are.
-_SPEED = ("max_tiles_per_batch", "dataloader_num_workers")
 # Images a second, also where one takes longer.
 _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
@@ -34,33 +34,32 @@ class PredictionArguments:
 
     Args:
         output (`str`):
-            Folder of the predictions, with a folder for each of the names in `write`.
+            Folder of the predictions. In it is a folder for each of the names in `write`.
         write (`list[str]`, *optional*):
-            What is written of each picture: `"color"` and `"overlay"` (the default), PNGs of the class ids
-            `"train_ids"` (8 bits; 16 beyond 255 classes) and `"label_ids"` (Cityscapes' own ids), and
-            `"probabilities"`, a NumPy file of float16 (classes, height, width). Of a video: colours and overlays.
+            What is written of each picture, any of color, overlay, train_ids, label_ids, probabilities; by default
+            color and overlay, all that can be had of videos. Class ids are PNGs, of 8 bits (16 beyond 255 classes) or,
+            as label_ids, with Cityscapes' own ids; probabilities are float16 NumPy files, (classes, height, width).
         submission (`str`, *optional*):
-            A zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
+            Zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
             `["label_ids"]` by default.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            `"bfloat16"` or `"float16"` for mixed precision; probabilities are averaged in float32 all the same.
+            Precision: `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision. Logits are averaged in float32
+            all the same.
         compile (`bool`, *optional*, defaults to `False`):
-            Whether the model goes through `torch.compile`, which is done anew for other sizes.
+            Whether the model goes through `torch.compile`, which pays off for many pictures of one size.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether the predictions in `output` are removed first. Without it a run that was stopped goes on.
+            Whether earlier predictions in `output` are removed first. Without it a run that was stopped goes on.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether the checkpoint may run its own code.
     """
 
-    output: str = field(metadata={"help": "folder of the predictions"})
-    write: list[str] | None = field(
-        default=None, metadata={"help": f"any of {' '.join(KINDS)}; color and overlay without it"}
-    )
-    submission: str | None = field(default=None, metadata={"help": "zip of label ids for the Cityscapes server"})
-    dtype: str = field(default="float32", metadata={"help": "float32, or bfloat16 or float16 for mixed precision"})
-    compile: bool = field(default=False, metadata={"help": "torch.compile; pays off for many pictures of one size"})
-    overwrite: bool = field(default=False, metadata={"help": "remove the predictions in the output folder first"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "let the checkpoint run its own code"})
+    output: str
+    write: list[str] | None = None
+    submission: str | None = None
+    dtype: str = "float32"
+    compile: bool = False
+    overwrite: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self):
         if self.write is None:
@@ -86,13 +85,10 @@ class Predictor:
     Predicts pictures and videos into a folder.
 
     Args:
-        checkpoint ([`Checkpoint`]): The model; it is moved to the device.
+        checkpoint ([`~scl_hf.checkpoints.Checkpoint`]): The model; it is moved to the device.
         args ([`PredictionArguments`]): What is written, and where.
         protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): Scales, flip and tiles.
         accelerator (`accelerate.Accelerator`): Device and mixed precision.
-
-    Raises:
-        [`InputError`]: As [`PredictionFolder`].
     """
 
     def __init__(
@@ -106,9 +102,8 @@ class Predictor:
         self.protocol = protocol
         self.accelerator = accelerator
         self.probabilities = "probabilities" in args.write
-        fields = [field.name for field in dataclasses.fields(EvaluationArguments) if field.name not in _SPEED]
-        settings = {"checkpoint": checkpoint.digest(), "dtype": args.dtype} | checkpoint.normalization
-        settings |= {name: getattr(protocol, name) for name in fields}
+        settings = {"checkpoint": checkpoint.digest()} | checkpoint.pixels._asdict()
+        settings |= protocol_settings(protocol, args.dtype)
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
         self.model = checkpoint.model.to(accelerator.device)
         if args.compile:
@@ -116,17 +111,8 @@ class Predictor:
 
     def predict(self, inputs: Sequence[Input]) -> tuple[int, list[str]]:
         """
-        Predicts what is not in the folder yet, with a progress bar.
-
-        Args:
-            inputs (`Sequence[Input]`): Pictures and videos.
-
-        Returns:
-            `tuple[int, list[str]]`: How many of the inputs were there already, and a line for each of them that could
-            not be read or predicted.
-
-        Raises:
-            [`InputError`]: The model cannot predict tiles of this size, or memory does not suffice.
+        Predicts what is not in the folder yet, with a progress bar. Returns how many of the inputs were there already,
+        and a line for each of them that could not be read or predicted.
         """
         remaining = self.folder.check_inputs(inputs)
         failures: list[str] = []
@@ -137,8 +123,8 @@ class Predictor:
         return len(inputs) - len(remaining), failures
 
     def _predict_pictures(self, pictures: Sequence[Input], failures: list[str], bar: tqdm) -> None:
-        items = _Pictures(pictures, self.checkpoint)
-        loader = DataLoader(items, batch_size=None, num_workers=self.protocol.dataloader_num_workers)
+        num_workers, read = self.protocol.dataloader_num_workers, functools.partial(_read, self.checkpoint.pixels)
+        loader = DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=read)
         with WriteQueue(threads=4, waiting=8) as queue:
             for picture, item in zip(pictures, loader):
                 try:
@@ -157,23 +143,21 @@ class Predictor:
     def _predict_videos(self, videos: Sequence[Input], failures: list[str], bar: tqdm) -> None:
         for item in videos:
             try:
-                video = Video(item.path)
-                frames = (self._predict_frame(item, frame, bar) for frame in video.frames())
-                frame, prediction = next(frames)
-                self.folder.start()
-                with self.folder.write_video(item, video.fps, frame.shape[1::-1]) as write:
-                    write(frame, prediction)
-                    for frame, prediction in frames:
+                video, write = Video(item.path), None
+                with contextlib.ExitStack() as stack:
+                    for frame in video.frames():
+                        pixel_values = self.checkpoint.pixel_values(frame)
+                        prediction, _ = self._predict({"id": item.path, "pixel_values": pixel_values})
+                        if write is None:
+                            self.folder.start()
+                            size = frame.shape[1::-1]
+                            write = stack.enter_context(self.folder.write_video(item, video.fps, size))
                         write(frame, prediction)
+                        bar.update()
             except _StopError:
                 raise
             except InputError as error:
                 failures.append(str(error))
-
-    def _predict_frame(self, item: Input, frame: np.ndarray, bar: tqdm) -> tuple[np.ndarray, np.ndarray]:
-        prediction, _ = self._predict({"id": item.path, "pixel_values": self.checkpoint.pixel_values(frame)})
-        bar.update()
-        return frame, prediction
 
     def _predict(self, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """The train ids of a picture and, if they are written, its probabilities."""
@@ -197,24 +181,13 @@ class _StopError(InputError):
     """What concerns all pictures, not the one at hand."""
 
 
-class _Pictures(Dataset):
-    """Pictures and what the model gets of them; of one that cannot be read, the error's line."""
-
-    def __init__(self, pictures: Sequence[Input], checkpoint: Checkpoint):
-        self.pictures = pictures
-        self.checkpoint = checkpoint
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        path = self.pictures[index].path
-        try:
-            picture = read_image(path)
-        except InputError as error:
-            return {"error": str(error)}
-        pixel_values = self.checkpoint.pixel_values(picture)
-        return {"id": path, "picture": torch.from_numpy(picture), "pixel_values": pixel_values}
+def _read(pixels: Pixels, picture: Input) -> dict[str, Any]:
+    """A picture and what the model gets of it; of one that cannot be read, the error's line."""
+    try:
+        image = read_image(picture.path)
+    except InputError as error:
+        return {"error": str(error)}
+    return {"id": picture.path, "picture": torch.from_numpy(image), "pixel_values": pixels.of(image)}
 
 
 def _num_frames(item: Input) -> int:

@@ -23,16 +23,7 @@ _NAME = re.compile(r"(([a-z]+)_\d{6}_\d{6})_leftImg8bit\.png")
 
 
 def check_test_images(inputs: Sequence[Input]) -> None:
-    """
-    Makes sure that the inputs are the test images of Cityscapes, all of them, once, at full size.
-
-    Args:
-        inputs (`Sequence[Input]`): What is predicted.
-
-    Raises:
-        [`InputError`]: Images are missing (it says how many of which city), others are among them, or one is of
-            another size.
-    """
+    """Refuses anything but the test images of Cityscapes, all of them, once, at full size, and says what is wrong."""
     counts = collections.Counter()
     frames = {}
     for item in inputs:
@@ -76,17 +67,7 @@ def _size(path: str) -> tuple[int, int]:
 
 
 def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
-    """
-    Packs the label ids of the test images, under the names that the server looks for, and reads the zip again.
-
-    Args:
-        path (`pathlib.Path`): The zip.
-        folder ([`PredictionFolder`]): Holds the label ids.
-        inputs (`Sequence[Input]`): The test images.
-
-    Raises:
-        [`InputError`]: The zip is not what was written.
-    """
+    """Packs the label ids of the test images, under the names that the server looks for, and reads the zip again."""
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
             for item in inputs:

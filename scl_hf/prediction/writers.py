@@ -15,8 +15,9 @@ from PIL import Image
 
 from ..checkpoints import Checkpoint
 from ..data.cityscapes import LABEL_IDS
-from ..errors import InputError
+from ..errors import InputError, first_few
 from ..evaluation.panels import colorize, legend, overlay
+from ..evaluation.protocol import changed_setting
 from ..output import check_writable, replacing, write_json
 from .inputs import Input
 
@@ -27,27 +28,13 @@ VIDEO_KINDS = ("color", "overlay")
 
 
 def earlier_predictions(output: str | os.PathLike) -> list[Path]:
-    """
-    What an earlier run wrote to a folder of predictions.
-
-    Args:
-        output (`str`): The folder; it may hold other things, too.
-
-    Returns:
-        `list[pathlib.Path]`: Files and folders; none of them where the folder holds no record of predictions.
-    """
+    """What an earlier run wrote to a folder, which may hold other things, too: nothing where it left no record."""
     folder = Path(output)
     return [folder / name for name in (*KINDS, LEGEND)] if (folder / RECORD).is_file() else []
 
 
 class WriteQueue:
-    """
-    Writes in threads behind the model. At most `waiting` jobs are under way, so that memory stays bounded.
-
-    Args:
-        threads (`int`): Threads that write.
-        waiting (`int`): Jobs that wait or are being written before `submit` waits for the oldest.
-    """
+    """Writes in threads behind the model. With more than `waiting` jobs under way, `submit` waits for the oldest."""
 
     def __init__(self, threads: int, waiting: int):
         self._pool = ThreadPoolExecutor(threads)
@@ -73,19 +60,8 @@ class WriteQueue:
 class PredictionFolder:
     """
     The folder that predictions are written to, `<path>/<kind>/<name of the input>`. It keeps a record of what it was
-    made with and of which file each prediction is, so that a run that was stopped goes on, and predictions of two
-    models or protocols are never mixed.
-
-    Args:
-        path (`str` or `pathlib.Path`): The folder.
-        kinds (`Sequence[str]`): What is written of each picture, of `KINDS`.
-        checkpoint ([`Checkpoint`]): Classes and colours.
-        settings (`Mapping[str, Any]`): All that the predictions depend on, as plain values.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether earlier predictions in it are removed.
-
-    Raises:
-        [`InputError`]: The folder cannot be written to, or holds other things under the names of its own, or
-            predictions of other settings; or label ids are asked for of a model with other classes than Cityscapes'.
+    made with (`settings`) and of which file each prediction is, so that a run that was stopped goes on, and that
+    predictions of two models or protocols are never mixed. With `overwrite`, earlier predictions in it are removed.
     """
 
     def __init__(
@@ -101,14 +77,14 @@ class PredictionFolder:
         self.overwrite = overwrite
         self.palette = checkpoint.palette
         self.id2label = checkpoint.id2label
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = settings
         self._new_sources: dict[str, list] = {}
         self._started = False
         if "label_ids" in self.kinds and not checkpoint.is_cityscapes:
-            names = ", ".join(list(self.id2label.values())[:3])
             raise InputError(
                 f"write: label_ids are those of the 19 Cityscapes classes, but the classes of {checkpoint.name} are "
-                f"{names}, …; take train_ids, or name the classes in id2label of its config.json."
+                f"{first_few(self.id2label.values())}; take train_ids, or name the classes in id2label of its "
+                "config.json."
             )
         for kind in self.kinds:
             check_writable("output", self.path / kind)
@@ -127,13 +103,13 @@ class PredictionFolder:
             sources = {name: [path, size, time] for name, (path, size, time) in found["sources"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{record}: is not the record of a folder of predictions; name another output.") from None
-        for name in [] if self.overwrite else self.settings | settings:
-            old, new = settings.get(name), self.settings.get(name)
-            if old != new:
-                raise InputError(
-                    f"output {self.path}: holds predictions with {name} {old}, these would have {new}. Name another "
-                    "folder, or add --overwrite true to replace them."
-                )
+        changed = changed_setting(settings, self.settings)
+        if changed and not self.overwrite:
+            name, old, new = changed
+            raise InputError(
+                f"output {self.path}: holds predictions with {name} {old}, these would have {new}. Name another "
+                "folder, or add --overwrite true to replace them."
+            )
         return sources
 
     def _refuse_foreign(self, path: Path) -> None:
@@ -142,18 +118,8 @@ class PredictionFolder:
 
     def check_inputs(self, inputs: Sequence[Input]) -> list[Input]:
         """
-        Says which inputs of a run remain to be predicted. Writes nothing.
-
-        Args:
-            inputs (`Sequence[Input]`): Pictures and videos.
-
-        Returns:
-            `list[Input]`: Those of which a file is not there yet, or that have changed since; all of them with
-            `overwrite`.
-
-        Raises:
-            [`InputError`]: A name is taken, by the prediction of another file or by a file that is no prediction; or
-                class ids of a video are asked for.
+        The inputs that remain to be predicted: those of which a file is not there yet, or that have changed since; all
+        of them with `overwrite`. Refuses names that are taken. Writes nothing.
         """
         remaining = []
         self._new_sources = {item.name: _source(item.path) for item in inputs}
@@ -208,15 +174,7 @@ class PredictionFolder:
         return self.path / kind / f"{item.name}{suffix}"
 
     def write(self, item: Input, picture: np.ndarray, prediction: np.ndarray, probs: np.ndarray | None) -> None:
-        """
-        Writes all that is asked for of a picture.
-
-        Args:
-            item (`Input`): Its file and name.
-            picture (`np.ndarray`): (H, W, 3) uint8.
-            prediction (`np.ndarray`): Train ids (H, W), uint8 or uint16.
-            probs (`np.ndarray`, *optional*): (num_classes, H, W) float16.
-        """
+        """Writes all that is asked for of a picture (H, W, 3), its train ids (H, W) and probabilities (C, H, W)."""
         for kind in self.kinds:
             with replacing(self.file(kind, item)) as path:
                 if kind == "probabilities":
@@ -234,19 +192,9 @@ class PredictionFolder:
         self, item: Input, fps: float, size: tuple[int, int]
     ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
         """
-        Writes the colours and overlays of a video's frames, without sound. MPEG-4 has even sides only: the last row or
-        column of frames with an odd one is left out.
-
-        Args:
-            item (`Input`): Its file and name.
-            fps (`float`): Frames a second.
-            size (`tuple[int, int]`): Width and height of its frames.
-
-        Yields:
-            `Callable`: Takes a frame (H, W, 3) uint8 and its train ids (H, W), one frame after the other.
-
-        Raises:
-            [`InputError`]: No video of this size can be written here.
+        Yields what writes the colours and overlays of a video's frames, without sound: a function that takes a frame
+        (H, W, 3) and its train ids (H, W). MPEG-4 has even sides only: the last row or column of frames with an odd
+        one is left out.
         """
         with contextlib.ExitStack() as stack:
             videos = {}

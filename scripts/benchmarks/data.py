@@ -19,9 +19,9 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
-from scl_hf.data.street_scene import City
 from torch.utils.data import DataLoader, default_collate
 from town import RARE, draw_street
+from town.scene import City
 
 from scl_hf import (
     DeepLabV3PlusConfig,

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import evaluate
 import numpy as np
 import psutil
 import torch
@@ -16,10 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from scl_hf.checkpoints import Checkpoint
 from scl_hf.data.cityscapes import ID2LABEL
 from scl_hf.inference import predict_probs, tile_starts
-from scl_hf.metrics import MeanIoU, evaluate  # imported by its name, it would be scripts/evaluate.py
-from scl_hf.prediction import Checkpoint, Input, PredictionFolder
+from scl_hf.metrics import MeanIoU
+from scl_hf.prediction import Input, PredictionFolder
 from scl_hf.prediction.writers import WriteQueue
 
 from .common import Measured, print_table

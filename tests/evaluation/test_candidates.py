@@ -1,12 +1,23 @@
+import dataclasses
+import json
 import logging
 
 import pytest
 from accelerate import PartialState
 from conftest import tiny_model
 
+from scl_hf.data import DataArguments
 from scl_hf.errors import InputError
-from scl_hf.evaluation.candidates import ScoringArguments, folder_names, load_candidate, short_names
-from scl_hf.evaluation.protocol import make_accelerator
+from scl_hf.evaluation.candidates import (
+    TRAINING_DATA,
+    ScoringArguments,
+    check_earlier_scores,
+    folder_names,
+    load_candidate,
+    score_settings,
+    short_names,
+)
+from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 
 NAMES = {0: "traffic light", 1: "sky", 2: "road"}
 
@@ -72,6 +83,43 @@ def test_student_and_ema_of_a_training_checkpoint(tmp_path):
         bias(tmp_path / "ema_published/student", student=True)
     with pytest.raises(InputError, match="^checkpoint .*nowhere"):
         bias(tmp_path / "nowhere", student=True)
+
+
+DATA_FIELDS = [field.name for field in dataclasses.fields(DataArguments)]
+NO_SCORE = {"max_tiles_per_batch", "dataloader_num_workers"} | TRAINING_DATA
+
+
+@pytest.mark.parametrize("name", [*DATA_FIELDS, *(field.name for field in dataclasses.fields(EvaluationArguments))])
+def test_scores_of_other_data_or_another_protocol_are_not_replaced(tmp_path, name):
+    data = DataArguments(dataset="folder", data_dir="mine", label_map={7: 0, 8: 1})
+    protocol, args, file = EvaluationArguments(), ScoringArguments(), tmp_path / "scores.json"
+    check_earlier_scores(file, score_settings(["run"], data, protocol, args))  # there are none
+    file.write_text(json.dumps({"settings": score_settings(["run"], data, protocol, args)}))
+    check_earlier_scores(file, score_settings(["run"], data, protocol, args))
+    setattr(data if name in DATA_FIELDS else protocol, name, "another")
+    settings = score_settings(["run"], data, protocol, args)
+    if name in NO_SCORE:
+        return check_earlier_scores(file, settings)
+    with pytest.raises(
+        InputError, match=f"^output: .*json is for {name} .*, this would be for another. .*--overwrite"
+    ):
+        check_earlier_scores(file, settings)
+
+
+def test_scores_of_other_checkpoints_are_not_replaced(tmp_path):
+    data, protocol, file = DataArguments(), EvaluationArguments(), tmp_path / "scores.json"
+    file.write_text(json.dumps({"settings": score_settings(["run"], data, protocol, ScoringArguments())}))
+    for changed in ({"student": True}, {"dtype": "bfloat16"}):
+        with pytest.raises(InputError, match="is for (weights None|dtype float32), this would be for"):
+            check_earlier_scores(file, score_settings(["run"], data, protocol, ScoringArguments(**changed)))
+    with pytest.raises(InputError, match="is for checkpoints"):
+        check_earlier_scores(file, score_settings(["run", "b"], data, protocol, ScoringArguments()))
+    same = ScoringArguments(panel_images=9, official=True)
+    check_earlier_scores(file, score_settings(["run"], data, protocol, same))
+    file.write_text("[]")
+    with pytest.raises(InputError, match="scores.json does not say what it scores. Name another --output"):
+        check_earlier_scores(file, {})
+    assert TRAINING_DATA < set(DATA_FIELDS)
 
 
 def test_fields():

@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from scl_hf.evaluation.panels import _shorten, colorize, comparison_panel, denormalize, error_map, overlay, panel
+from scl_hf.data.pixels import Pixels
+from scl_hf.evaluation.panels import _shorten, colorize, comparison_panel, error_map, overlay, panel, training_panel
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 
@@ -41,15 +42,6 @@ def test_error_map():
         error_map(np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match="of one size"):
         error_map(np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.uint8), image)
-
-
-def test_denormalize_undoes_the_normalisation():
-    picture = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    pixel_values = (picture / 255 - mean) / std
-    pixel_values = torch.tensor(pixel_values, dtype=torch.float32).permute(2, 0, 1)
-    np.testing.assert_array_equal(denormalize(pixel_values, mean, std), picture)
-    assert denormalize(pixel_values + 100, mean, std).min() == 255  # clipped, not wrapped
 
 
 def colors_of(image):
@@ -124,3 +116,26 @@ def test_comparison_panel(monkeypatch):
     assert [name for name, _ in legend] == ["road", "sky", "ignored"]  # no car occurs
     with pytest.raises(ValueError, match="b: 1 label maps for 2 images"):
         comparison_panel([image] * 2, [label] * 2, guesses | {"b": [label]}, id2label, PALETTE)
+
+
+def test_training_panel(monkeypatch):
+    shown = []
+    monkeypatch.setattr("scl_hf.evaluation.panels.panel", lambda *args, **kwargs: shown.append((args, kwargs)))
+    pixels = Pixels((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), blue_first=True)
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    label, guess = torch.zeros(4, 6, dtype=torch.int64), torch.ones(4, 6, dtype=torch.int64)
+    label[0] = 255
+    valid = torch.ones(4, 6, dtype=torch.bool)
+    valid[1] = False
+    pair = {"image": pixels.of(picture), "target": guess, "student": label.clamp(max=2), "valid": valid}
+    id2label = {0: "road", 1: "sky", 2: "car"}
+    for last_pair in (None, pair):
+        training_panel([(pixels.of(picture), label, guess)], last_pair, pixels, PALETTE, id2label, "EMA model")
+    (((first,), _), ((rows,), legend)) = shown[0], shown[1]
+    assert len(first) == 1 and len(rows) == 2
+    assert [caption for caption, _ in rows[0]] == ["image", "label", "prediction (EMA model)"]
+    assert [caption for caption, _ in rows[1]] == ["unlabelled, CutMix", "teacher's target", "prediction (student)"]
+    np.testing.assert_array_equal(rows[0][0][1], picture)
+    np.testing.assert_array_equal(rows[0][1][1], colorize(label.numpy(), PALETTE))
+    np.testing.assert_array_equal(rows[1][1][1], colorize(np.where(valid, 1, 255), PALETTE))
+    assert (rows[1][2][1][1] == 0).all() and [name for name, _ in legend["legend"]] == ["road", "sky", "car"]

@@ -75,8 +75,8 @@ import os, sys
 import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSemanticSegmentation
-sys.path.insert(0, {tests!r})
-from test_evaluation import IMAGES, PROTOCOL, EvaluationArguments, score
+sys.path[:0] = {tests!r}
+from test_protocol import IMAGES, PROTOCOL, EvaluationArguments, score
 
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
@@ -93,7 +93,11 @@ def test_two_processes_score_as_one_bit_for_bit(accelerator, tmp_path):
     model = model_of_noise()
     model.save_pretrained(tmp_path / "model")
     script = tmp_path / "score.py"
-    paths = {"tests": str(Path(__file__).parent), "model": str(tmp_path / "model"), "out": str(tmp_path)}
+    paths = {
+        "tests": [str(Path(__file__).parents[1]), str(Path(__file__).parent)],
+        "model": str(tmp_path / "model"),
+        "out": str(tmp_path),
+    }
     script.write_text(SCORE.format(**paths))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -6,7 +6,7 @@ import torch
 
 from scl_hf.data.cityscapes import ID2LABEL
 from scl_hf.evaluation.protocol import EvaluationArguments
-from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
+from scl_hf.evaluation.report import Report, confusion_page, iou_table, json_page, markdown_page, text_table
 from scl_hf.metrics import MeanIoU
 
 
@@ -15,6 +15,16 @@ def report(matrix, id2label, name="mine"):
     metric.confusion_matrix = torch.as_tensor(matrix)
     matrix = metric.confusion_matrix.clone()
     return Report(name, f"runs/{name}", id2label, metric.compute() | {"confusion_matrix": matrix})
+
+
+def test_iou_table():
+    results = {"per_category_iou": [0.5, math.nan, 1.0], "mean_iou": 0.75}
+    lines = iou_table(results, {0: "road", 1: "a long class name", 2: "sky"}).splitlines()
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert [line.split()[-1] for line in lines[2:5]] == ["50.00", "–", "100.00"]
+    assert lines[6].split() == ["mean", "75.00"]
+    assert lines[7] == "– not in the evaluated labels"
+    assert "not in" not in iou_table({"per_category_iou": [0.5], "mean_iou": 0.5}, {0: "road"})
 
 
 def test_own_classes():

@@ -19,6 +19,7 @@ from transformers import SegformerImageProcessorPil
 
 from scl_hf.data import EvaluationImages
 from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import EvaluationArguments, score
 
@@ -46,7 +47,7 @@ def evaluate(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*command_line):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, command_line)])
+        monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, command_line)])
         return script.main()
 
     return run
@@ -62,13 +63,13 @@ def read_matrix(folder):
 
 
 def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoint, town, town_data, capsys):
-    data = ["--data_dir", town, "--official", "--panel_images", "2", "--output_dir", "out"]
+    data = ["--data_dir", town, "--official", "--panel_images", "2", "--output", "out"]
     assert evaluate(checkpoint, checkpoint / "student", *data, *PROTOCOL) == 0
     printed = capsys.readouterr().out
     assert "checkpoint-7" in printed and "the Cityscapes scorer agrees" in printed
 
     first, second = read("out")["checkpoints"]
-    images = EvaluationImages(town_data.evaluation, LABEL_TABLE, **NORMALIZATION)
+    images = EvaluationImages(town_data.evaluation, Pixels(**NORMALIZATION))
     protocol = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
     expected = score(tiny_model(ID2LABEL, 0), images, protocol, Accelerator(cpu=True))
     assert first["mean_iou"] == expected["mean_iou"] != second["mean_iou"]
@@ -92,11 +93,11 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
 
 def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, town, tmp_path):
     command = [checkpoint, "--data_dir", town, "--official", *PROTOCOL]
-    evaluate(*command, "--output_dir", "one")
+    evaluate(*command, "--output", "one")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parents[1])}
     environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
-    command = list(map(str, [*launch, *command, "--output_dir", "two"]))
+    command = list(map(str, [*launch, *command, "--output", "two"]))
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("mean IoU") == 1
@@ -115,14 +116,14 @@ def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, town):
     assert folder.name.endswith("-checkpoint-7-student-validation") and not (folder / "panel.png").exists()
     student = read(folder)
     assert student["settings"]["eval_scales"] == [0.5] and student["images"] == 3
-    evaluate(checkpoint / "student", "my.yaml", "--output_dir", "direct")
+    evaluate(checkpoint / "student", "my.yaml", "--output", "direct")
     # The student alone has no image processor: ImageNet's normalisation gives other scores.
     assert read("direct")["checkpoints"][0]["mean_iou"] != student["checkpoints"][0]["mean_iou"]
 
 
 def test_scorers_that_differ_are_an_error(evaluate, checkpoint, town, monkeypatch, capsys):
     monkeypatch.setattr("scl_hf.evaluation.candidates.LABEL_IDS", np.full(19, 23, np.uint8))  # all sky
-    assert evaluate(checkpoint, "--data_dir", town, "--official", "--output_dir", "out") == 1
+    assert evaluate(checkpoint, "--data_dir", town, "--official", "--output", "out") == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: official: ")
     assert read("out")["checkpoints"][0]["official"]["difference"] > 1e-6
 
@@ -130,12 +131,12 @@ def test_scorers_that_differ_are_an_error(evaluate, checkpoint, town, monkeypatc
 def test_a_scorer_that_stops_leaves_no_label_ids(evaluate, checkpoint, town, monkeypatch):
     monkeypatch.setattr("scl_hf.evaluation.candidates.LABEL_IDS", np.zeros((19, 3), np.uint8))  # colours
     with pytest.raises(InputError, match="official: the Cityscapes scorer stopped: .*channels"):
-        evaluate(checkpoint, "--data_dir", town, "--official", "--output_dir", "out")
+        evaluate(checkpoint, "--data_dir", town, "--official", "--output", "out")
     assert not list(Path("out").iterdir())
 
 
 def test_scores_of_other_settings_are_not_overwritten(evaluate, checkpoint, town):
-    command = [checkpoint, "--data_dir", town, "--panel_images", "0", "--output_dir", "out"]
+    command = [checkpoint, "--data_dir", town, "--panel_images", "0", "--output", "out"]
     evaluate(*command)
     with pytest.raises(InputError, match="is for eval_flip False, this would be for True. .*overwrite"):
         evaluate(*command, "--eval_flip", "true")
@@ -153,7 +154,7 @@ def test_classes_of_ones_own(evaluate, tmp_path):
     (tmp_path / "mine/id2label.json").write_text('{"0": "grass", "1": "path"}')
     tiny_model({0: "grass", 1: "path"}).save_pretrained("model")
     data = ["--dataset", "folder", "--data_dir", "mine"]
-    assert evaluate("model", *data, "--output_dir", "out") == 0
+    assert evaluate("model", *data, "--output", "out") == 0
     assert "|  | grass | path | mIoU |" in Path("out/scores.md").read_text()
     assert sum(map(sum, read_matrix("out"))) == 2 * 16 * 24
     with pytest.raises(InputError, match="official: scores Cityscapes' label files only"):
@@ -168,9 +169,10 @@ def test_classes_of_ones_own(evaluate, tmp_path):
         (["nowhere"], "^checkpoint nowhere: "),
         (["CHECKPOINT", "--eval_scales", "0"], "eval_scales: must be scales above 0"),
         (["CHECKPOINT", "--eval_tile", "2"], "eval_scales, eval_tile: image .* cannot be evaluated with tiles 2×2"),
-        (["CHECKPOINT", "--output_dir", "file"], "output_dir file: is a file"),
+        (["CHECKPOINT", "--output", "file"], "output file: is a file"),
         (["CHECKPOINT", "--eval_split", "val"], "no split val"),
         (["CHECKPOINT", "--learning_rate", "1"], "unknown field 'learning_rate'"),
+        (["CHECKPOINT", "--output_dir", "out"], "unknown field 'output_dir'. Did you mean 'output'"),
     ],
 )
 def test_what_is_wrong_is_one_line(evaluate, checkpoint, town, command_line, message):
@@ -189,7 +191,7 @@ def test_an_image_that_cannot_be_read(evaluate, checkpoint, town, tmp_path):
     image = next(Path("town/leftImg8bit/val").glob("*/*.png"))
     image.write_bytes(image.read_bytes()[:200])
     with pytest.raises(InputError, match=f"{image.name}: cannot be read"):
-        evaluate(checkpoint, "--data_dir", "town", "--output_dir", "out")
+        evaluate(checkpoint, "--data_dir", "town", "--output", "out")
     assert not Path("out").exists()
 
 

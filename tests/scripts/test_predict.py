@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -23,9 +24,10 @@ from transformers import (
 )
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN
 
+from scl_hf.checkpoints import load_checkpoint
 from scl_hf.data.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
-from scl_hf.prediction import load_checkpoint
+from scl_hf.prediction import Video
 
 SCRIPT = Path(__file__).parents[2] / "scripts/predict.py"
 NAMES = ("iris", "lily", "rose", "aster", "tulip")
@@ -141,6 +143,25 @@ def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
     assert len(list((tmp_path / "out/color").rglob("*.png"))) == 3
 
 
+def test_videos(predict, pictures, tmp_path, capsys):
+    clip = cv2.VideoWriter(str(pictures / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (40, 32))
+    for i in range(5):
+        clip.write(np.full((32, 40, 3), 50 * i, np.uint8))
+    clip.release()
+    (pictures / "broken.mp4").write_bytes(b"no video")
+    assert predict("deeplab", pictures) == 1
+    assert (
+        "1 of 5 could not be predicted:\n  " in (printed := capsys.readouterr()).err
+        and "broken.mp4: is no" in printed.err
+    )
+    assert "4 predicted" in printed.out
+    assert sorted(path.name for path in (tmp_path / "out/color").iterdir()) == ["a", "b", "clip.mp4"]
+    for kind in ("color", "overlay"):
+        assert [frame.shape for frame in Video(str(tmp_path / f"out/{kind}/clip.mp4")).frames()] == [(32, 40, 3)] * 5
+    predict("deeplab", pictures)
+    assert "0 predicted" in (printed := capsys.readouterr().out) and "4 were there already" in printed
+
+
 def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoints, monkeypatch):
     backbone, headless = SegformerModel(SegformerConfig(**SEGFORMER)), checkpoints / "headless"
     backbone.save_pretrained(headless)
@@ -171,12 +192,12 @@ def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoi
 
 def test_normalization_of_the_image_processor(checkpoints, tmp_path):
     tiny_model(ID2LABEL).save_pretrained(tmp_path)
-    assert load_checkpoint(str(tmp_path)).image_mean == tuple(IMAGENET_DEFAULT_MEAN)  # there is none
+    assert load_checkpoint(str(tmp_path)).pixels.image_mean == tuple(IMAGENET_DEFAULT_MEAN)  # there is none
     processor = SegformerImageProcessorPil(rescale_factor=1 / 127.5, image_mean=[1.0, 1.2, 1.4], image_std=[0.5] * 3)
     processor.save_pretrained(tmp_path)
-    normalization = load_checkpoint(str(tmp_path)).normalization
-    np.testing.assert_allclose(normalization["image_mean"], [0.5, 0.6, 0.7])
-    np.testing.assert_allclose(normalization["image_std"], [0.25] * 3)
+    pixels = load_checkpoint(str(tmp_path)).pixels
+    np.testing.assert_allclose(pixels.image_mean, [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(pixels.image_std, [0.25] * 3)
     for broken in ("{", "[]"):
         (tmp_path / "preprocessor_config.json").write_text(broken)
         with pytest.raises(InputError, match="its preprocessor_config.json is not that of an image processor"):
