@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .evaluation.panels import colorize, denormalize, panel
+from .evaluation.panels import colorize, panel
 from .hub import brings_code
 from .output import replacing
 
@@ -126,10 +126,7 @@ def write_panel(
         `pathlib.Path`: The picture's file.
     """
     palette, id2label = trainer.palette, trainer.model.config.id2label
-    crops = trainer.train_dataset.labeled.augmentation
-
-    def image(pixel_values: torch.Tensor) -> np.ndarray:
-        return denormalize(pixel_values.cpu(), crops.image_mean, crops.image_std)
+    image = trainer.train_dataset.labeled.augmentation.pixels.picture
 
     def colors(label: torch.Tensor) -> np.ndarray:
         return colorize(label.cpu().numpy(), palette)

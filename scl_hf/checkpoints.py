@@ -1,27 +1,39 @@
-"""A trained model, and how it wants its pictures."""
+"""Every way in which weights are opened, and how a checkpoint wants its pixels."""
 
+import copy
 import hashlib
+import inspect
+import itertools
 import json
 import logging
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    PreTrainedModel,
+    SegformerImageProcessorPil,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
-from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils.hub import has_file
 
 from .data import cityscapes
-from .data.augmentation import normalize, to_tensor
 from .data.palette import make_palette
+from .data.pixels import Pixels
 from .errors import InputError, first_line
+from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 logger = logging.getLogger(__name__)
+
+TRIAL = np.random.default_rng(0).integers(0, 256, (8, 32, 3), np.uint8)  # a picture to try image processors on
 
 
 @dataclass
@@ -31,20 +43,18 @@ class ModelArguments:
 
     Args:
         model_name_or_path (`str`, *optional*):
-            Hub id or folder of any semantic-segmentation checkpoint (`AutoModelForSemanticSegmentation`). A head for
-            another number of classes is replaced by a new one. Without it a `DeepLabV3PlusForSemanticSegmentation` is
-            built from `model_config`, with random weights.
+            Hub id or folder of the starting weights, any semantic-segmentation checkpoint
+            (`AutoModelForSemanticSegmentation`). A head for another number of classes is replaced by a new one.
+            Without it a `DeepLabV3PlusForSemanticSegmentation` is built from `model_config`, with random weights.
         model_config (`dict`, *optional*):
-            Fields of [`DeepLabV3PlusConfig`] that differ from the full-size model.
+            Fields of [`DeepLabV3PlusConfig`] that differ from the full-size model, as JSON on the command line.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether the checkpoint at `model_name_or_path` may run its own code.
     """
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the starting weights"})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "fields of DeepLabV3PlusConfig, as JSON on the command line"}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "let the checkpoint run its own code"})
+    model_name_or_path: str | None = None
+    model_config: dict | str | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self):
         if isinstance(self.model_config, str):
@@ -70,20 +80,17 @@ class Checkpoint:
     Args:
         name (`str`): Path or Hub id.
         model ([`~transformers.PreTrainedModel`]): A semantic-segmentation model, in float32.
-        image_mean (`tuple[float, ...]`): Mean of each channel, in 0 … 1.
-        image_std (`tuple[float, ...]`): Standard deviation of each channel, in 0 … 1.
-        blue_first (`bool`, *optional*, defaults to `False`): Whether the model takes BGR.
+        pixels ([`~scl_hf.data.pixels.Pixels`], *optional*): How it wants its pixels; ImageNet's way by default.
     """
 
     name: str
     model: PreTrainedModel
-    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
-    image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
-    blue_first: bool = False
-    id2label: dict[int, str] = field(init=False)
+    pixels: Pixels = Pixels()
 
-    def __post_init__(self):
-        self.id2label = dict(sorted(self.model.config.id2label.items()))
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Train id -> name, in the order of the ids."""
+        return dict(sorted(self.model.config.id2label.items()))
 
     @property
     def is_cityscapes(self) -> bool:
@@ -91,27 +98,13 @@ class Checkpoint:
         return cityscapes.is_cityscapes(self.id2label)
 
     @property
-    def normalization(self) -> dict[str, Any]:
-        """`image_mean`, `image_std` and `blue_first`."""
-        return {"image_mean": self.image_mean, "image_std": self.image_std, "blue_first": self.blue_first}
-
-    @property
     def palette(self) -> np.ndarray:
         """(num_classes, 3) uint8: Cityscapes' colours where the classes are its own, else colour-blind-safe ones."""
         return cityscapes.PALETTE if self.is_cityscapes else make_palette(len(self.id2label))
 
-    def pixel_values(self, picture: Image.Image | np.ndarray) -> torch.Tensor:
-        """
-        A picture as the model wants it, at the picture's own size.
-
-        Args:
-            picture (`PIL.Image.Image` or `np.ndarray`): RGB, (H, W, 3) uint8.
-
-        Returns:
-            `torch.Tensor`: (3, H, W), normalised.
-        """
-        pixels = to_tensor(picture)
-        return normalize(pixels.flip(0) if self.blue_first else pixels, self.image_mean, self.image_std)
+    def pixel_values(self, picture: np.ndarray) -> torch.Tensor:
+        """A picture, (H, W, 3) uint8 in RGB, as the model wants it, at the picture's own size: (3, H, W) float32."""
+        return self.pixels.of(picture)
 
     def digest(self) -> str:
         """A digest of the weights: whether two checkpoints are one model, wherever they lie."""
@@ -122,11 +115,33 @@ class Checkpoint:
         return digest.hexdigest()[:16]
 
 
+def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrainedModel:
+    """
+    The model that a run starts from. Where there are starting weights, the log says which of them were taken over.
+
+    Args:
+        args ([`ModelArguments`]): The model fields of the recipe.
+        id2label (`dict[int, str]`, *optional*): Class names by train id. `None` leaves the checkpoint its own classes.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: In float32, with a head for these classes.
+    """
+    labels = {}
+    if id2label is not None:
+        labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+    if args.model_name_or_path is None:
+        return _new_model(args.model_config or {}, labels)
+    field = f"model_name_or_path {args.model_name_or_path}"
+    model, report = _open_weights(field, args.model_name_or_path, trust_remote_code=args.trust_remote_code, **labels)
+    taken_over = _taken_over(field, model, report)
+    if os.environ.get("RANK", "0") == "0":  # one process says it for all
+        logger.warning("%s: %s", args.model_name_or_path, taken_over)
+    return model
+
+
 def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str = "") -> Checkpoint:
     """
-    Loads a trained semantic-segmentation model to predict with. Its image processor gives the normalisation
-    (ImageNet's, where there is none at all). A size that the processor resizes pictures to is left aside: pictures are
-    seen at their own size, at the scales and in the tiles that are asked for.
+    A trained semantic-segmentation model, to be scored or to predict with.
 
     Args:
         name (`str`): Path or Hub id.
@@ -135,63 +150,190 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
 
     Returns:
         [`Checkpoint`]: The model on the CPU, in float32 and evaluation mode.
-
-    Raises:
-        [`InputError`]: There is no such checkpoint, it is not a trained semantic-segmentation model, its classes have
-            no names, or its image processor cannot be read.
     """
-    if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
-        raise InputError(f"checkpoint {name}: no such folder")
-    try:
-        model, report = AutoModelForSemanticSegmentation.from_pretrained(
-            name,
-            subfolder=subfolder,
-            trust_remote_code=trust_remote_code,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"checkpoint {name}: is not a semantic-segmentation model that can be loaded ({first_line(error)})"
-        ) from error
+    field = f"checkpoint {name}"
+    model, report = _open_weights(field, name, trust_remote_code=trust_remote_code, subfolder=subfolder)
     if report["missing_keys"]:
         raise InputError(
-            f"checkpoint {name}: is not a trained segmentation model, {len(report['missing_keys'])} of its tensors "
+            f"{field}: is not a trained segmentation model, {len(report['missing_keys'])} of its tensors "
             f"are missing ({min(report['missing_keys'])}, …). Train it first, or name another checkpoint."
         )
     names = list(model.config.id2label.values())
     if report["mismatched_keys"]:
         key, stored, expected = min(report["mismatched_keys"])
         raise InputError(
-            f"checkpoint {name}: its {key} has the shape {list(stored)}, but {list(expected)} belongs to the "
+            f"{field}: its {key} has the shape {list(stored)}, but {list(expected)} belongs to the "
             f"{len(names)} classes of id2label in its {CONFIG_NAME}. Write all class names into that."
         )
     if all(label == f"LABEL_{i}" for i, label in enumerate(names)):
         raise InputError(
-            f"checkpoint {name}: brings no class names, only {names[0]}, …. Write them into id2label of its "
-            f"{CONFIG_NAME}."
+            f"{field}: brings no class names, only {names[0]}, …. Write them into id2label of its {CONFIG_NAME}."
         )
-    return Checkpoint(name, model.eval(), **_normalization(name, trust_remote_code))
+    processor = _open_processor(field, name, trust_remote_code)
+    return Checkpoint(name, model.eval(), Pixels() if processor is None else pixels_of(processor))
 
 
-def _normalization(name: str, trust_remote_code: bool) -> dict[str, Any]:
+def load_weights(folder: Path, model: PreTrainedModel) -> None:
+    """
+    Puts the weights that `save_pretrained` wrote into a model of the same architecture.
+
+    Args:
+        folder (`pathlib.Path`): Holds the weights.
+        model ([`~transformers.PreTrainedModel`]): Takes them.
+    """
+    field = f"resume_from_checkpoint {folder}"
+    if not folder.is_dir():
+        raise InputError(f"{field}: no such folder; resume with the same ema_validation.")
+    # Not by the file's keys: transformers renames some of them when it saves.
+    saved, report = _open_weights(field, folder, type(model), "cannot be read; take an older one", config=model.config)
+    different = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+    different += [key for key, *_ in report["mismatched_keys"]]
+    if different:
+        raise InputError(
+            f"{field}: of another architecture than this recipe's {model.config.model_type} ({different[0]} differs)."
+            " Resume with the recipe that wrote it, or start anew in another output_dir."
+        )
+    model.load_state_dict(saved.state_dict())
+
+
+def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseImageProcessor:
+    """
+    The image processor to be saved beside a model that starts from a checkpoint: the checkpoint's own, as [`own_size`]
+    gives it. Without one, or where it cannot make label maps of logits as `pipeline` wants them, SegFormer's.
+
+    Args:
+        name (`str`, *optional*): Path or Hub id of the checkpoint.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
+    """
+    processor = name and _open_processor(f"model_name_or_path {name}", name, trust_remote_code)
+    pixels = pixels_of(processor) if processor else Pixels()
+    if hasattr(processor, "post_process_semantic_segmentation") or pixels.blue_first:
+        return own_size(processor)
+    values = {"image_mean": list(pixels.image_mean), "image_std": list(pixels.image_std)}
+    return SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True, **values)
+
+
+def own_size(processor: BaseImageProcessor) -> BaseImageProcessor:
+    """A copy of an image processor that leaves pictures at their size and labels as they are."""
+    own = copy.deepcopy(processor)
+    for name in ("do_resize", "do_center_crop", "do_pad", "do_reduce_labels"):
+        if hasattr(own, name):
+            setattr(own, name, False)
+    for name in ("do_rescale", "do_normalize", "do_flip_channel_order"):
+        if getattr(own, name, False) is None:  # no when it is applied, but the class's default when it is loaded again
+            setattr(own, name, False)
+    if hasattr(own, "do_convert_rgb"):
+        own.do_convert_rgb = True
+    return own
+
+
+def pixels_of(processor: BaseImageProcessor) -> Pixels:
+    """
+    How a checkpoint wants its pixels, by its image processor. That is tried on a picture: some classes never look at
+    some of their fields (MobileViT at `do_normalize`). A size that it resizes or crops to is left aside.
+    """
+    own, name = own_size(processor), type(processor).__name__
     try:
-        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-        # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
-        scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", None) else 255
-        normalizes = getattr(processor, "do_normalize", None)
-        mean, std = (processor.image_mean, processor.image_std) if normalizes else (0, 1)
-        return {
-            "image_mean": tuple(np.broadcast_to(np.divide(mean, scale), 3).tolist()),
-            "image_std": tuple(np.broadcast_to(np.divide(std, scale), 3).tolist()),
-            "blue_first": bool(getattr(processor, "do_flip_channel_order", False)),
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        with np.errstate(all="ignore"):
+            given = own(Image.fromarray(TRIAL), return_tensors="pt")["pixel_values"][0].float()
+            if not given.isfinite().all():
+                raise ValueError("its pixels are no finite numbers")
+            # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
+            scale = 255 * own.rescale_factor if getattr(own, "do_rescale", False) else 255
+            values = [(own.image_mean, own.image_std)] if getattr(own, "do_normalize", False) else []
+            for pair, blue_first in itertools.product([*values, (0, 1)], (False, True)):
+                mean, std = (tuple(np.broadcast_to(np.divide(value, scale), 3).tolist()) for value in pair)
+                expected = Pixels(mean, std, blue_first).of(TRIAL)
+                if torch.allclose(given, expected, rtol=0, atol=1e-4 * float(expected.abs().max())):
+                    return Pixels(mean, std, blue_first)
+    except Exception as error:  # what others wrote may hold anything
+        raise InputError(f"image processor {name}: cannot be applied to a picture ({first_line(error)})") from error
+    raise InputError(f"image processor {name}: does more to pixels than rescale, normalise and turn RGB to BGR")
+
+
+def _is_local(field: str, name: str | Path) -> bool:
+    """Whether it is a folder, and no Hub id."""
+    if Path(name).is_dir():
+        return True
+    if str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
+        raise InputError(f"{field}: no such folder")
+    return False
+
+
+def _open_weights(
+    field: str,
+    name: str | Path,
+    model_class: type = AutoModelForSemanticSegmentation,
+    wrong: str = "not a semantic-segmentation checkpoint that can be loaded",
+    **options: Any,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model in float32, and the report of what was loaded; `wrong` says what it is where that fails."""
+    hub = "" if _is_local(field, name) else "there is no such folder, and on the Hub it is "
+    transformers_logger = logging.getLogger("transformers.modeling_utils")
+    transformers_logger.addFilter(_is_no_load_report)  # a table and notes, where a line says it
+    try:
+        return model_class.from_pretrained(
+            name, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # what others wrote may hold anything
+        raise InputError(f"{field}: {hub}{wrong} ({first_line(error)})") from error
+    finally:
+        transformers_logger.removeFilter(_is_no_load_report)
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def _open_processor(field: str, name: str, trust_remote_code: bool) -> BaseImageProcessor | None:
+    """The checkpoint's image processor, tried; `None` where it brings none."""
+    _is_local(field, name)
+    try:
         if any(has_file(name, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
-            raise InputError(
-                f"checkpoint {name}: its {IMAGE_PROCESSOR_NAME} is not that of an image processor "
-                f"({first_line(error)}). Write it anew, or remove it to take ImageNet's mean and std."
-            ) from error
+            processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            pixels_of(processor)
+            return processor
+    except Exception as error:  # what others wrote may hold anything
+        raise InputError(
+            f"{field}: its {IMAGE_PROCESSOR_NAME} is not that of an image processor ({first_line(error)}). "
+            "Write it anew, or remove it to take ImageNet's mean and std."
+        ) from error
     logger.warning("%s brings no image processor: ImageNet's mean and std are used.", name)
-    return {}
+    return None
+
+
+def _new_model(model_config: dict[str, Any], labels: dict[str, Any]) -> PreTrainedModel:
+    """A DeepLabV3+ with random weights."""
+    if given := {"id2label", "label2id", "num_labels"} & set(model_config):
+        raise InputError(f"model_config: leave out '{min(given)}': the classes are those of the data.")
+    try:
+        config = DeepLabV3PlusConfig(**model_config, **labels)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"model_config: {str(error).strip().splitlines()[-1].strip()}") from error
+    unknown = sorted(set(model_config) - set(inspect.signature(DeepLabV3PlusConfig).parameters))
+    if unknown:
+        raise InputError(f"model_config: unknown field '{unknown[0]}'; see DeepLabV3PlusConfig for the fields.")
+    return DeepLabV3PlusForSemanticSegmentation(config)
+
+
+def _taken_over(field: str, model: PreTrainedModel, report: dict[str, Any]) -> str:
+    """What of a checkpoint is in the model now, in a line."""
+    total = len(model.state_dict())
+    new = {key: "" for key in sorted(report["missing_keys"])}
+    # The config is the checkpoint's own but for the classes, so that a tensor of another size is one of the head.
+    new |= {key: f" ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])}
+    if len(new) >= total:
+        raise InputError(
+            f"{field}: its weights share no tensor with {type(model).__name__}, which its "
+            f"{CONFIG_NAME} names; take a folder whose weights and {CONFIG_NAME} belong together."
+        )
+    parts = [f"{total - len(new)} of {total} tensors taken over"]
+    if new:
+        parts.append(f"new: {_listed([key + note for key, note in new.items()])}")
+    if report["unexpected_keys"]:
+        parts.append(f"not used: {_listed(sorted(report['unexpected_keys']))}")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

@@ -18,13 +18,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .callbacks import LogLines, ProgressBar, SkippedFiles, write, write_panel
+from .checkpoints import load_weights
 from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.draws import UNLABELED_A, UNLABELED_B, LabeledDraws, UnlabeledDraws
 from .errors import InputError, first_line
 from .evaluation.protocol import SCORES, iou_name, named_scores, score
-from .hub import CodeBesideWeights, load_weights, write_model_card
+from .hub import CodeBesideWeights, write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from scl_hf import SemiSupervisedTrainer
 from scl_hf.callbacks import run_summary, usage
+from scl_hf.checkpoints import load_model, load_processor, pixels_of
 from scl_hf.data import (
     Augmentation,
     ClassIndex,
@@ -28,7 +29,6 @@ from scl_hf.data import (
     load_data,
 )
 from scl_hf.errors import InputError
-from scl_hf.hub import load_model
 from scl_hf.output import check_output_dir, clear_output_dir
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 
@@ -50,8 +50,9 @@ def main() -> None:
         data = load_data(data_args)
 
     # 3. The model, and the image processor that is saved with it
-    model, image_processor = load_model(model_args, data.id2label)
-    normalization = {"image_mean": image_processor.image_mean, "image_std": image_processor.image_std}
+    model = load_model(model_args, data.id2label)
+    image_processor = load_processor(model_args.model_name_or_path, model_args.trust_remote_code)
+    pixels = pixels_of(image_processor)
 
     # 4. Draws and crops
     with args.main_process_first(desc="class index"):
@@ -74,7 +75,7 @@ def main() -> None:
         class_uniform_share=sampling_args.class_uniform_share,
         coarse_until_epoch=sampling_args.coarse_until_epoch,
     )
-    augmentation = Augmentation(augmentation_args, **normalization)
+    augmentation = Augmentation(augmentation_args, pixels)
     labeled = LabeledCrops(data.labeled, augmentation, data.label_table, data.coarse, data_args.skip_corrupt)
     unlabeled = UnlabeledCrops(data.unlabeled, augmentation, data_args.skip_corrupt) if args.semi_supervised else None
 
@@ -84,7 +85,7 @@ def main() -> None:
         args=args,
         train_dataset=labeled,
         unlabeled_dataset=unlabeled,
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, **normalization),
+        eval_dataset=EvaluationImages(data.evaluation, data.label_table, pixels),
         processing_class=image_processor,
         labeled_draws=draws,
         palette=data.palette,

@@ -44,6 +44,14 @@ TINY = {
     "skip_channels": 8,
     "decoder_channels": 16,
 }
+TINY_MOBILEVIT = {
+    "hidden_sizes": [8, 16, 16],
+    "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 32],
+    "aspp_out_channels": 16,
+    "atrous_rates": [1, 2, 3],
+    "image_size": 64,
+    "num_attention_heads": 2,
+}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -94,7 +102,7 @@ def build_trainer(data, output_dir, model=None, **fields):
         args=SemiSupervisedConfig(**(settings | fields)),
         train_dataset=LabeledCrops(data.labeled, crops, data.label_table),
         unlabeled_dataset=UnlabeledCrops(data.unlabeled, crops),
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, crops.image_mean, crops.image_std),
+        eval_dataset=EvaluationImages(data.evaluation, data.label_table, crops.pixels),
         palette=data.palette,
     )
 

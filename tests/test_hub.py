@@ -1,46 +1,13 @@
-"""The starting weights, the model card, and what a push to the Hub would send."""
+"""The model card, and what a push to the Hub would send."""
 
-import logging
 from pathlib import Path
 
-import pytest
-import torch
-from conftest import tiny_model
 from huggingface_hub import ModelCard
-from safetensors.torch import save_file
 from transformers import TrainerControl
 
-from scl_hf.checkpoints import ModelArguments
-from scl_hf.errors import InputError
-from scl_hf.hub import load_model, write_model_card
+from scl_hf.hub import write_model_card
 
 TEMPLATE = str(Path(__file__).parents[1] / "model_card.md")
-
-
-def test_a_checkpoint_of_other_classes_gives_all_but_the_head(tmp_path, caplog):
-    before = tiny_model({index: f"class {index}" for index in range(5)})
-    before.save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        model, _ = load_model(ModelArguments(model_name_or_path=str(tmp_path)), {0: "a", 1: "b", 2: "c"})
-    old, new = before.state_dict(), model.state_dict()
-    head = "decoder.classifier.weight"
-    assert new[head].shape[0] == 3 and new[head].std() > 0 and model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    assert list(new) == list(old) and all(torch.equal(new[key], old[key]) for key in new if key != head)
-    taken_over = f"{len(new) - 1} of {len(new)} tensors taken over; new: {head} (5 → 3 classes)"
-    assert [record.getMessage() for record in caplog.records][0] == f"{tmp_path}: {taken_over}"
-    assert "LOAD REPORT" not in caplog.text
-
-
-def test_weights_of_another_architecture_are_refused(tmp_path):
-    tiny_model({0: "a", 1: "b"}).save_pretrained(tmp_path)
-    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="its weights share no tensor with DeepLabV3PlusForSemanticSegmentation"):
-        load_model(ModelArguments(model_name_or_path=str(tmp_path)), {0: "a", 1: "b"})
-
-
-def test_a_folder_of_weights_that_is_not_there_is_named():
-    with pytest.raises(InputError, match="model_name_or_path runs/nowhere: there is no such folder, and on the Hub"):
-        load_model(ModelArguments(model_name_or_path="runs/nowhere"), {0: "a", 1: "b"})
 
 
 def test_the_card_says_what_the_run_was(make_trainer):

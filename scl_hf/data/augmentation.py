@@ -11,6 +11,7 @@ import torch
 from ..errors import InputError
 from .draws import Draw
 from .pictures import IGNORE_INDEX
+from .pixels import Pixels
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the image processors of transformers
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -133,19 +134,12 @@ class Augmentation:
 
     Args:
         args ([`AugmentationArguments`]): Crop size, ranges and probabilities.
-        image_mean (`Sequence[float]`, *optional*): As in the image processor.
-        image_std (`Sequence[float]`, *optional*): As in the image processor.
+        pixels ([`~scl_hf.data.pixels.Pixels`], *optional*): How the model wants its pixels; ImageNet's way by default.
     """
 
-    def __init__(
-        self,
-        args: AugmentationArguments,
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
-    ):
+    def __init__(self, args: AugmentationArguments, pixels: Pixels | None = None):
         self.args = args
-        self.image_mean = tuple(image_mean)
-        self.image_std = tuple(image_std)
+        self.pixels = pixels or Pixels()
 
     def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
         """
@@ -184,8 +178,7 @@ class Augmentation:
         if blur < args.blur_probability:
             _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
         crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
-        crop["pixel_values"][:, *filled] = torch.from_numpy(pixels).permute(2, 0, 1)
-        normalize(crop["pixel_values"][:, *filled], self.image_mean, self.image_std)
+        crop["pixel_values"][:, *filled] = self.pixels.normalize(torch.from_numpy(pixels).permute(2, 0, 1))
         crop["valid"][filled] = True
         if label is not None:
             ids = label.take(_nearest(top, bottom, size[1]), axis=0).take(_nearest(left, right, size[0]), axis=1)

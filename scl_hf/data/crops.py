@@ -11,9 +11,10 @@ from torch.utils.data import Dataset, Sampler
 
 from ..cutmix import sample_boxes
 from ..errors import InputError
-from .augmentation import Augmentation, normalize, to_tensor
+from .augmentation import Augmentation
 from .draws import CUTMIX, Draw, LabeledDraws, UnlabeledDraws, draw_seed
 from .pictures import CorruptFileError, read_image, read_pair
+from .pixels import Pixels
 
 
 @dataclass(frozen=True)
@@ -232,24 +233,13 @@ class EvaluationImages(Dataset):
     Args:
         rows (`datasets.Dataset`): Columns `image`, `label` and `id`, not decoded.
         label_table (`np.ndarray`, *optional*): Id on disk to train id.
-        image_mean (`Sequence[float]`): As in the image processor.
-        image_std (`Sequence[float]`): As in the image processor.
-        blue_first (`bool`, *optional*, defaults to `False`): Whether the model takes BGR.
+        pixels ([`~scl_hf.data.pixels.Pixels`]): How the model wants its pixels.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        label_table: np.ndarray | None,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
-        blue_first: bool = False,
-    ):
+    def __init__(self, rows: Rows, label_table: np.ndarray | None, pixels: Pixels):
         self.rows = rows
         self.label_table = label_table
-        self.image_mean = tuple(image_mean)
-        self.image_std = tuple(image_std)
-        self.blue_first = blue_first
+        self.pixels = pixels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -257,9 +247,8 @@ class EvaluationImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         row = self.rows[index]
         image, label = read_pair(row, self.label_table)
-        pixels = to_tensor(image)
         return {
-            "pixel_values": normalize(pixels.flip(0) if self.blue_first else pixels, self.image_mean, self.image_std),
+            "pixel_values": self.pixels.of(image),
             "labels": torch.from_numpy(label.astype(np.int64)),
             "id": row["id"],
         }

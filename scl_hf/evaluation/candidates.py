@@ -260,7 +260,7 @@ def score_checkpoint(
     Raises:
         [`InputError`]: An image or label cannot be read or predicted.
     """
-    images = EvaluationImages(rows, classes.label_table, **checkpoint.normalization)
+    images = EvaluationImages(rows, classes.label_table, checkpoint.pixels)
     predictions = {}
     model = checkpoint.model.to(accelerator.device)
     bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)

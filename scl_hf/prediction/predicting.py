@@ -107,7 +107,7 @@ class Predictor:
         self.accelerator = accelerator
         self.probabilities = "probabilities" in args.write
         fields = [field.name for field in dataclasses.fields(EvaluationArguments) if field.name not in _SPEED]
-        settings = {"checkpoint": checkpoint.digest(), "dtype": args.dtype} | checkpoint.normalization
+        settings = {"checkpoint": checkpoint.digest(), "dtype": args.dtype} | checkpoint.pixels._asdict()
         settings |= {name: getattr(protocol, name) for name in fields}
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
         self.model = checkpoint.model.to(accelerator.device)

@@ -10,6 +10,7 @@ from transformers import SegformerImageProcessorPil
 from scl_hf.data.augmentation import IMAGE_MEAN, IMAGE_STD, Augmentation, AugmentationArguments
 from scl_hf.data.crops import DrawSampler, EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from scl_hf.data.draws import UNLABELED_A, UNLABELED_B, Draw, LabeledDraws, UnlabeledDraws
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
 CROP = (16, 24)
@@ -133,7 +134,7 @@ def test_label_table_is_applied(rows):
 
 def test_evaluation_images_are_what_the_image_processor_gives(rows):
     processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
-    images = EvaluationImages(rows, None, processor.image_mean, processor.image_std)
+    images = EvaluationImages(rows, None, Pixels(tuple(processor.image_mean), tuple(processor.image_std)))
     item = images[2]
     picture = PILImage.open(rows[2]["image"]["path"])
     expected = processor(picture, return_tensors="pt")["pixel_values"][0]

@@ -19,6 +19,7 @@ from transformers import SegformerImageProcessorPil
 
 from scl_hf.data import EvaluationImages
 from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import EvaluationArguments, score
 
@@ -68,7 +69,7 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
     assert "checkpoint-7" in printed and "the Cityscapes scorer agrees" in printed
 
     first, second = read("out")["checkpoints"]
-    images = EvaluationImages(town_data.evaluation, LABEL_TABLE, **NORMALIZATION)
+    images = EvaluationImages(town_data.evaluation, LABEL_TABLE, Pixels(**NORMALIZATION))
     protocol = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
     expected = score(tiny_model(ID2LABEL, 0), images, protocol, Accelerator(cpu=True))
     assert first["mean_iou"] == expected["mean_iou"] != second["mean_iou"]
