@@ -234,16 +234,18 @@ def pixels_of(processor: BaseImageProcessor) -> Pixels:
     """
     own, name = own_size(processor), type(processor).__name__
     try:
-        given = own(Image.fromarray(TRIAL), return_tensors="pt")["pixel_values"][0].float()
-        # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
-        scale = 255 * own.rescale_factor if getattr(own, "do_rescale", False) else 255
-        normalizations = [(own.image_mean, own.image_std)] if getattr(own, "do_normalize", False) else []
-        for normalization, blue_first in itertools.product([*normalizations, (0, 1)], (False, True)):
-            mean, std = (tuple(np.broadcast_to(np.divide(values, scale), 3).tolist()) for values in normalization)
-            expected = Pixels(mean, std, blue_first).of(TRIAL)
-            tolerance = 1e-4 * float(expected.abs().max())
-            if given.isfinite().all() and torch.allclose(given, expected, rtol=0, atol=tolerance):
-                return Pixels(mean, std, blue_first)
+        with np.errstate(all="ignore"):
+            given = own(Image.fromarray(TRIAL), return_tensors="pt")["pixel_values"][0].float()
+            if not given.isfinite().all():
+                raise ValueError("its pixels are no finite numbers")
+            # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
+            scale = 255 * own.rescale_factor if getattr(own, "do_rescale", False) else 255
+            values = [(own.image_mean, own.image_std)] if getattr(own, "do_normalize", False) else []
+            for pair, blue_first in itertools.product([*values, (0, 1)], (False, True)):
+                mean, std = (tuple(np.broadcast_to(np.divide(value, scale), 3).tolist()) for value in pair)
+                expected = Pixels(mean, std, blue_first).of(TRIAL)
+                if torch.allclose(given, expected, rtol=0, atol=1e-4 * float(expected.abs().max())):
+                    return Pixels(mean, std, blue_first)
     except Exception as error:  # what others wrote may hold anything
         raise InputError(f"image processor {name}: cannot be applied to a picture ({first_line(error)})") from error
     raise InputError(f"image processor {name}: does more to pixels than rescale, normalise and turn RGB to BGR")

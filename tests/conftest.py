@@ -39,6 +39,14 @@ TINY = {
     "skip_channels": 8,
     "decoder_channels": 16,
 }
+TINY_MOBILEVIT = {
+    "hidden_sizes": [8, 16, 16],
+    "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 32],
+    "aspp_out_channels": 16,
+    "atrous_rates": [1, 2, 3],
+    "image_size": 64,
+    "num_attention_heads": 2,
+}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,6 +20,7 @@ from scl_hf.data import (
 )
 from scl_hf.data.draws import Draw
 from scl_hf.data.pictures import read_image, read_label, read_pair
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
 NAMES = {"0": "sky", "1": "road", "2": "car"}
@@ -156,7 +157,7 @@ def test_unlabelled_folders_of_any_pictures_are_upright_and_rgb(folder, tmp_path
     assert len(data.unlabeled) == 10 and sorted(data.unlabeled.column_names) == ["id", "image"]
     unchanged = {name: 0 for name in ("flip_probability", "brightness", "contrast", "saturation", "hue")}
     arguments = AugmentationArguments(crop_size=[48, 72], scale_range=[1, 1], blur_probability=0, **unchanged)
-    augmentation = Augmentation(arguments, image_mean=(0, 0, 0), image_std=(1, 1, 1))
+    augmentation = Augmentation(arguments, Pixels((0, 0, 0), (1, 1, 1)))
     crops = UnlabeledCrops(data.unlabeled, augmentation)
     for row in range(6):
         crop = crops[Draw(row, seed=1)]

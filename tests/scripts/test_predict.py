@@ -22,9 +22,7 @@ from transformers import (
     SegformerModel,
     pipeline,
 )
-from transformers.utils.constants import IMAGENET_DEFAULT_MEAN
 
-from scl_hf.checkpoints import load_checkpoint
 from scl_hf.data.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
 from scl_hf.prediction import Video
@@ -188,20 +186,6 @@ def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoi
     with pytest.raises(InputError, match="runs in one process"):
         predict("deeplab", pictures)
     assert not (tmp_path / "out").exists()
-
-
-def test_normalization_of_the_image_processor(checkpoints, tmp_path):
-    tiny_model(ID2LABEL).save_pretrained(tmp_path)
-    assert load_checkpoint(str(tmp_path)).pixels.image_mean == tuple(IMAGENET_DEFAULT_MEAN)  # there is none
-    processor = SegformerImageProcessorPil(rescale_factor=1 / 127.5, image_mean=[1.0, 1.2, 1.4], image_std=[0.5] * 3)
-    processor.save_pretrained(tmp_path)
-    pixels = load_checkpoint(str(tmp_path)).pixels
-    np.testing.assert_allclose(pixels.image_mean, [0.5, 0.6, 0.7])
-    np.testing.assert_allclose(pixels.image_std, [0.25] * 3)
-    for broken in ("{", "[]"):
-        (tmp_path / "preprocessor_config.json").write_text(broken)
-        with pytest.raises(InputError, match="its preprocessor_config.json is not that of an image processor"):
-            load_checkpoint(str(tmp_path))
 
 
 def test_bfloat16_and_compiled(predict, pictures, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import datasets
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import TINY, TINY_MOBILEVIT
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,8 +25,9 @@ from transformers import (
 )
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
-from scl_hf.checkpoints import ModelArguments, load_model
+from scl_hf.checkpoints import ModelArguments, load_checkpoint, load_model
 from scl_hf.data import DataArguments, load_data
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
@@ -168,6 +169,24 @@ def test_a_supervised_run_that_starts_from_a_checkpoint_with_other_classes(train
     assert "Trained with labels alone" in (run / "README.md").read_text()
 
 
+def test_a_checkpoint_that_takes_bgr_is_trained_and_saved_with_it(train, folder, tmp_path):
+    start = tmp_path / "mobilevit"
+    MobileViTForSemanticSegmentation(MobileViTConfig(**TINY_MOBILEVIT, num_labels=3)).save_pretrained(start)
+    MobileViTImageProcessorPil().save_pretrained(start)
+    run = train(
+        dataset="folder",
+        data_dir=str(folder),
+        model_name_or_path=str(start),
+        model_config=None,
+        labeled_fraction=0.5,
+        report_to="none",
+    )
+    processor = AutoImageProcessor.from_pretrained(run)
+    assert isinstance(processor, MobileViTImageProcessorPil) and processor.do_flip_channel_order
+    assert not processor.do_resize and not processor.do_center_crop
+    assert load_checkpoint(str(run)).pixels == Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), blue_first=True)
+
+
 def truncate(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
@@ -224,7 +243,7 @@ def test_no_unlabelled_images_for_a_loss_that_needs_them(train, folder):
 
 def test_a_starting_checkpoint_that_does_not_fit(train, folder, tmp_path):
     data = {"dataset": "folder", "data_dir": str(folder), "model_config": None}
-    with pytest.raises(InputError, match="model_name_or_path .*none: there is no such folder, and on the Hub"):
+    with pytest.raises(InputError, match="model_name_or_path .*none: no such folder"):
         train(model_name_or_path=str(tmp_path / "none"), **data)
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
     with pytest.raises(InputError, match="bert: not a semantic-segmentation checkpoint"):
