@@ -20,6 +20,9 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     BertConfig,
     BertModel,
+    MobileViTConfig,
+    MobileViTForSemanticSegmentation,
+    MobileViTImageProcessorPil,
     pipeline,
     set_seed,
 )
