@@ -72,8 +72,9 @@ def main() -> int:
 
     # 2. The evaluation split, and the models: all of them fit it, before the first is scored
     with accelerator.main_process_first():
-        rows, classes = load_evaluation(data_args)
-    candidates = [load_candidate(checkpoint, args, classes.id2label) for checkpoint in checkpoints]
+        rows, palette = load_evaluation(data_args)
+    id2label, table = rows.features["label"].id2label, rows.features["label"].table
+    candidates = [load_candidate(checkpoint, args, id2label) for checkpoint in checkpoints]
 
     # 3. Scores, and those of the official scorer, whose files are kept where it has taken all of them
     shown = np.unique(np.linspace(0, len(rows) - 1, min(args.panel_images, len(rows))).round().astype(int)).tolist()
@@ -81,8 +82,8 @@ def main() -> int:
     with temporary_folder(output_dir / ".label_ids", accelerator) as temporary:
         label_ids = [temporary / str(index) if args.official else None for index in range(len(names))]
         for name, candidate, folder in zip(names, candidates, label_ids):
-            results, kept = score_checkpoint(candidate, rows, classes, protocol, accelerator, shown, folder)
-            reports.append(Report(name, candidate.name, classes.id2label, results))
+            results, kept = score_checkpoint(candidate, rows, protocol, accelerator, shown, folder)
+            reports.append(Report(name, candidate.name, id2label, results))
             predictions[name] = list(kept.values())
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -108,10 +109,10 @@ def main() -> int:
             partial.write_text(text, encoding="utf-8")
     write_json(output_dir / "scores.json", json_page(reports, settings, len(rows)))
     for report, folder in zip(reports, folders):
-        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), classes.id2label, folder / "confusion.png")
+        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), id2label, folder / "confusion.png")
     if shown:
-        images, labels = zip(*(read_pair(rows[row], classes.label_table) for row in shown))
-        panel = comparison_panel(images, labels, predictions, classes.id2label, classes.palette)
+        images, labels = zip(*(read_pair(rows[row], table) for row in shown))
+        panel = comparison_panel(images, labels, predictions, id2label, palette)
         with replacing(output_dir / "panel.png") as partial:
             panel.save(partial)
     print(text_table(reports))

@@ -60,12 +60,12 @@ def main() -> None:
             class_index = ClassIndex.build(
                 data.labeled,
                 data.coarse,
-                data.label_table,
+                data.labeled.features["label"].table,
                 data.id2label,
                 tile=sampling_args.class_uniform_tile,
                 coarse_classes=sampling_args.coarse_classes,
                 num_proc=os.cpu_count(),
-                skip_corrupt=data_args.skip_corrupt,
+                skip_corrupt=sampling_args.skip_corrupt,
             )
     draws = LabeledDraws(
         len(data.labeled),
@@ -75,8 +75,11 @@ def main() -> None:
         coarse_until_epoch=sampling_args.coarse_until_epoch,
     )
     augmentation = Augmentation(augmentation_args, **normalization)
-    labeled = LabeledCrops(data.labeled, augmentation, data.label_table, data.coarse, data_args.skip_corrupt)
-    unlabeled = UnlabeledCrops(data.unlabeled, augmentation, data_args.skip_corrupt) if args.semi_supervised else None
+    table = data.labeled.features["label"].table
+    labeled = LabeledCrops(data.labeled, augmentation, table, data.coarse, sampling_args.skip_corrupt)
+    unlabeled = (
+        UnlabeledCrops(data.unlabeled, augmentation, sampling_args.skip_corrupt) if args.semi_supervised else None
+    )
 
     # 5. Train: losses, EMA, evaluation, checkpoints
     trainer = SemiSupervisedTrainer(
@@ -84,7 +87,7 @@ def main() -> None:
         args=args,
         train_dataset=labeled,
         unlabeled_dataset=unlabeled,
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, **normalization),
+        eval_dataset=EvaluationImages(data.evaluation, table, **normalization),
         processing_class=image_processor,
         labeled_draws=draws,
         palette=data.palette,

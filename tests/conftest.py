@@ -92,9 +92,11 @@ def build_trainer(data, output_dir, model=None, **fields):
     return SemiSupervisedTrainer(
         model=model or tiny_model(data.id2label),
         args=SemiSupervisedConfig(**(settings | fields)),
-        train_dataset=LabeledCrops(data.labeled, crops, data.label_table),
+        train_dataset=LabeledCrops(data.labeled, crops, data.labeled.features["label"].table),
         unlabeled_dataset=UnlabeledCrops(data.unlabeled, crops),
-        eval_dataset=EvaluationImages(data.evaluation, data.label_table, crops.image_mean, crops.image_std),
+        eval_dataset=EvaluationImages(
+            data.evaluation, data.labeled.features["label"].table, crops.image_mean, crops.image_std
+        ),
         palette=data.palette,
     )
 

@@ -32,7 +32,7 @@ def train(town, out, workers, world_size, resume_from=None, global_batch=GLOBAL_
         save_steps=3,
     )
     assert trainer.args.world_size == world_size
-    table, names = data.label_table, data.id2label
+    table, names = data.labeled.features["label"].table, data.id2label
     with trainer.args.main_process_first():
         index = ClassIndex.build(data.labeled, data.coarse, table, names, 32, [0, 2, 10], skip_corrupt=True)
     trainer.labeled_draws = LabeledDraws(len(data.labeled), 1, index, class_uniform_share=0.5, coarse_until_epoch=2)

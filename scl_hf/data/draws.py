@@ -26,6 +26,9 @@ class SamplingArguments:
             Class ids for which the coarse annotations join.
         coarse_until_epoch (`int`, *optional*):
             First epoch without the coarse annotations; to the end of the training when not given.
+        skip_corrupt (`bool`, *optional*, defaults to `False`):
+            Whether training goes on with another image where one cannot be read; otherwise it stops and names the
+            file. Evaluation images are never skipped, nor are files that are empty or missing at the start.
     """
 
     class_uniform_share: float = field(
@@ -41,6 +44,9 @@ class SamplingArguments:
     coarse_until_epoch: int | None = field(
         default=None,
         metadata={"help": "First epoch without the coarse annotations; to the end of the training when not given."},
+    )
+    skip_corrupt: bool = field(
+        default=False, metadata={"help": "Whether training goes on with another image where one cannot be read."}
     )
 
     def __post_init__(self):

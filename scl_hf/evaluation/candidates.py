@@ -24,7 +24,6 @@ from ..checkpoints import Checkpoint, load_checkpoint
 from ..data import DataArguments
 from ..data.cityscapes import LABEL_IDS
 from ..data.crops import EvaluationImages
-from ..data.labels import Classes
 from ..errors import InputError
 from ..output import replacing
 from ..prediction.writers import WriteQueue
@@ -235,7 +234,6 @@ def _listed(items: Iterable[str]) -> str:
 def score_checkpoint(
     checkpoint: Checkpoint,
     rows: datasets.Dataset,
-    classes: Classes,
     protocol: EvaluationArguments,
     accelerator: Accelerator,
     shown: Sequence[int] = (),
@@ -247,7 +245,6 @@ def score_checkpoint(
     Args:
         checkpoint ([`~scl_hf.prediction.Checkpoint`]): The model; it is on the CPU before and after.
         rows (`datasets.Dataset`): The images and their labels.
-        classes ([`~scl_hf.data.labels.Classes`]): What the labels mean.
         protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): Scales, flip and tiles.
         accelerator (`accelerate.Accelerator`): Of this process.
         shown (`Sequence[int]`, *optional*): Rows whose predictions are returned.
@@ -260,7 +257,7 @@ def score_checkpoint(
     Raises:
         [`InputError`]: An image or label cannot be read or predicted.
     """
-    images = EvaluationImages(rows, classes.label_table, **checkpoint.normalization)
+    images = EvaluationImages(rows, rows.features["label"].table, **checkpoint.normalization)
     predictions = {}
     model = checkpoint.model.to(accelerator.device)
     bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.sources import SUFFIXES
+from ..data.pictures import SUFFIXES
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
