@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,43 +13,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from . import cityscapes, mapillary
-from .labels import make_label_table, read_id2label
+from . import cityscapes, folder, mapillary
+from .loading import open_source
 from .pictures import IGNORE_INDEX, read_image, read_label
-from .sources import find_pictures, is_picture
-
-# fmt: off
-# split -> city -> images. Of the cities of train_extra only the sum is known.
-CITYSCAPES = {
-    "train": {
-        "aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85, "dusseldorf": 221, "erfurt": 109,
-        "hamburg": 248, "hanover": 196, "jena": 119, "krefeld": 99, "monchengladbach": 94, "strasbourg": 365,
-        "stuttgart": 196, "tubingen": 144, "ulm": 95, "weimar": 142, "zurich": 122,
-    },
-    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
-    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
-    "train_extra": dict.fromkeys((
-        "augsburg", "bad-honnef", "bamberg", "bayreuth", "dortmund", "dresden", "duisburg", "erlangen", "freiburg",
-        "heidelberg", "heilbronn", "karlsruhe", "konigswinter", "konstanz", "mannheim", "muhlheim-ruhr", "nuremberg",
-        "oberhausen", "saarbrucken", "schweinfurt", "troisdorf", "wuppertal", "wurzburg",
-    )),
-}
-# fmt: on
-CITYSCAPES_CITIES = frozenset(city for cities in CITYSCAPES.values() for city in cities)
-CITYSCAPES_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
-MAPILLARY_IMAGES = {"training": 18000, "validation": 2000, "testing": 5000}
+from .rows import Frame, list_pictures
+from .source import DataArguments
 
 _LISTED = 20  # Of files that are not there, which come in thousands when a zip is not unpacked.
-
-
-class Frame(NamedTuple):
-    """An image and its labels, where they should be: `labels` is kind -> path."""
-
-    split: str
-    city: str | None
-    id: str
-    image: str
-    labels: dict[str, str]
+_LAYOUTS = {  # dataset -> what lists its frames, and what the report calls it
+    "cityscapes": (cityscapes.find_frames, "the layout of Cityscapes"),
+    "mapillary": (mapillary.find_frames, "Mapillary Vistas"),
+    "folder": (folder.find_frames, "a folder"),
+}
 
 
 class Found(NamedTuple):
@@ -134,39 +109,38 @@ class Report:
         return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
 
 
-def find_layout(data_dir: str | os.PathLike, id2label: str | os.PathLike | None = None) -> str:
+def find_layout(
+    data_dir: str | os.PathLike,
+    label_map: Mapping[int, int] | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    id2label: str | os.PathLike | None = None,
+) -> DataArguments:
     """
-    How a data set is laid out, judged by its folders.
-
-    Args:
-        data_dir (`str`): The folder of the data.
-        id2label (`str`, *optional*): The class names of a folder of one's own, if not in its `id2label.json`.
-
-    Returns:
-        `str`: `"cityscapes"`, `"mapillary"`, or `"folder"`: the `dataset` of a recipe.
-
-    Raises:
-        InputError: The folder is not there, or is none of them.
+    How a data set is laid out, judged by its folders: the fields of a recipe for it, with `dataset` set to
+    `"cityscapes"`, `"mapillary"` or `"folder"`. The other arguments are fields of a folder of one's own.
     """
     root = Path(data_dir)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; name the folder of the data")
-    if any(cityscapes.find_split(root, "leftImg8bit", split) for split in CITYSCAPES_IMAGES):
-        return "cityscapes"
     splits = {path.parent.name for path in root.glob("*/images") if path.is_dir()}
-    if (id2label or (root / "id2label.json").is_file()) and splits:
-        return "folder"
-    if splits & {"training", "testing"}:
-        return "mapillary"
-    if splits:
+    if any(cityscapes.find_split(root, "leftImg8bit", split) for split in cityscapes.NUM_IMAGES):
+        layout = "cityscapes"
+    elif (id2label or (root / "id2label.json").is_file()) and splits:
+        layout = "folder"
+    elif splits & {"training", "testing"}:
+        layout = "mapillary"
+    elif splits:
         raise InputError(
             f'{root}: id2label.json is missing; put the names of the classes there, {{"0": "sky", "1": "road", …}}'
         )
-    raise InputError(
-        f"{root}: holds no data set; looked for leftImg8bit/train (Cityscapes), training/images (Mapillary Vistas) "
-        "and <split>/images (a folder of your own): name the folder that has them (Parquet and other data of "
-        "`datasets` is not checked)"
-    )
+    else:
+        raise InputError(
+            f"{root}: holds no data set; looked for leftImg8bit/train (Cityscapes), training/images (Mapillary "
+            "Vistas) and <split>/images (a folder of your own): name the folder that has them (Parquet and other data "
+            "of `datasets` is not checked)"
+        )
+    own = {"label_map": label_map, "ignore_index": ignore_index, "id2label": id2label and str(id2label)}
+    return DataArguments(dataset=layout, data_dir=str(data_dir), **own)
 
 
 def check_data(
@@ -198,101 +172,30 @@ def check_data(
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
-    layout = find_layout(data_dir, id2label)
-    list_frames = {"cityscapes": _cityscapes_frames, "mapillary": _mapillary_frames, "folder": _folder_frames}[layout]
-    frames = list(list_frames(Path(data_dir)))
+    args = find_layout(data_dir, label_map, ignore_index, id2label)
+    find_frames, title = _LAYOUTS[args.dataset]
+    frames = find_frames(args.data_dir)
     if not frames:
         raise InputError(f"{data_dir}: its folders hold no pictures; unpack the data there")
-    for folder in unlabeled_dirs:
-        frames += [Frame(str(folder), None, name, str(Path(folder, name)), {}) for name in find_pictures(folder)]
-    kinds = list(dict.fromkeys(kind for frame in frames for kind in frame.labels))
-    title = {"cityscapes": "the layout of Cityscapes", "mapillary": "Mapillary Vistas", "folder": "a folder"}[layout]
-    report = Report(f"{data_dir}: {title}", kinds)
-    tables = _label_tables(layout, data_dir, kinds, label_map, ignore_index, id2label)
-    _count(report, frames, _open_all(frames, tables, num_proc))
-    if layout == "cityscapes":
-        _compare_cityscapes(report, {frame.id for frame in frames})
-    elif layout == "mapillary":
-        _compare(report, {(split, None): number for split, number in MAPILLARY_IMAGES.items()})
-    else:
-        splits = {frame.split for frame in frames} - set(map(str, unlabeled_dirs))
-        unlabeled = sorted(splits - {frame.split for frame in frames if frame.labels})
+    report = Report(f"{data_dir}: {title}", list(dict.fromkeys(kind for frame in frames for kind in frame.labels)))
+    if args.dataset == "folder":
+        unlabeled = sorted({frame.split for frame in frames} - {frame.split for frame in frames if frame.labels})
         report.notes += [f"{split} has no folder labels: its images are unlabelled" for split in unlabeled]
+    tables = {}
+    for kind in report.kinds:
+        config = kind if args.dataset == "mapillary" else None
+        tables[kind] = open_source(replace(args, dataset_config=config)).labels.table
+    for pictures in map(str, unlabeled_dirs):
+        frames += [
+            Frame(pictures, name, os.path.join(pictures, name), {}, frozenset({"image"}))
+            for name in list_pictures(pictures)
+        ]
+    _count(report, frames, _open_all(frames, tables, num_proc))
+    if args.dataset == "cityscapes":
+        _compare_cityscapes(report, {frame.id for frame in frames})
+    elif args.dataset == "mapillary":
+        _compare(report, {(split, None): number for split, number in mapillary.NUM_IMAGES.items()})
     return report
-
-
-def _cityscapes_frames(root: Path) -> Iterator[Frame]:
-    for split in CITYSCAPES_IMAGES:
-        images = cityscapes.find_split(root, "leftImg8bit", split)
-        if images is None and split == "train_extra":  # gtCoarse.zip brings its labels to those who want train's alone
-            continue
-        labels = {kind: cityscapes.find_split(root, kind, split) for kind in ("gtFine", "gtCoarse")}
-        if split in ("train", "val") and images is not None:
-            labels["gtFine"] = labels["gtFine"] or root / "gtFine" / split
-        images = images or root / "leftImg8bit" / split
-        labels = {kind: folder for kind, folder in labels.items() if folder is not None}
-        cities = {path.name for folder in (images, *labels.values()) for path in _entries(folder) if path.is_dir()}
-        for city in sorted(cities):
-            pictures = _files(images / city, "_leftImg8bit.png")
-            annotations = {kind: _files(folder / city, f"_{kind}_labelIds.png") for kind, folder in labels.items()}
-            for frame in sorted(set(pictures).union(*annotations.values())):
-                # The label files of test are dummies, of which none is missed.
-                places = {
-                    kind: str(folder / city / f"{frame}_{kind}_labelIds.png")
-                    for kind, folder in labels.items()
-                    if split != "test" or frame in annotations[kind]
-                }
-                yield Frame(split, city, frame, str(images / city / f"{frame}_leftImg8bit.png"), places)
-
-
-def _mapillary_frames(root: Path) -> Iterator[Frame]:
-    for split in MAPILLARY_IMAGES:
-        folder = root / split
-        found = {
-            version: next((folder / place for place in places if (folder / place).is_dir()), None)
-            for version, places in mapillary.LABEL_FOLDERS.items()
-        }
-        found = {version: labels for version, labels in found.items() if labels is not None}
-        if not found and split != "testing":
-            found["v1.2"] = folder / "labels"
-        pictures = _files(folder / "images", ".jpg")
-        for frame in sorted(set(pictures).union(*(_files(labels, ".png") for labels in found.values()))):
-            labels = {version: str(labels / f"{frame}.png") for version, labels in found.items()}
-            yield Frame(split, None, frame, str(folder / "images" / f"{frame}.jpg"), labels)
-
-
-def _folder_frames(root: Path) -> Iterator[Frame]:
-    for folder in sorted(path.parent for path in root.glob("*/images") if path.is_dir()):
-        labels = folder / "labels"
-        pictures = [path for path in _entries(folder / "images") if is_picture(path.name)]
-        alone = set(_files(labels, ".png")) - {path.stem for path in pictures}
-        for path in [*pictures, *(folder / "images" / f"{stem}.*" for stem in sorted(alone))]:
-            place = {"labels": str(labels / f"{path.stem}.png")} if labels.is_dir() else {}
-            yield Frame(folder.name, None, path.stem, str(path), place)
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
-
-
-def _files(folder: Path, ending: str) -> dict[str, Path]:
-    return {path.name.removesuffix(ending): path for path in _entries(folder) if path.name.endswith(ending)}
-
-
-def _label_tables(
-    layout: str,
-    data_dir: str | os.PathLike,
-    kinds: Iterable[str],
-    label_map: Mapping[int, int] | None,
-    ignore_index: int,
-    id2label: str | os.PathLike | None,
-) -> dict[str, np.ndarray]:
-    if layout == "cityscapes":
-        return dict.fromkeys(kinds, cityscapes.LABEL_TABLE)
-    if layout == "mapillary":
-        return {version: mapillary.read_classes(data_dir, version).label_table for version in kinds}
-    names = read_id2label(Path(id2label or Path(data_dir, "id2label.json")))
-    return dict.fromkeys(kinds, make_label_table(names, label_map, ignore_index))
 
 
 def _open_all(frames: list[Frame], tables: dict[str, np.ndarray], num_proc: int | None) -> Iterator[Found]:
@@ -305,7 +208,7 @@ def _open_all(frames: list[Frame], tables: dict[str, np.ndarray], num_proc: int 
 def _open(frame: Frame, tables: dict[str, np.ndarray]) -> Found:
     found = Found(Counter(), [], [])
     size = None
-    image_there = os.path.isfile(frame.image)
+    image_there = "image" in frame.present
     # The known broken frame is a picture like any other, but training leaves it out whatever it holds.
     if image_there and frame.id not in cityscapes.BROKEN_FRAMES:
         try:
@@ -314,7 +217,7 @@ def _open(frame: Frame, tables: dict[str, np.ndarray]) -> Found:
             found.broken.append(str(error))
     found.counts["images"] += image_there
     for kind, path in frame.labels.items():
-        there = os.path.isfile(path)
+        there = kind in frame.present
         found.counts[kind] += there
         if there and not image_there:
             found.missing.append(f"{path}: its image is missing, looked for {frame.image}")
@@ -354,12 +257,12 @@ def _compare_cityscapes(report: Report, ids: set[str]) -> None:
         report.notes.append(
             "there are no coarse labels (gtCoarse.zip): set use_coarse_labels to false, or unpack them"
         )
-    if not any(city in CITYSCAPES_CITIES for _, city in report.counts):
+    if not any(cityscapes.is_official_city(city) for _, city in report.counts):
         report.notes.append("these are not the official cities: counted only")
         return
     report.title += ", the official data"
-    official = {(split, None): number for split, number in CITYSCAPES_IMAGES.items()}
-    for split, cities in CITYSCAPES.items():
+    official = {(split, None): number for split, number in cityscapes.NUM_IMAGES.items()}
+    for split, cities in cityscapes.CITIES.items():
         official |= {(split, city): number for city, number in cities.items() if number is not None}
     if ("train_extra", None) not in report.counts:
         del official["train_extra", None]

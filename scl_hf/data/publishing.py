@@ -7,32 +7,24 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
-import numpy as np
 import yaml
-from datasets.arrow_writer import ParquetWriter
 from datasets.info import DatasetInfosDict
+from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCardData, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm.auto import tqdm
 
 from ..errors import InputError, first_line
-from . import cityscapes, mapillary
-from .checking import CITYSCAPES_CITIES, find_layout
-from .labels import make_label_table, read_id2label
-from .pictures import IGNORE_INDEX
-from .sources import open_folder
+from .checking import find_layout
+from .labels import LabelImage
+from .loading import open_source
+from .pictures import IGNORE_INDEX, check_files
+from .rows import stored_files
+from .source import Licence, Source
 
-SHARD_BYTES = 500_000_000
-ROW_GROUP = 32  # pictures that are in memory at a time, and that a reader fetches at a time
-
-# Data that may not be passed on: its name, and where the terms are.
-_LICENSES = {
-    "cityscapes": ("Cityscapes", "https://www.cityscapes-dataset.com/license"),
-    "mapillary": ("Mapillary Vistas", "https://www.mapillary.com/dataset/vistas"),
-}
+SHARD_BYTES = 500_000_000  # as push_to_hub; a shard is in memory at a time
 
 _CARD = """---
 {metadata}
@@ -59,23 +51,6 @@ In a recipe of scl_hf:
 {recipe}
 ```
 {terms}"""
-
-
-class Rows(NamedTuple):
-    """
-    A data set to be published.
-
-    Args:
-        splits (`dict[str, datasets.Dataset]`): Columns `image`, `label` (if any has labels), `id` and further ones.
-        id2label (`dict[int, str]`): Train id -> name.
-        label_map (`dict[int, int]`): Id in a label file -> train id; empty where they are the same.
-        owner (`str` or None): Whose licence forbids passing the data on, a key of `_LICENSES`.
-    """
-
-    splits: dict[str, datasets.Dataset]
-    id2label: dict[int, str]
-    label_map: dict[int, int]
-    owner: str | None
 
 
 def push_data(
@@ -117,12 +92,17 @@ def push_data(
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
-    rows = open_rows(data_dir, label_map, ignore_index, id2label)
+    source = open_source(find_layout(data_dir, label_map, ignore_index, id2label))
+    splits = _open_splits(source)
     if repo is not None:
-        _check_terms(rows.owner, data_dir, repo, private, accept_license, license)
+        _check_terms(source.licence, data_dir, repo, private, accept_license, license)
         _prepare_repo(repo, private)
     try:
-        write_parquet(rows, output, repo or output.resolve().name, license)
+        infos = _write_parquet(splits, output / "data")
+        names = json.dumps(source.labels.id2label, indent=2, ensure_ascii=False)
+        (output / "id2label.json").write_text(names + "\n", encoding="utf-8")
+        card = _card(source, splits, infos, repo or output.resolve().name, license)
+        (output / "README.md").write_text(card, encoding="utf-8")
     except BaseException as error:
         shutil.rmtree(output, ignore_errors=True)
         if isinstance(error, OSError):
@@ -134,129 +114,79 @@ def push_data(
     return f"written to {output} and pushed to {_upload(output, repo)}"
 
 
-def open_rows(
-    data_dir: str | os.PathLike,
-    label_map: Mapping[int, int] | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    id2label: str | os.PathLike | None = None,
-) -> Rows:
-    """
-    Opens a data set in any of its layouts, to be published.
-
-    Args:
-        data_dir (`str`): Its folder.
-        label_map (`dict[int, int]`, *optional*): As in [`push_data`].
-        ignore_index (`int`, *optional*, defaults to 255): As in [`push_data`].
-        id2label (`str`, *optional*): As in [`push_data`].
-
-    Returns:
-        [`Rows`]: All splits: of Cityscapes the fine labels and, in `train_extra`, the coarse ones; of Mapillary Vistas
-        v1.2.
-
-    Raises:
-        InputError: There is no data set, or a file is missing.
-    """
-    layout = find_layout(data_dir, id2label)
-    if layout == "cityscapes":
-        splits = dict(cityscapes.load_cityscapes(data_dir, "fine"))
-        if cityscapes.find_split(data_dir, "leftImg8bit", "train_extra"):
-            splits["train_extra"] = cityscapes.load_cityscapes(data_dir, "coarse")["train_extra"]
-        cities = {city for rows in splits.values() for city in rows.unique("city")}
-        drawn = Path(data_dir, cityscapes.DRAWN_MARKER).is_file() and not cities & CITYSCAPES_CITIES
-        label_map = _label_map(cityscapes.LABEL_TABLE)
-        return Rows(splits, cityscapes.ID2LABEL, label_map, None if drawn else "cityscapes")
-    if layout == "mapillary":
-        classes = mapillary.read_classes(data_dir)
-        splits = dict(mapillary.load_mapillary(data_dir))
-        return Rows(splits, classes.id2label, _label_map(classes.label_table), "mapillary")
-    names = sorted(path.parent.name for path in Path(data_dir).glob("*/images") if path.is_dir())
-    wrong = next((name for name in names if not re.fullmatch(r"\w+(\.\w+)*", name)), None)
+def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
+    """All splits of the data as plain `datasets.Image` columns: nobody else knows a [`LabelImage`]."""
+    wrong = next((split for split in source.splits if not re.fullmatch(r"\w+(\.\w+)*", split)), None)
     if wrong is not None:
         raise InputError(
-            f"{Path(data_dir, wrong)}: a split of `datasets` has a name of letters, digits, _ and .; rename the folder"
+            f"{Path(source.where, wrong)}: a split of `datasets` has a name of letters, digits, _ and .; rename the "
+            "folder"
         )
-    labeled = [name for name in names if Path(data_dir, name, "labels").is_dir()]
-    splits = open_folder(data_dir, names, labeled)
-    if not labeled:
-        splits = {name: rows.remove_columns("label") for name, rows in splits.items()}
-    copied = any(_is_cityscapes(image_id) for rows in splits.values() for image_id in rows["id"])
-    class_names = read_id2label(Path(id2label or Path(data_dir, "id2label.json")))
-    table = make_label_table(class_names, label_map, ignore_index)
-    own_ids = label_map is not None or ignore_index != IGNORE_INDEX
-    return Rows(splits, class_names, _label_map(table) if own_ids else {}, "cityscapes" if copied else None)
+    splits = {split: source.open(split, complete=split in source.labeled) for split in source.splits}
+    columns = ("image", "label") if source.labeled else ("image",)
+    for split, rows in splits.items():
+        for column in columns:
+            rows = rows.cast_column(column, datasets.Image())
+        splits[split] = rows if source.labeled else rows.remove_columns("label")
+    return splits
 
 
-def write_parquet(rows: Rows, output: Path, name: str, license: str | None = None) -> None:
-    """
-    Writes `data/<split>-00000-of-00001.parquet`, …, `id2label.json` and the card.
-
-    Args:
-        rows ([`Rows`]): The data set.
-        output (`pathlib.Path`): The folder.
-        name (`str`): The data set's name, for the card.
-        license (`str`, *optional*): Its licence.
-    """
-    (output / "data").mkdir(parents=True)
-    columns = next(iter(rows.splits.values())).column_names
-    features = datasets.Features(
-        {name: datasets.Image() if name in ("image", "label") else datasets.Value("string") for name in columns}
-    )
-    infos = datasets.SplitDict()
-    with tqdm(total=sum(map(len, rows.splits.values())), desc="Writing Parquet", unit="image") as progress:
-        for split, table in rows.splits.items():
-            shards = max(1, math.ceil(_stored_bytes(table) / SHARD_BYTES))
-            num_bytes = 0
-            for shard in range(shards):
-                path = output / f"data/{split}-{shard:05d}-of-{shards:05d}.parquet"
-                part = table.shard(shards, shard).with_format("arrow")
-                writer = ParquetWriter(
-                    path=str(path), features=features, writer_batch_size=ROW_GROUP, embed_local_files=True
-                )
-                for batch in part.iter(ROW_GROUP):
-                    writer.write_table(batch)
-                    progress.update(len(batch))
-                num_bytes += writer.finalize()[1]
-            infos[split] = datasets.SplitInfo(split, num_bytes=num_bytes, num_examples=len(table))
-    names = json.dumps(rows.id2label, indent=2, ensure_ascii=False)
-    (output / "id2label.json").write_text(names + "\n", encoding="utf-8")
-    download_size = sum(path.stat().st_size for path in (output / "data").iterdir())
+def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> DatasetInfosDict:
+    """Writes `<split>-00000-of-00001.parquet`, …, with the pictures in them; returns what the card says of them."""
+    folder.mkdir(parents=True)
+    sizes = datasets.SplitDict()
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # each shard would have two
+    try:
+        with tqdm(total=sum(map(len, splits.values())), desc="Writing Parquet", unit="image") as progress:
+            for split, rows in splits.items():
+                shards = max(1, math.ceil(_stored_bytes(rows) / SHARD_BYTES))
+                num_bytes = 0
+                for shard in range(shards):
+                    part = rows.shard(shards, shard).with_format("arrow")
+                    part = part.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
+                    num_bytes += part.to_parquet(folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+                    progress.update(len(part))
+                sizes[split] = datasets.SplitInfo(split, num_bytes=num_bytes, num_examples=len(rows))
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
     info = datasets.DatasetInfo(
-        features=features,
-        splits=infos,
-        download_size=download_size,
-        dataset_size=sum(split.num_bytes for split in infos.values()),
+        features=next(iter(splits.values())).features,
+        splits=sizes,
+        download_size=sum(path.stat().st_size for path in folder.iterdir()),
+        dataset_size=sum(split.num_bytes for split in sizes.values()),
     )
-    (output / "README.md").write_text(_card(rows, info, name, license), encoding="utf-8")
+    return DatasetInfosDict({"default": info})
 
 
-def _stored_bytes(table: datasets.Dataset) -> int:
-    columns = [name for name in ("image", "label") if name in table.column_names]
-    return sum(os.path.getsize(file["path"]) for name in columns for file in table[name] if file is not None)
+def _stored_bytes(rows: datasets.Dataset) -> int:
+    """The bytes of the picture files of a split."""
+    columns = [stored_files(rows, name)[0] for name in ("image", "label") if name in rows.column_names]
+    return sum(check_files(path for paths in columns for path in paths if path is not None))
 
 
-def _label_map(table: np.ndarray) -> dict[int, int]:
-    return {label_id: int(table[label_id]) for label_id in np.flatnonzero(table >= 0).tolist()}
-
-
-def _is_cityscapes(image_id: str) -> bool:
-    """Whether an image bears a name of Cityscapes, `aachen_000000_000019…`, wherever it lies now."""
-    city, *rest = re.split(r"_(?=\d{6}_\d{6})", image_id, maxsplit=1)
-    return bool(rest) and city in CITYSCAPES_CITIES
-
-
-def _card(rows: Rows, info: datasets.DatasetInfo, repo: str, license: str | None) -> str:
+def _card(
+    source: Source,
+    splits: Mapping[str, datasets.Dataset],
+    infos: DatasetInfosDict,
+    repo: str,
+    license: str | None,
+) -> str:
+    """The README of the data set, with the recipe fields that read it."""
     labels = {
         name: len(table) - table.data.column("label").null_count if "label" in table.column_names else 0
-        for name, table in rows.splits.items()
+        for name, table in splits.items()
     }
-    labeled = [name for name, table in rows.splits.items() if labels[name] == len(table)]
+    labeled = [name for name, table in splits.items() if labels[name] == len(table)]
     # Another split than these is there for its images; test is nobody's to train on.
     train = [name for name in labeled if name == "train"] or labeled[:1]
-    pool = [name for name in rows.splits if name not in (*train, "train", "validation", "val", "test")]
+    pool = [name for name in splits if name not in (*train, "train", "validation", "val", "test")]
     recipe = {"dataset": repo, "train_splits": train}
     recipe |= {"unlabeled_splits": pool} if pool else {}
     recipe |= {"eval_split": next((name for name in ("validation", "val", "test") if name in labeled), "validation")}
-    recipe |= {"label_map": rows.label_map} if rows.label_map else {}
+    own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
+    recipe |= {"label_map": dict(sorted(source.labels.train_ids.items()))} if own_ids else {}
     data = DatasetCardData(
         license=license,
         pretty_name=repo.split("/")[-1],
@@ -265,28 +195,28 @@ def _card(rows: Rows, info: datasets.DatasetInfo, repo: str, license: str | None
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in rows.splits],
+                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in splits],
             }
         ],
     )
     terms = ""
-    if rows.owner:
-        name, link = _LICENSES[rows.owner]
-        data.license, data.license_name, data.license_link = "other", rows.owner, link
+    if source.licence:
+        key, owner, link = source.licence
+        data.license, data.license_name, data.license_link = "other", key, link
         terms = (
-            f"\nThis is {name}, under [its own licence]({link}), which forbids passing it on. Keep this repository\n"
+            f"\nThis is {owner}, under [its own licence]({link}), which forbids passing it on. Keep this repository\n"
             "private, and open it only to people who have accepted that licence.\n"
         )
-    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+    infos.to_dataset_card_data(data)
     return _CARD.format(
         metadata=data.to_yaml(),
         name=repo.split("/")[-1],
-        num_classes=len(rows.id2label),
+        num_classes=len(source.labels.names),
         splits="\n".join(
-            f"- `{name}`: {len(table):,} images, {labels[name]:,} labels" for name, table in rows.splits.items()
+            f"- `{name}`: {len(table):,} images, {labels[name]:,} labels" for name, table in splits.items()
         ),
-        ids=" (`label_map` below says which is which class, 255 is ignored)" if rows.label_map else ", 255 is ignored",
-        columns=", ".join(f"`{name}`" for name in info.features),
+        ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
+        columns=", ".join(f"`{name}`" for name in infos["default"].features),
         repo=repo,
         recipe=yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=100).strip(),
         terms=terms,
@@ -294,25 +224,25 @@ def _card(rows: Rows, info: datasets.DatasetInfo, repo: str, license: str | None
 
 
 def _check_terms(
-    owner: str | None,
+    licence: Licence | None,
     data_dir: str | os.PathLike,
     repo: str,
     private: bool,
     accept_license: bool,
     license: str | None,
 ) -> None:
+    """Refuses to send what may not be sent there."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"repo: {repo!r} is no name of a data set on the Hub; write it as user/name")
-    if owner is not None and not (private and accept_license):
-        name, link = _LICENSES[owner]
+    if licence is not None and not (private and accept_license):
         missing = " and ".join(
             flag for flag, given in (("--private", private), ("--accept_license", accept_license)) if not given
         )
         raise InputError(
-            f"{data_dir}: is taken for {name}, whose licence forbids passing it on ({link}); add {missing} to keep it "
-            "in a private repository for people who have accepted that licence"
+            f"{data_dir}: is taken for {licence.owner}, whose licence forbids passing it on ({licence.link}); add "
+            f"{missing} to keep it in a private repository for people who have accepted that licence"
         )
-    if owner is None and not private and license is None:
+    if licence is None and not private and license is None:
         raise InputError(
             "license: is missing; a public data set needs one that its pictures may have, as in --license cc-by-4.0, "
             "or add --private"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data import checking
+from scl_hf.data import cityscapes, mapillary
 from scl_hf.data.checking import check_data, find_layout
 from scl_hf.errors import InputError
 
@@ -27,8 +27,8 @@ def put_frame(root, split, frame, kinds=("leftImg8bit", "gtFine")):
 
 def test_official_numbers_add_up():
     for split in ("train", "val", "test"):
-        assert sum(checking.CITYSCAPES[split].values()) == checking.CITYSCAPES_IMAGES[split]
-    assert len(checking.CITYSCAPES_CITIES) == 50
+        assert sum(cityscapes.CITIES[split].values()) == cityscapes.NUM_IMAGES[split]
+    assert sum(map(len, cityscapes.CITIES.values())) == 50
 
 
 def test_sound_town(town):
@@ -69,8 +69,8 @@ def test_every_damage_is_named(town, tmp_path):
 
 
 def test_official_cities_are_counted_against_the_official_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(checking, "CITYSCAPES_IMAGES", {"train": 3, "val": 1, "test": 1, "train_extra": 2})
-    monkeypatch.setattr(checking, "CITYSCAPES", {"train": {"ulm": 2, "jena": 1}, "val": {"lindau": 1}})
+    monkeypatch.setattr(cityscapes, "NUM_IMAGES", {"train": 3, "val": 1, "test": 1, "train_extra": 2})
+    monkeypatch.setattr(cityscapes, "CITIES", {"train": {"ulm": 2, "jena": 1}, "val": {"lindau": 1}})
     for frame in ("ulm_000000_000019", "ulm_000001_000019", "jena_000000_000019"):
         put_frame(tmp_path, "train", frame)
     put_frame(tmp_path, "val", "lindau_000000_000019")
@@ -112,7 +112,7 @@ def test_folder_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("place", ["labels", "v1.2/labels"])
 def test_mapillary(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(checking, "MAPILLARY_IMAGES", {"training": 2, "validation": 1, "testing": 1})
+    monkeypatch.setattr(mapillary, "NUM_IMAGES", {"training": 2, "validation": 1, "testing": 1})
     labels = [{"name": n, "readable": n, "evaluate": n != "void", "color": [9, 9, 9]} for n in ("bird", "sky", "void")]
     (tmp_path / "config.json").write_text(json.dumps({"labels": labels}))
     for split, name in (("training", "a"), ("training", "b"), ("validation", "c"), ("testing", "d")):

@@ -1,9 +1,12 @@
+import dataclasses
 import json
 
+import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
-from scl_hf.data.labels import make_label_table, read_id2label, read_label_map
+from scl_hf.data.labels import LabelImage, read_id2label, read_label_map
 from scl_hf.errors import InputError
 
 CLASSES = {0: "sky", 1: "road", 2: "car"}
@@ -59,13 +62,13 @@ def test_label_map_that_is_none(value, message):
 
 
 def test_table_of_labels_with_train_ids():
-    table = make_label_table(CLASSES)
+    table = LabelImage.of(CLASSES).table
     assert table[[0, 1, 2, 255]].tolist() == [0, 1, 2, 255] and (np.delete(table, [0, 1, 2, 255]) == -1).all()
-    assert make_label_table(CLASSES, ignore_index=9)[[9, 255]].tolist() == [255, -1]
+    assert LabelImage.of(CLASSES, ignore_index=9).table[[9, 255]].tolist() == [255, -1]
 
 
 def test_table_of_labels_with_other_ids():
-    table = make_label_table(CLASSES, {65535: 0, 255: 1, 8: 2, 9: 2, 10: 255}, ignore_index=0)
+    table = LabelImage.of(CLASSES, {65535: 0, 255: 1, 8: 2, 9: 2, 10: 255}, ignore_index=0).table
     assert table[[65535, 255, 8, 9, 10, 0]].tolist() == [0, 1, 2, 2, 255, 255] and (table >= 0).sum() == 6
 
 
@@ -82,5 +85,19 @@ def test_table_of_labels_with_other_ids():
 )
 def test_ids_that_contradict_the_classes(label_map, ignore_index, message):
     with pytest.raises(InputError, match=message) as error:
-        make_label_table(CLASSES, label_map, ignore_index)
+        LabelImage.of(CLASSES, label_map, ignore_index)
     assert "\n" not in str(error.value)
+
+
+def test_a_column_of_labels_knows_its_classes(tmp_path):
+    labels = LabelImage.of(CLASSES, {7: 0, 8: 1, 9: 2})
+    for value in (7, 9):
+        Image.new("L", (2, 2), value).save(tmp_path / f"{value}.png")
+    rows = datasets.Dataset.from_dict({"label": [str(tmp_path / f"{value}.png") for value in (7, 9)]})
+    rows = rows.cast_column("label", labels)
+    rows.save_to_disk(tmp_path / "saved")
+    rows = datasets.load_from_disk(tmp_path / "saved")
+    assert rows.features["label"] == labels and rows.features["label"].id2label == CLASSES
+    assert rows[0]["label"] == {"path": "7.png", "bytes": (tmp_path / "7.png").read_bytes()}
+    decoded = rows.cast_column("label", dataclasses.replace(labels, decode=True))
+    assert [np.asarray(label)[0, 0] for label in decoded["label"]] == [0, 2]

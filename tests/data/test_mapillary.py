@@ -39,7 +39,7 @@ def make_tree(root, form):
 @pytest.mark.parametrize(("form", "version"), [(FIRST, "v1.2"), (SECOND, "v1.2"), (SECOND, "v2.0")])
 def test_both_releases(tmp_path, form, version):
     root = make_tree(tmp_path, form)
-    splits, classes = load_mapillary(root, version), read_classes(root, version)
+    splits, (labels, _) = load_mapillary(root, version), read_classes(root, version)
     assert {split: rows["id"][:] for split, rows in splits.items()} == {
         "train": ["a", "b"],
         "validation": ["c"],
@@ -49,25 +49,23 @@ def test_both_releases(tmp_path, form, version):
     assert row["image"]["path"] == str(root / "training/images/b.jpg")
     assert row["label"]["path"] == str(root / "training" / form[version][0] / "b.png")
     assert splits["test"]["label"][:] == [None]
-    _, label = read_pair(row, classes.label_table)
+    _, label = read_pair(row, labels.table)
     assert label.ravel()[:6].tolist() == [0, 255, 1, 2, 255, 0]
 
 
 def test_the_classes_are_those_evaluated(tmp_path):
-    classes = read_classes(make_tree(tmp_path, FIRST))
-    assert classes.id2label == {0: "Bird", 1: "construction--barrier--wall", 2: "Sky"}
-    assert classes.palette.dtype == np.uint8 and classes.palette.tolist() == [LABELS[i][2] for i in (0, 2, 3)]
-    assert classes.label_table[:5].tolist() == [0, 255, 1, 2, 255] and (classes.label_table[5:] == -1).all()
+    labels, palette = read_classes(make_tree(tmp_path, FIRST))
+    assert labels.id2label == {0: "Bird", 1: "construction--barrier--wall", 2: "Sky"}
+    assert palette.dtype == np.uint8 and palette.tolist() == [LABELS[i][2] for i in (0, 2, 3)]
+    assert labels.table[:5].tolist() == [0, 255, 1, 2, 255] and (labels.table[5:] == -1).all()
 
 
 def test_a_missing_label_is_named(tmp_path):
     root = make_tree(tmp_path, FIRST)
-    with pytest.raises(
-        InputError, match="a.jpg: its label of v2.0 is missing, looked for .*training/v2.0/labels/a.png"
-    ):
+    with pytest.raises(InputError, match="a.jpg: its label is missing, looked for .*training/v2.0/labels/a.png"):
         load_mapillary(root, "v2.0")
     (root / "validation/labels/c.png").unlink()
-    with pytest.raises(InputError, match="c.jpg: its label of v1.2 is missing, looked for .*validation/labels/c.png"):
+    with pytest.raises(InputError, match="c.jpg: its label is missing, looked for .*validation/labels/c.png"):
         load_mapillary(root)
 
 

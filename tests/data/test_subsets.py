@@ -2,13 +2,8 @@ import datasets
 import pytest
 
 from scl_hf.data import subsets
-from scl_hf.data.subsets import (
-    choose_fraction,
-    choose_listed,
-    cityscapes_split,
-    read_ids,
-    shared_images,
-)
+from scl_hf.data.cityscapes import subset_file
+from scl_hf.data.subsets import choose_fraction, choose_listed, read_ids, shared_images
 from scl_hf.errors import InputError
 
 
@@ -51,7 +46,7 @@ def test_list_of_ids(tmp_path):
 
 
 def test_standard_subsets_of_cityscapes():
-    lists = {name: read_ids(cityscapes_split(name)) for name in ("1_2", "1_4", "1_8", "1_16", "1_30")}
+    lists = {name: read_ids(subset_file(name)) for name in ("1_2", "1_4", "1_8", "1_16", "1_30")}
     assert {name: len(listed) for name, listed in lists.items()} == {
         "1_2": 1488,
         "1_4": 744,
@@ -61,7 +56,7 @@ def test_standard_subsets_of_cityscapes():
     }
     assert lists["1_16"] < lists["1_8"] < lists["1_4"] < lists["1_2"]
     with pytest.raises(InputError, match="labeled_split: there is no split '1_3'; give one of 1_2, 1_4, 1_8, 1_16"):
-        cityscapes_split("1_3")
+        subset_file("1_3")
 
 
 def pictures(*images):

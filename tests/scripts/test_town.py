@@ -8,6 +8,7 @@ import town as streets
 from PIL import Image
 from town import coarsen, draw_streets
 
+from scl_hf.data.cityscapes import DRAWN_MARKER
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_dataset.py"
@@ -46,7 +47,7 @@ def test_layout_names_and_formats_are_those_of_cityscapes(town):
                 if present:
                     with Image.open(label) as image:
                         assert (image.format, image.mode, image.size) == ("PNG", "L", (192, 96))
-    assert {path.name for path in town.iterdir()} == {"leftImg8bit", "gtFine", "gtCoarse"}
+    assert {path.name for path in town.iterdir()} == {"leftImg8bit", "gtFine", "gtCoarse", DRAWN_MARKER}
     assert [path.name for path in town.parent.iterdir()] == ["streets"]  # the unfinished folder is gone
 
 
