@@ -29,19 +29,14 @@ from scl_hf import (
     SemiSupervisedConfig,
     SemiSupervisedTrainer,
 )
-from scl_hf.data import (
-    Augmentation,
-    AugmentationArguments,
-    ClassIndex,
-    LabeledCrops,
-    LabeledDraws,
-    UnlabeledCrops,
-    load_cityscapes,
-)
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
-from scl_hf.data.class_index import tile_centroids
-from scl_hf.data.draws import Draw
+from scl_hf.data import AugmentationArguments, load_cityscapes
+from scl_hf.data.augmentation import Augmentation
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE, LABEL_TABLE
+from scl_hf.data.class_index import ClassIndex, tile_centroids
+from scl_hf.data.crops import LabeledCrops, UnlabeledCrops
+from scl_hf.data.draws import Draw, LabeledDraws
 from scl_hf.data.pictures import read_label, read_pair
+from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
 from .common import print_table
@@ -74,13 +69,13 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
         draw_tree(Path(folder, "town"), args)
-        rows = load_cityscapes(Path(folder, "town"))["train"]
+        rows = load_cityscapes(Path(folder, "town"))["train"].cast_column("label", LABEL_IMAGE)
         start = time.process_time()
-        class_index = ClassIndex.build(rows, None, LABEL_TABLE, ID2LABEL, TILE)
+        class_index = ClassIndex.build(rows, tile=TILE)
         index_seconds = time.process_time() - start
 
-        augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]))
-        labeled = LabeledCrops(rows, augmentation, LABEL_TABLE)
+        augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]), Pixels())
+        labeled = LabeledCrops(rows, augmentation)
         unlabeled = UnlabeledCrops(rows.remove_columns("label"), augmentation)
         draws = LabeledDraws(len(rows), seed=0, class_index=class_index)
         speed, beyond_decode = measure_crops(labeled, unlabeled, draws, args)
@@ -95,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
             (f"opening {args.rows} images, warm, s", opening, "≤", 5.0),
         ]
         if torch.cuda.is_available():
-            waiting = measure_waiting(labeled, unlabeled, draws, Path(folder, "run"), args.steps)
+            waiting = measure_waiting(rows, Path(folder, "run"), args.steps)
             targets.append(("share of the step waiting for data, 4 workers", waiting, "≤", 0.02))
     print_table(
         f"Targets (set for images of 2048×1024, crops of 896×896; this run: {args.width}×{args.width // 2}, "
@@ -155,7 +150,7 @@ def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Draw) -> di
     image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
     label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
     center = draw.center and (scale * draw.center[0], scale * draw.center[1])
-    return unscaled(image, label, replace(draw, center=center))
+    return unscaled(image, label, draw._replace(center=center))
 
 
 def measure_crops(
@@ -164,7 +159,7 @@ def measure_crops(
     """Prints crops per second and where their time goes; returns the speed-up and the time beyond decoding."""
     augmentation = labeled.augmentation
     plain, colors, unscaled = (
-        Augmentation(replace(augmentation.args, **changed))
+        Augmentation(replace(augmentation.args, **changed), augmentation.pixels)
         for changed in (NO_COLORS | {"blur_probability": 0}, {"blur_probability": 0}, {"scale_range": [1.0, 1.0]})
     )
 
@@ -336,9 +331,7 @@ class TimedTrainer(SemiSupervisedTrainer):
         return batch
 
 
-def measure_waiting(
-    labeled: LabeledCrops, unlabeled: UnlabeledCrops, draws: LabeledDraws, output_dir: Path, steps: int
-) -> float:
+def measure_waiting(rows: datasets.Dataset, output_dir: Path, steps: int) -> float:
     """Prints how long the full model's training steps on the GPU wait for their batches; returns that share."""
     config = DeepLabV3PlusConfig(id2label=ID2LABEL, label2id={name: i for i, name in ID2LABEL.items()})
     trainer = TimedTrainer(
@@ -353,9 +346,8 @@ def measure_waiting(
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=labeled,
-        unlabeled_dataset=unlabeled,
-        labeled_draws=draws,
+        train_dataset=rows,
+        unlabeled_dataset=rows.remove_columns("label"),
     )
     trainer.times = []
     trainer.train()

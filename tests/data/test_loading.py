@@ -9,15 +9,9 @@ import pytest
 from PIL import Image
 from transformers import HfArgumentParser
 
-from scl_hf.data import (
-    Augmentation,
-    AugmentationArguments,
-    DataArguments,
-    UnlabeledCrops,
-    cityscapes,
-    load_data,
-    load_evaluation,
-)
+from scl_hf.data import AugmentationArguments, DataArguments, cityscapes, load_data, load_evaluation
+from scl_hf.data.augmentation import Augmentation
+from scl_hf.data.crops import UnlabeledCrops
 from scl_hf.data.draws import Draw
 from scl_hf.data.pictures import read_image, read_label, read_pair
 from scl_hf.data.pixels import Pixels

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data import LabelImage, picture_rows
+from scl_hf.data import LabelImage
 from scl_hf.data.pictures import read_image, read_label
-from scl_hf.data.rows import Frame, open_frames, open_pictures
+from scl_hf.data.rows import Frame, open_frames, open_pictures, picture_rows
 from scl_hf.errors import InputError
 
 LABELS = LabelImage.of({0: "sky", 1: "road", 2: "car"}, {7: 0, 8: 1, 9: 2})

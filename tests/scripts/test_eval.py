@@ -17,8 +17,8 @@ from conftest import tiny_model
 from PIL import Image
 from transformers import SegformerImageProcessorPil
 
-from scl_hf.data import EvaluationImages
 from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
+from scl_hf.data.crops import EvaluationImages
 from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import EvaluationArguments, score
