@@ -43,9 +43,9 @@ class ModelArguments:
 
     Args:
         model_name_or_path (`str`, *optional*):
-            Hub id or folder of the starting weights, any semantic-segmentation checkpoint
-            (`AutoModelForSemanticSegmentation`). A head for another number of classes is replaced by a new one.
-            Without it a `DeepLabV3PlusForSemanticSegmentation` is built from `model_config`, with random weights.
+            Hub id or folder of the starting weights. Any checkpoint that `AutoModelForSemanticSegmentation` opens; a
+            head for another number of classes is replaced by a new one. Without it a
+            `DeepLabV3PlusForSemanticSegmentation` is built from `model_config`, with random weights.
         model_config (`dict`, *optional*):
             Fields of [`DeepLabV3PlusConfig`] that differ from the full-size model, as JSON on the command line.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -169,8 +169,8 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
         raise InputError(
             f"{field}: brings no class names, only {names[0]}, …. Write them into id2label of its {CONFIG_NAME}."
         )
-    processor = _open_processor(field, name, trust_remote_code)
-    return Checkpoint(name, model.eval(), Pixels() if processor is None else pixels_of(processor))
+    _, pixels = _open_processor(field, name, trust_remote_code)
+    return Checkpoint(name, model.eval(), pixels)
 
 
 def load_weights(folder: Path, model: PreTrainedModel) -> None:
@@ -205,8 +205,9 @@ def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseIma
         name (`str`, *optional*): Path or Hub id of the checkpoint.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
     """
-    processor = name and _open_processor(f"model_name_or_path {name}", name, trust_remote_code)
-    pixels = pixels_of(processor) if processor else Pixels()
+    processor, pixels = None, Pixels()
+    if name is not None:
+        processor, pixels = _open_processor(f"model_name_or_path {name}", name, trust_remote_code)
     if hasattr(processor, "post_process_semantic_segmentation") or pixels.blue_first:
         return own_size(processor)
     values = {"image_mean": list(pixels.image_mean), "image_std": list(pixels.image_std)}
@@ -285,21 +286,20 @@ def _is_no_load_report(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
 
 
-def _open_processor(field: str, name: str, trust_remote_code: bool) -> BaseImageProcessor | None:
-    """The checkpoint's image processor, tried; `None` where it brings none."""
+def _open_processor(field: str, name: str, trust_remote_code: bool) -> tuple[BaseImageProcessor | None, Pixels]:
+    """The image processor of a checkpoint and its pixels; `None` and ImageNet's where it brings none."""
     _is_local(field, name)
     try:
         if any(has_file(name, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
             processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-            pixels_of(processor)
-            return processor
+            return processor, pixels_of(processor)
     except Exception as error:  # what others wrote may hold anything
         raise InputError(
             f"{field}: its {IMAGE_PROCESSOR_NAME} is not that of an image processor ({first_line(error)}). "
             "Write it anew, or remove it to take ImageNet's mean and std."
         ) from error
     logger.warning("%s brings no image processor: ImageNet's mean and std are used.", name)
-    return None
+    return None, Pixels()
 
 
 def _new_model(model_config: dict[str, Any], labels: dict[str, Any]) -> PreTrainedModel:
