@@ -36,9 +36,9 @@ class PredictionArguments:
         output (`str`):
             Folder of the predictions. In it is a folder for each of the names in `write`.
         write (`list[str]`, *optional*):
-            What is written of each picture, any of color, overlay, train_ids, label_ids, probabilities; by default
-            color and overlay, all that can be had of videos. Class ids are PNGs, of 8 bits (16 beyond 255 classes) or,
-            as label_ids, with Cityscapes' own ids; probabilities are float16 NumPy files, (classes, height, width).
+            What is written of each picture: any of color, overlay, train_ids, label_ids, probabilities; by default
+            color and overlay, the only two of videos. Class ids are PNGs of 8 bits (16 beyond 255 classes), label_ids
+            with Cityscapes' own ids; probabilities are NumPy files of float16 (classes, height, width).
         submission (`str`, *optional*):
             Zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
             `["label_ids"]` by default.
