@@ -58,10 +58,8 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
     try:
-        if recipe := arguments.pop("recipe", None):
-            (data_args,) = RecipeParser((DataArguments,)).parse_recipe([recipe], other_fields(DataArguments))
-            arguments |= {name: getattr(data_args, name) for name in ("label_map", "ignore_index", "id2label")}
-            arguments |= {"unlabeled_dirs": data_args.unlabeled_dirs} if command == "check" else {}
+        if path := arguments.get("recipe"):
+            (arguments["recipe"],) = RecipeParser((DataArguments,)).parse_recipe([path], other_fields(DataArguments))
         if command == "streets":
             draw_streets(**arguments)
         elif command == "push":

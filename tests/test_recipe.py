@@ -129,7 +129,6 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("per_device_eval_batch_size: 4", "per_device_eval_batch_size: must be 1"),
         ("optim: foo", "foo is not a valid OptimizerNames"),
         ("labeled_fraction: 2", "labeled_fraction"),
-        ("labeled_split: 1_3", "labeled_split: there is no split '1_3'; give one of 1_2, 1_4, 1_8, 1_16, 1_30"),
         ("label_map: [1, 2]", "label_map: expected one value"),
         ("crop_size: [0]", "crop_size"),
         ("model_config: 3", "model_config: expected a mapping"),

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from . import cityscapes, folder, mapillary
 from .loading import open_source
-from .pictures import IGNORE_INDEX, read_image, read_label
+from .pictures import read_image, read_label
 from .rows import Frame, list_pictures
 from .source import DataArguments
 
@@ -38,17 +38,8 @@ class Found(NamedTuple):
 @dataclass
 class Report:
     """
-    What [`check_data`] found. `str(report)` is for a person.
-
-    Args:
-        title (`str`): What the data is, and where.
-        kinds (`list[str]`): The kinds of labels.
-        counts (`dict[tuple, Counter]`): (split, city or None for all of it) -> files of each kind, and `"problems"`.
-        official (`dict[tuple, int]`): The same -> images that the official data has.
-        missing (`dict[str, list[str]]`): Split -> a line for each file that is not there.
-        broken (`list[str]`): A line for each file that cannot be used.
-        differs (`list[str]`): A line for each official number that is not met.
-        notes (`list[str]`): What is worth knowing and nothing to mend.
+    What [`check_data`] found; `str(report)` is for a person. Counts and official numbers are by (split, city), or
+    (split, None) for all of it; `missing` by split. `notes` are worth knowing and nothing to mend.
     """
 
     title: str
@@ -109,23 +100,19 @@ class Report:
         return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
 
 
-def find_layout(
-    data_dir: str | os.PathLike,
-    label_map: Mapping[int, int] | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    id2label: str | os.PathLike | None = None,
-) -> DataArguments:
+def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:
     """
-    How a data set is laid out, judged by its folders: the fields of a recipe for it, with `dataset` set to
-    `"cityscapes"`, `"mapillary"` or `"folder"`. The other arguments are fields of a folder of one's own.
+    The recipe fields of the data in a folder, judged by its layout: `dataset` is cityscapes, mapillary or folder. A
+    given recipe has the class names and the ids of a folder of one's own.
     """
+    own = {name: getattr(recipe or DataArguments(), name) for name in ("id2label", "label_map", "ignore_index")}
     root = Path(data_dir)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; name the folder of the data")
     splits = {path.parent.name for path in root.glob("*/images") if path.is_dir()}
     if any(cityscapes.find_split(root, "leftImg8bit", split) for split in cityscapes.NUM_IMAGES):
         layout = "cityscapes"
-    elif (id2label or (root / "id2label.json").is_file()) and splits:
+    elif (own["id2label"] or (root / "id2label.json").is_file()) and splits:
         layout = "folder"
     elif splits & {"training", "testing"}:
         layout = "mapillary"
@@ -139,40 +126,31 @@ def find_layout(
             "Vistas) and <split>/images (a folder of your own): name the folder that has them (Parquet and other data "
             "of `datasets` is not checked)"
         )
-    own = {"label_map": label_map, "ignore_index": ignore_index, "id2label": id2label and str(id2label)}
     return DataArguments(dataset=layout, data_dir=str(data_dir), **own)
 
 
 def check_data(
-    data_dir: str | os.PathLike,
-    num_proc: int | None = None,
-    label_map: Mapping[int, int] | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    id2label: str | os.PathLike | None = None,
-    unlabeled_dirs: Sequence[str | os.PathLike] = (),
+    data_dir: str | os.PathLike, num_proc: int | None = None, recipe: DataArguments | None = None
 ) -> Report:
     """
     Counts the images and labels of a data set against the official numbers, where there are some, and opens every one
     of them: whether it can be read, whether image and label are of one size, whether a label holds unknown ids.
 
     Args:
-        data_dir (`str`): Data in the layout of Cityscapes or of Mapillary Vistas, or a folder of one's own
-            (`<split>/images`, `<split>/labels`, `id2label.json`).
+        data_dir (`str`):
+            Data in the layout of Cityscapes or of Mapillary Vistas, or a folder of one's own (`<split>/images`,
+            `<split>/labels`, `id2label.json`).
         num_proc (`int`, *optional*): Number of processes; by default one for each core.
-        label_map (`dict[int, int]`, *optional*): Of a folder of one's own: id in a label file -> train id.
-        ignore_index (`int`, *optional*, defaults to 255): Of a folder of one's own: the id of ignored pixels.
-        id2label (`str`, *optional*): Of a folder of one's own: the class names, if not in its `id2label.json`.
-        unlabeled_dirs (`Sequence[str]`, *optional*): Plain folders of pictures, which are opened, too.
+        recipe ([`DataArguments`], *optional*):
+            Has `id2label`, `label_map` and `ignore_index` of a folder of one's own, and `unlabeled_dirs`, plain
+            folders of pictures that are opened, too.
 
     Returns:
         [`Report`]: What was found.
-
-    Raises:
-        InputError: A folder holds no data, or the class names or the map of ids are unusable.
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
-    args = find_layout(data_dir, label_map, ignore_index, id2label)
+    args = find_layout(data_dir, recipe)
     find_frames, title = _LAYOUTS[args.dataset]
     frames = find_frames(args.data_dir)
     if not frames:
@@ -185,7 +163,7 @@ def check_data(
     for kind in report.kinds:
         config = kind if args.dataset == "mapillary" else None
         tables[kind] = open_source(replace(args, dataset_config=config)).labels.table
-    for pictures in map(str, unlabeled_dirs):
+    for pictures in recipe.unlabeled_dirs if recipe else ():
         frames += [
             Frame(pictures, name, os.path.join(pictures, name), {}, frozenset({"image"}))
             for name in list_pictures(pictures)
@@ -257,7 +235,7 @@ def _compare_cityscapes(report: Report, ids: set[str]) -> None:
         report.notes.append(
             "there are no coarse labels (gtCoarse.zip): set use_coarse_labels to false, or unpack them"
         )
-    if not any(cityscapes.is_official_city(city) for _, city in report.counts):
+    if not any(city in cityscapes.ALL_CITIES for _, city in report.counts):
         report.notes.append("these are not the official cities: counted only")
         return
     report.title += ", the official data"

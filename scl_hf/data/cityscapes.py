@@ -105,15 +105,11 @@ CITIES = {
 }
 # fmt: on
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
-_ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
+ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
 
 # The official zips unpacked into one folder, or each into a folder of its own name.
 _PLACES = {
-    "leftImg8bit": (
-        "leftImg8bit",
-        "leftImg8bit_trainvaltest/leftImg8bit",
-        "leftImg8bit_trainextra/leftImg8bit",
-    ),
+    "leftImg8bit": ("leftImg8bit", *(f"leftImg8bit_{part}/leftImg8bit" for part in ("trainvaltest", "trainextra"))),
     "gtFine": ("gtFine", "gtFine_trainvaltest/gtFine"),
     "gtCoarse": ("gtCoarse", "gtCoarse/gtCoarse"),
 }
@@ -140,9 +136,8 @@ def find_frames(root: str | os.PathLike) -> list[Frame]:
     frames = []
     for folder in NUM_IMAGES:
         images = find_split(root, "leftImg8bit", folder)
-        if (
-            images is None and folder == "train_extra"
-        ):  # gtCoarse.zip brings its labels to those who want train's alone
+        # gtCoarse.zip brings the labels of train_extra to those who want train's alone.
+        if images is None and folder == "train_extra":
             continue
         places = {kind: find_split(root, kind, folder) for kind in _KINDS.values()}
         if folder in ("train", "val") and images is not None:
@@ -151,19 +146,14 @@ def find_frames(root: str | os.PathLike) -> list[Frame]:
         images = images or os.path.join(root, "leftImg8bit", folder)
         cities = {city for place in (images, *places.values()) if os.path.isdir(place) for city in os.listdir(place)}
         for city in sorted(city for city in cities if city[0] != "."):
-            found = {"image": file_names(os.path.join(images, city), "_leftImg8bit.png")}
-            found |= {
-                kind: file_names(os.path.join(place, city), f"_{kind}_labelIds.png") for kind, place in places.items()
-            }
+            found = {kind: file_names(f"{place}/{city}", f"_{kind}_labelIds.png") for kind, place in places.items()}
+            found["image"] = file_names(f"{images}/{city}", "_leftImg8bit.png")
             for frame in sorted(set().union(*found.values())):
                 present = frozenset(kind for kind, names in found.items() if frame in names)
-                labels = {
-                    kind: os.path.join(place, city, f"{frame}_{kind}_labelIds.png")
-                    for kind, place in places.items()
-                    if folder != "test" or kind in present  # dummies, of which none is missed
-                }
-                image = os.path.join(images, city, f"{frame}_leftImg8bit.png")
-                frames.append(Frame(folder, frame, image, labels, present, city))
+                # The labels of test are dummies, of which none is missed.
+                kinds = [kind for kind in places if folder != "test" or kind in present]
+                labels = {kind: f"{places[kind]}/{city}/{frame}_{kind}_labelIds.png" for kind in kinds}
+                frames.append(Frame(folder, frame, f"{images}/{city}/{frame}_leftImg8bit.png", labels, present, city))
     return frames
 
 
@@ -200,9 +190,6 @@ def load_cityscapes(
         `datasets.DatasetDict`: The splits that exist, with the columns `image` and `label` (`Image(decode=False)`),
         `id` (`<city>_<sequence>_<frame>`) and `city`. `label` is None in test, whose label files are dummies, and for
         images of train_extra without an annotation.
-
-    Raises:
-        InputError: The folder or the splits are not there, an image lacks its label, or a file is empty.
     """
     root = os.path.abspath(data_dir)  # a relative path would break in another working directory
     if config not in _SPLITS:
@@ -211,10 +198,10 @@ def load_cityscapes(
         raise InputError(f"{root}: no such folder; data_dir must name the folder that holds leftImg8bit and gtFine")
     kind, rows = _KINDS[config], datasets.DatasetDict()
     for split, frames in by_split(find_frames(root), _FOLDERS).items():
-        # Coarse annotations of train and val are an extra of the fine ones: without them, the split is not there.
-        has_labels = config == "fine" or split == "train_extra" or any(kind in frame.labels for frame in frames)
-        if split in _SPLITS[config] and has_labels:
-            complete = split in ("train", "validation")
+        complete = split in ("train", "validation")
+        # Coarse annotations of these are an extra of the fine ones: without them, the split is not there.
+        absent = config == "coarse" and complete and kind not in frames[0].labels
+        if split in _SPLITS[config] and not absent:
             rows[split] = _open(frames, None if split == "test" else kind, split, complete, skip_ids)
     if not rows:
         raise InputError(
@@ -234,7 +221,7 @@ def open_source(args: DataArguments) -> Source:
     root = os.path.abspath(data_folder(args))
     splits = by_split(find_frames(root), _FOLDERS)
     drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
-    official = any(frame.city in _ALL_CITIES for frames in splits.values() for frame in frames)
+    official = any(frame.city in ALL_CITIES for frames in splits.values() for frame in frames)
     kinds = {"test": None, "train_extra": "gtCoarse"}
     return Source(
         where=args.data_dir,
@@ -261,9 +248,4 @@ def subset_file(name: str) -> Path:
 def is_official_frame(image_id: str) -> bool:
     """Whether an image bears a name of Cityscapes, `aachen_000000_000019…`, wherever it lies now."""
     city, *rest = re.split(r"_(?=\d{6}_\d{6})", image_id, maxsplit=1)
-    return bool(rest) and city in _ALL_CITIES
-
-
-def is_official_city(city: str | None) -> bool:
-    """Whether a city is one of the 50."""
-    return city in _ALL_CITIES
+    return bool(rest) and city in ALL_CITIES

@@ -50,9 +50,31 @@ class LabelImage(datasets.Image):
                 Id in a label file -> train id, or 255 where pixels are ignored. By default the files hold train ids.
             ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
         """
-        return cls(
-            decode=False, names=list(id2label.values()), train_ids=_train_ids(id2label, label_map, ignore_index)
-        )
+        ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
+        for key, train_id in ids.items():
+            if train_id not in id2label and train_id != IGNORE_INDEX:
+                raise InputError(
+                    f"label_map: maps {key} to {train_id}, but the classes are 0 to {len(id2label) - 1}; "
+                    f"correct it, or map {key} to {IGNORE_INDEX} to ignore its pixels"
+                )
+        lost = [train_id for train_id in id2label if train_id not in ids.values()]
+        if lost:
+            raise InputError(
+                f"label_map: no id is mapped to class {lost[0]} ({id2label[lost[0]]!r}); add the id that label files "
+                f"hold for it, as in ID: {lost[0]}, or take the class out of id2label"
+            )
+        train_id = ids.get(ignore_index, IGNORE_INDEX)
+        if train_id != IGNORE_INDEX:
+            shift = ", ".join(f"{i + 1}: {i}" for i in range(min(2, len(id2label))))
+            remedy = f"take {ignore_index} out of label_map, or give ignore_index an id that no class has"
+            if not label_map:
+                remedy = (
+                    "give ignore_index an id that no class has, or say with label_map which ids the label files hold "
+                    f"for the classes, as in label_map: {{{shift}, …}}"
+                )
+            raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
+        ids[ignore_index] = IGNORE_INDEX
+        return cls(decode=False, names=list(id2label.values()), train_ids=ids)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -120,33 +142,3 @@ def read_label_map(value: dict | str) -> dict[int, int]:
     if outside is not None:
         raise InputError(f"label_map: no label file can hold the id {outside}, only 0 to {NUM_IDS - 1}; correct it")
     return ids
-
-
-def _train_ids(
-    id2label: Mapping[int, str], label_map: Mapping[int, int] | None = None, ignore_index: int = IGNORE_INDEX
-) -> dict[int, int]:
-    """Id in a label file -> train id or 255; without a `label_map` the files hold train ids."""
-    ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
-    for key, train_id in ids.items():
-        if train_id not in id2label and train_id != IGNORE_INDEX:
-            raise InputError(
-                f"label_map: maps {key} to {train_id}, but the classes are 0 to {len(id2label) - 1}; "
-                f"correct it, or map {key} to {IGNORE_INDEX} to ignore its pixels"
-            )
-    lost = [train_id for train_id in id2label if train_id not in ids.values()]
-    if lost:
-        raise InputError(
-            f"label_map: no id is mapped to class {lost[0]} ({id2label[lost[0]]!r}); add the id that label files hold "
-            f"for it, as in ID: {lost[0]}, or take the class out of id2label"
-        )
-    train_id = ids.get(ignore_index, IGNORE_INDEX)
-    if train_id != IGNORE_INDEX:
-        shift = ", ".join(f"{i + 1}: {i}" for i in range(min(2, len(id2label))))
-        remedy = f"take {ignore_index} out of label_map, or give ignore_index an id that no class has"
-        if not label_map:
-            remedy = (
-                "give ignore_index an id that no class has, or say with label_map which ids the label files hold for "
-                f"the classes, as in label_map: {{{shift}, …}}"
-            )
-        raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
-    return ids | {ignore_index: IGNORE_INDEX}

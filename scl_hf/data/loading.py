@@ -55,10 +55,6 @@ def load_data(args: DataArguments) -> SegmentationData:
 
     Returns:
         [`SegmentationData`]: The labelled, unlabelled and evaluation images, and what their labels mean.
-
-    Raises:
-        InputError: A folder, split, column, label or id is not there, a file is empty, the class names or the map of
-            ids are unusable, or evaluation images are among the labelled ones.
     """
     source = open_source(args)
     open_split = functools.cache(source.open)
@@ -103,10 +99,6 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
     Returns:
         `tuple[datasets.Dataset, np.ndarray]`: The rows, with the columns `image`, `label` (a [`LabelImage`]) and `id`,
         and (num_classes, 3) uint8 colours of the classes.
-
-    Raises:
-        InputError: The data is not there or has no labels, a file is empty, or the class names or the map of ids are
-            unusable.
     """
     source = open_source(args)
     return _labeled(source.open(args.eval_split, complete=True)), source.palette

@@ -7,7 +7,7 @@ The data set is for research and may not be passed on: this module only reads a 
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -61,9 +61,9 @@ def find_frames(root: str | os.PathLike, version: str | None = None) -> list[Fra
     return frames
 
 
-def _open(frames: Sequence[Frame], version: str, split: str, complete: bool) -> datasets.Dataset:
+def _opener(split: str, frames: Sequence[Frame], version: str) -> Callable[..., datasets.Dataset]:
     remedy = "unpack the zip completely, correct dataset_config, or remove the image"
-    return open_frames(frames, None if split == "test" else version, split, complete, remedy)
+    return partial(open_frames, frames, None if split == "test" else version, split, remedy=remedy)
 
 
 def load_mapillary(data_dir: str | os.PathLike, version: str = "v1.2") -> datasets.DatasetDict:
@@ -80,9 +80,6 @@ def load_mapillary(data_dir: str | os.PathLike, version: str = "v1.2") -> datase
         `datasets.DatasetDict`: The splits that exist of train, validation and test (18,000, 2,000 and 5,000 images),
         with the columns `image` and `label` (`Image(decode=False)`) and `id` (the file's name without its suffix).
         `label` is None in test.
-
-    Raises:
-        InputError: The folder or the splits are not there, an image lacks its label, or a file is empty.
     """
     _check_version(version)
     root = os.path.abspath(data_dir)
@@ -95,7 +92,7 @@ def load_mapillary(data_dir: str | os.PathLike, version: str = "v1.2") -> datase
             "unpack the zip of Mapillary Vistas and give its folder as data_dir"
         )
     return datasets.DatasetDict(
-        {split: _open(frames, version, split, complete=split != "test") for split, frames in splits.items()}
+        {split: _opener(split, frames, version)(complete=split != "test") for split, frames in splits.items()}
     )
 
 
@@ -148,7 +145,7 @@ def open_source(args: DataArguments) -> Source:
         where=args.data_dir,
         labels=labels,
         palette=palette,
-        splits={split: partial(_open, frames, version, split) for split, frames in splits.items()},
+        splits={split: _opener(split, frames, version) for split, frames in splits.items()},
         labeled=("train", "validation"),
         place=lambda split: f"{_FOLDERS.get(split, split)}/images/*.jpg",
         licence=LICENCE,

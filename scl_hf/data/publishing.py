@@ -10,7 +10,6 @@ from pathlib import Path
 
 import datasets
 import yaml
-from datasets.info import DatasetInfosDict
 from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCardData, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
@@ -20,9 +19,9 @@ from ..errors import InputError, first_line
 from .checking import find_layout
 from .labels import LabelImage
 from .loading import open_source
-from .pictures import IGNORE_INDEX, check_files
+from .pictures import check_files
 from .rows import stored_files
-from .source import Licence, Source
+from .source import DataArguments, Licence, Source
 
 SHARD_BYTES = 500_000_000  # as push_to_hub; a shard is in memory at a time
 
@@ -60,9 +59,7 @@ def push_data(
     private: bool = False,
     accept_license: bool = False,
     license: str | None = None,
-    label_map: Mapping[int, int] | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    id2label: str | os.PathLike | None = None,
+    recipe: DataArguments | None = None,
 ) -> str:
     """
     Writes a data set into a folder that `datasets.load_dataset` opens: Parquet files with the pictures in them, the
@@ -78,30 +75,26 @@ def push_data(
             This says that all who can see the private repository have a licence of their own.
         license (`str`, *optional*): The licence of the data, such as `"cc-by-4.0"`, for its card. A public repository
             needs one.
-        label_map (`dict[int, int]`, *optional*): Of a folder of one's own: id in a label file -> train id. The files
-            stay as they are, the card gives the map.
-        ignore_index (`int`, *optional*, defaults to 255): Of a folder of one's own: the id of ignored pixels.
-        id2label (`str`, *optional*): Of a folder of one's own: the class names, if not in its `id2label.json`.
+        recipe ([`DataArguments`], *optional*):
+            Has `id2label`, `label_map` and `ignore_index` of a folder of one's own. The files stay as they are, the
+            card gives the map.
 
     Returns:
         `str`: Where it is now, for a person to read.
-
-    Raises:
-        InputError: The data is incomplete, may not be pushed there, or cannot be written or sent.
     """
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
-    source = open_source(find_layout(data_dir, label_map, ignore_index, id2label))
+    source = open_source(find_layout(data_dir, recipe))
     splits = _open_splits(source)
     if repo is not None:
         _check_terms(source.licence, data_dir, repo, private, accept_license, license)
         _prepare_repo(repo, private)
     try:
-        infos = _write_parquet(splits, output / "data")
+        _write_parquet(splits, output / "data")
         names = json.dumps(source.labels.id2label, indent=2, ensure_ascii=False)
         (output / "id2label.json").write_text(names + "\n", encoding="utf-8")
-        card = _card(source, splits, infos, repo or output.resolve().name, license)
+        card = _card(source, splits, repo or output.resolve().name, license)
         (output / "README.md").write_text(card, encoding="utf-8")
     except BaseException as error:
         shutil.rmtree(output, ignore_errors=True)
@@ -116,48 +109,36 @@ def push_data(
 
 def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
     """All splits of the data as plain `datasets.Image` columns: nobody else knows a [`LabelImage`]."""
-    wrong = next((split for split in source.splits if not re.fullmatch(r"\w+(\.\w+)*", split)), None)
-    if wrong is not None:
-        raise InputError(
-            f"{Path(source.where, wrong)}: a split of `datasets` has a name of letters, digits, _ and .; rename the "
-            "folder"
-        )
-    splits = {split: source.open(split, complete=split in source.labeled) for split in source.splits}
-    columns = ("image", "label") if source.labeled else ("image",)
-    for split, rows in splits.items():
-        for column in columns:
-            rows = rows.cast_column(column, datasets.Image())
+    splits = {}
+    for split in source.splits:
+        if not re.fullmatch(r"\w+(\.\w+)*", split):
+            raise InputError(
+                f"{Path(source.where, split)}: a split of `datasets` has a name of letters, digits, _ and .; rename "
+                "the folder"
+            )
+        rows = source.open(split, complete=split in source.labeled)
+        rows = rows.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
         splits[split] = rows if source.labeled else rows.remove_columns("label")
     return splits
 
 
-def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> DatasetInfosDict:
-    """Writes `<split>-00000-of-00001.parquet`, …, with the pictures in them; returns what the card says of them."""
+def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> None:
+    """Writes `<split>-00000-of-00001.parquet`, …, with the pictures in them."""
     folder.mkdir(parents=True)
-    sizes = datasets.SplitDict()
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # each shard would have two
     try:
         with tqdm(total=sum(map(len, splits.values())), desc="Writing Parquet", unit="image") as progress:
             for split, rows in splits.items():
                 shards = max(1, math.ceil(_stored_bytes(rows) / SHARD_BYTES))
-                num_bytes = 0
                 for shard in range(shards):
                     part = rows.shard(shards, shard).with_format("arrow")
                     part = part.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-                    num_bytes += part.to_parquet(folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+                    part.to_parquet(folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
                     progress.update(len(part))
-                sizes[split] = datasets.SplitInfo(split, num_bytes=num_bytes, num_examples=len(rows))
     finally:
         if shown:
             datasets.enable_progress_bars()
-    info = datasets.DatasetInfo(
-        features=next(iter(splits.values())).features,
-        splits=sizes,
-        download_size=sum(path.stat().st_size for path in folder.iterdir()),
-        dataset_size=sum(split.num_bytes for split in sizes.values()),
-    )
-    return DatasetInfosDict({"default": info})
 
 
 def _stored_bytes(rows: datasets.Dataset) -> int:
@@ -166,13 +147,7 @@ def _stored_bytes(rows: datasets.Dataset) -> int:
     return sum(check_files(path for paths in columns for path in paths if path is not None))
 
 
-def _card(
-    source: Source,
-    splits: Mapping[str, datasets.Dataset],
-    infos: DatasetInfosDict,
-    repo: str,
-    license: str | None,
-) -> str:
+def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, license: str | None) -> str:
     """The README of the data set, with the recipe fields that read it."""
     labels = {
         name: len(table) - table.data.column("label").null_count if "label" in table.column_names else 0
@@ -187,17 +162,13 @@ def _card(
     recipe |= {"eval_split": next((name for name in ("validation", "val", "test") if name in labeled), "validation")}
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
     recipe |= {"label_map": dict(sorted(source.labels.train_ids.items()))} if own_ids else {}
+    files = [{"split": name, "path": f"data/{name}-*"} for name in splits]
     data = DatasetCardData(
         license=license,
         pretty_name=repo.split("/")[-1],
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in splits],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": files}],
     )
     terms = ""
     if source.licence:
@@ -207,7 +178,6 @@ def _card(
             f"\nThis is {owner}, under [its own licence]({link}), which forbids passing it on. Keep this repository\n"
             "private, and open it only to people who have accepted that licence.\n"
         )
-    infos.to_dataset_card_data(data)
     return _CARD.format(
         metadata=data.to_yaml(),
         name=repo.split("/")[-1],
@@ -216,7 +186,7 @@ def _card(
             f"- `{name}`: {len(table):,} images, {labels[name]:,} labels" for name, table in splits.items()
         ),
         ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
-        columns=", ".join(f"`{name}`" for name in infos["default"].features),
+        columns=", ".join(f"`{name}`" for name in next(iter(splits.values())).column_names),
         repo=repo,
         recipe=yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=100).strip(),
         terms=terms,
@@ -224,20 +194,13 @@ def _card(
 
 
 def _check_terms(
-    licence: Licence | None,
-    data_dir: str | os.PathLike,
-    repo: str,
-    private: bool,
-    accept_license: bool,
-    license: str | None,
+    licence: Licence | None, data_dir: str | os.PathLike, repo: str, private: bool, accepted: bool, license: str | None
 ) -> None:
     """Refuses to send what may not be sent there."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"repo: {repo!r} is no name of a data set on the Hub; write it as user/name")
-    if licence is not None and not (private and accept_license):
-        missing = " and ".join(
-            flag for flag, given in (("--private", private), ("--accept_license", accept_license)) if not given
-        )
+    if licence is not None and not (private and accepted):
+        missing = " and ".join(["--private"] * (not private) + ["--accept_license"] * (not accepted))
         raise InputError(
             f"{data_dir}: is taken for {licence.owner}, whose licence forbids passing it on ({licence.link}); add "
             f"{missing} to keep it in a private repository for people who have accepted that licence"

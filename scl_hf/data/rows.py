@@ -43,7 +43,7 @@ def by_split(frames: Sequence[Frame], folders: Mapping[str, str]) -> dict[str, l
 
 
 def open_frames(
-    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str
+    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str = ""
 ) -> datasets.Dataset:
     """
     Rows `image`, `label` of this kind, None where there is none, `id`, and `city` if frames have one; frames without
@@ -105,10 +105,6 @@ def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None
     Returns:
         `datasets.Dataset`: Columns `image`, `label` if labels are needed, and `id`, not decoded. `id` is the row's
         number where the data set has none.
-
-    Raises:
-        InputError: It is not a `datasets.Dataset`, has a transform of its own, a column is missing or holds no
-            pictures, a row lacks its picture or label, or a file is missing or empty.
     """
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
