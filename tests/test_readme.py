@@ -19,7 +19,7 @@ def small(own_folder, tmp_path, monkeypatch):
     text = EXAMPLE
     for old, new in (
         ('"MY_DATA", labeled_fraction=0.1', f'"{own_folder}", labeled_fraction=0.5'),
-        ('"nvidia/segformer-b0-finetuned-ade-512-512"', '"starting"'),
+        ('"nvidia/mit-b0"', '"starting"'),
         ("crop_size=[512, 512]", "crop_size=[32, 32], use_cpu=True, report_to=[], save_strategy='no'"),
         ("semi_supervised_start_step=500", "semi_supervised_start_step=1"),
         ("max_steps=8000", "max_steps=2"),
