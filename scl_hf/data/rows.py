@@ -158,19 +158,25 @@ def select_pictures(
         except InputError as error:
             raise InputError(f"{fields[name]}: {error}") from None
 
-    # A column added to selected rows would have the pictures copied: it is added to all of them.
-    indices = rows._indices
-    rows = datasets.Dataset(rows.data, rows.info, fingerprint=rows._fingerprint)
-    ids = [f"{id_prefix}{row}" for row in range(len(rows))]
-    if "id" in rows.column_names and "id" not in columns.values():
-        ids = [str(value) for value in rows.data.column("id").to_pylist()]
-    rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
-    rows = rows.cast_column("image", _PICTURE).add_column("id", ids, feature=datasets.Value("string"))
+    selected, ids, indices = list(columns.values()), None, rows._indices
+    if "id" not in selected and rows.features.get("id") == datasets.Value("string"):
+        selected.append("id")
+    else:
+        # A column added to selected rows would have the pictures copied: it is added to all of them.
+        rows = datasets.Dataset(rows.data, rows.info, fingerprint=rows._fingerprint)
+        ids = [f"{id_prefix}{row}" for row in range(len(rows))]
+        if "id" in rows.column_names and "id" not in selected:
+            ids = [str(value) for value in rows.data.column("id").to_pylist()]
+    rows = rows.select_columns(selected).rename_columns({old: new for new, old in columns.items()})
+    rows = rows.cast_column("image", _PICTURE)
     if "label" in columns:
         feature = rows.features["label"]
         feature = replace(feature, decode=False) if isinstance(feature, LabelImage) else labels
         rows = rows.cast_column("label", feature)
-    return rows if indices is None else rows.select(indices.column(0).to_numpy())
+    if ids is not None:
+        rows = rows.add_column("id", ids, feature=datasets.Value("string"))
+        rows = rows if indices is None else rows.select(indices.column(0).to_numpy())
+    return rows
 
 
 def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:

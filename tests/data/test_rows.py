@@ -118,6 +118,13 @@ def test_rows_of_ones_own_that_were_selected(own):
     assert len(picture_rows(without.select([1, 2]), "x", LABELS)) == 2  # no other row matters
 
 
+def test_rows_that_went_through_once_may_go_through_again(own, tmp_path):
+    own.save_to_disk(tmp_path / "saved")
+    once = picture_rows(datasets.load_from_disk(tmp_path / "saved"), "train_dataset", LABELS)
+    assert picture_rows(once, "train_dataset", LABELS)[:] == once[:]
+    assert picture_rows(once.select([1, 0]), "train_dataset")["id"][:] == [once["id"][1], once["id"][0]]
+
+
 def test_labels_that_say_what_they_mean_are_kept(own):
     theirs = LabelImage.of({0: "a"}, {7: 0, 8: 0, 9: 0})
     rows = picture_rows(own.cast_column("label", theirs), "train_dataset", LABELS)
