@@ -132,13 +132,18 @@ def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> None
             for split, rows in splits.items():
                 shards = max(1, math.ceil(_stored_bytes(rows) / SHARD_BYTES))
                 for shard in range(shards):
-                    part = rows.shard(shards, shard).with_format("arrow")
-                    part = part.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-                    part.to_parquet(folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+                    part = rows.shard(shards, shard)
+                    _write_shard(part, folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
                     progress.update(len(part))
     finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+def _write_shard(rows: datasets.Dataset, path: Path) -> None:
+    """Writes one Parquet file: all of its pictures are in memory, a few hundred."""
+    rows = rows.with_format("arrow")
+    rows.map(embed_table_storage, batched=True, batch_size=32, keep_in_memory=True).to_parquet(path)
 
 
 def _stored_bytes(rows: datasets.Dataset) -> int:

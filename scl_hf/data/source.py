@@ -112,7 +112,7 @@ class Licence(NamedTuple):
 @dataclass
 class Source:
     """
-    One kind of data, opened: nothing is read before a split is.
+    One kind of data, opened: no row is made and no file looked at before its split is opened.
 
     Args:
         where (`str`): What messages call it, such as its folder.
