@@ -105,6 +105,7 @@ class SegmentationTrainer(Trainer):
             self.add_callback(ProgressBar())
         self.add_callback(LogLines())
         self.palette = palette_of(self.id2label) if palette is None else palette
+        self.last_pair: dict[str, torch.Tensor] | None = None  # one unlabelled image of the last step, for the panels
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
 
     @property
@@ -180,8 +181,8 @@ class SegmentationTrainer(Trainer):
     def _show_panel(self, examples: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], of: str) -> None:
         """Writes evaluation images, labels and predictions as a picture to `output_dir/panels` and to TensorBoard."""
         step, name = self.state.global_step, f"{of}-step" if of else "step"
-        last_pair, published = getattr(self, "_last_pair", None), self.args.published_name
-        picture = training_panel(examples, last_pair, self.pixels, self.palette, self.id2label, published)
+        published = self.args.published_name
+        picture = training_panel(examples, self.last_pair, self.pixels, self.palette, self.id2label, published)
         with replacing(Path(self.args.output_dir) / "panels" / f"{name}-{step:06d}.png") as partial:
             picture.save(partial)
         for callback in self.callback_handler.callbacks:

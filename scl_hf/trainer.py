@@ -152,7 +152,6 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
         self._terms: dict[str, list[torch.Tensor]] = {}
-        self._last_pair: dict[str, torch.Tensor] | None = None  # one CutMix image of the last step, for the panels
 
     # Data
 
@@ -167,7 +166,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         if args.semi_supervised and not self.unlabeled_dataset:
             raise InputError(
                 "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
-                " Add some (unlabeled_dirs, unlabeled_splits), or set both to 0 for supervised training."
+                " Add some (unlabeled_dataset; in a recipe unlabeled_dirs or unlabeled_splits), or set both to 0."
             )
         augmentation = Augmentation(args, pixels_of(processing_class))
         labeled = labeled_rows(train_dataset, "train_dataset", model.config.id2label)
@@ -257,7 +256,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                     generator=self._pair_generator(),
                 )
                 loss = loss + ramp * args.structured_consistency_weight * terms["loss_sc"]
-            self._last_pair = {
+            self.last_pair = {
                 "image": mixed[0].detach(),
                 "target": teacher_probs[0].argmax(dim=0),
                 "student": student_probs[0].detach().argmax(dim=0),

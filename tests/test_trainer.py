@@ -415,6 +415,9 @@ assert trainer.args.world_size == 2
 trainer.train()
 assert equal == [1, 2, 3]
 metrics = trainer.evaluate()
+maps = trainer.predict(data.evaluation)
+assert [map.shape for map in maps.predictions] == [(48, 96)] * 3 and len(maps.label_ids) == 3
+assert maps.metrics["test_mean_iou"] == metrics["eval_mean_iou"]
 if trainer.is_world_process_zero():
     import json
     trainer.save_model()
