@@ -9,6 +9,8 @@ from .data.draws import SamplingArguments
 from .errors import check_field
 from .evaluation.protocol import EvaluationArguments
 
+NOT_DECAYED = ("norms", "biases", "position_embeddings")
+
 
 @dataclass
 class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
@@ -50,6 +52,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             Whether BatchNorm statistics are shared by all GPUs. Has no effect on one GPU or on CPU.
         evaluate_both (`bool`, *optional*, defaults to `False`):
             Whether each evaluation scores the other one of student and teacher, too. Its mean IoU joins the log.
+        backbone_learning_rate (`float`, *optional*):
+            Learning rate of the encoder. By default that of the head, `learning_rate`; the schedule is the same.
+        no_weight_decay (`list[str]`, *optional*, defaults to `[]`):
+            What weight decay leaves out: any of norms, biases, position_embeddings. The paper's SGD decays everything.
         panel_images (`int`, *optional*, defaults to 3):
             Evaluation images drawn into a panel at each evaluation.
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
@@ -90,6 +96,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     semi_supervised_ramp_steps: int = 0
     sync_batch_norm: bool = True
     evaluate_both: bool = False
+    backbone_learning_rate: float | None = None
+    no_weight_decay: list[str] = field(default_factory=list)
     panel_images: int = 3
     overwrite_output_dir: bool = False
     model_card_template: str | None = None
@@ -126,6 +134,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         for names, least in ((at_least_1, 1), (at_least_0, 0)):
             for name in names:
                 check_field(self, name, getattr(self, name) >= least, f"{least} or more")
+        rate = self.backbone_learning_rate
+        check_field(self, "backbone_learning_rate", rate is None or rate >= 0, "0 or more, or left out")
+        known = set(self.no_weight_decay) <= set(NOT_DECAYED)
+        check_field(self, "no_weight_decay", known, f"any of {', '.join(NOT_DECAYED)}")
         loss_boxes = 1 <= self.num_loss_boxes <= self.num_boxes
         check_field(self, "num_loss_boxes", loss_boxes, f"1 to num_boxes ({self.num_boxes})")
         pairs = self.num_pairs is None or self.num_pairs >= 1

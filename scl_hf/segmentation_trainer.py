@@ -58,6 +58,28 @@ def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str])
     return rows
 
 
+def encoder_of(model: PreTrainedModel) -> nn.Module:
+    """The part of a model that a checkpoint of an encoder fills."""
+    for name in filter(None, ("backbone", model.base_model_prefix, "trunk")):
+        if hasattr(model, name):
+            return getattr(model, name)
+    raise InputError(
+        f"backbone_learning_rate: {type(model).__name__} has no encoder apart from its head; leave it out"
+    )
+
+
+def parameter_kinds(model: nn.Module) -> dict[str, set[str]]:
+    """What each parameter is, of `NOT_DECAYED`; weights of layers are none of them."""
+    kinds = {}
+    for owner, module in model.named_modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, _ in module.named_parameters(recurse=False):
+            found = {"norms"} if is_norm else {"biases"} if name == "bias" else set()
+            found |= {"position_embeddings"} if "position_embedding" in name or "pos_embed" in name else set()
+            kinds[f"{owner}.{name}".removeprefix(".")] = found
+    return kinds
+
+
 class SegmentationTrainer(Trainer):
     """
     What [`SemiSupervisedTrainer`] is without unlabelled images and teacher: the data sets and arguments that it takes,
@@ -234,13 +256,24 @@ class SegmentationTrainer(Trainer):
     # What a user can mend
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters: plain SGD decays biases and BatchNorm too, and the paper's baseline does."""
-        return [name for name, _ in model.named_parameters()]
+        """All parameters but those of `no_weight_decay`: the paper's baseline decays biases and BatchNorm, too."""
+        left_out = set(self.args.no_weight_decay)
+        return [name for name, kinds in parameter_kinds(model).items() if not kinds & left_out]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As upstream; arguments that the optimizer does not take are the user's to mend."""
+        """As upstream, with a group of its own for the encoder where it has a learning rate of its own."""
+        created = self.optimizer is None
         with _fields_to_mend("optim, optim_args"):
-            return super().create_optimizer(model)
+            optimizer = super().create_optimizer(model)
+        if created and self.args.backbone_learning_rate is not None:
+            encoder = {id(parameter) for parameter in encoder_of(self.model).parameters()}
+            for group in list(optimizer.param_groups):
+                parameters = group["params"]
+                group["params"] = [parameter for parameter in parameters if id(parameter) not in encoder]
+                own = [parameter for parameter in parameters if id(parameter) in encoder]
+                if own:
+                    optimizer.add_param_group(group | {"params": own, "lr": self.args.backbone_learning_rate})
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """As upstream; arguments that the schedule does not take are the user's to mend."""
