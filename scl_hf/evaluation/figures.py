@@ -31,12 +31,9 @@ def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, s
         image, label="% of the class's pixels", fraction=0.04, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100]
     )
     names = [id2label[index] for index in range(size)]
-    axes.set_xticks(range(size), names, rotation=90, fontsize="small")
-    axes.set_yticks(
-        range(size), [name if pixels[i] else f"{name} (absent)" for i, name in enumerate(names)], fontsize="small"
-    )
-    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_parse_math(False)  # a name may have a dollar sign
+    style = {"fontsize": "small", "parse_math": False}  # a name may have a dollar sign
+    axes.set_xticks(range(size), names, rotation=90, **style)
+    axes.set_yticks(range(size), [name if pixels[i] else f"{name} (absent)" for i, name in enumerate(names)], **style)
     for index in np.flatnonzero(pixels == 0):
         axes.get_yticklabels()[index].set_color(GREY)
         axes.axhspan(index - 0.5, index + 0.5, facecolor="#e9ecef", edgecolor="#ced4da", hatch="///", linewidth=0)

@@ -33,28 +33,24 @@ def earlier_predictions(output: str | os.PathLike) -> list[Path]:
     return [folder / name for name in (*KINDS, LEGEND)] if (folder / RECORD).is_file() else []
 
 
-class WriteQueue:
+class WriteQueue(ThreadPoolExecutor):
     """Writes in threads behind the model. With more than `waiting` jobs under way, `submit` waits for the oldest."""
 
     def __init__(self, threads: int, waiting: int):
-        self._pool = ThreadPoolExecutor(threads)
+        super().__init__(threads)
         self._waiting = waiting
         self._jobs = collections.deque()
 
     def submit(self, job: Callable, *args: Any) -> None:
         """Runs the job in a thread; an earlier job's exception is raised here."""
-        self._jobs.append(self._pool.submit(job, *args))
+        self._jobs.append(super().submit(job, *args))
         while len(self._jobs) > self._waiting:
             self._jobs.popleft().result()
 
-    def __enter__(self) -> "WriteQueue":
-        return self
-
     def __exit__(self, kind: type | None, *_: Any) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
-            for job in self._jobs:
-                job.result()
+        self.shutdown(cancel_futures=kind is not None)
+        for job in self._jobs if kind is None else ():
+            job.result()
 
 
 class PredictionFolder:
@@ -157,8 +153,7 @@ class PredictionFolder:
         for name, source in self.sources.items():
             if self.overwrite or self._new_sources.get(name, source) != source:
                 for kind in KINDS:
-                    for suffix in (SUFFIXES.get(kind, ".png"), ".mp4"):
-                        (self.path / kind / f"{name}{suffix}").unlink(missing_ok=True)
+                    self.file(kind, Input(source[0], name)).unlink(missing_ok=True)
         self.sources = ({} if self.overwrite else self.sources) | self._new_sources
         classes = {
             i: {"name": name, "color": color.tolist()} for (i, name), color in zip(self.id2label.items(), self.palette)
