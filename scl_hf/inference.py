@@ -135,8 +135,7 @@ class _Grid:
         """This grid, place and pixels (3, h, w) of each tile of the images, followed by its mirror image if `flip`."""
         if self.size != tuple(images.shape[-2:]):
             # Antialiasing changes nothing when images grow; when they shrink, thin things would flicker without it.
-            resized = F.interpolate(images.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
-            images = resized.to(images.dtype)
+            images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).to(images.dtype)
         height, width = self.tile
         places = list(itertools.product(range(len(images)), self.rows, self.columns, (False, True)[: 1 + flip]))
         self.tiles_left = len(places)
@@ -159,12 +158,10 @@ class _Grid:
     def average(self, flip: bool) -> torch.Tensor:
         """The logits (B, C, H, W) of the images at this scale; the sum is given away."""
         total, self.total = self.total, None
-        counts = []
-        for length, spans in zip(self.size, (self.rows, self.columns)):
-            counts.append(total.new_zeros(length))
-            for _, (first, end) in spans:
-                counts[-1][first:end] += 1
-        return total.div_(counts[0][:, None] * counts[1] * (1 + flip))
+        counts = total.new_zeros(self.size)
+        for (_, (y0, y1)), (_, (x0, x1)) in itertools.product(self.rows, self.columns):
+            counts[y0:y1, x0:x1] += 1 + flip
+        return total.div_(counts)
 
 
 def _logits_of_grids(

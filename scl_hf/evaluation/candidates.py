@@ -187,8 +187,8 @@ def score_checkpoint(
     label_ids: Path | None = None,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """
-    The results of [`score`], and the train ids (H, W) that are predicted for the rows in `shown`; both are the same in
-    each process. To a folder `label_ids` the predictions of all rows are written, as Cityscapes' label ids.
+    The results of [`score`] and the predicted train ids (H, W) of the rows in `shown`, both the same in each process.
+    To a folder `label_ids` all predictions are written, as Cityscapes' label ids.
     """
     images, predictions = EvaluationImages(rows, checkpoint.pixels), {}
     bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)

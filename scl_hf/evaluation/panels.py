@@ -60,8 +60,7 @@ def panel(
 ) -> Image.Image:
     """
     Rows of (caption, picture) side by side on white, and below them a legend of (class name, RGB colour). Pictures are
-    (H, W, 3) uint8; all are enlarged or shrunk by one whole factor to a width that is good to look at; where there are
-    many columns, to a narrower one. A row without any caption takes no room for them.
+    (H, W, 3) uint8; one whole factor brings all of them to a readable width. A row without captions is lower.
     """
     pictures = [picture for row in rows for _, picture in row]
     if not pictures:
@@ -109,8 +108,7 @@ def comparison_panel(
 ) -> Image.Image:
     """
     What several checkpoints predict for the same images, as in the paper's Figure 4: the image (H, W, 3), a column for
-    each checkpoint, the ground truth (H, W). Below each prediction is its [`error_map`]. The legend has the classes
-    that occur.
+    each checkpoint with its [`error_map`] below, the ground truth (H, W), and a legend of the classes that occur.
     """
     for name, maps in [("labels", labels), *predictions.items()]:
         if len(maps) != len(images):
@@ -138,22 +136,18 @@ def training_panel(
     evaluated_name: str,
 ) -> Image.Image:
     """
-    What a model in training predicts for a few images (`pixel_values` (3, H, W), label and prediction (H, W) of each),
-    and below them the `image`, `target`, `student` and `valid` of its last CutMix image, if there was one.
+    What a model in training predicts for a few images (`pixel_values` (3, H, W), label and prediction (H, W) of each,
+    on the CPU), and below them `image`, `target`, `student` and `valid` of its last CutMix image, if there was one.
     """
-
-    def colors(label: torch.Tensor) -> np.ndarray:
-        return colorize(label.cpu().numpy(), palette)
-
     rows = []
     for pixel_values, label, prediction in examples:
-        guess = (f"prediction ({evaluated_name})", colors(prediction))
-        rows.append([("image", pixels.picture(pixel_values)), ("label", colors(label)), guess])
+        guess = (f"prediction ({evaluated_name})", colorize(prediction.numpy(), palette))
+        rows.append([("image", pixels.picture(pixel_values)), ("label", colorize(label.numpy(), palette)), guess])
     if last_pair is not None:
-        target, student = (last_pair[name].masked_fill(~last_pair["valid"], 255) for name in ("target", "student"))
-        guess = ("prediction (student)", colors(student))
+        maps = [last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("target", "student")]
+        target, student = (colorize(ids, palette) for ids in maps)
         image = ("unlabelled, CutMix", pixels.picture(last_pair["image"]))
-        rows.append([image, ("teacher's target", colors(target)), guess])
+        rows.append([image, ("teacher's target", target), ("prediction (student)", student)])
     return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
 
 
