@@ -24,6 +24,9 @@ def sample_boxes(height: int, width: int, num_boxes: int, ratio: float, generato
     Returns:
         `torch.Tensor`: Box ids of shape (height, width), int64, on the CPU. 0 is a pixel of image a, n in 1 to N is
         the box on top there (the one pasted last).
+
+    Raises:
+        `ValueError`: if a size or `num_boxes` is below 1, or `ratio` is not in (0, 1].
     """
     if min(height, width, num_boxes) < 1:
         raise ValueError(f"height, width and num_boxes must be at least 1, got {height}, {width} and {num_boxes}")
@@ -57,6 +60,9 @@ def mix(a: Tensor, b: Tensor, box_ids: Tensor) -> Tensor:
 
     Returns:
         `torch.Tensor`: `b` where `box_ids` is above 0, else `a`; the shape of `a`.
+
+    Raises:
+        `ValueError`: if the shapes do not fit each other.
     """
     if a.shape != b.shape:
         raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")

@@ -136,6 +136,9 @@ def consistency_loss(student_probs: Tensor, teacher_probs: Tensor, valid: Tensor
 
     Returns:
         `torch.Tensor`: A scalar between 0 and 2; 0 with a gradient of 0 if no pixel is valid.
+
+    Raises:
+        `ValueError`: if the shapes do not fit each other.
     """
     _check_probs(student_probs, teacher_probs)
     pixels_shape = (student_probs.shape[0], *student_probs.shape[2:])
