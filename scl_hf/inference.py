@@ -131,46 +131,37 @@ class _Grid:
     total: torch.Tensor | None = None
     tiles_left: int = 0
 
-    def tiles(self, pixel_values: torch.Tensor, flip: bool) -> Iterator["_Tile"]:
-        """The tiles of each image, every one followed by its mirror image if `flip`."""
-        images = _rescale(pixel_values, self.size)
+    def tiles(self, images: torch.Tensor, flip: bool) -> Iterator[tuple["_Grid", tuple, torch.Tensor]]:
+        """This grid, place and pixels (3, h, w) of each tile of the images, followed by its mirror image if `flip`."""
+        if self.size != tuple(images.shape[-2:]):
+            # Antialiasing changes nothing when images grow; when they shrink, thin things would flicker without it.
+            images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).to(images.dtype)
         height, width = self.tile
         places = list(itertools.product(range(len(images)), self.rows, self.columns, (False, True)[: 1 + flip]))
         self.tiles_left = len(places)
-        for image, (top, rows), (left, columns), mirrored in places:
+        for place in places:
+            image, (top, _), (left, _), mirrored = place
             pixels = images[image, :, top : top + height, left : left + width]
-            outer = (image, slice(None), slice(*rows), slice(*columns))
-            inner = (slice(None), slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left))
-            yield _Tile(self, pixels.flip(-1) if mirrored else pixels, outer, inner, mirrored)
+            yield self, place, pixels.flip(-1) if mirrored else pixels
 
-    def add(self, tile: "_Tile", logits: torch.Tensor, num_images: int) -> None:
+    def add(self, place: tuple, logits: torch.Tensor, num_images: int) -> None:
         """Adds the logits (C, h, w) of a tile, at any resolution, where the tile is kept."""
+        image, (top, (y0, y1)), (left, (x0, x1)), mirrored = place
         logits = upsample_logits(logits.unsqueeze(0), self.tile)[0]
-        if tile.mirrored:
+        if mirrored:
             logits = logits.flip(-1)
         if self.total is None:
             self.total = logits.new_zeros(num_images, len(logits), *self.size)
-        self.total[tile.outer] += logits[tile.inner]
+        self.total[image, :, y0:y1, x0:x1] += logits[:, y0 - top : y1 - top, x0 - left : x1 - left]
         self.tiles_left -= 1
 
     def average(self, flip: bool) -> torch.Tensor:
         """The logits (B, C, H, W) of the images at this scale; the sum is given away."""
         total, self.total = self.total, None
-        counts = []
-        for length, spans in zip(self.size, (self.rows, self.columns)):
-            counts.append(total.new_zeros(length))
-            for _, (first, end) in spans:
-                counts[-1][first:end] += 1
-        return total.div_(counts[0][:, None] * counts[1] * (1 + flip))
-
-
-@dataclass
-class _Tile:
-    grid: _Grid
-    pixels: torch.Tensor
-    outer: tuple[int | slice, ...]  # the kept pixels among those of the images
-    inner: tuple[slice, ...]  # and among those of the tile
-    mirrored: bool
+        counts = total.new_zeros(self.size)
+        for (_, (y0, y1)), (_, (x0, x1)) in itertools.product(self.rows, self.columns):
+            counts[y0:y1, x0:x1] += 1 + flip
+        return total.div_(counts)
 
 
 def _logits_of_grids(
@@ -180,22 +171,14 @@ def _logits_of_grids(
     tiles = itertools.chain.from_iterable(grid.tiles(pixel_values, flip) for grid in grids)
     while batch := list(itertools.islice(tiles, max_tiles_per_batch)):
         # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
-        pixels = torch.stack([tile.pixels for tile in batch]).contiguous(memory_format=torch.channels_last)
+        pixels = torch.stack([tile for _, _, tile in batch]).contiguous(memory_format=torch.channels_last)
         logits = model(pixel_values=pixels).logits
-        for index, tile in enumerate(batch):
-            tile.grid.add(tile, logits[index], len(pixel_values))
+        for index, (grid, place, _) in enumerate(batch):
+            grid.add(place, logits[index], len(pixel_values))
         del pixels, logits
         for grid in grids:
             if grid.total is not None and grid.tiles_left == 0:
                 yield grid.average(flip)
-
-
-def _rescale(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    if size == tuple(images.shape[-2:]):
-        return images
-    # Antialiasing changes nothing when images grow; when they shrink, thin things would flicker without it.
-    resized = F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    return resized.to(images.dtype)
 
 
 @contextlib.contextmanager

@@ -65,8 +65,24 @@ class MeanIoU(evaluate.Metric):
             raise ValueError(
                 f"predictions and references differ in shape: {tuple(predictions.shape)}, {tuple(references.shape)}."
             )
-        counts = _confusion_matrix(predictions, references, self.num_classes, self.ignore_index)
-        self.confusion_matrix = self.confusion_matrix.to(counts.device) + counts
+        num_classes, ignored_row = self.num_classes, self.ignore_index
+        if not 0 <= ignored_row <= 255:
+            ignored_row = num_classes
+            references = references.masked_fill(references == self.ignore_index, ignored_row)
+        # Ignored pixels are counted like all others, in a row of their own, and dropped afterwards: to take them out
+        # first needs three times as long.
+        num_rows = max(256, num_classes + 1)
+        for name, values, limit in ("predictions", predictions, num_classes), ("references", references, num_rows):
+            low, high = (bound.item() for bound in values.aminmax()) if values.numel() else (0, 0)
+            if low < 0 or high >= limit:
+                raise ValueError(f"{name} range over {low} … {high}, the classes over 0 … {num_classes - 1}.")
+        pairs = (references * num_classes).add_(predictions).flatten()
+        counts = torch.bincount(pairs, minlength=num_rows * num_classes).view(num_rows, num_classes)
+        counts[ignored_row] = 0
+        unknown = counts[num_classes:].sum(dim=1).nonzero().flatten() + num_classes
+        if len(unknown):
+            raise ValueError(f"references hold {unknown.tolist()}, the classes range over 0 … {num_classes - 1}.")
+        self.confusion_matrix = self.confusion_matrix.to(counts.device) + counts[:num_classes]
 
     def add(self, *, prediction, reference):
         """Counts one label map, see `add_batch`."""
@@ -100,27 +116,6 @@ class MeanIoU(evaluate.Metric):
         }
 
 
-def _confusion_matrix(
-    predictions: torch.Tensor, references: torch.Tensor, num_classes: int, ignore_index: int
-) -> torch.Tensor:
-    """Pixels of each reference class (row) predicted as each class (column), int64; both inputs are int32."""
-    if not 0 <= ignore_index <= 255:
-        references = references.masked_fill(references == ignore_index, num_classes)
-        ignore_index = num_classes
-    # Ignored pixels are counted like all others, in a row of their own, and dropped afterwards: to take them out first
-    # needs three times as long.
-    num_rows = max(256, num_classes + 1)
-    _check_range(predictions, num_classes, num_classes, "predictions")
-    _check_range(references, num_rows, num_classes, "references")
-    pairs = (references * num_classes).add_(predictions).flatten()
-    counts = torch.bincount(pairs, minlength=num_rows * num_classes).view(num_rows, num_classes)
-    counts[ignore_index] = 0
-    unknown = counts[num_classes:].sum(dim=1).nonzero().flatten() + num_classes
-    if len(unknown):
-        raise ValueError(f"references hold {unknown.tolist()}, the classes range over 0 … {num_classes - 1}.")
-    return counts[:num_classes]
-
-
 def _as_int32(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     # A copy of an array, because torch takes neither read-only nor reversed ones; int32, because a joint index of two
     # uint8 classes does not fit into uint8.
@@ -128,11 +123,3 @@ def _as_int32(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     if tensor.is_floating_point() or tensor.is_complex():
         raise ValueError(f"{name} must be integers (logits? take their argmax over the classes), not {tensor.dtype}.")
     return tensor.to(torch.int32)
-
-
-def _check_range(values: torch.Tensor, limit: int, num_classes: int, name: str):
-    if values.numel() == 0:
-        return
-    low, high = (bound.item() for bound in values.aminmax())
-    if low < 0 or high >= limit:
-        raise ValueError(f"{name} range over {low} … {high}, the classes over 0 … {num_classes - 1}.")

@@ -11,6 +11,7 @@ rows ready for the paper's Table 1, a panel, and confusion matrices as pictures 
 scorer does not agree; 2: wrong input.
 """
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -30,7 +31,6 @@ from scl_hf.evaluation.candidates import (
     score_checkpoint,
     score_settings,
     short_names,
-    temporary_folder,
 )
 from scl_hf.evaluation.figures import plot_confusion_matrix
 from scl_hf.evaluation.official import import_official_scorer, official_scores
@@ -78,7 +78,12 @@ def main() -> int:
     # 3. Scores, and those of the official scorer, whose files are kept where it has taken all of them
     shown = np.unique(np.linspace(0, len(rows) - 1, min(args.panel_images, len(rows))).round().astype(int)).tolist()
     reports, predictions = [], {}
-    with temporary_folder(output / ".label_ids", accelerator) as temporary:
+    temporary = output / ".label_ids"
+    with contextlib.ExitStack() as stack:
+        if accelerator.is_main_process:  # nothing of it remains, be it of a run that was killed before
+            shutil.rmtree(temporary, ignore_errors=True)
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        accelerator.wait_for_everyone()
         label_ids = [temporary / str(index) if args.official else None for index in range(len(names))]
         for name, candidate, folder in zip(names, candidates, label_ids):
             results, predictions[name] = score_checkpoint(candidate, rows, protocol, accelerator, shown, folder)

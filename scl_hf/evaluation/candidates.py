@@ -1,10 +1,8 @@
 """What `scripts/eval.py` is told, and the checkpoints that it scores."""
 
-import contextlib
 import json
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -137,29 +135,13 @@ def check_earlier_scores(file: Path, settings: Mapping[str, Any]) -> None:
         raise InputError(f"output: {file} is for {name} {old}, this would be for {new}. {remedy}")
 
 
-@contextlib.contextmanager
-def temporary_folder(path: Path, accelerator: Accelerator) -> Iterator[Path]:
-    """A folder that all processes write to. Nothing of it remains, be it of a run that was killed before."""
-
-    def remove() -> None:
-        if accelerator.is_main_process:
-            shutil.rmtree(path, ignore_errors=True)
-
-    remove()
-    accelerator.wait_for_everyone()
-    try:
-        yield path
-    finally:
-        remove()
-
-
 def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:
-    """
-    A checkpoint that is to be scored on data with these classes. Class names that are not the data's are warned of:
-    there may be two words for one thing.
-    """
+    """A checkpoint that is to be scored on data with these classes."""
     checkpoint = load_checkpoint(name, args.trust_remote_code, _subfolder(name, args.weights))
-    theirs, ours = ({i: _plain(label) for i, label in names.items()} for names in (checkpoint.id2label, id2label))
+    theirs, ours = (
+        {i: re.sub(r"[\W_]+", " ", label).strip().lower() for i, label in names.items()}
+        for names in (checkpoint.id2label, id2label)
+    )
     if len(theirs) != len(ours):
         raise InputError(
             f"checkpoint {name}: has {len(theirs)} classes ({first_few(checkpoint.id2label.values())}), the data "
@@ -173,7 +155,7 @@ def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str
             f"{checkpoint.id2label[different[0]]!r} and not {id2label[different[0]]!r}. Order id2label and label_map "
             "of the data as id2label in the checkpoint's config.json."
         )
-    if different:
+    if different:  # no error: there may be two words for one thing
         pairs = first_few(f"{checkpoint.id2label[i]!r} for {id2label[i]!r}" for i in different)
         logger.warning(f"{name} names {len(different)} of {len(ours)} classes otherwise than the data: {pairs}")
     return checkpoint
@@ -184,24 +166,16 @@ def _subfolder(name: str, weights: str | None) -> str:
     if weights is None:
         return ""
     try:
-        held = {folder: has_file(name, f"{folder}/{CONFIG_NAME}") for folder in FOLDERS.values()}
-        is_checkpoint = any(held.values()) or has_file(name, CONFIG_NAME)
+        held = [folder for folder in FOLDERS.values() if has_file(name, f"{folder}/{CONFIG_NAME}")]
+        is_alone = not held and has_file(name, CONFIG_NAME)
     except (OSError, ValueError):
-        is_checkpoint = False
-    if not is_checkpoint:
         return ""  # what is wrong with it shows when it is loaded
-    if held[FOLDERS[weights]]:
-        return FOLDERS[weights]
-    if not any(held.values()):
+    if is_alone:
         raise InputError(
             f"{weights}: {name} holds one model only, the one that the run publishes; leave --{weights} out, or name "
             "a checkpoint-* folder of the run."
         )
-    return ""
-
-
-def _plain(label: str) -> str:
-    return re.sub(r"[\W_]+", " ", label).strip().lower()
+    return FOLDERS[weights] if FOLDERS[weights] in held else ""
 
 
 def score_checkpoint(
@@ -213,20 +187,19 @@ def score_checkpoint(
     label_ids: Path | None = None,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """
-    The results of [`score`], and the train ids (H, W) that are predicted for the rows in `shown`; both are the same in
-    each process. To a folder `label_ids` the predictions of all rows are written, as Cityscapes' label ids.
+    The results of [`score`] and the predicted train ids (H, W) of the rows in `shown`, both the same in each process.
+    To a folder `label_ids` all predictions are written, as Cityscapes' label ids.
     """
     images, predictions = EvaluationImages(rows, checkpoint.pixels), {}
     bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)
 
     def keep(row: int, item: Mapping[str, Any], probs: torch.Tensor) -> None:
-        if row in shown or label_ids is not None:
-            train_ids = probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-            if row in shown:
-                predictions[row] = train_ids
-            if label_ids is not None:
-                with replacing(label_ids_file(label_ids, item["id"])) as partial:
-                    Image.fromarray(LABEL_IDS[train_ids]).save(partial, compress_level=1)
+        train_ids = probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        if row in shown:
+            predictions[row] = train_ids
+        if label_ids is not None:
+            with replacing(label_ids_file(label_ids, item["id"])) as partial:
+                Image.fromarray(LABEL_IDS[train_ids]).save(partial, compress_level=1)
         bar.update(min(accelerator.num_processes, bar.total - bar.n))  # the other processes are as far
 
     with bar:

@@ -27,10 +27,8 @@ def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
     matrix = member.T @ np.asarray(confusion_matrix) @ member
     correct = matrix.diagonal()
     counted = matrix.sum(0) + matrix.sum(1) - correct
-    return {
-        name: float(right / pixels) if pixels else float("nan")
-        for name, right, pixels in zip(CATEGORIES, correct, counted)
-    }
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN
+        return dict(zip(CATEGORIES, (correct / counted).tolist()))
 
 
 def import_official_scorer():

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..data.pixels import Pixels
 
@@ -21,7 +21,6 @@ WRONG = (213, 94, 0)  # vermilion, which colour-blind people see on grey
 
 def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """A label map (H, W) in the colours of a palette (C, 3), as (H, W, 3) uint8; ignored pixels (255) are black."""
-    label, palette = np.asarray(label), np.asarray(palette, dtype=np.uint8)
     known = (label >= 0) & (label < len(palette)) | (label == 255)
     if not known.all():
         raise ValueError(
@@ -35,7 +34,6 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
     """An image (H, W, 3) under `alpha` of the colours of its classes (H, W); ignored pixels show the image alone."""
-    image, label = np.asarray(image), np.asarray(label)
     if image.shape != (*label.shape, 3):
         raise ValueError(f"image {image.shape} and label {label.shape} are not (H, W, 3) and (H, W) of one size.")
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
@@ -47,7 +45,6 @@ def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | Non
     Where a prediction (H, W) is wrong, as (H, W, 3) uint8: wrong pixels in vermilion, right ones as a pale grey image
     (all of one grey without `image`), ignored ones black.
     """
-    prediction, label = np.asarray(prediction), np.asarray(label)
     if prediction.shape != label.shape:
         raise ValueError(f"prediction {prediction.shape} and label {label.shape} are not of one size.")
     if image is not None and image.shape != (*label.shape, 3):
@@ -63,12 +60,14 @@ def panel(
 ) -> Image.Image:
     """
     Rows of (caption, picture) side by side on white, and below them a legend of (class name, RGB colour). Pictures are
-    (H, W, 3) uint8; all are enlarged or shrunk by one whole factor to a width that is good to look at; where there are
-    many columns, to a narrower one. A row without any caption takes no room for them.
+    (H, W, 3) uint8; one whole factor brings all of them to a readable width. A row without captions is lower.
     """
-    pictures = [_check_picture(picture) for row in rows for _, picture in row]
+    pictures = [picture for row in rows for _, picture in row]
     if not pictures:
         raise ValueError("a panel needs at least one picture.")
+    for picture in pictures:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise ValueError(f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
     widest = max(picture.shape[1] for picture in pictures)
     largest = min(LARGEST_WIDTH, LARGEST_PANEL // max(map(len, rows)))
     enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / largest)
@@ -109,8 +108,7 @@ def comparison_panel(
 ) -> Image.Image:
     """
     What several checkpoints predict for the same images, as in the paper's Figure 4: the image (H, W, 3), a column for
-    each checkpoint, the ground truth (H, W). Below each prediction is its [`error_map`]. The legend has the classes
-    that occur.
+    each checkpoint with its [`error_map`] below, the ground truth (H, W), and a legend of the classes that occur.
     """
     for name, maps in [("labels", labels), *predictions.items()]:
         if len(maps) != len(images):
@@ -138,38 +136,30 @@ def training_panel(
     evaluated_name: str,
 ) -> Image.Image:
     """
-    What a model in training predicts for a few images (`pixel_values` (3, H, W), label and prediction (H, W) of each),
-    and below them the `image`, `target`, `student` and `valid` of its last CutMix image, if there was one.
+    What a model in training predicts for a few images (`pixel_values` (3, H, W), label and prediction (H, W) of each,
+    on the CPU), and below them `image`, `target`, `student` and `valid` of its last CutMix image, if there was one.
     """
-
-    def colors(label: torch.Tensor) -> np.ndarray:
-        return colorize(label.cpu().numpy(), palette)
-
     rows = []
     for pixel_values, label, prediction in examples:
-        guess = (f"prediction ({evaluated_name})", colors(prediction))
-        rows.append([("image", pixels.picture(pixel_values)), ("label", colors(label)), guess])
+        guess = (f"prediction ({evaluated_name})", colorize(prediction.numpy(), palette))
+        rows.append([("image", pixels.picture(pixel_values)), ("label", colorize(label.numpy(), palette)), guess])
     if last_pair is not None:
-        target, student = (last_pair[name].masked_fill(~last_pair["valid"], 255) for name in ("target", "student"))
-        guess = ("prediction (student)", colors(student))
+        maps = [last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("target", "student")]
+        target, student = (colorize(ids, palette) for ids in maps)
         image = ("unlabelled, CutMix", pixels.picture(last_pair["image"]))
-        rows.append([image, ("teacher's target", colors(target)), guess])
+        rows.append([image, ("teacher's target", target), ("prediction (student)", student)])
     return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
 
 
 def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
-    counted = label != 255
-    if not counted.any():
-        return "no labelled pixel"
-    return f"{100 * (prediction != label)[counted].mean():.1f} % wrong (orange)"
+    wrong = (prediction != label)[label != 255]
+    return f"{100 * wrong.mean():.1f} % wrong (orange)" if wrong.size else "no labelled pixel"
 
 
 def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
     """Names of classes beside their colours, on white."""
     key = _draw_legend(classes, LARGEST_WIDTH, ImageFont.load_default(FONT_SIZE))
-    canvas = Image.new("RGB", (key.width + 2 * MARGIN, key.height + 2 * MARGIN), "white")
-    canvas.paste(key, (MARGIN, MARGIN))
-    return canvas
+    return ImageOps.expand(key, MARGIN, "white")
 
 
 def _draw_legend(legend: list[tuple[str, Sequence[int]]], width: int, font) -> Image.Image:
@@ -184,28 +174,19 @@ def _draw_legend(legend: list[tuple[str, Sequence[int]]], width: int, font) -> I
     for index, (name, color) in enumerate(legend):
         left, top = index % per_row * entry, index // per_row * (line + 8)
         box = (left, top + 1, left + swatch, top + line)
-        draw.rectangle(box, fill=tuple(int(channel) for channel in color), outline=OUTLINE)
+        draw.rectangle(box, fill=tuple(map(int, color)), outline=OUTLINE)
         draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
     return canvas
 
 
-def _check_picture(picture: np.ndarray) -> np.ndarray:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-        raise ValueError(f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
-    return picture
-
-
 def _resize(picture: np.ndarray, enlarge: int, shrink: int) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    if shrink > 1:
-        return image.reduce(shrink)
-    return image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.NEAREST)
+    image = Image.fromarray(picture)
+    return image.reduce(shrink) if shrink > 1 else ImageOps.scale(image, enlarge, Image.Resampling.NEAREST)
 
 
 def _shorten(text: str, width: int, font) -> str:
     """Cut in the middle: names of checkpoints differ at their ends."""
-    kept = len(text)
-    short = text
+    kept, short = len(text), text
     while kept and font.getlength(short) > width:
         kept -= 1
         short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]

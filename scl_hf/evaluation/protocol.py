@@ -96,6 +96,9 @@ def predict_image(
     model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
 ) -> torch.Tensor:
     """Class probabilities (1, C, H, W), float32 on the device, of an item: `pixel_values` (3, H, W) and `id`."""
+    height, width = args.eval_tile or item["pixel_values"].shape[-2:]
+    scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
+    seen = f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
     try:
         with accelerator.autocast():
             return predict_probs(
@@ -112,11 +115,10 @@ def predict_image(
         if is_out_of_memory(error):
             raise InputError(
                 f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
-                f"take smaller tiles than {_seen(item, args)}, or fewer at once."
+                f"take smaller tiles than {seen}, or fewer at once."
             ) from error
         raise InputError(
-            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {_seen(item, args)}: "
-            f"{first_line(error)}"
+            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {seen}: {first_line(error)}"
         ) from error
 
 
@@ -126,11 +128,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def predicted_images(
-    model: nn.Module,
-    images: Dataset,
-    rows: Sequence[int],
-    args: EvaluationArguments,
-    accelerator: Accelerator,
+    model: nn.Module, images: Dataset, rows: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
     """Each of these rows of `images`, its item, and its probabilities (1, C, H, W), one after the other."""
     loader = DataLoader(Subset(images, rows), batch_size=None, num_workers=args.dataloader_num_workers)
@@ -146,13 +144,6 @@ def protocol_in_words(args: EvaluationArguments) -> str:
     return ", ".join(parts + ["mirrored too"] * args.eval_flip)
 
 
-def _seen(item: Mapping[str, Any], args: EvaluationArguments) -> str:
-    """How much of an image the model sees at once, in words."""
-    height, width = args.eval_tile or item["pixel_values"].shape[-2:]
-    scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
-    return f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
-
-
 def score(
     model: nn.Module,
     images: Dataset,
@@ -161,21 +152,10 @@ def score(
     on_prediction: Callable[[int, dict[str, Any], torch.Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """
-    Scores a model on every image once, in whatever number of processes. The processes' counts of pixels are added up,
-    so the result does not depend on their number.
-
-    Args:
-        model (`transformers.PreTrainedModel`): On `accelerator.device`.
-        images (`torch.utils.data.Dataset`): Items with the normalised `pixel_values` (3, H, W), `labels` (H, W) of
-            train ids, and an `id`, such as [`~scl_hf.data.crops.EvaluationImages`].
-        args ([`EvaluationArguments`]): The protocol.
-        accelerator (`accelerate.Accelerator`): Process, device and mixed precision.
-        on_prediction (`Callable`, *optional*): Called with each row of this process, its item and its probabilities
-            (1, C, H, W) on the device.
-
-    Returns:
-        `dict`: Of [`~scl_hf.metrics.MeanIoU`], the same in each process, and "confusion_matrix": pixels of each class
-        (row) predicted as each class (column), (C, C) int64 on the CPU.
+    What [`~scl_hf.metrics.MeanIoU`] says of a model on [`~scl_hf.data.crops.EvaluationImages`], and the
+    "confusion_matrix", (C, C) int64 on the CPU. The processes share the images, and their counts of pixels are added
+    up: the result is the same in each process and for any number of them. `on_prediction` is called with each row of
+    this process, its item and its probabilities (1, C, H, W) on the device.
     """
     from ..metrics import MeanIoU  # late: importing `evaluate` takes seconds
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,14 +51,13 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it but the confusion matrix, in 0 … 1."""
-        values = {"name": self.name, "checkpoint": self.checkpoint}
-        values |= {name: self.results[name] for name in SCORES}
-        values |= {"iou": self.class_iou}
-        values |= {"accuracy": dict(zip(self.id2label.values(), self.results["per_category_accuracy"]))}
+        values = {"name": self.name, "checkpoint": self.checkpoint} | {name: self.results[name] for name in SCORES}
+        values["iou"] = self.class_iou
+        values["accuracy"] = dict(zip(self.id2label.values(), self.results["per_category_accuracy"]))
         if self.category_iou:
             values |= {"mean_category_iou": self.mean_category_iou, "category_iou": self.category_iou}
         if self.official:
-            values |= {"official": self.official | {"difference": self.official_difference()}}
+            values["official"] = self.official | {"difference": self.official_difference()}
         return values
 
 
@@ -127,7 +127,7 @@ def _markdown_table(
 def json_page(reports: Sequence[Report], settings: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """Scores for programs, in 0 … 1, None for what has no score; `settings` are all that they depend on."""
     page = {"settings": dict(settings), "images": num_images, "checkpoints": [report.as_dict() for report in reports]}
-    return _nan_to_none(page)
+    return json.loads(json.dumps(page), parse_constant=lambda nan: None)
 
 
 def confusion_page(report: Report) -> str:
@@ -137,14 +137,6 @@ def confusion_page(report: Report) -> str:
     rows = zip(names, report.results["confusion_matrix"].tolist())
     csv.writer(page, lineterminator="\n").writerows([["label", *names], *([name, *row] for name, row in rows)])
     return page.getvalue()
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _percent(value: float, digits: int) -> str:

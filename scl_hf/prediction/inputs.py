@@ -40,7 +40,7 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
     same folders as the inputs, counted from the folder that holds them all, so that equal names in different folders
     do not meet. Files and folders in `excluded` are no inputs, such as earlier predictions.
     """
-    excluded = tuple(os.path.abspath(path) for path in excluded)
+    excluded = [os.path.abspath(path) for path in excluded]
     files, roots = {}, []
     for pattern in patterns:
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
@@ -53,7 +53,7 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
         # A glob such as **/* names folders and files, whatever they are; one file by its name is meant.
         if found != [os.path.abspath(pattern)]:
             found = [path for path in found if is_picture(os.path.basename(path), PICTURES_AND_VIDEOS)]
-            found = [path for path in found if not _is_excluded(path, excluded)]
+            found = [path for path in found if not any(map(Path(path).is_relative_to, excluded))]
         if not found:
             suffixes = ", ".join(sorted(PICTURES_AND_VIDEOS))
             raise InputError(f"input {pattern}: holds no picture and no video ({suffixes}).")
@@ -69,10 +69,6 @@ def _names(files: Iterable[str], root: str) -> dict[str, str]:
     while shared := {name for name, number in collections.Counter(names.values()).items() if number > 1}:
         names |= {path: os.path.relpath(path, root) for path, name in names.items() if name in shared}
     return names
-
-
-def _is_excluded(path: str, excluded: Sequence[str]) -> bool:
-    return any(path == other or path.startswith(os.path.join(other, "")) for other in excluded)
 
 
 class Video:

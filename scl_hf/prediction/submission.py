@@ -3,9 +3,9 @@ The zip for the Cityscapes test server. The server takes one picture for each of
 in the zip by the pattern `<city>_<sequence>_<frame>*.png`, whose pixels are label ids.
 """
 
-import collections
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +24,6 @@ _NAME = re.compile(r"(([a-z]+)_\d{6}_\d{6})_leftImg8bit\.png")
 
 def check_test_images(inputs: Sequence[Input]) -> None:
     """Refuses anything but the test images of Cityscapes, all of them, once, at full size, and says what is wrong."""
-    counts = collections.Counter()
     frames = {}
     for item in inputs:
         match = _NAME.fullmatch(Path(item.path).name)
@@ -35,35 +34,31 @@ def check_test_images(inputs: Sequence[Input]) -> None:
         if match[1] in frames:
             raise InputError(f"submission: {item.path} and {frames[match[1]]} are one test image; give it once.")
         frames[match[1]] = item.path
-        counts[match[2]] += 1
-        size = _size(item.path)
+        try:
+            with Image.open(item.path) as image:  # reads the file's head only
+                size = image.size
+        except (OSError, SyntaxError) as error:
+            raise InputError(
+                f"submission: {item.path} is no picture that can be read ({error}); copy it again."
+            ) from error
         if size != SIZE:
             raise InputError(
                 f"submission: {item.path} has {size[0]}×{size[1]} pixels instead of {SIZE[0]}×{SIZE[1]}; give the "
                 "test images at full size."
             )
-    missing = {city: number - counts[city] for city, number in TEST_IMAGES.items() if number > counts[city]}
-    if missing:
+    wanted, given = Counter(TEST_IMAGES), Counter(frame.partition("_")[0] for frame in frames)
+    if missing := wanted - given:
         by_city = ", ".join(f"{city} {number}" for city, number in missing.items())
         raise InputError(
-            f"submission: {sum(missing.values())} of the {sum(TEST_IMAGES.values())} test images are missing "
-            f"({by_city}); give all of leftImg8bit/test."
+            f"submission: {missing.total()} of the {wanted.total()} test images are missing ({by_city}); give all of "
+            "leftImg8bit/test."
         )
-    extra = next((city for city, number in TEST_IMAGES.items() if counts[city] > number), None)
-    if extra is not None:
+    if extra := given - wanted:
+        city = next(iter(extra))
         raise InputError(
-            f"submission: {counts[extra]} images of {extra}, of which the test split has {TEST_IMAGES[extra]}; give "
+            f"submission: {given[city]} images of {city}, of which the test split has {wanted[city]}; give "
             "leftImg8bit/test of the official zip."
         )
-
-
-def _size(path: str) -> tuple[int, int]:
-    """Width and height, of which only the file's head is read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"submission: {path} is no picture that can be read ({error}); copy it again.") from error
 
 
 def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Input]) -> None:

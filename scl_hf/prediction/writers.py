@@ -23,7 +23,6 @@ from .inputs import Input
 
 KINDS = ("color", "overlay", "train_ids", "label_ids", "probabilities")
 RECORD, CLASSES, LEGEND = "predictions.json", "classes.json", "legend.png"
-SUFFIXES = {"probabilities": ".npy"}  # all others: .png
 VIDEO_KINDS = ("color", "overlay")
 
 
@@ -33,28 +32,24 @@ def earlier_predictions(output: str | os.PathLike) -> list[Path]:
     return [folder / name for name in (*KINDS, LEGEND)] if (folder / RECORD).is_file() else []
 
 
-class WriteQueue:
+class WriteQueue(ThreadPoolExecutor):
     """Writes in threads behind the model. With more than `waiting` jobs under way, `submit` waits for the oldest."""
 
     def __init__(self, threads: int, waiting: int):
-        self._pool = ThreadPoolExecutor(threads)
+        super().__init__(threads)
         self._waiting = waiting
         self._jobs = collections.deque()
 
     def submit(self, job: Callable, *args: Any) -> None:
         """Runs the job in a thread; an earlier job's exception is raised here."""
-        self._jobs.append(self._pool.submit(job, *args))
+        self._jobs.append(super().submit(job, *args))
         while len(self._jobs) > self._waiting:
             self._jobs.popleft().result()
 
-    def __enter__(self) -> "WriteQueue":
-        return self
-
     def __exit__(self, kind: type | None, *_: Any) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
-            for job in self._jobs:
-                job.result()
+        self.shutdown(cancel_futures=kind is not None)
+        for job in self._jobs if kind is None else ():
+            job.result()
 
 
 class PredictionFolder:
@@ -94,8 +89,7 @@ class PredictionFolder:
         """Path, size and time of change of the file that each prediction in the folder was made of."""
         record = self.path / RECORD
         if not record.is_file():
-            for name in (CLASSES, LEGEND):
-                self._refuse_foreign(self.path / name)
+            self._refuse_foreign([self.path / CLASSES, self.path / LEGEND])
             return {}
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
@@ -112,9 +106,10 @@ class PredictionFolder:
             )
         return sources
 
-    def _refuse_foreign(self, path: Path) -> None:
-        if path.exists():
-            raise InputError(f"output {self.path}: {path} is there, but is no prediction. Name another folder.")
+    def _refuse_foreign(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            if path.exists():
+                raise InputError(f"output {self.path}: {path} is there, but is no prediction. Name another folder.")
 
     def check_inputs(self, inputs: Sequence[Input]) -> list[Input]:
         """
@@ -124,8 +119,7 @@ class PredictionFolder:
         remaining = []
         self._new_sources = {item.name: _source(item.path) for item in inputs}
         for item in inputs:
-            no_video = [kind for kind in self.kinds if item.is_video and kind not in VIDEO_KINDS]
-            if no_video:
+            if item.is_video and (no_video := [kind for kind in self.kinds if kind not in VIDEO_KINDS]):
                 raise InputError(
                     f"write: {no_video[0]} of a video ({item.path}) cannot be written, only "
                     f"{' and '.join(VIDEO_KINDS)}; unpack its frames into a folder of pictures and give that."
@@ -138,8 +132,7 @@ class PredictionFolder:
                 )
             paths = [self.file(kind, item) for kind in self.kinds]
             if source is None:
-                for path in paths:
-                    self._refuse_foreign(path)
+                self._refuse_foreign(paths)
             changed = source != self._new_sources[item.name]
             if self.overwrite or changed or not all(path.is_file() for path in paths):
                 remaining.append(item)
@@ -147,9 +140,9 @@ class PredictionFolder:
 
     def start(self) -> None:
         """
-        Removes predictions of files that have changed (with `overwrite`, all earlier ones), then writes the record,
-        the names and colours of the classes, and their legend. Files that are no predictions stay. Called again, it
-        does nothing: whoever writes calls it before, so that a run that fails at its first picture leaves no trace.
+        Called before each prediction is written, so that a run that fails at its first leaves no trace: the first call
+        removes predictions of files that have changed (with `overwrite`, all earlier ones) and writes the record, the
+        classes and their legend. Files that are no predictions stay.
         """
         if self._started:
             return
@@ -157,20 +150,18 @@ class PredictionFolder:
         for name, source in self.sources.items():
             if self.overwrite or self._new_sources.get(name, source) != source:
                 for kind in KINDS:
-                    for suffix in (SUFFIXES.get(kind, ".png"), ".mp4"):
-                        (self.path / kind / f"{name}{suffix}").unlink(missing_ok=True)
+                    self.file(kind, Input(source[0], name)).unlink(missing_ok=True)
         self.sources = ({} if self.overwrite else self.sources) | self._new_sources
-        classes = {
-            i: {"name": name, "color": color.tolist()} for (i, name), color in zip(self.id2label.items(), self.palette)
-        }
+        classes = list(zip(self.id2label.values(), self.palette))
+        by_id = {i: {"name": name, "color": color.tolist()} for i, (name, color) in zip(self.id2label, classes)}
         write_json(self.path / RECORD, {"settings": self.settings, "sources": self.sources})
-        write_json(self.path / CLASSES, classes)
+        write_json(self.path / CLASSES, by_id)
         with replacing(self.path / LEGEND) as path:
-            legend(list(zip(self.id2label.values(), self.palette))).save(path)
+            legend(classes).save(path)
 
     def file(self, kind: str, item: Input) -> Path:
         """Where a prediction is written."""
-        suffix = ".mp4" if item.is_video else SUFFIXES.get(kind, ".png")
+        suffix = ".mp4" if item.is_video else ".npy" if kind == "probabilities" else ".png"
         return self.path / kind / f"{item.name}{suffix}"
 
     def write(self, item: Input, picture: np.ndarray, prediction: np.ndarray, probs: np.ndarray | None) -> None:
@@ -192,9 +183,8 @@ class PredictionFolder:
         self, item: Input, fps: float, size: tuple[int, int]
     ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
         """
-        Yields what writes the colours and overlays of a video's frames, without sound: a function that takes a frame
-        (H, W, 3) and its train ids (H, W). MPEG-4 has even sides only: the last row or column of frames with an odd
-        one is left out.
+        Yields a function that writes a frame (H, W, 3) of a video without sound, given its train ids (H, W), too.
+        MPEG-4 has even sides only: the last row or column of frames with an odd one is left out.
         """
         with contextlib.ExitStack() as stack:
             videos = {}

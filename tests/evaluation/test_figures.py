@@ -1,33 +1,7 @@
-import json
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from scl_hf.errors import InputError
-from scl_hf.evaluation.figures import plot_confusion_matrix, plot_curves, read_log_history
-
-ROOT = Path(__file__).resolve().parents[2]
-BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
-
-
-def make_log(start=20, last=60, student=True):
-    """As the trainer logs: unlabelled images join after step `start`."""
-    log = []
-    for step in range(10, last + 1, 10):
-        log.append({"step": step, "loss": 10 / step, "loss_x": 9 / step, "learning_rate": 0.1})
-        log[-1] |= {"loss_c": 0.1, "loss_sc": 0.2} if step > start else {}
-        if step % 20 == 0:
-            log.append({"step": step, "eval_mean_iou": step / 100, "eval_runtime": 1.0})
-            log[-1] |= {"eval_student_mean_iou": step / 120} if student else {}
-    return log + [{"step": last, "train_loss": 0.3}]
-
-
-def write_state(folder, log, step):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": log}))
+from scl_hf.evaluation.figures import plot_confusion_matrix
 
 
 @pytest.fixture
@@ -42,58 +16,6 @@ def figures(monkeypatch):
     return kept
 
 
-def shows(path, color):
-    return (np.asarray(Image.open(path).convert("RGB")) == color).all(axis=-1).any()
-
-
-def named_axes(figure):
-    return {axes.get_title(loc="left").split(",")[0]: axes for axes in figure.axes}
-
-
-def test_curves_show_what_was_logged(tmp_path, figures):
-    path = plot_curves({"demo": make_log()}, tmp_path / "new" / "curves.png")
-    assert list(path.parent.iterdir()) == [path] and shows(path, BLUE)
-    (figure,) = figures
-    axes = named_axes(figure)
-    assert list(axes) == ["loss", "$L_x$", "mean IoU (%)", "$L_c$", "$L_{sc}$"]
-    line, join = axes["$L_c$"].lines
-    np.testing.assert_array_equal(line.get_xydata(), [[30, 0.1], [40, 0.1], [50, 0.1], [60, 0.1]])
-    assert join.get_xdata() == [20, 20]  # the last step without unlabelled images
-    ema, student = axes["mean IoU (%)"].lines[:2]
-    np.testing.assert_allclose(ema.get_ydata(), [20, 40, 60])
-    np.testing.assert_allclose(student.get_ydata(), [100 / 6, 200 / 6, 50])
-    assert ema.get_linestyle() == "-" and student.get_linestyle() == "--"
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["demo, EMA model: 60.0 %", "demo, student: 50.0 %", "unlabelled images join"]
-
-
-def test_curves_of_several_runs(tmp_path, figures):
-    long = [{"step": step, "loss": 50.0} for step in range(200)]  # as high as no other, many values, never evaluated
-    runs = {"full $1": make_log(student=False), "supervised": make_log(start=99, student=False), "long": long}
-    path = plot_curves(runs, tmp_path / "curves.png")
-    assert shows(path, BLUE) and shows(path, VERMILION)
-    axes = named_axes(figures[0])
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
-        "full $1: 60.0 %",
-        "supervised: 60.0 %",
-        "long",
-        "unlabelled images join",
-    ]
-    assert axes["loss"].get_ylim()[0] == 0 and axes["loss"].get_ylim()[1] > 50
-    assert len({axis.get_xlim() for axis in axes.values()}) == 1
-    pale, mean = axes["loss"].lines[3:5]
-    assert len(pale.get_xdata()) == 200 and pale.get_alpha() < 1
-    np.testing.assert_allclose(mean.get_xydata()[0], [1.5, 50])  # of the first four
-
-
-@pytest.mark.parametrize("keys", [("loss",), ("eval_mean_iou",)])
-def test_curves_of_a_log_that_lacks_the_rest(tmp_path, figures, keys):
-    log = [{"step": step, **dict.fromkeys(keys, 0.5 + 0.02 * step)} for step in (1, 2)]
-    plot_curves({"run": log}, tmp_path / "curves.svg")
-    (axes,) = figures[0].axes
-    assert keys == ("loss",) or all(tick == round(tick) for tick in axes.get_yticks())  # in whole percent
-
-
 def test_confusion_matrix(tmp_path, figures):
     matrix = np.array([[75, 25, 0], [0, 0, 0], [1, 0, 999]])
     path = plot_confusion_matrix(matrix, {0: "a$b$", 1: "_bus", 2: "car"}, tmp_path / "matrix.png")
@@ -106,60 +28,3 @@ def test_confusion_matrix(tmp_path, figures):
         plot_confusion_matrix(matrix, {0: "a", 1: "b"}, path)
     plot_confusion_matrix(np.eye(65), {i: f"class {i}" for i in range(65)}, path)
     assert not figures[-1].axes[0].texts and len(figures[-1].axes[0].get_xticklabels()) == 65
-
-
-def test_what_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "file").write_text("")
-    for path, message in [
-        ("curves.xyz", "ends with .png"),
-        ("curves", "ends with .png"),
-        ("folder.png", "is a folder"),
-        ("file/curves.png", "cannot be written"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            plot_curves({"run": make_log()}, tmp_path / path)
-    old = tmp_path / "curves.png"
-    old.write_bytes(b"old")
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **kwargs: path.write_bytes(b"half") / 0)
-    with pytest.raises(ZeroDivisionError):
-        plot_curves({"run": make_log()}, old)
-    assert old.read_bytes() == b"old" and not list(tmp_path.glob(".*"))
-
-
-def test_the_log_that_goes_farthest_is_read(tmp_path):
-    write_state(tmp_path, make_log(last=40), 40)  # of a run that was resumed since
-    write_state(tmp_path / "checkpoint-60", make_log(), 60)
-    write_state(tmp_path / "checkpoint-20", make_log(last=20), 20)
-    assert read_log_history(tmp_path) == make_log()
-    assert read_log_history(str(tmp_path / "checkpoint-20")) == make_log(last=20)
-
-
-def test_script(tmp_path, monkeypatch, capsys):
-    def plot(*arguments):
-        monkeypatch.setattr("sys.argv", ["plot_curves.py", *arguments])
-        runpy.run_path(str(ROOT / "scripts" / "plot_curves.py"), run_name="__main__")
-
-    monkeypatch.chdir(tmp_path)
-    for run in ("full", "supervised"):
-        write_state(tmp_path / run / "checkpoint-60", make_log(), 60)
-    plot("full", "supervised")
-    assert capsys.readouterr().out == "full/curves.png\n" and (tmp_path / "full" / "curves.png").is_file()
-    with pytest.raises(SystemExit, match="2"):
-        plot("full", "supervised/../full")
-    assert capsys.readouterr().err == "error: full: is given twice; name it once.\n"
-    with pytest.raises(SystemExit, match="2"):
-        plot("full", "nowhere")
-    wrong = capsys.readouterr().err
-    assert wrong.startswith("error: nowhere: is not a folder") and len(wrong.splitlines()) == 1
-
-
-def test_runs_without_a_log(tmp_path):
-    with pytest.raises(InputError, match="holds no trainer_state.json"):
-        read_log_history(tmp_path)
-    for text in ("{", "[]", "{}", '{"global_step": 1, "log_history": [{}]}', '{"global_step": 1, "log_history": 3}'):
-        (tmp_path / "trainer_state.json").write_text(text)
-        with pytest.raises(InputError, match="trainer_state.json: is not the log of a run"):
-            read_log_history(tmp_path)
-    with pytest.raises(InputError, match="demo: has logged neither a loss nor a mean IoU"):
-        plot_curves({"demo": [{"step": 1, "train_runtime": 2.0}]}, tmp_path / "curves.png")
