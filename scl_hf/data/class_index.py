@@ -78,7 +78,7 @@ class ClassIndex:
         """
         Reads each label of rows with a [`LabelImage`] column once. What was found is stored in `class_index` of the
         cache of `datasets`, one file for all data sets of the same settings, so that later only labels are read that
-        are new or were edited. A label takes about 0.3 KB there, also after it was edited or deleted; the folder can
+        are new or were edited. A label takes about 0.4 KB there, also after it was edited or deleted; the folder can
         be removed at any time. With `skip_corrupt`, labels that cannot be read are left out with a warning.
         """
         if coarse_classes and coarse is None:
