@@ -69,10 +69,9 @@ def crop_interval(
     length: int, crop: int, scale: float, place: float, center: float | None = None
 ) -> tuple[float, float, int, int]:
     """
-    Where a crop of `crop` pixels of an image scaled by `scale` lies along an axis of `length` pixels: the part of the
-    image, from and to in its own pixels, and the part of the crop that it fills, from and to in the crop's: all of it
-    unless the scaled image is smaller. `place` is random in [0, 1). A `center`, a pixel of the image, comes to lie at
-    0.25 + 0.5·`place` of the crop unless the border is in the way; without it all places are equally likely.
+    Along an axis of `length` pixels, the part of the image that a crop shows (from, to) and the part of the crop that
+    it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A `center` comes to
+    lie at 0.25 + 0.5·`place` of the crop unless the border is in the way.
     """
     extent = crop / scale
     # Whole pixels of the image, so that a crop at scale 1 is a copy. Below 0, the image is the smaller one of the two.
@@ -87,6 +86,7 @@ def crop_interval(
     return image_from, image_to, crop_from, crop_to
 
 
+@dataclass
 class Augmentation:
     """
     Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
@@ -94,11 +94,10 @@ class Augmentation:
     draw's seed, in a fixed place of its stream: switching one change off leaves the others as they were.
     """
 
-    def __init__(self, args: AugmentationArguments, pixels: Pixels):
-        self.args = args
-        self.pixels = pixels
+    args: AugmentationArguments
+    pixels: Pixels
 
-    @in_one_thread
+    @in_one_thread()
     def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
         """
         Of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8: "pixel_values" (3, h, w) float32, "valid" (h, w)
@@ -119,10 +118,9 @@ class Augmentation:
         top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
         size, box = (last_x - first_x, last_y - first_y), (left, top, right, bottom)
         flipped = flip < args.flip_probability
-        filled = (
-            slice(first_y, last_y),
-            slice(width - last_x, width - first_x) if flipped else slice(first_x, last_x),
-        )
+        if flipped:
+            first_x, last_x = width - last_x, width - first_x
+        filled = slice(first_y, last_y), slice(first_x, last_x)
 
         # Colours and blur see the image only, so that the padding does not bleed into it.
         pixels = _resample(image, box, size)
@@ -161,11 +159,8 @@ def _resample(image: np.ndarray, box: tuple[float, float, float, float], size: t
     scale_x, scale_y = width / (right - left), height / (bottom - top)
     window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
     # Given the scales and not the size, OpenCV keeps them exactly. Shrinking takes the mean of what a pixel covers.
-    shrinks = max(scale_x, scale_y) <= 1
-    pixels = cv2.resize(
-        window, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return pixels[:height, :width]
+    interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
+    return cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)[:height, :width]
 
 
 def _nearest(start: float, stop: float, count: int) -> np.ndarray:

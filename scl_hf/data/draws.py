@@ -112,9 +112,7 @@ class LabeledDraws:
             for position, (row, center, coarse) in enumerate(places[i] for i in rng.permutation(len(places)))
         ]
 
-    def _class_places(
-        self, epoch: int, rng: np.random.Generator
-    ) -> list[tuple[int, tuple[float, float] | None, bool]]:
+    def _class_places(self, epoch: int, rng: np.random.Generator) -> list[tuple[int, tuple[float, float], bool]]:
         if self.class_index is None:
             return []
         use_coarse = self.coarse_until_epoch is None or epoch < self.coarse_until_epoch

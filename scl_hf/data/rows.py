@@ -93,18 +93,9 @@ def _open_paths(columns: Mapping[str, list[str | None]]) -> datasets.Dataset:
 
 def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
     """
-    The rows of a data set of one's own as training and evaluation read them.
-
-    Args:
-        dataset (`datasets.Dataset`): Columns `image` and, if labels are needed, `label`, decoded or not.
-        name (`str`): What messages call it, such as `"train_dataset"`.
-        labels ([`LabelImage`], *optional*):
-            What a label column of plain pictures means; one that is a [`LabelImage`] is kept as it is. By default
-            labels are not needed.
-
-    Returns:
-        `datasets.Dataset`: Columns `image`, `label` if labels are needed, and `id`, not decoded. `id` is the row's
-        number where the data set has none.
+    The columns `image`, `label` if `labels` says what plain pictures there mean, and `id`, by default its number, of a
+    data set of one's own: not decoded. A label column that is a [`LabelImage`] keeps its meaning. `name` is what
+    messages call the data set.
     """
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
@@ -145,9 +136,13 @@ def select_pictures(
             )
         feature = rows.features[column]
         if not isinstance(feature, datasets.Image):
-            raise InputError(
-                f"{fields[name]}: column {column!r} holds no pictures but {_other_than_pictures(feature)}"
-            )
+            what = f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
+            if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
+                what = (
+                    "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) "
+                    "and save the data set with save_to_disk"
+                )
+            raise InputError(f"{fields[name]}: column {column!r} holds no pictures but {what}")
         paths, sizes = stored_files(rows, column)
         outside = [path for path, size in zip(paths, sizes) if size is None]
         if missing := outside.count(None):
@@ -181,12 +176,3 @@ def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None],
         stored = [values.take(rows._indices.column(0)) for values in stored]
     paths, sizes = (values.to_pylist() for values in stored)
     return paths, sizes
-
-
-def _other_than_pictures(feature: object) -> str:
-    if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
-        return (
-            "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) and save "
-            "the data set with save_to_disk"
-        )
-    return f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
