@@ -25,18 +25,12 @@ class AugmentationArguments:
             Height and width of the crops in pixels, or one number for both.
         scale_range (`list[float]`, *optional*, defaults to `[0.5, 2.0]`):
             Smallest and largest factor by which the image is scaled.
-        flip_probability (`float`, *optional*, defaults to 0.5):
-            Probability of a left-right flip.
-        brightness (`float`, *optional*, defaults to 0.25):
-            Brightness is multiplied by 1 ± this at most.
-        contrast (`float`, *optional*, defaults to 0.25):
-            Contrast is multiplied by 1 ± this at most.
-        saturation (`float`, *optional*, defaults to 0.25):
-            Saturation is multiplied by 1 ± this at most.
-        hue (`float`, *optional*, defaults to 0.25):
-            Hue is turned by ± this part of the colour circle at most.
-        blur_probability (`float`, *optional*, defaults to 1.0):
-            Probability of a Gaussian blur.
+        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a left-right flip.
+        brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
+        contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
+        saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
+        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
+        blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
             Smallest and largest standard deviation of the blur in pixels of the crop.
     """
@@ -116,14 +110,15 @@ class Augmentation:
         center_x, center_y = draw.center or (None, None)
         left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, place_x, center_x)
         top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
-        size, box = (last_x - first_x, last_y - first_y), (left, top, right, bottom)
+        rows, columns = last_y - first_y, last_x - first_x
         flipped = flip < args.flip_probability
         if flipped:
             first_x, last_x = width - last_x, width - first_x
         filled = slice(first_y, last_y), slice(first_x, last_x)
 
         # Colours and blur see the image only, so that the padding does not bleed into it.
-        pixels = _resample(image, box, size)
+        window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]  # left and top are whole pixels
+        pixels = _resample(window, columns / (right - left), rows / (bottom - top))[:rows, :columns]
         pixels = np.divide(cv2.flip(pixels, 1) if flipped else pixels, np.float32(255), dtype=np.float32)
         self._change_colors(pixels, strengths, order)
         if blur < args.blur_probability:
@@ -132,7 +127,7 @@ class Augmentation:
         crop["pixel_values"][:, *filled] = self.pixels.normalize(torch.from_numpy(pixels).permute(2, 0, 1))
         crop["valid"][filled] = True
         if label is not None:
-            ids = label.take(_nearest(top, bottom, size[1]), axis=0).take(_nearest(left, right, size[0]), axis=1)
+            ids = label.take(_nearest(top, bottom, rows), axis=0).take(_nearest(left, right, columns), axis=1)
             ids = cv2.flip(ids, 1) if flipped else ids
             crop["labels"] = torch.full((height, width), IGNORE_INDEX, dtype=torch.int64)
             crop["labels"][filled] = torch.from_numpy(ids)
@@ -152,15 +147,10 @@ class Augmentation:
                 change(pixels, amount)
 
 
-def _resample(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """A box of an image, whose left and top are whole pixels, resampled to a size (width, height)."""
-    left, top, right, bottom = box
-    width, height = size
-    scale_x, scale_y = width / (right - left), height / (bottom - top)
-    window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
-    # Given the scales and not the size, OpenCV keeps them exactly. Shrinking takes the mean of what a pixel covers.
+def _resample(window: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """Part of an image, scaled. Given scales and no size, OpenCV keeps them exactly. Shrinking takes means."""
     interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
-    return cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)[:height, :width]
+    return cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)
 
 
 def _nearest(start: float, stop: float, count: int) -> np.ndarray:

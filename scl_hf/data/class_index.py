@@ -76,10 +76,10 @@ class ClassIndex:
         skip_corrupt: bool = False,
     ) -> "ClassIndex":
         """
-        Reads each label of rows with a [`LabelImage`] column once. What was found is stored in `class_index` of the
-        cache of `datasets`, one file for all data sets of the same settings, so that later only labels are read that
-        are new or were edited. A label takes about 0.4 KB there, also after it was edited or deleted; the folder can
-        be removed at any time. With `skip_corrupt`, labels that cannot be read are left out with a warning.
+        Reads each label once: what was found is stored in `class_index` of the cache of `datasets`, one file for all
+        data sets of the same settings, so that later only labels are read that are new or were edited. A label takes
+        about 0.4 KB there, for ever; the folder can be removed at any time. With `skip_corrupt`, labels that cannot be
+        read are left out with a warning.
         """
         if coarse_classes and coarse is None:
             raise InputError(
@@ -93,19 +93,12 @@ class ClassIndex:
             )
         settings = {"label_table": table, "num_classes": len(names), "tile": tile}
         fine_records = _centroids_by_class(labeled, settings, num_proc, skip_corrupt)
-        coarse_records = [np.empty(0, CENTROID)] * len(names)
-        if coarse_classes:
-            of_all = _centroids_by_class(coarse, settings, num_proc, skip_corrupt)
-            for category in coarse_classes:
-                coarse_records[category] = of_all[category]
+        found = _centroids_by_class(coarse, settings, num_proc, skip_corrupt) if coarse_classes else ()
+        coarse_records = [found[i] if i in coarse_classes else np.empty(0, CENTROID) for i in range(len(names))]
         absent = [name for name, *places in zip(names, fine_records, coarse_records) if not sum(map(len, places))]
         if absent:
             logger.warning("No label shows %s: class-uniform sampling skips them.", ", ".join(absent))
         return cls(fine_records, coarse_records)
-
-    def candidates(self, category: int, use_coarse: bool) -> int:
-        """Number of places where a crop of the class can be put."""
-        return len(self.fine[category]) + (len(self.coarse[category]) if use_coarse else 0)
 
     def place(self, category: int, number: int) -> tuple[int, tuple[float, float], bool]:
         """Row, (x, y) and whether it is coarse, of one of the class's places: the fine ones come first."""

@@ -24,8 +24,7 @@ class SamplingArguments:
             Share of an epoch's labelled crops that are placed on a class, each class equally often.
         class_uniform_tile (`int`, *optional*, defaults to 1024):
             Side in pixels of the tiles in which the centroids of the classes are taken.
-        coarse_classes (`list[int]`, *optional*, defaults to `[]`):
-            Class ids for which the coarse annotations join.
+        coarse_classes (`list[int]`, *optional*, defaults to `[]`): Class ids for which the coarse annotations join.
         coarse_until_epoch (`int`, *optional*):
             First epoch without the coarse annotations. Without it they are used to the end of the training.
         skip_corrupt (`bool`, *optional*, defaults to `False`):
@@ -117,7 +116,7 @@ class LabeledDraws:
             return []
         use_coarse = self.coarse_until_epoch is None or epoch < self.coarse_until_epoch
         index = self.class_index
-        counts = [index.candidates(i, use_coarse) for i in range(len(index.fine))]
+        counts = [len(fine) + use_coarse * len(coarse) for fine, coarse in zip(index.fine, index.coarse)]
         present = np.flatnonzero(counts)
         if not len(present):
             return []
@@ -128,15 +127,12 @@ class LabeledDraws:
 
 @dataclass
 class UnlabeledDraws:
-    """
-    The unlabelled crops of an epoch of `length` draws, from an endless stream (`UNLABELED_A` or `_B`) that shows each
-    row once before it repeats any: epoch e takes its positions e·length to (e+1)·length.
-    """
+    """The unlabelled crops of an epoch: of epoch e the positions e·length to (e+1)·length of [`shuffled_rows`]."""
 
     num_rows: int
     length: int
     seed: int
-    stream: int
+    stream: int  # UNLABELED_A or UNLABELED_B
 
     def __post_init__(self):
         if self.num_rows < 1:
@@ -176,9 +172,8 @@ class DrawSampler(Sampler[PairDraw]):
 
     def __iter__(self) -> Iterator[PairDraw]:
         epoch = self.epoch
-        labeled = self.labeled(epoch)
-        unlabeled = [draws(epoch) for draws in self.unlabeled] if self.unlabeled else [[None] * len(labeled)] * 2
-        for position, (draw, a, b) in enumerate(zip(labeled, *unlabeled, strict=True)):
-            if (epoch, position) < self.unlabeled_from:
-                a = b = None
+        unlabeled = [draws(epoch) for draws in self.unlabeled]
+        for position, draw in enumerate(self.labeled(epoch)):
+            alone = not unlabeled or (epoch, position) < self.unlabeled_from
+            a, b = (None, None) if alone else (draws[position] for draws in unlabeled)
             yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))

@@ -39,10 +39,7 @@ def in_one_thread() -> Iterator[None]:
 
 
 class CorruptFileError(InputError):
-    """
-    A file is missing, damaged or not a picture: what `skip_corrupt` passes over in training. `file` is None where the
-    exception comes out of a DataLoader worker.
-    """
+    """What `skip_corrupt` passes over: a file is missing, damaged or no picture. Out of a worker, `file` is None."""
 
     def __init__(self, message: str, file: str | None = None):
         super().__init__(message)
@@ -91,7 +88,7 @@ def read_image(source: Source) -> np.ndarray:
     A picture as (H, W, 3) uint8, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files
     are converted; of 16 bits the full range 0..65535 becomes 0..255.
     """
-    name, content = _content(source)
+    name, content = read_bytes(source)
     # A PNG of plain 8-bit colours: OpenCV decodes it in a sixth less time than Pillow.
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -118,8 +115,8 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     A label as (H, W) uint8: one class id a pixel, from an 8-bit grey, palette (its indices) or 16-bit file. `table`,
     (256,) or (65536,) int16, has id on disk -> train id, or -1 where an id may not occur; without it ids stay.
     """
-    name, content = _content(source)
-    image = _open(name, content, label=True)
+    name, content = read_bytes(source)
+    image = _open(name, content)
     if image.mode in ("L", "P", "1"):
         ids = np.asarray(image).astype(np.uint8, copy=False) // _STRETCHED.get(image.info["rawmode"], 1)
     elif image.mode.startswith("I"):
@@ -152,8 +149,8 @@ def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray
     return image, label
 
 
-def _content(source: Source) -> tuple[str, bytes]:
-    """The name and the bytes of a picture."""
+def read_bytes(source: Source) -> tuple[str, bytes]:
+    """Name and content of a picture file, on disk or stored in a data set."""
     name = _name(source)
     stored = source.get("bytes") if isinstance(source, Mapping) else None
     if stored is not None:
@@ -165,13 +162,12 @@ def _content(source: Source) -> tuple[str, bytes]:
         raise CorruptFileError(f"{name}: {reason}", name) from error
 
 
-def _open(name: str, content: bytes, label: bool = False) -> Image.Image:
+def _open(name: str, content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if label:
-                # Loading drops the layout on disk, and with it the number of bits.
-                arguments = image.tile[0][3] if image.tile else None
-                image.info["rawmode"] = arguments if isinstance(arguments, str) else None
+            # Loading drops the layout on disk, and with it the number of bits.
+            arguments = image.tile[0][3] if image.tile else None
+            image.info["rawmode"] = arguments if isinstance(arguments, str) else None
             image.load()
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: has more pixels than Pillow opens ({error}); cut it into smaller ones") from error
@@ -190,14 +186,13 @@ def _name(source: Source) -> str:
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
     values, counts = np.unique(unknown, return_counts=True)
-    counted = zip(values.tolist(), counts.tolist())
-    listed = first_few((f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in counted), 5)
+    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(values, counts)]
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
     runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
     known = first_few((f"{first}" if first == last else f"{first} to {last}" for first, last in runs), 8)
     ignored = np.flatnonzero(table == IGNORE_INDEX)
     remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
     return (
-        f"{name}: unknown class id {listed}; the classes have the ids {known}: correct the label{remedy} "
-        "(in data of your own, label_map can name further ids)"
+        f"{name}: unknown class id {first_few(listed, 5)}; the classes have the ids {known}: correct the label"
+        f"{remedy} (in data of your own, label_map can name further ids)"
     )

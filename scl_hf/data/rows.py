@@ -17,16 +17,13 @@ _PICTURE = datasets.Image(decode=False)
 
 
 class Frame(NamedTuple):
-    """
-    An image and its labels on disk, where they are or should be: `split` is the name of its folder, `labels` is
-    kind -> path, and `present` has those kinds, and `"image"`, that are there.
-    """
+    """An image and its labels on disk, where they are or should be."""
 
-    split: str
+    split: str  # the name of its folder
     id: str
     image: str
-    labels: dict[str, str]
-    present: frozenset[str]
+    labels: dict[str, str]  # kind -> path
+    present: frozenset[str]  # those kinds, and "image", that are there
     city: str | None = None
 
 
@@ -43,7 +40,7 @@ def by_split(frames: Sequence[Frame], folders: Mapping[str, str]) -> dict[str, l
 
 
 def open_frames(
-    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str = ""
+    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str
 ) -> datasets.Dataset:
     """
     Rows `image`, `label` of this kind, None where there is none, `id`, and `city` if frames have one; frames without
@@ -109,7 +106,7 @@ def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None
             f"{name}: its transform (set_transform, with_transform) would be left out; put what it does into the data "
             "with map, or take it off with reset_format() and use the augmentation fields"
         )
-    columns = {column: column for column in (("image",) if labels is None else ("image", "label"))}
+    columns = {"image": "image"} if labels is None else {"image": "image", "label": "label"}
     remedy = "name the column of the {0}s so, with rename_column(…, {0!r})"
     return select_pictures(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
 
@@ -174,5 +171,4 @@ def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None],
     stored = pc.struct_field(pictures, "path"), pc.binary_length(pc.struct_field(pictures, "bytes"))
     if rows._indices is not None:
         stored = [values.take(rows._indices.column(0)) for values in stored]
-    paths, sizes = (values.to_pylist() for values in stored)
-    return paths, sizes
+    return tuple(values.to_pylist() for values in stored)
