@@ -25,18 +25,12 @@ class AugmentationArguments:
             Height and width of the crops in pixels, or one number for both.
         scale_range (`list[float]`, *optional*, defaults to `[0.5, 2.0]`):
             Smallest and largest factor by which the image is scaled.
-        flip_probability (`float`, *optional*, defaults to 0.5):
-            Probability of a left-right flip.
-        brightness (`float`, *optional*, defaults to 0.25):
-            Brightness is multiplied by 1 ± this at most.
-        contrast (`float`, *optional*, defaults to 0.25):
-            Contrast is multiplied by 1 ± this at most.
-        saturation (`float`, *optional*, defaults to 0.25):
-            Saturation is multiplied by 1 ± this at most.
-        hue (`float`, *optional*, defaults to 0.25):
-            Hue is turned by ± this part of the colour circle at most.
-        blur_probability (`float`, *optional*, defaults to 1.0):
-            Probability of a Gaussian blur.
+        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a left-right flip.
+        brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
+        contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
+        saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
+        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
+        blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
             Smallest and largest standard deviation of the blur in pixels of the crop.
     """
@@ -69,10 +63,9 @@ def crop_interval(
     length: int, crop: int, scale: float, place: float, center: float | None = None
 ) -> tuple[float, float, int, int]:
     """
-    Where a crop of `crop` pixels of an image scaled by `scale` lies along an axis of `length` pixels: the part of the
-    image, from and to in its own pixels, and the part of the crop that it fills, from and to in the crop's: all of it
-    unless the scaled image is smaller. `place` is random in [0, 1). A `center`, a pixel of the image, comes to lie at
-    0.25 + 0.5·`place` of the crop unless the border is in the way; without it all places are equally likely.
+    Along an axis of `length` pixels, the part of the image that a crop shows (from, to) and the part of the crop that
+    it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A `center` comes to
+    lie at 0.25 + 0.5·`place` of the crop unless the border is in the way.
     """
     extent = crop / scale
     # Whole pixels of the image, so that a crop at scale 1 is a copy. Below 0, the image is the smaller one of the two.
@@ -87,6 +80,7 @@ def crop_interval(
     return image_from, image_to, crop_from, crop_to
 
 
+@dataclass
 class Augmentation:
     """
     Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
@@ -94,11 +88,10 @@ class Augmentation:
     draw's seed, in a fixed place of its stream: switching one change off leaves the others as they were.
     """
 
-    def __init__(self, args: AugmentationArguments, pixels: Pixels):
-        self.args = args
-        self.pixels = pixels
+    args: AugmentationArguments
+    pixels: Pixels
 
-    @in_one_thread
+    @in_one_thread()
     def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
         """
         Of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8: "pixel_values" (3, h, w) float32, "valid" (h, w)
@@ -117,15 +110,15 @@ class Augmentation:
         center_x, center_y = draw.center or (None, None)
         left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, place_x, center_x)
         top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
-        size, box = (last_x - first_x, last_y - first_y), (left, top, right, bottom)
+        rows, columns = last_y - first_y, last_x - first_x
         flipped = flip < args.flip_probability
-        filled = (
-            slice(first_y, last_y),
-            slice(width - last_x, width - first_x) if flipped else slice(first_x, last_x),
-        )
+        if flipped:
+            first_x, last_x = width - last_x, width - first_x
+        filled = slice(first_y, last_y), slice(first_x, last_x)
 
         # Colours and blur see the image only, so that the padding does not bleed into it.
-        pixels = _resample(image, box, size)
+        window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]  # left and top are whole pixels
+        pixels = _resample(window, columns / (right - left), rows / (bottom - top))[:rows, :columns]
         pixels = np.divide(cv2.flip(pixels, 1) if flipped else pixels, np.float32(255), dtype=np.float32)
         self._change_colors(pixels, strengths, order)
         if blur < args.blur_probability:
@@ -134,7 +127,7 @@ class Augmentation:
         crop["pixel_values"][:, *filled] = self.pixels.normalize(torch.from_numpy(pixels).permute(2, 0, 1))
         crop["valid"][filled] = True
         if label is not None:
-            ids = label.take(_nearest(top, bottom, size[1]), axis=0).take(_nearest(left, right, size[0]), axis=1)
+            ids = label.take(_nearest(top, bottom, rows), axis=0).take(_nearest(left, right, columns), axis=1)
             ids = cv2.flip(ids, 1) if flipped else ids
             crop["labels"] = torch.full((height, width), IGNORE_INDEX, dtype=torch.int64)
             crop["labels"][filled] = torch.from_numpy(ids)
@@ -154,18 +147,10 @@ class Augmentation:
                 change(pixels, amount)
 
 
-def _resample(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """A box of an image, whose left and top are whole pixels, resampled to a size (width, height)."""
-    left, top, right, bottom = box
-    width, height = size
-    scale_x, scale_y = width / (right - left), height / (bottom - top)
-    window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
-    # Given the scales and not the size, OpenCV keeps them exactly. Shrinking takes the mean of what a pixel covers.
-    shrinks = max(scale_x, scale_y) <= 1
-    pixels = cv2.resize(
-        window, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return pixels[:height, :width]
+def _resample(window: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """Part of an image, scaled. Given scales and no size, OpenCV keeps them exactly. Shrinking takes means."""
+    interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
+    return cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)
 
 
 def _nearest(start: float, stop: float, count: int) -> np.ndarray:

@@ -1,28 +1,30 @@
 """Where each class is in the labels: read once, and stored label by label."""
 
+import contextlib
 import hashlib
 import logging
 import os
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
 from ..errors import InputError, first_few
 from ..output import replacing
-from .pictures import IGNORE_INDEX, CorruptFileError, read_label
+from .pictures import CorruptFileError, read_label
 
 logger = logging.getLogger(__name__)
 
 CENTROID = np.dtype([("row", np.int32), ("x", np.float32), ("y", np.float32)])
 
-_STORED = np.dtype([("category", np.uint8), ("x", np.float32), ("y", np.float32)])
-_FORMAT = 1  # of the stored file: another number, and it is built anew
+_STORED = {"category": List(Value("uint8")), "x": List(Value("float32")), "y": List(Value("float32"))}
+_FORMAT = 2  # of the stored file: another number, and it is built anew
 _LABELS_PER_PROCESS = 32  # for fewer, a further process takes longer to start than to read them
 
 
@@ -53,15 +55,15 @@ def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, 
     return {name: np.concatenate(parts) for name, parts in zip(("category", "x", "y"), zip(*found))}
 
 
+@dataclass
 class ClassIndex:
     """
     Where each class is: per class an array of `CENTROID` records over the labelled rows, and over the coarse ones,
     empty for the classes that do not use them.
     """
 
-    def __init__(self, fine: Sequence[np.ndarray], coarse: Sequence[np.ndarray]):
-        self.fine = list(fine)
-        self.coarse = list(coarse)
+    fine: list[np.ndarray]
+    coarse: list[np.ndarray]
 
     @classmethod
     def build(
@@ -74,153 +76,107 @@ class ClassIndex:
         skip_corrupt: bool = False,
     ) -> "ClassIndex":
         """
-        Reads each label of rows with a [`LabelImage`] column once. What was found is stored in `class_index` of the
-        cache of `datasets`, one file for all data sets of the same settings, so that later only labels are read that
-        are new or were edited: a file is known by its path, size and time of change, a label inside a data set by its
-        bytes. A label takes about 0.3 KB there, also after it was edited or deleted; the folder can be removed at any
-        time. With `skip_corrupt`, labels that cannot be read are left out with a warning.
+        Reads each label once: what was found is stored in `class_index` of the cache of `datasets`, one file for all
+        data sets of the same settings, so that later only labels are read that are new or were edited. A label takes
+        about 0.4 KB there, for ever; the folder can be removed at any time. With `skip_corrupt`, labels that cannot be
+        read are left out with a warning.
         """
         if coarse_classes and coarse is None:
             raise InputError(
                 "coarse_classes: there are no coarse annotations; set use_coarse_labels to true, or leave it out"
             )
-        names, label_table = labeled.features["label"].names, labeled.features["label"].table
-        num_classes = len(names)
-        unknown = sorted(set(coarse_classes) - set(range(num_classes)))
+        names, table = labeled.features["label"].names, labeled.features["label"].table
+        unknown = sorted(set(coarse_classes) - set(range(len(names))))
         if unknown:
             raise InputError(
-                f"coarse_classes: names {unknown}, but this data set has the classes 0 to {num_classes - 1}."
+                f"coarse_classes: names {unknown}, but this data set has the classes 0 to {len(names) - 1}."
             )
-        settings = {"label_table": label_table, "num_classes": num_classes, "tile": tile}
+        settings = {"label_table": table, "num_classes": len(names), "tile": tile}
         fine_records = _centroids_by_class(labeled, settings, num_proc, skip_corrupt)
-        coarse_records = [np.empty(0, CENTROID)] * num_classes
-        if coarse is not None and coarse_classes:
-            of_all = _centroids_by_class(coarse, settings, num_proc, skip_corrupt)
-            for category in coarse_classes:
-                coarse_records[category] = of_all[category]
+        found = _centroids_by_class(coarse, settings, num_proc, skip_corrupt) if coarse_classes else ()
+        coarse_records = [found[i] if i in coarse_classes else np.empty(0, CENTROID) for i in range(len(names))]
         absent = [name for name, *places in zip(names, fine_records, coarse_records) if not sum(map(len, places))]
         if absent:
             logger.warning("No label shows %s: class-uniform sampling skips them.", ", ".join(absent))
         return cls(fine_records, coarse_records)
 
-    def candidates(self, category: int, use_coarse: bool) -> int:
-        """Number of places where a crop of the class can be put."""
-        return len(self.fine[category]) + (len(self.coarse[category]) if use_coarse else 0)
-
     def place(self, category: int, number: int) -> tuple[int, tuple[float, float], bool]:
         """Row, (x, y) and whether it is coarse, of one of the class's places: the fine ones come first."""
-        coarse = number >= len(self.fine[category])
-        records = self.coarse[category] if coarse else self.fine[category]
-        row, x, y = records[number - len(self.fine[category]) if coarse else number].item()
+        fine = self.fine[category]
+        coarse = number >= len(fine)
+        row, x, y = (self.coarse[category][number - len(fine)] if coarse else fine[number]).item()
         return row, (x, y), coarse
 
 
-class _Store(NamedTuple):
-    """Labels and their centroids: the first `counts[0]` centroids are those of `keys[0]`, and so on."""
-
-    keys: np.ndarray
-    counts: np.ndarray
-    centroids: np.ndarray
-
-    def joined(self, other: "_Store") -> "_Store":
-        return _Store(*map(np.concatenate, zip(self, other)))
-
-    @classmethod
-    def load(cls, path: Path) -> "_Store":
-        try:
-            with np.load(path) as arrays:
-                return cls(*(arrays[name] for name in cls._fields))
-        except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):  # not there, or damaged
-            return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, _STORED))
-
-    def save(self, path: Path) -> None:
-        with replacing(path) as partial:
-            np.savez(partial, **self._asdict())
-
-
 def _centroids_by_class(rows: Dataset, settings: dict, num_proc: int | None, skip_corrupt: bool) -> list[np.ndarray]:
-    path = Path(datasets.config.HF_DATASETS_CACHE, "class_index", f"{_settings_digest(**settings)}.npz")
-    store = _Store.load(path)
-    keys = np.fromiter(_label_keys(rows), np.uint64, len(rows))
+    """The `CENTROID` records of each class, from the store, to which labels that are not there yet are added."""
+    known = (_FORMAT, settings["label_table"].tolist(), settings["num_classes"], settings["tile"])
+    name = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+    path = Path(datasets.config.HF_DATASETS_CACHE, "class_index", f"{name}.parquet")
+    try:
+        store = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (OSError, ValueError):  # not there, or damaged
+        store = Features(_STORED | {"key": Value("uint64")}).arrow_schema.empty_table()
+    batches = rows.select_columns("label").with_format("arrow").iter(batch_size=1000)
+    keys = np.array([_label_key(label) for batch in batches for label in batch["label"].to_pylist()], np.uint64)
     # A label that several rows show is read once.
     distinct, first = np.unique(keys, return_index=True)
-    missing = np.sort(first[~np.isin(distinct, store.keys)])
+    missing = np.sort(first[~np.isin(distinct, store["key"])])
     if len(missing):
-        found, corrupt = _read_labels(rows.select(missing), settings, num_proc, skip_corrupt)
-        found = found._replace(keys=keys[missing])
-        readable = found._replace(keys=found.keys[~corrupt], counts=found.counts[~corrupt])
-        if len(readable.keys):
-            store.joined(readable).save(path)
-        store = store.joined(found)
+        found = _read_labels(rows.select(missing), settings, num_proc, skip_corrupt)
+        found = found.append_column("key", pa.array(keys[missing]))
+        readable = found.filter(pc.is_null(found["corrupt"])).drop_columns("corrupt")
+        store = pa.concat_tables([store, readable])
+        with replacing(path) as partial:
+            pq.write_table(store, partial, write_page_checksum=True)
 
-    by_key = np.argsort(store.keys)
-    labels = by_key[np.searchsorted(store.keys, keys, sorter=by_key)]
-    counts = store.counts[labels]
-    # Where a row's centroids begin in the store, less where they begin among the records.
-    shift = (np.cumsum(store.counts) - store.counts)[labels] - (np.cumsum(counts) - counts)
-    centroids = store.centroids[np.repeat(shift, counts) + np.arange(counts.sum())]
-    records = np.empty(len(centroids), CENTROID)
-    records["row"] = np.repeat(np.arange(len(rows)), counts)
-    records["x"], records["y"] = centroids["x"], centroids["y"]
-    return [records[centroids["category"] == i] for i in range(settings["num_classes"])]
+    labels = store.take(pc.index_in(pa.array(keys), store["key"]))  # null where a label is corrupt
+    counts = pc.fill_null(pc.list_value_length(labels["x"]), 0)
+    category, x, y = (pc.list_flatten(labels[name]).to_numpy() for name in _STORED)
+    records = np.empty(len(x), CENTROID)
+    records["row"], records["x"], records["y"] = np.repeat(np.arange(len(rows)), counts), x, y
+    return [records[category == i] for i in range(settings["num_classes"])]
 
 
-def _settings_digest(label_table: np.ndarray, num_classes: int, tile: int) -> str:
-    return hashlib.sha256(repr((_FORMAT, label_table.tolist(), num_classes, tile)).encode()).hexdigest()[:16]
+def _label_key(label: dict) -> int:
+    """What a stored label is known by: its bytes, or path, size and time of change of a file."""
+    content = label["bytes"]
+    if content is None:
+        known = [os.path.abspath(label["path"])]
+        with contextlib.suppress(OSError):  # reading it will say so
+            status = os.stat(known[0])
+            known += [status.st_size, status.st_mtime_ns]
+        content = repr(known).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def _label_keys(rows: Dataset) -> Iterator[int]:
-    for batch in rows.select_columns("label").with_format("arrow").iter(batch_size=1000):
-        labels = batch["label"].combine_chunks()
-        for path, stored in zip(pc.struct_field(labels, "path").to_pylist(), pc.struct_field(labels, "bytes")):
-            content = stored.as_buffer() if stored.is_valid else _file_state(path)
-            yield int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
-
-
-def _file_state(path: str) -> bytes:
-    path = os.path.abspath(path)
-    try:
-        status = os.stat(path)
-    except OSError:  # reading it will say so
-        return repr(path).encode()
-    return repr((path, status.st_size, status.st_mtime_ns)).encode()
-
-
-def _read_labels(rows: Dataset, settings: dict, num_proc: int | None, skip_corrupt: bool) -> tuple[_Store, np.ndarray]:
-    """The centroids of each row, still without the labels' keys, and which rows could not be read."""
+def _read_labels(rows: Dataset, settings: dict, num_proc: int | None, skip_corrupt: bool) -> pa.Table:
+    """The centroids of each row, and in `corrupt` the file of one that could not be read."""
     processes = min(num_proc or 1, len(rows) // _LABELS_PER_PROCESS)
-    numbers = {"category": List(Value("uint8")), "x": List(Value("float32")), "y": List(Value("float32"))}
     found = rows.select_columns("label").map(
         _row_centroids,
         fn_kwargs=settings | {"skip_corrupt": skip_corrupt},
         remove_columns="label",
-        features=Features(numbers | {"corrupt": Value("string")}),
+        features=Features(_STORED | {"corrupt": Value("string")}),
         num_proc=processes if processes > 1 else None,
         keep_in_memory=True,
         desc="Centroids of the classes",
     )
     table = found.with_format("arrow")[:]
-    corrupt = pc.is_valid(table["corrupt"]).to_numpy()
-    if corrupt.any():
-        files = table["corrupt"].drop_null().to_pylist()
+    files = table["corrupt"].drop_null().to_pylist()
+    if files:
         count = "1 label that cannot be read is" if len(files) == 1 else f"{len(files)} labels that cannot be read are"
         logger.warning("%s left out of class-uniform sampling: %s.", count, first_few(files, 5))
-    lists = {name: table[name].combine_chunks() for name in numbers}
-    centroids = np.empty(len(lists["x"].flatten()), _STORED)
-    for name, values in lists.items():
-        centroids[name] = values.flatten().to_numpy()
-    counts = pc.list_value_length(lists["x"]).to_numpy(zero_copy_only=False).astype(np.int64)
-    return _Store(np.empty(0, np.uint64), counts, centroids), corrupt
+    return table
 
 
 def _row_centroids(
     row: dict, label_table: np.ndarray, num_classes: int, tile: int, skip_corrupt: bool
 ) -> dict[str, np.ndarray | str | None]:
-    corrupt = None
     try:
         label = read_label(row["label"], label_table)
     except CorruptFileError as error:
         if not skip_corrupt:
             raise
-        label, corrupt = np.full((1, 1), IGNORE_INDEX, np.uint8), error.file
-    return tile_centroids(label, num_classes, tile) | {"corrupt": corrupt}
+        return dict.fromkeys(_STORED) | {"corrupt": error.file}
+    return tile_centroids(label, num_classes, tile) | {"corrupt": None}

@@ -1,7 +1,7 @@
 """Crops, pairs of labelled and unlabelled crops and their batches, and whole images to evaluate on."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,30 +16,10 @@ from .pictures import CorruptFileError, read_image, read_pair
 from .pixels import Pixels
 
 
-class LabeledCrops(Dataset):
-    """Augmented crops of rows with a [`LabelImage`] column, indexed by [`Draw`]; of `coarse` ones by coarse draws."""
-
-    def __init__(self, rows: Rows, augmentation: Augmentation, coarse: Rows | None = None, skip_corrupt: bool = False):
-        self.rows = rows
-        self.augmentation = augmentation
-        self.coarse = coarse
-        self.skip_corrupt = skip_corrupt
-        self.label_table = rows.features["label"].table
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | list]:
-        rows = self.coarse if draw.coarse else self.rows
-        (image, label), draw, skipped = _read(rows, draw, self._read_row, self.skip_corrupt)
-        return self.augmentation(image, label, draw) | skipped
-
-    def _read_row(self, row: Mapping) -> tuple[np.ndarray, np.ndarray]:
-        return read_pair(row, self.label_table)
-
-
 class UnlabeledCrops(Dataset):
     """Augmented crops without a label, indexed by [`Draw`]."""
+
+    coarse: Rows | None = None  # of labelled crops alone
 
     def __init__(self, rows: Rows, augmentation: Augmentation, skip_corrupt: bool = False):
         self.rows = rows
@@ -50,32 +30,38 @@ class UnlabeledCrops(Dataset):
         return len(self.rows)
 
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | list]:
-        image, draw, skipped = _read(self.rows, draw, self._read_row, self.skip_corrupt)
-        return self.augmentation(image, None, draw) | skipped
+        """
+        The crop and, where images cannot be read, "skipped", file and reason of each: the next row takes its place.
+        The draw alone decides, so that a resumed run and any number of processes take the same crop.
+        """
+        rows = self.coarse if draw.coarse else self.rows
+        skipped = []
+        for _ in range(len(rows)):
+            try:
+                image, label = self._read(rows[draw.row])
+            except CorruptFileError as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped.append((error.file, str(error)))
+                draw = draw._replace(row=(draw.row + 1) % len(rows), center=None)
+            else:
+                return self.augmentation(image, label, draw) | ({"skipped": skipped} if skipped else {})
+        raise InputError(f"not one of {len(rows)} images can be read, so skip_corrupt cannot go on; {skipped[0][1]}")
 
-    def _read_row(self, row: Mapping) -> np.ndarray:
-        return read_image(row["image"])
+    def _read(self, row: Mapping) -> tuple[np.ndarray, np.ndarray | None]:
+        return read_image(row["image"]), None
 
 
-def _read(
-    rows: Rows, draw: Draw, read: Callable[[Mapping], Any], skip_corrupt: bool
-) -> tuple[Any, Draw, dict[str, list[tuple[str, str]]]]:
-    """
-    What `read` makes of the draw's row, the draw of the row that it is, and file and reason of each that was skipped.
-    The draw alone decides, so that a resumed run and any number of processes take the same crop.
-    """
-    skipped = []
-    for _ in range(len(rows)):
-        try:
-            content = read(rows[draw.row])
-        except CorruptFileError as error:
-            if not skip_corrupt:
-                raise
-            skipped.append((error.file, str(error)))
-            draw = draw._replace(row=(draw.row + 1) % len(rows), center=None)
-        else:
-            return content, draw, {"skipped": skipped} if skipped else {}
-    raise InputError(f"not one of {len(rows)} images can be read, so skip_corrupt cannot go on; {skipped[0][1]}")
+class LabeledCrops(UnlabeledCrops):
+    """Crops as [`UnlabeledCrops`], with the labels of a [`LabelImage`] column; of `coarse` rows by coarse draws."""
+
+    def __init__(self, rows: Rows, augmentation: Augmentation, coarse: Rows | None = None, skip_corrupt: bool = False):
+        super().__init__(rows, augmentation, skip_corrupt)
+        self.coarse = coarse
+        self.label_table = rows.features["label"].table
+
+    def _read(self, row: Mapping) -> tuple[np.ndarray, np.ndarray]:
+        return read_pair(row, self.label_table)
 
 
 class PairedCrops(Dataset):
@@ -99,6 +85,7 @@ class PairedCrops(Dataset):
         return pair | {"skipped": [file for crop in crops for file in crop.get("skipped", [])]}
 
 
+@dataclass
 class PairCollator:
     """
     Stacks the items of [`PairedCrops`] and draws each pair's CutMix boxes from its own seed: "pixel_values"
@@ -107,22 +94,19 @@ class PairCollator:
     reason of each.
     """
 
-    def __init__(self, num_boxes: int, ratio: float):
-        self.num_boxes = num_boxes
-        self.ratio = ratio
+    num_boxes: int
+    ratio: float
 
     def __call__(self, pairs: Sequence[dict[str, torch.Tensor | int | list]]) -> dict[str, torch.Tensor | list]:
         tensors = [name for name, value in pairs[0].items() if isinstance(value, torch.Tensor)]
         batch = {name: torch.stack([pair[name] for pair in pairs]) for name in tensors}
         if "cutmix_seed" in pairs[0]:
-            batch["box_ids"] = torch.stack([self._boxes(pair) for pair in pairs])
+            height, width = batch["valid_a"].shape[-2:]
+            generators = [torch.Generator().manual_seed(pair["cutmix_seed"]) for pair in pairs]
+            box_ids = [sample_boxes(height, width, self.num_boxes, self.ratio, generator) for generator in generators]
+            batch["box_ids"] = torch.stack(box_ids)
         skipped = [file for pair in pairs for file in pair["skipped"]]
         return batch | {"skipped": skipped} if skipped else batch
-
-    def _boxes(self, pair: dict[str, torch.Tensor | int | list]) -> torch.Tensor:
-        height, width = pair["unlabeled_a"].shape[-2:]
-        generator = torch.Generator().manual_seed(pair["cutmix_seed"])
-        return sample_boxes(height, width, self.num_boxes, self.ratio, generator)
 
 
 class EvaluationImages(Dataset):
@@ -140,8 +124,5 @@ class EvaluationImages(Dataset):
         if "label" not in row:
             return {"pixel_values": self.pixels.of(read_image(row["image"])), "id": row["id"]}
         image, label = read_pair(row, self.rows.features["label"].table)
-        return {
-            "pixel_values": self.pixels.of(image),
-            "labels": torch.from_numpy(label.astype(np.int64)),
-            "id": row["id"],
-        }
+        labels = torch.from_numpy(label.astype(np.int64))
+        return {"pixel_values": self.pixels.of(image), "labels": labels, "id": row["id"]}

@@ -1,8 +1,7 @@
 """Which crops an epoch draws: labelled ones, part of them placed on a class, and unlabelled ones beside them."""
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +24,7 @@ class SamplingArguments:
             Share of an epoch's labelled crops that are placed on a class, each class equally often.
         class_uniform_tile (`int`, *optional*, defaults to 1024):
             Side in pixels of the tiles in which the centroids of the classes are taken.
-        coarse_classes (`list[int]`, *optional*, defaults to `[]`):
-            Class ids for which the coarse annotations join.
+        coarse_classes (`list[int]`, *optional*, defaults to `[]`): Class ids for which the coarse annotations join.
         coarse_until_epoch (`int`, *optional*):
             First epoch without the coarse annotations. Without it they are used to the end of the training.
         skip_corrupt (`bool`, *optional*, defaults to `False`):
@@ -79,44 +77,33 @@ def shuffled_rows(num_rows: int, start: int, stop: int, seed: int, stream: int) 
     return np.concatenate([np.empty(0, np.int64), *rows])[start - offset : stop - offset]
 
 
+@dataclass
 class LabeledDraws:
     """
-    The labelled crops of an epoch: as many as there are labelled rows (see `in_whole_batches`), part of them anywhere
-    in a row of the shuffled data set, part of them placed on a class, each class equally often, on any of its places.
+    The labelled crops of an epoch: as many as there are labelled rows, rounded up to whole batches. Part of them lie
+    anywhere in a row of the shuffled data set, part on a class, each class equally often, on any of its places.
     Without a class index all are anywhere.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        seed: int,
-        class_index: ClassIndex | None = None,
-        class_uniform_share: float = 0.5,
-        coarse_until_epoch: int | None = None,
-    ):
-        if num_rows < 1:
-            raise InputError("there is no labelled image: give a data set or a labelled share with at least one.")
-        self.num_rows = num_rows
-        self.length = num_rows
-        self.seed = seed
-        self.class_index = class_index
-        self.class_uniform_share = class_uniform_share
-        self.coarse_until_epoch = coarse_until_epoch
+    num_rows: int
+    seed: int
+    class_index: ClassIndex | None = None
+    class_uniform_share: float = 0.5
+    coarse_until_epoch: int | None = None
+    batch_size: int = 1  # no step trains on less
 
-    def in_whole_batches(self, batch_size: int) -> "LabeledDraws":
-        """The same draws with an epoch that is rounded up, so that no step trains on less than a batch."""
-        draws = copy.copy(self)
-        draws.length = -(-self.num_rows // batch_size) * batch_size
-        return draws
+    def __post_init__(self):
+        if self.num_rows < 1:
+            raise InputError("there is no labelled image: give a data set or a labelled share with at least one.")
 
     def __len__(self) -> int:
-        return self.length
+        return -(-self.num_rows // self.batch_size) * self.batch_size
 
     def __call__(self, epoch: int) -> list[Draw]:
         """The draws of an epoch, counted from 0, in order."""
         rng = np.random.default_rng([self.seed, LABELED, epoch])
         places = self._class_places(epoch, rng)
-        num_uniform = self.length - len(places)
+        num_uniform = len(self) - len(places)
         rows = shuffled_rows(self.num_rows, epoch * num_uniform, (epoch + 1) * num_uniform, self.seed, LABELED)
         places += [(int(row), None, False) for row in rows]
         return [
@@ -124,38 +111,32 @@ class LabeledDraws:
             for position, (row, center, coarse) in enumerate(places[i] for i in rng.permutation(len(places)))
         ]
 
-    def _class_places(
-        self, epoch: int, rng: np.random.Generator
-    ) -> list[tuple[int, tuple[float, float] | None, bool]]:
+    def _class_places(self, epoch: int, rng: np.random.Generator) -> list[tuple[int, tuple[float, float], bool]]:
         if self.class_index is None:
             return []
         use_coarse = self.coarse_until_epoch is None or epoch < self.coarse_until_epoch
         index = self.class_index
-        counts = {i: index.candidates(i, use_coarse) for i in range(len(index.fine))}
-        present = [i for i, count in counts.items() if count]
-        if not present:
+        counts = [len(fine) + use_coarse * len(coarse) for fine, coarse in zip(index.fine, index.coarse)]
+        present = np.flatnonzero(counts)
+        if not len(present):
             return []
         # The shuffle decides which classes get one crop more where the number does not divide evenly.
-        categories = np.resize(rng.permutation(present), round(self.class_uniform_share * self.length))
+        categories = np.resize(rng.permutation(present), round(self.class_uniform_share * len(self)))
         return [index.place(i, int(rng.integers(counts[i]))) for i in categories.tolist()]
 
 
+@dataclass
 class UnlabeledDraws:
-    """
-    The unlabelled crops of an epoch of `length` draws, from an endless stream (`UNLABELED_A` or `_B`) that shows each
-    row once before it repeats any: epoch e takes its positions e·length to (e+1)·length.
-    """
+    """The unlabelled crops of an epoch: of epoch e the positions e·length to (e+1)·length of [`shuffled_rows`]."""
 
-    def __init__(self, num_rows: int, length: int, seed: int, stream: int):
-        if num_rows < 1:
+    num_rows: int
+    length: int
+    seed: int
+    stream: int  # UNLABELED_A or UNLABELED_B
+
+    def __post_init__(self):
+        if self.num_rows < 1:
             raise InputError("there is no unlabelled image: give some, or set both consistency weights to 0.")
-        self.num_rows = num_rows
-        self.length = length
-        self.seed = seed
-        self.stream = stream
-
-    def __len__(self) -> int:
-        return self.length
 
     def __call__(self, epoch: int) -> list[Draw]:
         """The draws of an epoch, counted from 0, in order."""
@@ -173,7 +154,7 @@ class DrawSampler(Sampler[PairDraw]):
     def __init__(
         self, labeled: LabeledDraws, num_unlabeled: int = 0, seed: int = 0, batch_size: int = 1, start_step: int = 0
     ):
-        self.labeled = labeled.in_whole_batches(batch_size)
+        self.labeled = replace(labeled, batch_size=batch_size)
         streams = (UNLABELED_A, UNLABELED_B) if num_unlabeled else ()
         self.unlabeled = [UnlabeledDraws(num_unlabeled, len(self.labeled), seed, stream) for stream in streams]
         self.seed = seed
@@ -191,9 +172,8 @@ class DrawSampler(Sampler[PairDraw]):
 
     def __iter__(self) -> Iterator[PairDraw]:
         epoch = self.epoch
-        labeled = self.labeled(epoch)
-        unlabeled = [draws(epoch) for draws in self.unlabeled] if self.unlabeled else [[None] * len(labeled)] * 2
-        for position, (draw, a, b) in enumerate(zip(labeled, *unlabeled, strict=True)):
-            if (epoch, position) < self.unlabeled_from:
-                a = b = None
+        unlabeled = [draws(epoch) for draws in self.unlabeled]
+        for position, draw in enumerate(self.labeled(epoch)):
+            alone = not unlabeled or (epoch, position) < self.unlabeled_from
+            a, b = (None, None) if alone else (draws[position] for draws in unlabeled)
             yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))

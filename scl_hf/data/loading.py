@@ -48,13 +48,10 @@ class SegmentationData:
 
 def load_data(args: DataArguments) -> SegmentationData:
     """
-    Opens the data that a recipe names. No picture is decoded.
+    Opens the labelled, unlabelled and evaluation images that a recipe names. No picture is decoded.
 
     Args:
         args ([`DataArguments`]): The data fields of the recipe.
-
-    Returns:
-        [`SegmentationData`]: The labelled, unlabelled and evaluation images, and what their labels mean.
     """
     source = open_source(args)
     open_split = functools.cache(source.open)

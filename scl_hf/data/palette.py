@@ -7,15 +7,7 @@ import numpy as np
 from . import cityscapes
 
 # The seven colours of Okabe and Ito, which colour-blind people tell apart.
-OKABE_ITO = [
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-]
+OKABE_ITO = np.frombuffer(bytes.fromhex("e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7"), np.uint8).reshape(7, 3)
 # Linear RGB as it is seen without colour blindness, with protanopia and with deuteranopia (Machado et al. 2009).
 VISIONS = np.array(
     [

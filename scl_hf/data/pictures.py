@@ -1,10 +1,10 @@
 """Image and label files: opening them, and saying which one is wrong."""
 
-import functools
+import contextlib
 import io
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -24,29 +24,22 @@ _STRETCHED = {"L;2": 85, "L;4": 17}
 Source = str | os.PathLike | Mapping
 
 
-def in_one_thread(function: Callable) -> Callable:
+@contextlib.contextmanager
+def in_one_thread() -> Iterator[None]:
     """
     Runs a function with OpenCV's threads off. The workers of a data loader are the parallelism: OpenCV's own threads
     would compete with them, and its pool does not survive the fork that starts a worker.
     """
-
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(0)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            cv2.setNumThreads(threads)
-
-    return wrapped
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 class CorruptFileError(InputError):
-    """
-    A file is missing, damaged or not a picture: what `skip_corrupt` passes over in training. `file` is None where the
-    exception comes out of a DataLoader worker.
-    """
+    """What `skip_corrupt` passes over: a file is missing, damaged or no picture. Out of a worker, `file` is None."""
 
     def __init__(self, message: str, file: str | None = None):
         super().__init__(message)
@@ -89,16 +82,19 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
     return sizes
 
 
-@in_one_thread
+@in_one_thread()
 def read_image(source: Source) -> np.ndarray:
     """
     A picture as (H, W, 3) uint8, upright (EXIF orientation applied) and in RGB. Grey, palette, RGBA and 16-bit files
     are converted; of 16 bits the full range 0..65535 becomes 0..255.
     """
-    pixels = _decode_plain_png(source)
-    if pixels is not None:
-        return pixels
-    name, image = _open(source)
+    name, content = read_bytes(source)
+    # A PNG of plain 8-bit colours: OpenCV decodes it in a sixth less time than Pillow.
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if pixels is not None:  # or else it is damaged, and Pillow says how
+            return pixels
+    image = _open(name, content)
     # Turning would write all tags anew, and stumble over a bad one: what it needs stays with the picture.
     image.getexif()
     image.info.pop("exif", None)
@@ -113,13 +109,14 @@ def read_image(source: Source) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-@in_one_thread
+@in_one_thread()
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     """
     A label as (H, W) uint8: one class id a pixel, from an 8-bit grey, palette (its indices) or 16-bit file. `table`,
     (256,) or (65536,) int16, has id on disk -> train id, or -1 where an id may not occur; without it ids stay.
     """
-    name, image = _open(source, label=True)
+    name, content = read_bytes(source)
+    image = _open(name, content)
     if image.mode in ("L", "P", "1"):
         ids = np.asarray(image).astype(np.uint8, copy=False) // _STRETCHED.get(image.info["rawmode"], 1)
     elif image.mode.startswith("I"):
@@ -131,17 +128,14 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
         )
     if table is None:
         table = np.arange(256, dtype=np.int16)
-    known = table >= 0
     if ids.dtype == np.uint8:
-        train_ids = cv2.LUT(ids, table[:256].astype(np.uint8))
-        allowed = cv2.LUT(ids, known[:256].astype(np.uint8)).view(bool)
-    else:
-        inside = (ids >= 0) & (ids < len(table))
-        ids_inside = np.where(inside, ids, 0)
-        train_ids, allowed = table.astype(np.uint8).take(ids_inside), known.take(ids_inside) & inside
-    if not allowed.all():
-        raise InputError(_unknown_ids(name, ids[~allowed], table))
-    return train_ids
+        train_ids = cv2.LUT(ids, table[:256])
+    else:  # -1 for ids that are not in the table, too
+        train_ids = np.append(table, np.int16(-1))[ids.astype(np.int64).clip(-1, len(table))]
+    unknown = train_ids < 0
+    if unknown.any():
+        raise InputError(_unknown_ids(name, ids[unknown], table))
+    return train_ids.astype(np.uint8)
 
 
 def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -155,30 +149,25 @@ def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray
     return image, label
 
 
-def _decode_plain_png(source: Source) -> np.ndarray | None:
-    """A PNG of plain 8-bit colours, which OpenCV decodes in a sixth less time than Pillow; None of anything else."""
-    content = source.get("bytes") if isinstance(source, Mapping) else None
-    if content is None:
-        try:
-            content = Path(_name(source)).read_bytes()
-        except OSError:
-            return None
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[24:26] != b"\x08\x02" or b"eXIf" in content:
-        return None
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)  # None if it is damaged
-
-
-def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:
+def read_bytes(source: Source) -> tuple[str, bytes]:
+    """Name and content of a picture file, on disk or stored in a data set."""
     name = _name(source)
     stored = source.get("bytes") if isinstance(source, Mapping) else None
-    if stored is None and not os.path.isfile(name):
-        raise CorruptFileError(f"{name}: no such file", name)
+    if stored is not None:
+        return name, stored
     try:
-        with Image.open(name if stored is None else io.BytesIO(stored)) as image:
-            if label:
-                # Loading drops the layout on disk, and with it the number of bits.
-                arguments = image.tile[0][3] if image.tile else None
-                image.info["rawmode"] = arguments if isinstance(arguments, str) else None
+        return name, Path(name).read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); copy it again" if os.path.isfile(name) else "no such file"
+        raise CorruptFileError(f"{name}: {reason}", name) from error
+
+
+def _open(name: str, content: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            # Loading drops the layout on disk, and with it the number of bits.
+            arguments = image.tile[0][3] if image.tile else None
+            image.info["rawmode"] = arguments if isinstance(arguments, str) else None
             image.load()
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: has more pixels than Pillow opens ({error}); cut it into smaller ones") from error
@@ -186,7 +175,7 @@ def _open(source: Source, label: bool = False) -> tuple[str, Image.Image]:
         reason = "is not a picture" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be read ({error})"
         message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
         raise CorruptFileError(message, name) from error
-    return name, image
+    return image
 
 
 def _name(source: Source) -> str:
@@ -197,14 +186,13 @@ def _name(source: Source) -> str:
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
     values, counts = np.unique(unknown, return_counts=True)
-    counted = zip(values.tolist(), counts.tolist())
-    listed = first_few((f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in counted), 5)
+    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(values, counts)]
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
     runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
     known = first_few((f"{first}" if first == last else f"{first} to {last}" for first, last in runs), 8)
     ignored = np.flatnonzero(table == IGNORE_INDEX)
     remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
     return (
-        f"{name}: unknown class id {listed}; the classes have the ids {known}: correct the label{remedy} "
-        "(in data of your own, label_map can name further ids)"
+        f"{name}: unknown class id {first_few(listed, 5)}; the classes have the ids {known}: correct the label"
+        f"{remedy} (in data of your own, label_map can name further ids)"
     )

@@ -8,19 +8,11 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 
 class Pixels(NamedTuple):
-    """
-    How a model wants its pixels. By default as the image processors of `transformers` give them: RGB, normalised by
-    ImageNet's mean and standard deviation.
+    """How a model wants its pixels: by default as the image processors of `transformers` give them."""
 
-    Args:
-        image_mean (`tuple[float, ...]`): Mean of each channel in the model's order, in 0 … 1.
-        image_std (`tuple[float, ...]`): Standard deviation of each channel in the model's order, in 0 … 1.
-        blue_first (`bool`, *optional*, defaults to `False`): Whether the model takes BGR.
-    """
-
-    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
+    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)  # in the model's order of channels, of 0 … 1
     image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
-    blue_first: bool = False
+    blue_first: bool = False  # the model takes BGR
 
     def of(self, image: np.ndarray) -> torch.Tensor:
         """A picture, (H, W, 3) uint8 in RGB, as the model wants it: (3, H, W) float32."""

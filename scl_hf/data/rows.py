@@ -17,16 +17,13 @@ _PICTURE = datasets.Image(decode=False)
 
 
 class Frame(NamedTuple):
-    """
-    An image and its labels on disk, where they are or should be: `split` is the name of its folder, `labels` is
-    kind -> path, and `present` has those kinds, and `"image"`, that are there.
-    """
+    """An image and its labels on disk, where they are or should be."""
 
-    split: str
+    split: str  # the name of its folder
     id: str
     image: str
-    labels: dict[str, str]
-    present: frozenset[str]
+    labels: dict[str, str]  # kind -> path
+    present: frozenset[str]  # those kinds, and "image", that are there
     city: str | None = None
 
 
@@ -43,7 +40,7 @@ def by_split(frames: Sequence[Frame], folders: Mapping[str, str]) -> dict[str, l
 
 
 def open_frames(
-    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str = ""
+    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str
 ) -> datasets.Dataset:
     """
     Rows `image`, `label` of this kind, None where there is none, `id`, and `city` if frames have one; frames without
@@ -93,18 +90,9 @@ def _open_paths(columns: Mapping[str, list[str | None]]) -> datasets.Dataset:
 
 def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
     """
-    The rows of a data set of one's own as training and evaluation read them.
-
-    Args:
-        dataset (`datasets.Dataset`): Columns `image` and, if labels are needed, `label`, decoded or not.
-        name (`str`): What messages call it, such as `"train_dataset"`.
-        labels ([`LabelImage`], *optional*):
-            What a label column of plain pictures means; one that is a [`LabelImage`] is kept as it is. By default
-            labels are not needed.
-
-    Returns:
-        `datasets.Dataset`: Columns `image`, `label` if labels are needed, and `id`, not decoded. `id` is the row's
-        number where the data set has none.
+    The columns `image`, `label` if `labels` says what plain pictures there mean, and `id`, by default its number, of a
+    data set of one's own: not decoded. A label column that is a [`LabelImage`] keeps its meaning. `name` is what
+    messages call the data set.
     """
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
@@ -118,7 +106,7 @@ def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None
             f"{name}: its transform (set_transform, with_transform) would be left out; put what it does into the data "
             "with map, or take it off with reset_format() and use the augmentation fields"
         )
-    columns = {column: column for column in (("image",) if labels is None else ("image", "label"))}
+    columns = {"image": "image"} if labels is None else {"image": "image", "label": "label"}
     remedy = "name the column of the {0}s so, with rename_column(…, {0!r})"
     return select_pictures(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
 
@@ -145,9 +133,13 @@ def select_pictures(
             )
         feature = rows.features[column]
         if not isinstance(feature, datasets.Image):
-            raise InputError(
-                f"{fields[name]}: column {column!r} holds no pictures but {_other_than_pictures(feature)}"
-            )
+            what = f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
+            if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
+                what = (
+                    "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) "
+                    "and save the data set with save_to_disk"
+                )
+            raise InputError(f"{fields[name]}: column {column!r} holds no pictures but {what}")
         paths, sizes = stored_files(rows, column)
         outside = [path for path, size in zip(paths, sizes) if size is None]
         if missing := outside.count(None):
@@ -185,14 +177,4 @@ def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None],
     stored = pc.struct_field(pictures, "path"), pc.binary_length(pc.struct_field(pictures, "bytes"))
     if rows._indices is not None:
         stored = [values.take(rows._indices.column(0)) for values in stored]
-    paths, sizes = (values.to_pylist() for values in stored)
-    return paths, sizes
-
-
-def _other_than_pictures(feature: object) -> str:
-    if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
-        return (
-            "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) and save "
-            "the data set with save_to_disk"
-        )
-    return f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
+    return tuple(values.to_pylist() for values in stored)

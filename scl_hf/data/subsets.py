@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 
 from ..errors import InputError, first_few
-from .pictures import check_files
+from .pictures import check_files, read_bytes
 from .rows import stored_files
 
 
@@ -43,12 +43,9 @@ def read_ids(path: str | os.PathLike) -> set[str]:
     """The ids in a text file, one a line."""
     try:
         listed = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()} - {""}
-    except OSError as error:
-        raise InputError(
-            f"labeled_ids: cannot open {path} ({error.strerror}); name a file with one id a line"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"labeled_ids: {path} is not text; name a file with one id a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(f"labeled_ids: cannot open {path} ({reason}); name a file with one id a line") from error
     if not listed:
         raise InputError(f"{path}: holds no ids; write the id of one labelled image a line")
     return listed
@@ -81,7 +78,4 @@ def _stored(rows: datasets.Dataset) -> list[tuple[str | None, int]]:
 
 
 def _digest(image: dict) -> bytes:
-    if image["bytes"] is not None:
-        return hashlib.sha256(image["bytes"]).digest()
-    with open(image["path"], "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return hashlib.sha256(read_bytes(image)[1]).digest()

@@ -51,11 +51,11 @@ def test_without_an_index_an_epoch_is_every_row_once():
 
 
 def test_an_epoch_is_rounded_up_to_whole_batches():
-    draws = LabeledDraws(11, seed=0).in_whole_batches(4)
+    draws = LabeledDraws(11, seed=0, batch_size=4)
     assert len(draws) == len(draws(0)) == 12
     # The stream goes on over the end of an epoch: 11 epochs of 12 draws show each of the 11 rows 12 times.
     assert set(Counter(draw.row for epoch in range(11) for draw in draws(epoch)).values()) == {12}
-    assert len(LabeledDraws(2, seed=0).in_whole_batches(8)(0)) == 8
+    assert len(LabeledDraws(2, seed=0, batch_size=8)(0)) == 8
 
 
 def test_half_of_an_epoch_is_spread_evenly_over_the_classes(index):
