@@ -37,7 +37,7 @@ def test_every_own_field_is_documented_with_its_default(part):
     if part is SemiSupervisedConfig:
         inherited = (TrainingArguments, SamplingArguments, AugmentationArguments, EvaluationArguments)
         own -= {name for other in inherited for name in defaults(other)}
-    documented = dict(re.findall(r"^ +(\w+) \(`.+?`, \*optional\*(?:, defaults to (.+?))?\):$", part.__doc__, re.M))
+    documented = dict(re.findall(r"^ +(\w+) \(`.+?`, \*optional\*(?:, defaults to (.+?))?\):", part.__doc__, re.M))
     assert set(documented) == own
     for name, written in documented.items():
         value = defaults(part)[name]
