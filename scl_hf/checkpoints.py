@@ -28,7 +28,7 @@ from transformers.utils.hub import has_file
 from .data import cityscapes
 from .data.palette import palette_of
 from .data.pixels import Pixels
-from .errors import InputError, first_line
+from .errors import InputError, first_few, first_line
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 logger = logging.getLogger(__name__)
@@ -74,14 +74,7 @@ class ModelArguments:
 
 @dataclass
 class Checkpoint:
-    """
-    A trained model, and how it wants its pictures.
-
-    Args:
-        name (`str`): Path or Hub id.
-        model ([`~transformers.PreTrainedModel`]): A semantic-segmentation model, in float32.
-        pixels ([`~scl_hf.data.pixels.Pixels`], *optional*): How it wants its pixels; ImageNet's way by default.
-    """
+    """A trained model in float32, its path or Hub id, and how it wants its pixels; ImageNet's way by default."""
 
     name: str
     model: PreTrainedModel
@@ -117,14 +110,8 @@ class Checkpoint:
 
 def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrainedModel:
     """
-    The model that a run starts from. Where there are starting weights, the log says which of them were taken over.
-
-    Args:
-        args ([`ModelArguments`]): The model fields of the recipe.
-        id2label (`dict[int, str]`, *optional*): Class names by train id. `None` leaves the checkpoint its own classes.
-
-    Returns:
-        [`~transformers.PreTrainedModel`]: In float32, with a head for these classes.
+    The model that a run starts from, in float32, with a head for these classes, or the checkpoint's own for `None`.
+    Where there are starting weights, the log says which of them were taken over.
     """
     labels = {}
     if id2label is not None:
@@ -141,15 +128,8 @@ def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrai
 
 def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str = "") -> Checkpoint:
     """
-    A trained semantic-segmentation model, to be scored or to predict with.
-
-    Args:
-        name (`str`): Path or Hub id.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
-        subfolder (`str`, *optional*): Where in it the model is; the image processor is at its root.
-
-    Returns:
-        [`Checkpoint`]: The model on the CPU, in float32 and evaluation mode.
+    A trained semantic-segmentation model, to be scored or to predict with: on the CPU, in float32 and evaluation mode.
+    It may be in a `subfolder`; its image processor is at the root of the checkpoint.
     """
     field = f"checkpoint {name}"
     model, report = _open_weights(field, name, trust_remote_code=trust_remote_code, subfolder=subfolder)
@@ -174,13 +154,7 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
 
 
 def load_weights(folder: Path, model: PreTrainedModel) -> None:
-    """
-    Puts the weights that `save_pretrained` wrote into a model of the same architecture.
-
-    Args:
-        folder (`pathlib.Path`): Holds the weights.
-        model ([`~transformers.PreTrainedModel`]): Takes them.
-    """
+    """Puts the weights that `save_pretrained` wrote into a model of the same architecture."""
     field = f"resume_from_checkpoint {folder}"
     if not folder.is_dir():
         raise InputError(f"{field}: no such folder; resume with the same ema_validation.")
@@ -200,10 +174,6 @@ def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseIma
     """
     The image processor to be saved beside a model that starts from a checkpoint: the checkpoint's own, as [`own_size`]
     gives it. Without one, or where it cannot make label maps of logits as `pipeline` wants them, SegFormer's.
-
-    Args:
-        name (`str`, *optional*): Path or Hub id of the checkpoint.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
     """
     processor, pixels = None, Pixels()
     if name is not None:
@@ -327,13 +297,9 @@ def _taken_over(field: str, model: PreTrainedModel, report: dict[str, Any]) -> s
             f"{field}: its weights share no tensor with {type(model).__name__}, which its "
             f"{CONFIG_NAME} names; take a folder whose weights and {CONFIG_NAME} belong together."
         )
-    parts = [f"{total - len(new)} of {total} tensors taken over"]
+    taken_over = f"{total - len(new)} of {total} tensors taken over"
     if new:
-        parts.append(f"new: {_listed([key + note for key, note in new.items()])}")
-    if report["unexpected_keys"]:
-        parts.append(f"not used: {_listed(sorted(report['unexpected_keys']))}")
-    return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
+        taken_over += f"; new: {first_few((key + note for key, note in new.items()), 4)}"
+    if unused := sorted(report["unexpected_keys"]):
+        taken_over += f"; {len(unused)} not used: {first_few(unused, 4)}"
+    return taken_over
