@@ -1,6 +1,5 @@
 """Writes a data set as Parquet with the pictures in it, and pushes it to the Hub where its licence allows that."""
 
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm.auto import tqdm
 
 from ..errors import InputError, first_line
+from ..output import write_json
 from .checking import find_layout
 from .labels import LabelImage
 from .loading import open_source
@@ -23,7 +23,7 @@ from .pictures import check_files
 from .rows import stored_files
 from .source import DataArguments, Licence, Source
 
-SHARD_BYTES = 500_000_000  # as push_to_hub; a shard is in memory at a time
+SHARD_BYTES = 500_000_000  # as push_to_hub
 
 _CARD = """---
 {metadata}
@@ -63,24 +63,12 @@ def push_data(
 ) -> str:
     """
     Writes a data set into a folder that `datasets.load_dataset` opens: Parquet files with the pictures in them, the
-    names of the classes, and a card. Then pushes that folder, if a repository is named. In a repository that exists,
-    the Parquet files of an earlier push are replaced.
+    names of the classes, and a card. Then pushes that folder, if a repository is named; there, the Parquet files of an
+    earlier push are replaced. Returns where it is now, for a person to read.
 
-    Args:
-        data_dir (`str`): Data in the layout of Cityscapes or Mapillary Vistas, or a folder of one's own.
-        output_dir (`str`): Where to write it: a folder that does not exist yet or is empty.
-        repo (`str`, *optional*): The data set on the Hub, `user/name`. By default nothing is sent.
-        private (`bool`, *optional*, defaults to `False`): Whether it is created private, and refused if it is not.
-        accept_license (`bool`, *optional*, defaults to `False`): Cityscapes and Mapillary Vistas may not be passed on.
-            This says that all who can see the private repository have a licence of their own.
-        license (`str`, *optional*): The licence of the data, such as `"cc-by-4.0"`, for its card. A public repository
-            needs one.
-        recipe ([`DataArguments`], *optional*):
-            Has `id2label`, `label_map` and `ignore_index` of a folder of one's own. The files stay as they are, the
-            card gives the map.
-
-    Returns:
-        `str`: Where it is now, for a person to read.
+    Cityscapes and Mapillary Vistas may not be passed on: `accept_license` says that all who can see the private
+    repository have a licence of their own. Other data needs a `license` for its card to be public. A recipe has the
+    class names and the ids of a folder of one's own: the files stay as they are, the card gives the map.
     """
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -92,8 +80,7 @@ def push_data(
         _prepare_repo(repo, private)
     try:
         _write_parquet(splits, output / "data")
-        names = json.dumps(source.labels.id2label, indent=2, ensure_ascii=False)
-        (output / "id2label.json").write_text(names + "\n", encoding="utf-8")
+        write_json(output / "id2label.json", source.labels.id2label)
         card = _card(source, splits, repo or output.resolve().name, license)
         (output / "README.md").write_text(card, encoding="utf-8")
     except BaseException as error:
@@ -104,7 +91,18 @@ def push_data(
     if repo is None:
         return f"written to {output}; nothing was sent (--repo user/name pushes it)"
     _prepare_repo(repo, private)  # once more: writing takes hours, in which somebody may have made it public
-    return f"written to {output} and pushed to {_upload(output, repo)}"
+    try:
+        HfApi().upload_folder(
+            repo_id=repo,
+            repo_type="dataset",
+            folder_path=output,
+            commit_message="Upload the data set",
+            delete_patterns="data/*.parquet",
+        )
+    except (OSError, HTTPError) as error:
+        command = f"hf upload {repo} {output} . --repo-type dataset"
+        raise InputError(f"{repo}: {_reason(error)}; the files are in {output}, go on with: {command}") from error
+    return f"written to {output} and pushed to {constants.ENDPOINT}/datasets/{repo}"
 
 
 def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
@@ -132,18 +130,14 @@ def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> None
             for split, rows in splits.items():
                 shards = max(1, math.ceil(_stored_bytes(rows) / SHARD_BYTES))
                 for shard in range(shards):
-                    part = rows.shard(shards, shard)
-                    _write_shard(part, folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+                    part = rows.shard(shards, shard).with_format("arrow")
+                    path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+                    # All pictures of a shard are in memory, and gone before the next one.
+                    part.map(embed_table_storage, batched=True, batch_size=32, keep_in_memory=True).to_parquet(path)
                     progress.update(len(part))
     finally:
         if shown:
             datasets.enable_progress_bars()
-
-
-def _write_shard(rows: datasets.Dataset, path: Path) -> None:
-    """Writes one Parquet file: all of its pictures are in memory, a few hundred."""
-    rows = rows.with_format("arrow")
-    rows.map(embed_table_storage, batched=True, batch_size=32, keep_in_memory=True).to_parquet(path)
 
 
 def _stored_bytes(rows: datasets.Dataset) -> int:
@@ -155,10 +149,10 @@ def _stored_bytes(rows: datasets.Dataset) -> int:
 def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, license: str | None) -> str:
     """The README of the data set, with the recipe fields that read it."""
     labels = {
-        name: len(table) - table.data.column("label").null_count if "label" in table.column_names else 0
-        for name, table in splits.items()
+        name: len(rows) - rows.data.column("label").null_count if source.labeled else 0
+        for name, rows in splits.items()
     }
-    labeled = [name for name, table in splits.items() if labels[name] == len(table)]
+    labeled = [name for name, rows in splits.items() if labels[name] == len(rows)]
     # Another split than these is there for its images; test is nobody's to train on.
     train = [name for name in labeled if name == "train"] or labeled[:1]
     pool = [name for name in splits if name not in (*train, "train", "validation", "val", "test")]
@@ -187,9 +181,7 @@ def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, lic
         metadata=data.to_yaml(),
         name=repo.split("/")[-1],
         num_classes=len(source.labels.names),
-        splits="\n".join(
-            f"- `{name}`: {len(table):,} images, {labels[name]:,} labels" for name, table in splits.items()
-        ),
+        splits="\n".join(f"- `{name}`: {len(splits[name]):,} images, {labels[name]:,} labels" for name in splits),
         ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
         columns=", ".join(f"`{name}`" for name in next(iter(splits.values())).column_names),
         repo=repo,
@@ -234,23 +226,6 @@ def _prepare_repo(repo: str, private: bool) -> None:
         raise InputError(
             f"{repo}: is public, so nothing was sent; make it private in its settings or name another one"
         )
-
-
-def _upload(output: Path, repo: str) -> str:
-    try:
-        HfApi().upload_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=output,
-            commit_message="Upload the data set",
-            delete_patterns="data/*.parquet",
-        )
-    except (OSError, HTTPError) as error:
-        raise InputError(
-            f"{repo}: {_reason(error)}; the files are in {output}, go on with: "
-            f"hf upload {repo} {output} . --repo-type dataset"
-        ) from error
-    return f"{constants.ENDPOINT}/datasets/{repo}"
 
 
 def _reason(error: Exception) -> str:
