@@ -72,23 +72,18 @@ class Report:
         return f"NOT sound: {found}; {files:,} files found."
 
     def _table(self) -> list[str]:
-        rows = [["split", "images", *["official"] * bool(self.official), *self.kinds, "problems"]]
+        columns = ["images", *["official"] * bool(self.official), *self.kinds, "problems"]
+        rows = [["split", *columns]]
         for (split, city), counts in self.counts.items():
-            rows.append([split if city is None else f"  {city}", f"{counts['images']:,}"])
-            if self.official:
-                number = self.official.get((split, city))
-                rows[-1].append("–" if number is None else f"{number:,}")
-            rows[-1] += [f"{counts[kind]:,}" if kind in counts else "–" for kind in self.kinds]
-            rows[-1].append(f"{counts['problems']:,}")
+            numbers = {"official": self.official.get((split, city)), **counts}
+            cells = ["–" if numbers.get(column) is None else f"{numbers[column]:,}" for column in columns]
+            rows.append([split if city is None else f"  {city}", *cells])
         first, *others = [max(map(len, column)) for column in zip(*rows)]
         return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
 
 
 def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:
-    """
-    The recipe fields of the data in a folder, judged by its layout: `dataset` is cityscapes, mapillary or folder. A
-    given recipe has the class names and the ids of a folder of one's own.
-    """
+    """The data fields of what is in a folder, judged by its layout; a recipe has those of a folder of one's own."""
     own = {name: getattr(recipe or DataArguments(), name) for name in ("id2label", "label_map", "ignore_index")}
     root = Path(data_dir)
     if not root.is_dir():
@@ -138,10 +133,8 @@ def check_data(
         config = kind if args.dataset == "mapillary" else None
         tables[kind] = open_source(replace(args, dataset_config=config)).labels.table
     for pictures in recipe.unlabeled_dirs if recipe else ():
-        frames += [
-            Frame(pictures, name, os.path.join(pictures, name), {}, frozenset({"image"}))
-            for name in list_pictures(pictures)
-        ]
+        for name in list_pictures(pictures):
+            frames.append(Frame(pictures, name, os.path.join(pictures, name), {}, frozenset({"image"})))
     _open_all(report, frames, tables, num_proc)
     if args.dataset == "cityscapes":
         _compare_cityscapes(report, {frame.id for frame in frames})

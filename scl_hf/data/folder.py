@@ -29,8 +29,7 @@ def find_frames(root: str | os.PathLike) -> list[Frame]:
         labeled = file_names(labels, ".png")
         for stem in [*images, *sorted(labeled - images.keys())]:
             places = {"labels": os.path.join(labels, f"{stem}.png")} if os.path.isdir(labels) else {}
-            there = {"image": stem in images, "labels": stem in labeled}
-            present = frozenset(kind for kind in there if there[kind])
+            present = frozenset(kind for kind, names in (("image", images), ("labels", labeled)) if stem in names)
             for name in images.get(stem, [f"{stem}.*"]):
                 image = os.path.join(folder, "images", name)
                 frames.append(Frame(os.path.basename(folder), stem, image, places, present))

@@ -44,10 +44,7 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     if saved and config:
         raise InputError(f"dataset_config: {name} was written by save_to_disk, which keeps one; leave the field out")
     try:
-        if saved:
-            splits = datasets.load_from_disk(name)
-        else:
-            splits = datasets.load_dataset(name, config, data_dir=data_dir)
+        splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(

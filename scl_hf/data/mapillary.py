@@ -18,15 +18,7 @@ from ..errors import InputError
 from .labels import LabelImage
 from .pictures import IGNORE_INDEX
 from .rows import Frame, by_split, file_names, open_frames
-from .source import (
-    NOT_CITYSCAPES,
-    DataArguments,
-    Licence,
-    Source,
-    data_folder,
-    own_classes_refused,
-    refuse_fields,
-)
+from .source import NOT_CITYSCAPES, DataArguments, Licence, Source, data_folder, own_classes_refused, refuse_fields
 
 # version -> the class table, and the labels of a split; the later release first, then the one of v1.0 to v1.2 alone.
 _CONFIGS = {"v1.2": ("config_v1.2.json", "config.json"), "v2.0": ("config_v2.0.json",)}
@@ -137,7 +129,6 @@ def open_source(args: DataArguments) -> Source:
     """Mapillary Vistas, with the labels of the version that `dataset_config` names."""
     refuse_fields(args, NOT_CITYSCAPES | own_classes_refused("Mapillary Vistas"))
     version = args.dataset_config or "v1.2"
-    _check_version(version)
     root = os.path.abspath(data_folder(args))
     labels, palette = read_classes(root, version)
     splits = by_split(find_frames(root, version), _FOLDERS)

@@ -21,7 +21,7 @@ from .labels import LabelImage
 from .loading import open_source
 from .pictures import check_files
 from .rows import stored_files
-from .source import DataArguments, Licence, Source
+from .source import DataArguments, Source
 
 SHARD_BYTES = 500_000_000  # as push_to_hub
 
@@ -76,7 +76,7 @@ def push_data(
     source = open_source(find_layout(data_dir, recipe))
     splits = _open_splits(source)
     if repo is not None:
-        _check_terms(source.licence, data_dir, repo, private, accept_license, license)
+        _check_terms(source, repo, private, accept_license, license)
         _prepare_repo(repo, private)
     try:
         _write_parquet(splits, output / "data")
@@ -190,19 +190,18 @@ def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, lic
     )
 
 
-def _check_terms(
-    licence: Licence | None, data_dir: str | os.PathLike, repo: str, private: bool, accepted: bool, license: str | None
-) -> None:
+def _check_terms(source: Source, repo: str, private: bool, accepted: bool, license: str | None) -> None:
     """Refuses to send what may not be sent there."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"repo: {repo!r} is no name of a data set on the Hub; write it as user/name")
-    if licence is not None and not (private and accepted):
+    if source.licence is not None and not (private and accepted):
         missing = " and ".join(["--private"] * (not private) + ["--accept_license"] * (not accepted))
         raise InputError(
-            f"{data_dir}: is taken for {licence.owner}, whose licence forbids passing it on ({licence.link}); add "
-            f"{missing} to keep it in a private repository for people who have accepted that licence"
+            f"{source.where}: is taken for {source.licence.owner}, whose licence forbids passing it on "
+            f"({source.licence.link}); add {missing} to keep it in a private repository for people who have accepted "
+            "that licence"
         )
-    if licence is None and not private and license is None:
+    if source.licence is None and not private and license is None:
         raise InputError(
             "license: is missing; a public data set needs one that its pictures may have, as in --license cc-by-4.0, "
             "or add --private"
@@ -229,4 +228,4 @@ def _prepare_repo(repo: str, private: bool) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return f"the Hub cannot be reached or refused ({first_line(error).strip()})"
+    return f"the Hub cannot be reached or refused ({first_line(error)})"

@@ -112,33 +112,21 @@ class Licence(NamedTuple):
 @dataclass
 class Source:
     """
-    One kind of data, opened: no row is made and no file looked at before its split is opened.
-
-    Args:
-        where (`str`): What messages call it, such as its folder.
-        labels ([`LabelImage`]): What the ids in its labels mean; not decoded.
-        palette (`np.ndarray`): (num_classes, 3) uint8 colours.
-        splits (`dict[str, Callable]`):
-            Split -> what opens its rows, with the columns `image`, `label` (None where there is none; may be missing
-            where no label is asked for) and `id`, not decoded. It takes whether each image has to have a label.
-        labeled (`Collection[str]`, *optional*): The splits in which each image should have a label.
-        unlabeled_splits (`Sequence[str]`, *optional*): The splits that join the unlabelled pool by default.
-        place (`Callable`, *optional*): Split -> where in the data it should be, for messages.
-        coarse_split (`str`, *optional*): The split whose labels are coarse ones.
-        subset (`pathlib.Path`, *optional*): The list of ids that `labeled_split` names.
-        licence ([`Licence`], *optional*): The licence that forbids passing the data on.
+    One kind of data, opened: no row is made and no file looked at before its split is opened. What opens a split takes
+    whether each image has to have a label, and gives rows that are not decoded: `image`, `label` (None where there is
+    none; may be missing where no label is asked for) and `id`.
     """
 
-    where: str
+    where: str  # what messages call it, such as its folder
     labels: LabelImage
-    palette: np.ndarray
+    palette: np.ndarray  # (num_classes, 3) uint8
     splits: Mapping[str, Callable[[bool], datasets.Dataset]]
-    labeled: Collection[str] = ()
-    unlabeled_splits: Sequence[str] = ()
-    place: Callable[[str], str] | None = None
-    coarse_split: str | None = None
-    subset: Path | None = None
-    licence: Licence | None = None
+    labeled: Collection[str] = ()  # splits in which each image should have a label
+    unlabeled_splits: Sequence[str] = ()  # those that join the unlabelled pool by default
+    place: Callable[[str], str] | None = None  # split -> where in the data it should be, for messages
+    coarse_split: str | None = None  # whose labels are coarse ones
+    subset: Path | None = None  # the list of ids that `labeled_split` names
+    licence: Licence | None = None  # that forbids passing the data on
 
     def open(self, split: str, complete: bool = False) -> datasets.Dataset:
         """The rows of a split, their labels as [`LabelImage`]; `complete` if each has to have one."""
