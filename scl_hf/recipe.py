@@ -65,14 +65,12 @@ class _RecipeLoader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_int(self, node: yaml.ScalarNode) -> int:
-        text = self.construct_scalar(node)
-        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
-
 
 for _tag, _pattern in _NUMBERS.items():
     _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789"))
-_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_int)
+_RecipeLoader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value.startswith(("0o", "0x")) else 10)
+)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -150,12 +148,10 @@ class RecipeParser(HfArgumentParser):
         self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
 
     def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
-        # `--no_x` shares its destination with `--x`; only `--x` has the conversion.
-        actions = {a.dest: a for a in reversed(self._actions) if not isinstance(a, argparse._StoreFalseAction)}
         for name, value in values.items():
             if name not in self.alternatives:
                 self._unknown_field(str(name))
-            action = actions[name]
+            action = self._option_string_actions[f"--{name}"]
             takes_list = action.nargs == "+"
             if value is None and type(None) not in self.alternatives[name]:
                 self.error(f"{name}: expected a value, got none.")
@@ -167,10 +163,9 @@ class RecipeParser(HfArgumentParser):
                 # Not left to argparse, which converts defaults when the name of the file is no longer known.
                 items = value if isinstance(value, list) else [value]
                 try:
-                    items = [self._get_value(action, str(item)) for item in items]
+                    value = self._get_values(action, [str(item) for item in items])
                 except argparse.ArgumentError as error:
                     self.error(str(error))
-                value = items if takes_list else items[0]
             self.set_defaults(**{name: value})
             action.required = False
 
