@@ -114,8 +114,7 @@ def check_data(
     """
     Counts the images and labels of a data set against the official numbers, where there are some, and opens every one
     of them: whether it can be read, whether image and label are of one size, whether a label holds unknown ids. A
-    recipe has the class names and the ids of a folder of one's own, and `unlabeled_dirs` to be opened, too. By default
-    there is a process for each core.
+    recipe has the class names and the ids of a folder of one's own, and `unlabeled_dirs` to be opened, too.
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")

@@ -12,15 +12,14 @@ from ..errors import InputError, first_line
 from .labels import LabelImage, read_id2label
 from .palette import palette_of
 from .rows import select_pictures
-from .source import NOT_CITYSCAPES, DataArguments, Source, refuse_fields
+from .source import DataArguments, Source, check_fields
 
 
 def open_source(args: DataArguments) -> Source:
     """The splits that `datasets` opens, and the classes in `id2label.json` beside them or named by `id2label`."""
-    refuse_fields(args, NOT_CITYSCAPES)
+    check_fields(args)
     splits = open_splits(args.dataset, args.dataset_config, args.data_dir)
-    file = Path(args.id2label) if args.id2label else find_id2label(args.dataset, args.data_dir)
-    id2label = read_id2label(file)
+    id2label = read_id2label(Path(args.id2label) if args.id2label else find_id2label(args.dataset, args.data_dir))
     labels = LabelImage.of(id2label, args.label_map, args.ignore_index)
 
     def open_split(split: str, complete: bool) -> datasets.Dataset:

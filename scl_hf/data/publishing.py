@@ -63,12 +63,9 @@ def push_data(
 ) -> str:
     """
     Writes a data set into a folder that `datasets.load_dataset` opens: Parquet files with the pictures in them, the
-    names of the classes, and a card. Then pushes that folder, if a repository is named; there, the Parquet files of an
-    earlier push are replaced. Returns where it is now, for a person to read.
-
-    Cityscapes and Mapillary Vistas may not be passed on: `accept_license` says that all who can see the private
-    repository have a licence of their own. Other data needs a `license` for its card to be public. A recipe has the
-    class names and the ids of a folder of one's own: the files stay as they are, the card gives the map.
+    names of the classes, and a card. Then pushes that folder, if a repository is named, in place of an earlier push.
+    `accept_license` says that all who can see the repository have a licence of their own for data that may not be
+    passed on. A recipe has the class names and ids of a folder of one's own. Returns where the data is, in words.
     """
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -128,7 +125,9 @@ def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> None
     try:
         with tqdm(total=sum(map(len, splits.values())), desc="Writing Parquet", unit="image") as progress:
             for split, rows in splits.items():
-                shards = max(1, math.ceil(_stored_bytes(rows) / SHARD_BYTES))
+                columns = [stored_files(rows, name)[0] for name in ("image", "label") if name in rows.column_names]
+                size = sum(check_files(path for paths in columns for path in paths if path is not None))
+                shards = max(1, math.ceil(size / SHARD_BYTES))
                 for shard in range(shards):
                     part = rows.shard(shards, shard).with_format("arrow")
                     path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
@@ -138,12 +137,6 @@ def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> None
     finally:
         if shown:
             datasets.enable_progress_bars()
-
-
-def _stored_bytes(rows: datasets.Dataset) -> int:
-    """The bytes of the picture files of a split."""
-    columns = [stored_files(rows, name)[0] for name in ("image", "label") if name in rows.column_names]
-    return sum(check_files(path for paths in columns for path in paths if path is not None))
 
 
 def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, license: str | None) -> str:

@@ -141,32 +141,23 @@ class Source:
         return rows.cast_column("label", self.labels) if "label" in rows.column_names else rows
 
 
-# What only Cityscapes has
-NOT_CITYSCAPES = {
-    "use_coarse_labels": "only Cityscapes has coarse labels; set it to false",
-    "labeled_split": "only Cityscapes has such subsets; give labeled_fraction or labeled_ids",
-}
-
-
-def refuse_fields(args: DataArguments, reasons: Mapping[str, str]) -> None:
-    """Refuses fields that say nothing about a kind of data, where they were set."""
-    defaults = DataArguments()
-    for name, reason in reasons.items():
-        if getattr(args, name) not in (getattr(defaults, name), ""):
-            raise InputError(f"{name}: {reason}")
-
-
-def own_classes_refused(owner: str) -> dict[str, str]:
-    """For [`refuse_fields`]: what the owner's data brings itself."""
+def check_fields(args: DataArguments, owner: str | None = None) -> None:
+    """Refuses fields that say nothing about this kind of data, whose `owner` brings its classes, and a lost folder."""
     remedy = "leave the field out, or name another dataset"
-    table = f"{owner} brings its table of ids; {remedy}"
-    return {"id2label": f"{owner} brings its class names; {remedy}", "label_map": table, "ignore_index": table}
-
-
-def data_folder(args: DataArguments) -> str:
-    """`data_dir`, which must be there."""
-    if not args.data_dir:
-        raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
-    if not os.path.isdir(args.data_dir):
-        raise InputError(f"data_dir: there is no folder {args.data_dir}; correct the path")
-    return args.data_dir
+    reasons = {}
+    if args.dataset != "cityscapes":
+        reasons["use_coarse_labels"] = "only Cityscapes has coarse labels; set it to false"
+        reasons["labeled_split"] = "only Cityscapes has such subsets; give labeled_fraction or labeled_ids"
+    if args.dataset in ("cityscapes", "folder"):
+        reasons["dataset_config"] = f"{args.dataset} has no configurations; leave the field out"
+    if owner:
+        reasons["id2label"] = f"{owner} brings its class names; {remedy}"
+        reasons["label_map"] = reasons["ignore_index"] = f"{owner} brings its table of ids; {remedy}"
+    for name, reason in reasons.items():
+        if getattr(args, name) not in (getattr(DataArguments, name), ""):
+            raise InputError(f"{name}: {reason}")
+    if args.dataset in ("cityscapes", "mapillary", "folder"):
+        if not args.data_dir:
+            raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
+        if not os.path.isdir(args.data_dir):
+            raise InputError(f"data_dir: there is no folder {args.data_dir}; correct the path")
