@@ -39,9 +39,7 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
         if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
-            where = (
-                f"{path} holds no checkpoint-*" if checkpoint is None else f"{checkpoint} is not a checkpoint folder"
-            )
+            where = f"{checkpoint} is not a checkpoint folder" if checkpoint else f"{path} holds no checkpoint-*"
             raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
         return checkpoint
     if not overwrite and (newest or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
@@ -55,8 +53,6 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
 
 def check_writable(name: str, path: Path) -> None:
     """Refuses a folder, named by the field `name` and perhaps not there yet, that cannot be written to."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{name} {path}: is a file. Name a folder.")
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"{name} {path}: {existing} is a file. Name another folder.")
