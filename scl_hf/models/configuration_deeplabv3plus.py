@@ -1,9 +1,10 @@
 """DeepLabV3+ model configuration"""
 
+import copy
 from collections.abc import Sequence
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
 @strict
@@ -13,11 +14,22 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
     the 19 classes of Cityscapes: a WideResNet-38 trunk at output stride 8, a skip connection at stride 2. Fields given
     once per module name the trunk's six residual modules, mod2 to mod7 (mod1 is the stem, a single convolution).
 
+    With `backbone_config` an encoder of the library takes the trunk's place. `stem_channels`, `depths`, `channels`,
+    `dilations` and `dropout_probs` describe the trunk alone and are then not used.
+
     Args:
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
+            Encoder under the head, one that `AutoBackbone` opens: ResNet, ConvNeXt, Swin, DINOv2 and others. A `dict`
+            names it by `model_type`. Where it names two `out_features` or more, the head takes the first (decoder's
+            skip connection) and the last (pyramid pooling); otherwise the first stage after the stem (stride 2 or 4
+            in pyramids) and the last stage. The model builds it with random weights, as all models of the library do.
+        output_stride (`int`, *optional*):
+            Stride of the backbone's last map, 8 or 16. Defaults to the encoder's own (32 for most). Late strides
+            become dilations and the weights stay. For encoders with stages of convolutions, ResNet and ConvNeXt.
         num_labels (`int`, *optional*, defaults to 19):
             Number of classes. Not needed where `id2label` is given.
         num_channels (`int`, *optional*, defaults to 3):
-            Number of input channels.
+            Number of input channels. With a backbone it is the backbone's.
         stem_channels (`int`, *optional*, defaults to 64):
             Channels of the stem, a 3×3 convolution at full resolution.
         depths (`Sequence[int]`, *optional*, defaults to `(3, 3, 6, 3, 1, 1)`):
@@ -34,13 +46,15 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         aspp_dilations (`Sequence[int]`, *optional*, defaults to `(12, 24, 36)`):
             Dilations of the 3×3 branches of the atrous spatial pyramid pooling.
         skip_channels (`int`, *optional*, defaults to 48):
-            Channels to which the decoder reduces mod2's output.
+            Channels to which the decoder reduces the skip connection, mod2's output or the backbone's first map.
         decoder_channels (`int`, *optional*, defaults to 256):
             Channels of the decoder's two 3×3 convolutions.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
             Label of the pixels that the loss ignores.
 
     Raises:
+        `ValueError`: `backbone_config` names no encoder of the library, one that gives no feature maps, or
+        `out_features` that it has not.
         `huggingface_hub.errors.StrictDataclassError`: A field has a wrong type, or the fields do not fit together.
 
     Example:
@@ -49,10 +63,18 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
     >>> from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
     >>> model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(num_labels=11))
+
+    >>> resnet50 = DeepLabV3PlusConfig(
+    ...     backbone_config={"model_type": "resnet"}, output_stride=16, aspp_dilations=(6, 12, 18)
+    ... )
+    >>> model = DeepLabV3PlusForSemanticSegmentation(resnet50)
     ```"""  # noqa: E501
 
     model_type = "deeplabv3plus"
+    sub_configs = {"backbone_config": AutoConfig}
 
+    backbone_config: dict | PreTrainedConfig | None = None
+    output_stride: int | None = None
     num_channels: int = 3
     stem_channels: int = 64
     depths: Sequence[int] = (3, 3, 6, 3, 1, 1)
@@ -81,7 +103,56 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         self.aspp_dilations = tuple(self.aspp_dilations)
         if self.id2label is None:
             kwargs.setdefault("num_labels", 19)
+        if self.backbone_config is not None:
+            self._open_backbone_config()
         super().__post_init__(**kwargs)
+
+    def _open_backbone_config(self):
+        """Makes `backbone_config` a configuration of its own with the two `out_features` that the head takes."""
+        backbone = self.backbone_config
+        if isinstance(backbone, dict):
+            if backbone.get("model_type") not in CONFIG_MAPPING:
+                raise ValueError(
+                    "backbone_config: model_type must name an encoder of transformers, such as resnet, got "
+                    f"{backbone.get('model_type')}"
+                )
+            backbone = CONFIG_MAPPING[backbone["model_type"]].from_dict(backbone)
+        else:
+            backbone = copy.deepcopy(backbone)
+        stages = [name for name in getattr(backbone, "stage_names", None) or () if name != "stem"]
+        if not stages:
+            raise ValueError(
+                f"backbone_config: {backbone.model_type} gives no feature maps; take an encoder that AutoBackbone "
+                "opens, such as resnet, convnext, swin or dinov2"
+            )
+        # A single one is the library's default, the last stage, and leaves no map for the skip connection.
+        names = backbone.out_features if len(backbone.out_features) > 1 else stages
+        backbone.out_features = list(dict.fromkeys((names[0], names[-1])))
+        self.backbone_config = backbone
+        self.num_channels = getattr(backbone, "num_channels", 3)
+
+    @property
+    def size_divisor(self) -> int:
+        """
+        `int`: What the sides of an image should be multiples of: the patch size over a plain vision transformer (14
+        for DINOv2), which does not see the pixels beyond; 1 for everything else.
+        """
+        # Pyramids have `depths`; their `patch_size` is the stem's stride.
+        return 1 if self.backbone_config is None or hasattr(self.backbone_config, "depths") else self._patch_size
+
+    @property
+    def stride(self) -> int:
+        """`int`: Stride of the deepest map, 8 for WideResNet-38. No side of an image may be shorter."""
+        if self.backbone_config is None:
+            return 8
+        stages = len(getattr(self.backbone_config, "depths", (1,)))
+        return self.output_stride or self._patch_size * 2 ** (stages - 1)
+
+    @property
+    def _patch_size(self) -> int:
+        """Stride of the backbone's stem: 4 where it is no patch embedding, as in ResNet."""
+        patch_size = getattr(self.backbone_config, "patch_size", None) or 4
+        return patch_size if isinstance(patch_size, int) else max(patch_size)
 
     def to_diff_dict(self):
         # The library leaves its own default of two classes out of the file: here it would be read as 19.
@@ -89,6 +160,10 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of `@strict`-powered validation. Validates the architecture of the config."""
+        if self.output_stride not in (None, 8, 16):
+            raise ValueError(f"output_stride must be 8 or 16, or left out, got {self.output_stride}")
+        if self.output_stride is not None and self.backbone_config is None:
+            raise ValueError("output_stride needs a backbone: WideResNet-38 has stride 8 and `dilations` of its own")
         for name in ("depths", "channels", "dilations", "dropout_probs"):
             if len(getattr(self, name)) != 6:
                 raise ValueError(

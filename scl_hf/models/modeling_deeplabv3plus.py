@@ -1,19 +1,19 @@
-"""PyTorch DeepLabV3+ model: WideResNet-38 trunk, atrous spatial pyramid pooling (ASPP), decoder"""
+"""PyTorch DeepLabV3+ model: WideResNet-38 trunk or a backbone, atrous spatial pyramid pooling (ASPP), decoder"""
 
 import itertools
+import math
+import operator
 from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .configuration_deeplabv3plus import DeepLabV3PlusConfig
-
-OUTPUT_STRIDE = 8
 
 
 def resize(hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -140,15 +140,68 @@ class DeepLabV3PlusTrunk(nn.Module):
         return skip, self.mod7(self.mod6(self.mod5(hidden_states)))
 
 
+def stride_of(layer: nn.Module) -> int:
+    """Stride of a convolution or pooling, 1 for whatever has none."""
+    stride = getattr(layer, "stride", 1)
+    return stride if isinstance(stride, int) else max(stride)
+
+
+def pad_right_and_down(convolution: nn.Conv2d, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    """Pre-hook for an even kernel at stride 1, such as ConvNeXt's 2×2: it keeps the size and starts where it did."""
+    rows, columns = (
+        d * (k - 1) - 2 * p for d, k, p in zip(convolution.dilation, convolution.kernel_size, convolution.padding)
+    )
+    return F.pad(inputs[0], (0, columns, 0, rows))
+
+
+def dilate_late_stages(backbone: PreTrainedModel, output_stride: int) -> None:
+    """
+    À trous: beyond `output_stride` a strided convolution moves by one pixel instead, and those after it space their
+    kernels by its stride. The weights stay, and the old map is every second (fourth) pixel of the new one, except
+    where a layer pools over the whole map (ConvNeXtV2's response normalisation).
+    """
+    stages = next((module for name, module in backbone.named_modules() if name.endswith("stages")), nn.ModuleList())
+    in_stages = set(stages.modules())
+    stride = math.prod(stride_of(layer) for layer in backbone.modules() if layer not in in_stages)
+    stages = [
+        [layer for layer in stage.modules() if isinstance(layer, nn.Conv2d) or stride_of(layer) > 1]
+        for stage in stages[: backbone.out_indices[-1]]
+    ]
+    strides = [max(map(stride_of, layers), default=1) for layers in stages]
+    # Poolings, and convolutions that pad in their own way, would need a rule each.
+    are_plain = all(type(layer) is nn.Conv2d for layers in stages for layer in layers)
+    if not stages or not are_plain or output_stride not in itertools.accumulate([stride, *strides], operator.mul):
+        raise ValueError(
+            f"output_stride: {backbone.config.model_type} cannot give a map at stride {output_stride}, for it has no "
+            "late stages that stride by plain convolutions, as ResNet and ConvNeXt have; leave it out"
+        )
+    dilation = 1
+    for layers, stage_stride in zip(stages, strides):
+        stride *= stage_stride
+        if stride <= output_stride:
+            continue
+        dilation_before = dilation
+        for convolution in layers:
+            # A shortcut strides beside the block's own convolution: both see the dilation before.
+            is_strided = stride_of(convolution) > 1
+            dilation = dilation_before * stage_stride if is_strided else dilation
+            spacing = dilation_before if is_strided else dilation
+            convolution.stride = (1, 1)
+            convolution.dilation = tuple(spacing * d for d in convolution.dilation)
+            convolution.padding = tuple(spacing * p for p in convolution.padding)
+            if is_strided and convolution.kernel_size[0] % 2 == 0:
+                convolution.register_forward_pre_hook(pad_right_and_down)
+
+
 class DeepLabV3PlusASPP(nn.Module):
     """
     Atrous spatial pyramid pooling: image pooling, a 1×1 and dilated 3×3 convolutions side by side, concatenated in
     this order and projected.
     """
 
-    def __init__(self, config: DeepLabV3PlusConfig):
+    def __init__(self, config: DeepLabV3PlusConfig, in_channels: int):
         super().__init__()
-        in_channels, channels = config.channels[-1][-1], config.aspp_channels
+        channels = config.aspp_channels
         self.image_pooling = DeepLabV3PlusConvLayer(in_channels, channels, kernel_size=1)
         self.branches = nn.ModuleList([DeepLabV3PlusConvLayer(in_channels, channels, kernel_size=1)])
         for dilation in config.aspp_dilations:
@@ -163,11 +216,11 @@ class DeepLabV3PlusASPP(nn.Module):
 
 
 class DeepLabV3PlusDecoder(nn.Module):
-    """Joins the upsampled ASPP to the reduced skip connection and classifies each pixel at stride 2."""
+    """Joins the upsampled ASPP to the reduced skip connection and classifies each pixel at the skip's stride."""
 
-    def __init__(self, config: DeepLabV3PlusConfig):
+    def __init__(self, config: DeepLabV3PlusConfig, in_channels: int):
         super().__init__()
-        self.skip_projection = nn.Conv2d(config.channels[0][-1], config.skip_channels, kernel_size=1, bias=False)
+        self.skip_projection = nn.Conv2d(in_channels, config.skip_channels, kernel_size=1, bias=False)
         self.layers = nn.Sequential(
             DeepLabV3PlusConvLayer(
                 config.skip_channels + config.aspp_channels, config.decoder_channels, kernel_size=3
@@ -206,18 +259,47 @@ class DeepLabV3PlusPreTrainedModel(PreTrainedModel):
 
 class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
     """
-    DeepLabV3+ (Chen et al., 2018) with a WideResNet-38 trunk, as Zhu et al. (2019) train it for street scenes.
+    DeepLabV3+ (Chen et al., 2018) with a WideResNet-38 trunk, as Zhu et al. (2019) train it for street scenes, or with
+    the encoder of `config.backbone_config`.
+
+    `model.backbone` is then the encoder as `AutoBackbone` builds it, with random weights and the names of its own
+    checkpoints: pre-trained ones go in by `model.backbone.load_state_dict`. A saved model holds them, and needs no
+    other checkpoint. Gradient checkpointing is the encoder's own: Swin and vision transformers have it, ResNet and
+    ConvNeXt of transformers have none (`supports_gradient_checkpointing`), and asking for it is a `ValueError`.
 
     Args:
         config ([`DeepLabV3PlusConfig`]):
-            Widths, depths and classes of the network.
+            Widths, depths and classes of the network, and its backbone.
+
+    Raises:
+        `ValueError`: The backbone has no class for feature maps, or cannot have `config.output_stride`.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoBackbone
+
+    >>> encoder = AutoBackbone.from_pretrained("microsoft/resnet-101", out_features=["stage1", "stage4"])
+    >>> config = DeepLabV3PlusConfig(backbone_config=encoder.config, output_stride=16, aspp_dilations=(6, 12, 18))
+    >>> model = DeepLabV3PlusForSemanticSegmentation(config)
+    >>> model.backbone.load_state_dict(encoder.state_dict())
+    ```
     """
 
     def __init__(self, config: DeepLabV3PlusConfig):
         super().__init__(config)
-        self.trunk = DeepLabV3PlusTrunk(config)
-        self.aspp = DeepLabV3PlusASPP(config)
-        self.decoder = DeepLabV3PlusDecoder(config)
+        if config.backbone_config is None:
+            self.trunk = DeepLabV3PlusTrunk(config)
+            skip_channels, channels = config.channels[0][-1], config.channels[-1][-1]
+        else:
+            # Without dtype the one of the encoder's checkpoint would stay, under a head in another.
+            self.backbone = AutoBackbone.from_config(config.backbone_config, dtype=torch.get_default_dtype())
+            if config.output_stride is not None:
+                dilate_late_stages(self.backbone, config.output_stride)
+            self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
+            skip_channels, channels = self.backbone.channels[0], self.backbone.channels[-1]
+        self.aspp = DeepLabV3PlusASPP(config, channels)
+        self.decoder = DeepLabV3PlusDecoder(config, skip_channels)
         # Initialize weights and apply final processing
         self.post_init()
 
@@ -230,7 +312,8 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised images, at least 8 pixels on each side; no side need be a multiple of 8.
+                Normalised images, at least `config.stride` pixels on each side (8 for WideResNet-38); over a plain
+                vision transformer the sides should be multiples of `config.size_divisor`.
             labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
                 Class of each pixel, 0 to `config.num_labels - 1`, or `config.semantic_loss_ignore_index`.
             return_dict (`bool`, *optional*, defaults to `config.return_dict`):
@@ -249,7 +332,11 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         if labels is not None:
             self._check_labels(labels, pixel_values)
 
-        skip, hidden_states = self.trunk(pixel_values)
+        if self.config.backbone_config is None:
+            skip, hidden_states = self.trunk(pixel_values)
+        else:
+            feature_maps = self.backbone(pixel_values).feature_maps
+            skip, hidden_states = feature_maps[0], feature_maps[-1]
         logits = self.decoder(skip, self.aspp(hidden_states))
         logits = resize(logits, pixel_values.shape[-2:])
 
@@ -268,10 +355,10 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
             raise ValueError(
                 f"pixel_values must be of shape (batch_size, {self.config.num_channels}, height, width), got {shape}"
             )
-        if shape[2] < OUTPUT_STRIDE or shape[3] < OUTPUT_STRIDE:
+        if min(shape[2:]) < self.config.stride:
             raise ValueError(
                 f"pixel_values of {shape[2]}x{shape[3]} pixels are too small for the output stride: height and width "
-                f"must be at least {OUTPUT_STRIDE}"
+                f"must be at least {self.config.stride}"
             )
         pooled_norm = self.aspp.image_pooling.normalization
         if pooled_norm.training and shape[0] == 1 and not isinstance(pooled_norm, nn.SyncBatchNorm):

@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import json
 import os
 import subprocess
@@ -301,6 +302,47 @@ def test_wrong_configuration(field, value):
 
 
 # Saving, loading, exporting
+
+
+def test_checkpoints_from_before_there_were_backbones():
+    """Fields, keys and logits of a model that was saved then"""
+    fields = {
+        "aspp_channels": 16,
+        "aspp_dilations": [12, 24, 36],
+        "channels": [[8, 8], [8, 8], [16, 16], [16, 16], [8, 16, 32], [16, 32, 32]],
+        "decoder_channels": 16,
+        "depths": [1, 1, 2, 1, 1, 1],
+        "dilations": [1, 1, 1, 2, 4, 4],
+        "dropout_probs": [0.0, 0.0, 0.0, 0.0, 0.3, 0.5],
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2", "3": "LABEL_3", "4": "LABEL_4"},
+        "label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2, "LABEL_3": 3, "LABEL_4": 4},
+        "model_type": "deeplabv3plus",
+        "num_channels": 3,
+        "semantic_loss_ignore_index": 255,
+        "skip_channels": 8,
+        "stem_channels": 8,
+    }
+    config = DeepLabV3PlusConfig.from_dict(fields)
+    new_fields = {"backbone_config": None, "output_stride": None}
+    saved_fields = json.loads(config.to_json_string())
+    saved_fields.pop("transformers_version")
+    assert saved_fields == fields | new_fields
+    model = DeepLabV3PlusForSemanticSegmentation(config).eval()
+    shapes = json.dumps([(key, list(tensor.shape)) for key, tensor in model.state_dict().items()])
+    assert hashlib.sha256(shapes.encode()).hexdigest().startswith("f8e0f116e77f00c2")
+
+    for number, parameter in enumerate(model.parameters()):
+        waves = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + number).view(parameter.shape)
+        is_norm = parameter.dim() == 1
+        with torch.no_grad():
+            parameter.copy_(waves * 0.1 + 1 if is_norm else waves * parameter[0].numel() ** -0.5)
+    pixel_values = torch.cos(torch.arange(2 * 3 * 33 * 49, dtype=torch.float64) * 0.37).view(2, 3, 33, 49).float()
+    logits = model(pixel_values).logits
+    for pixel, expected in (
+        (logits[0, :, 0, 0], [-0.0172070, 0.3230248, 0.1483583, -0.2627898, -0.2550536]),
+        (logits[1, :, 20, 30], [0.4278086, -0.0812253, -0.4607868, -0.1058587, 0.4178072]),
+    ):
+        torch.testing.assert_close(pixel, torch.tensor(expected), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("num_labels", [2, 5, 19])
