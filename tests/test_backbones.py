@@ -345,10 +345,9 @@ def test_bad_values_end_in_one_line(encoders, backbone, head, output_stride, fie
         build(encoders, backbone, head, output_stride, **fields)
 
 
-def refused(backbone, message, head=None):
-    with pytest.raises(InputError, match=f"^backbone [^\n]*{message}[^\n]*$") as error:
-        load_on_backbone(str(backbone), head, None, {}, LABELS)
-    assert "\n" not in str(error.value)
+def refused(backbone, message):
+    with pytest.raises(InputError, match=f"^backbone [^\n]*{message}[^\n]*$"):
+        load_on_backbone(str(backbone), None, None, {}, LABELS)
 
 
 def test_what_is_no_encoder_is_refused_in_one_line(tmp_path):
