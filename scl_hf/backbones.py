@@ -36,23 +36,20 @@ def load_on_backbone(
 
     Args:
         backbone (`str`):
-            Hub id or folder of an encoder that `AutoBackbone` opens, or of a classifier over one. Never runs code that
-            comes with it.
+            Hub id or folder of an encoder that `AutoBackbone` opens, or of a classifier over one. Code that comes
+            with it is never run.
         head (`str`, *optional*):
             One of `HEADS`. By default `"dpt"` for plain vision transformers, whose feature maps are all of one stride
             (DINOv2, BEiT), and `"deeplabv3plus"` for pyramids (ResNet, ConvNeXt, Swin).
         output_stride (`int`, *optional*):
             8 or 16, for `"deeplabv3plus"` over ResNet and ConvNeXt. By default the encoder's own, 32.
         head_config (`dict`):
-            Further fields of the head's config, and `out_features`, the encoder's stages whose maps the head takes: by
-            default those at a quarter, half, three quarters and the whole of its depth, of which DeepLabV3+ takes the
-            first and the last.
-        labels (`dict`):
-            `id2label` and `label2id`, or nothing.
+            Further fields of the head's config, and `out_features`: the stages whose maps it takes, by default at a
+            quarter, half, three quarters and the whole of the depth. DeepLabV3+ takes the first and the last of them.
+        labels (`dict`): `id2label` and `label2id`, or nothing.
 
     Returns:
-        `tuple[PreTrainedModel, str]`: The model in float32 and evaluation mode, and a line that says what was taken
-        over and what is new.
+        `tuple[PreTrainedModel, str]`: The model in float32 and evaluation mode; a line on what is taken over and new.
     """
     field = f"backbone {backbone}"
     encoder_config = _encoder_config(field, backbone)
@@ -69,8 +66,7 @@ def load_on_backbone(
             )
     except (TypeError, ValueError, RuntimeError) as error:
         raise _config_error(error, "model_config") from error
-    missing = {key for key in report["missing_keys"] if key.startswith("backbone.")}
-    if astray := missing | report["unexpected_keys"] | report["mismatched_keys"]:
+    if astray := {key for key in report["missing_keys"] if key in weights} | report["unexpected_keys"]:
         raise RuntimeError(f"{field}: weights of the encoder did not get into the model: {first_few(astray)}")
     model.config.name_or_path = backbone  # where its image processor is
     _freeze_unused(model)
@@ -84,8 +80,8 @@ def load_on_backbone(
 def size_divisor(model: PreTrainedModel) -> int:
     """
     What the sides of an input must be multiples of: the patch size of a plain vision transformer (14 for DINOv2, 16
-    for BEiT and DPT), be it the model or its `backbone_config`; 1 for all others, which take any size. Plain is, by
-    its config, what has a `patch_size` and layers that are not grouped into stages of several `depths`.
+    for BEiT and DPT), 1 for all others, which take any size. Plain is, by its config or its `backbone_config`, what
+    has a `patch_size` and a number of layers, but no `depths` of several stages.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): A semantic-segmentation model.
@@ -135,8 +131,7 @@ def _encoder_config(field: str, backbone: str) -> PreTrainedConfig:
             raise InputError(f"{field}: needs code of its own, and a model over it would not open again; {ANOTHER}.")
         raise InputError(f"{field}: transformers has no backbone class for model_type {kind!r}; {ANOTHER}.")
     try:
-        # Its classes and code are not the model's, and its type may be half precision.
-        left_out = LABEL_FIELDS | {"architectures", "auto_map", "dtype", "torch_dtype"}
+        left_out = LABEL_FIELDS | {"architectures", "auto_map", "dtype", "torch_dtype"}  # of its own use
         config = config_class.from_dict({name: value for name, value in values.items() if name not in left_out})
     except Exception as error:
         raise _config_error(error, f"{field}: its config.json") from error
@@ -146,6 +141,7 @@ def _encoder_config(field: str, backbone: str) -> PreTrainedConfig:
 
 
 def _check_fit(encoder_config: PreTrainedConfig, head: str, output_stride: int | None) -> None:
+    """Refuses what does not go together, as far as the config of the encoder tells."""
     kind = encoder_config.model_type
     if head not in HEADS:
         raise InputError(f"head: must be one of {', '.join(HEADS)}, got {head!r}.")
@@ -153,8 +149,6 @@ def _check_fit(encoder_config: PreTrainedConfig, head: str, output_stride: int |
         raise InputError(f"head: dpt is for plain ViTs such as DINOv2, {kind} is none; take deeplabv3plus or upernet.")
     if output_stride is not None and head != "deeplabv3plus":
         raise InputError(f"output_stride: is for deeplabv3plus; leave it out with the {head} head.")
-    if output_stride not in (None, 8, 16):
-        raise InputError(f"output_stride: must be 8 or 16, or left out, got {output_stride!r}.")
 
 
 def _head_config(
@@ -184,12 +178,11 @@ def _out_features(encoder_config: PreTrainedConfig, wanted: list[str] | None) ->
     """Names of the stages whose maps the head takes."""
     if wanted is None:
         return four_stages(encoder_config)
-    stages = encoder_config.stage_names
-    if not isinstance(wanted, list | tuple) or len(wanted) < 2 or [s for s in stages if s in wanted] != list(wanted):
-        raise InputError(
-            f"model_config: out_features must name two or more of {first_few(stages, 6)} in order, got {wanted!r}."
-        )
-    return list(wanted)
+    names = encoder_config.stage_names
+    if not isinstance(wanted, list) or len(wanted) < 2 or [name for name in names if name in wanted] != wanted:
+        among = first_few(names, 6)
+        raise InputError(f"model_config: out_features must name two or more of {among} in order, got {wanted!r}.")
+    return wanted
 
 
 def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, int]:
@@ -198,14 +191,15 @@ def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[
     try:
         with no_load_report():
             encoder, report = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
-                backbone, config=config, dtype=torch.float32, output_loading_info=True
+                backbone, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
     except Exception as error:  # what others wrote may hold anything
-        raise InputError(f"{field}: its weights do not fit its config.json ({first_line(error)})") from error
-    if lost := {key for key in report["missing_keys"] if not key.startswith(NEW_NORMS)}:
+        raise InputError(f"{field}: its weights cannot be read ({first_line(error)})") from error
+    lost = {key for key in report["missing_keys"] if not key.startswith(NEW_NORMS)}
+    if lost := lost | {key for key, *_ in report["mismatched_keys"]}:
         raise InputError(
-            f"{field}: {len(lost)} of the encoder's {len(encoder.state_dict())} tensors are missing "
-            f"({first_few(sorted(lost), 2)}); name a pre-trained encoder whose weights are whole."
+            f"{field}: {len(lost)} of the encoder's {len(encoder.state_dict())} tensors are missing or of another "
+            f"size ({first_few(sorted(lost), 2)}); name one whose weights are whole and belong to its config.json."
         )
     config.name_or_path = ""  # it would be saved with the model, and may be a folder of this machine
     return encoder, len(report["missing_keys"])
@@ -213,7 +207,7 @@ def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[
 
 def _freeze_unused(model: PreTrainedModel) -> None:
     """Freezes what the gradient of a small picture does not reach."""
-    side = 4 * (_patch_size(model.config.backbone_config) or 16)
+    side = 2 * (_patch_size(model.config.backbone_config) or 16)
     model(torch.zeros(1, model.backbone.config.num_channels, side, side)).logits.sum().backward()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)
@@ -222,5 +216,5 @@ def _freeze_unused(model: PreTrainedModel) -> None:
 
 def _config_error(error: Exception, field: str) -> InputError:
     """What is wrong with a config, in one line: the checks of its class say it in their last one."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    line = str(error).strip().split("\n")[-1].strip().removeprefix("ValueError: ").removeprefix("TypeError: ")
     return InputError(line if line.startswith("output_stride") else f"{field}: {line}")
