@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from .errors import InputError, first_few, first_line
+from .inference import patch_size
 from .models import BackboneDPTForSemanticSegmentation, DeepLabV3PlusForSemanticSegmentation
 from .models.configuration_backbone_dpt import four_stages
 
@@ -53,7 +53,7 @@ def load_on_backbone(
     """
     field = f"backbone {backbone}"
     encoder_config = _encoder_config(field, backbone)
-    head = head or ("dpt" if _patch_size(encoder_config) else "deeplabv3plus")
+    head = head or ("dpt" if patch_size(encoder_config) else "deeplabv3plus")
     _check_fit(encoder_config, head, output_stride)
     config, head_class = _head_config(encoder_config, head, output_stride, head_config, labels)
     encoder, norms = _open_encoder(field, backbone, config.backbone_config)
@@ -77,18 +77,6 @@ def load_on_backbone(
     return model, line
 
 
-def size_divisor(model: PreTrainedModel) -> int:
-    """
-    What the sides of an input must be multiples of: the patch size of a plain vision transformer (14 for DINOv2, 16
-    for BEiT and DPT), 1 for all others, which take any size. Plain is, by its config or its `backbone_config`, what
-    has a `patch_size` and a number of layers, but no `depths` of several stages.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): A semantic-segmentation model.
-    """
-    return _patch_size(model.config) or _patch_size(getattr(model.config, "backbone_config", None)) or 1
-
-
 @contextlib.contextmanager
 def no_load_report() -> Iterator[None]:
     """Keeps transformers' table of missing and unexpected keys from the log, where a line says it."""
@@ -102,14 +90,6 @@ def no_load_report() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(no_table)
-
-
-def _patch_size(config: PreTrainedConfig | None) -> int | None:
-    """The patch size of a plain vision transformer, `None` for others."""
-    patch_size = getattr(config, "patch_size", None)
-    if patch_size is None or hasattr(config, "depths") or not hasattr(config, "num_hidden_layers"):
-        return None
-    return patch_size if isinstance(patch_size, int) else math.lcm(*patch_size)
 
 
 def _encoder_config(field: str, backbone: str) -> PreTrainedConfig:
@@ -145,7 +125,7 @@ def _check_fit(encoder_config: PreTrainedConfig, head: str, output_stride: int |
     kind = encoder_config.model_type
     if head not in HEADS:
         raise InputError(f"head: must be one of {', '.join(HEADS)}, got {head!r}.")
-    if head == "dpt" and not _patch_size(encoder_config):
+    if head == "dpt" and not patch_size(encoder_config):
         raise InputError(f"head: dpt is for plain ViTs such as DINOv2, {kind} is none; take deeplabv3plus or upernet.")
     if output_stride is not None and head != "deeplabv3plus":
         raise InputError(f"output_stride: is for deeplabv3plus; leave it out with the {head} head.")
@@ -207,7 +187,7 @@ def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[
 
 def _freeze_unused(model: PreTrainedModel) -> None:
     """Freezes what the gradient of a small picture does not reach."""
-    side = 2 * (_patch_size(model.config.backbone_config) or 16)
+    side = 2 * (patch_size(model.config.backbone_config) or 16)
     model(torch.zeros(1, model.backbone.config.num_channels, side, side)).logits.sum().backward()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)

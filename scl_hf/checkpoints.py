@@ -25,6 +25,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.hub import has_file
 
+from .backbones import load_on_backbone, no_load_report
 from .data import cityscapes
 from .data.palette import palette_of
 from .data.pixels import Pixels
@@ -46,13 +47,26 @@ class ModelArguments:
             Hub id or folder of the starting weights. Any checkpoint that `AutoModelForSemanticSegmentation` opens; a
             head for another number of classes is replaced by a new one. Without it a
             `DeepLabV3PlusForSemanticSegmentation` is built from `model_config`, with random weights.
+        backbone (`str`, *optional*):
+            Hub id or folder of a pre-trained encoder, under a new head. Any that `AutoBackbone` opens, such as ResNet,
+            ConvNeXt, Swin or DINOv2; in place of `model_name_or_path`.
+        head (`str`, *optional*):
+            The head over `backbone`: deeplabv3plus, upernet or dpt. By default dpt for plain vision transformers such
+            as DINOv2, deeplabv3plus for the others.
+        output_stride (`int`, *optional*):
+            8 or 16, for deeplabv3plus over ResNet and ConvNeXt. Late strides become dilations, the weights stay; by
+            default the encoder's own stride, 32.
         model_config (`dict`, *optional*):
-            Fields of [`DeepLabV3PlusConfig`] that differ from the full-size model, as JSON on the command line.
+            Fields of the model's config that differ from its defaults, as JSON on the command line. Those of
+            [`DeepLabV3PlusConfig`] or, over a `backbone`, of its head; there also `out_features`.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether the checkpoint at `model_name_or_path` may run its own code.
     """
 
     model_name_or_path: str | None = None
+    backbone: str | None = None
+    head: str | None = None
+    output_stride: int | None = None
     model_config: dict | str | None = None
     trust_remote_code: bool = False
 
@@ -66,10 +80,20 @@ class ModelArguments:
                 ) from None
         if self.model_config is not None and not isinstance(self.model_config, dict):
             raise InputError(f"model_config: expected a mapping of fields, got {self.model_config!r}.")
+        if self.backbone and self.model_name_or_path:
+            raise InputError("backbone and model_name_or_path: both name weights. Add --model_name_or_path null.")
+        for name in ("head", "output_stride"):
+            if getattr(self, name) is not None and not self.backbone:
+                raise InputError(f"{name}: is for a model over a backbone; name one, or leave the field out.")
         if self.model_config and self.model_name_or_path:
             raise InputError(
                 "model_config and model_name_or_path: a checkpoint brings its own config. Add --model_config null."
             )
+
+    @property
+    def origin(self) -> str | None:
+        """Where weights are taken from, if anywhere."""
+        return self.model_name_or_path or self.backbone
 
 
 @dataclass
@@ -111,6 +135,10 @@ class Checkpoint:
 def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrainedModel:
     """The model that a run starts from, with a head for these classes, or with the checkpoint's own for `None`."""
     labels = {} if id2label is None else {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+    if args.backbone is not None:
+        model, line = load_on_backbone(args.backbone, args.head, args.output_stride, args.model_config or {}, labels)
+        _say_once(line)
+        return model
     if args.model_name_or_path is None:
         return _new_model(args.model_config or {}, labels)
     field = f"model_name_or_path {args.model_name_or_path}"
@@ -129,9 +157,13 @@ def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrai
         taken_over += f"; new: {first_few((key + note for key, note in new.items()), 4)}"
     if unused := sorted(report["unexpected_keys"]):
         taken_over += f"; {len(unused)} not used: {first_few(unused, 4)}"
-    if os.environ.get("RANK", "0") == "0":  # one process says it for all
-        logger.warning("%s: %s", args.model_name_or_path, taken_over)
+    _say_once(f"{args.model_name_or_path}: {taken_over}")
     return model
+
+
+def _say_once(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # one process says it for all
+        logger.warning(line)
 
 
 def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str = "") -> Checkpoint:
@@ -245,20 +277,13 @@ def _open_weights(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model in float32, and the report of what was loaded; `wrong` says what it is where that fails."""
     hub = "" if _is_local(field, name) else "there is no such folder, and on the Hub it is "
-    transformers_logger = logging.getLogger("transformers.modeling_utils")
-    transformers_logger.addFilter(_is_no_load_report)  # a table and notes, where a line says it
     try:
-        return model_class.from_pretrained(
-            name, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
+        with no_load_report():
+            return model_class.from_pretrained(
+                name, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+            )
     except Exception as error:  # what others wrote may hold anything
         raise InputError(f"{field}: {hub}{wrong} ({first_line(error)})") from error
-    finally:
-        transformers_logger.removeFilter(_is_no_load_report)
-
-
-def _is_no_load_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
 
 
 def _open_processor(field: str, name: str, trust_remote_code: bool) -> tuple[BaseImageProcessor | None, Pixels]:

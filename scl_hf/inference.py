@@ -172,13 +172,41 @@ def _logits_of_grids(
     while batch := list(itertools.islice(tiles, max_tiles_per_batch)):
         # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
         pixels = torch.stack([tile for _, _, tile in batch]).contiguous(memory_format=torch.channels_last)
-        logits = model(pixel_values=pixels).logits
+        logits = _logits_of_any_size(model, pixels)
         for index, (grid, place, _) in enumerate(batch):
             grid.add(place, logits[index], len(pixel_values))
         del pixels, logits
         for grid in grids:
             if grid.total is not None and grid.tiles_left == 0:
                 yield grid.average(flip)
+
+
+def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Logits of (B, 3, h, w); where the model wants multiples, of sides padded with zeros, the mean, and cut off."""
+    height, width = pixels.shape[-2:]
+    divisor = size_divisor(model)
+    below, right = -height % divisor, -width % divisor
+    if not (below or right):
+        return model(pixel_values=pixels).logits
+    logits = model(pixel_values=F.pad(pixels, (0, right, 0, below))).logits
+    return upsample_logits(logits, (height + below, width + right))[..., :height, :width]
+
+
+def size_divisor(model: nn.Module) -> int:
+    """
+    What the sides of an input must be multiples of: the patch size where the model or its `backbone_config` is a plain
+    vision transformer (14 for DINOv2), 1 for all others.
+    """
+    config = getattr(model, "config", None)
+    return patch_size(config) or patch_size(getattr(config, "backbone_config", None)) or 1
+
+
+def patch_size(config: object) -> int | None:
+    """The patch size of a plain vision transformer, whose layers are not grouped into `depths`; `None` for others."""
+    size = getattr(config, "patch_size", None)
+    if size is None or hasattr(config, "depths") or not hasattr(config, "num_hidden_layers"):
+        return None
+    return size if isinstance(size, int) else math.lcm(*size)
 
 
 @contextlib.contextmanager

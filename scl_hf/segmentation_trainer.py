@@ -30,6 +30,7 @@ from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
 from .evaluation.report import iou_table
 from .hub import CodeBesideWeights
+from .inference import size_divisor
 from .output import replacing
 
 
@@ -47,6 +48,19 @@ def open_model(
         label = getattr(train_dataset, "features", {}).get("label")
         model = load_model(ModelArguments(name), label.id2label if isinstance(label, LabelImage) else None)
     return model, args, own_size(processing_class) if processing_class else load_processor(name or None)
+
+
+def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
+    """What the encoder of a model does not take."""
+    divisor = size_divisor(model)
+    if any(side % divisor for side in args.crop_size):
+        nearest = [f"{side // divisor * divisor} or {-(-side // divisor) * divisor}" for side in args.crop_size]
+        raise InputError(
+            f"crop_size: must be multiples of {divisor} for this encoder, got {args.crop_size}; the nearest are "
+            f"{' by '.join(dict.fromkeys(nearest))}."
+        )
+    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(f"gradient_checkpointing: {type(model).__name__} with this encoder has none; leave it out.")
 
 
 def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:

@@ -31,7 +31,7 @@ from .hub import write_model_card
 from .inference import evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
-from .segmentation_trainer import SegmentationTrainer, labeled_rows, open_model
+from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
 from .teacher import EMATeacher
 
 # Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
@@ -124,6 +124,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 "per_device_train_batch_size: must be 2 or more where labels are trained on alone, for BatchNorm over"
                 " the image pooling has one value an image. On several GPUs, sync_batch_norm does as well."
             )
+        if train_dataset is not None:
+            check_settings_of(model, args)
         self.unlabeled_dataset, self.coarse_dataset = unlabeled_dataset, coarse_dataset
         # Before anything is written: what is wrong with the data shows here.
         self._crops, self._draws = None, None

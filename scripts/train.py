@@ -38,7 +38,9 @@ def main() -> None:
     # 2. Labelled, unlabelled and evaluation images; the model and how it wants its pixels
     data = load_data(data_args)
     model = load_model(model_args, data.id2label)
-    image_processor = load_processor(model_args.model_name_or_path, model_args.trust_remote_code)
+    image_processor = load_processor(
+        model_args.model_name_or_path or model_args.backbone, model_args.trust_remote_code
+    )
 
     # 3. Draws, crops, losses, EMA, evaluation, checkpoints
     trainer = SemiSupervisedTrainer(

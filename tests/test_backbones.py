@@ -40,8 +40,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
-from scl_hf.backbones import load_on_backbone, size_divisor
+from scl_hf.backbones import load_on_backbone
 from scl_hf.errors import InputError
+from scl_hf.inference import size_divisor
 from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation
 
 LABELS = {"id2label": {0: "iris", 1: "lily", 2: "rose"}, "label2id": {"iris": 0, "lily": 1, "rose": 2}}

@@ -132,15 +132,6 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         self.num_channels = getattr(backbone, "num_channels", 3)
 
     @property
-    def size_divisor(self) -> int:
-        """
-        `int`: What the sides of an image should be multiples of: the patch size over a plain vision transformer (14
-        for DINOv2), which does not see the pixels beyond; 1 for everything else.
-        """
-        # Pyramids have `depths`; their `patch_size` is the stem's stride.
-        return 1 if self.backbone_config is None or hasattr(self.backbone_config, "depths") else self._patch_size
-
-    @property
     def stride(self) -> int:
         """`int`: Stride of the deepest map, 8 for WideResNet-38. No side of an image may be shorter."""
         if self.backbone_config is None:

@@ -313,7 +313,7 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
                 Normalised images, at least `config.stride` pixels on each side (8 for WideResNet-38); over a plain
-                vision transformer the sides should be multiples of `config.size_divisor`.
+                vision transformer, pixels beyond a multiple of its patch size are not seen.
             labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
                 Class of each pixel, 0 to `config.num_labels - 1`, or `config.semantic_loss_ignore_index`.
             return_dict (`bool`, *optional*, defaults to `config.return_dict`):
