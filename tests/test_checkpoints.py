@@ -359,3 +359,16 @@ def test_what_cannot_be_opened_is_one_line_of_either_field(tmp_path, field, load
         refused(folder, "not a semantic-segmentation checkpoint that can be loaded")
     (folder / "config.json").write_text("{")
     refused(folder, "not a semantic-segmentation checkpoint that can be loaded")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"backbone": "a/b", "model_name_or_path": "c/d"}, "backbone and model_name_or_path: both name weights"),
+        ({"head": "dpt"}, "head: is for a model over a backbone"),
+        ({"output_stride": 8}, "output_stride: is for a model over a backbone"),
+    ],
+)
+def test_model_fields_that_contradict_each_other(fields, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        ModelArguments(**fields)
