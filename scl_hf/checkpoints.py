@@ -28,7 +28,7 @@ from transformers.utils.hub import has_file
 from .data import cityscapes
 from .data.palette import palette_of
 from .data.pixels import Pixels
-from .errors import InputError, first_line
+from .errors import InputError, first_few, first_line
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 logger = logging.getLogger(__name__)
@@ -74,14 +74,7 @@ class ModelArguments:
 
 @dataclass
 class Checkpoint:
-    """
-    A trained model, and how it wants its pictures.
-
-    Args:
-        name (`str`): Path or Hub id.
-        model ([`~transformers.PreTrainedModel`]): A semantic-segmentation model, in float32.
-        pixels ([`~scl_hf.data.pixels.Pixels`], *optional*): How it wants its pixels; ImageNet's way by default.
-    """
+    """A trained model in float32, its path or Hub id, and how it wants its pixels; ImageNet's way by default."""
 
     name: str
     model: PreTrainedModel
@@ -116,41 +109,33 @@ class Checkpoint:
 
 
 def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrainedModel:
-    """
-    The model that a run starts from. Where there are starting weights, the log says which of them were taken over.
-
-    Args:
-        args ([`ModelArguments`]): The model fields of the recipe.
-        id2label (`dict[int, str]`, *optional*): Class names by train id. `None` leaves the checkpoint its own classes.
-
-    Returns:
-        [`~transformers.PreTrainedModel`]: In float32, with a head for these classes.
-    """
-    labels = {}
-    if id2label is not None:
-        labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+    """The model that a run starts from, with a head for these classes, or with the checkpoint's own for `None`."""
+    labels = {} if id2label is None else {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
     if args.model_name_or_path is None:
         return _new_model(args.model_config or {}, labels)
     field = f"model_name_or_path {args.model_name_or_path}"
     model, report = _open_weights(field, args.model_name_or_path, trust_remote_code=args.trust_remote_code, **labels)
-    taken_over = _taken_over(field, model, report)
+    total = len(model.state_dict())
+    new = {key: "" for key in sorted(report["missing_keys"])}
+    # The config is the checkpoint's own but for the classes, so that a tensor of another size is one of the head.
+    new |= {key: f" ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])}
+    if len(new) >= total:
+        raise InputError(
+            f"{field}: its weights share no tensor with {type(model).__name__}, which its "
+            f"{CONFIG_NAME} names; take a folder whose weights and {CONFIG_NAME} belong together."
+        )
+    taken_over = f"{total - len(new)} of {total} tensors taken over"
+    if new:
+        taken_over += f"; new: {first_few((key + note for key, note in new.items()), 4)}"
+    if unused := sorted(report["unexpected_keys"]):
+        taken_over += f"; {len(unused)} not used: {first_few(unused, 4)}"
     if os.environ.get("RANK", "0") == "0":  # one process says it for all
         logger.warning("%s: %s", args.model_name_or_path, taken_over)
     return model
 
 
 def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str = "") -> Checkpoint:
-    """
-    A trained semantic-segmentation model, to be scored or to predict with.
-
-    Args:
-        name (`str`): Path or Hub id.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
-        subfolder (`str`, *optional*): Where in it the model is; the image processor is at its root.
-
-    Returns:
-        [`Checkpoint`]: The model on the CPU, in float32 and evaluation mode.
-    """
+    """A trained model in evaluation mode, perhaps in a `subfolder`; its image processor is at the root."""
     field = f"checkpoint {name}"
     model, report = _open_weights(field, name, trust_remote_code=trust_remote_code, subfolder=subfolder)
     if report["missing_keys"]:
@@ -174,13 +159,7 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
 
 
 def load_weights(folder: Path, model: PreTrainedModel) -> None:
-    """
-    Puts the weights that `save_pretrained` wrote into a model of the same architecture.
-
-    Args:
-        folder (`pathlib.Path`): Holds the weights.
-        model ([`~transformers.PreTrainedModel`]): Takes them.
-    """
+    """Puts the weights that `save_pretrained` wrote into a model of the same architecture."""
     field = f"resume_from_checkpoint {folder}"
     if not folder.is_dir():
         raise InputError(f"{field}: no such folder; resume with the same ema_validation.")
@@ -200,10 +179,6 @@ def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseIma
     """
     The image processor to be saved beside a model that starts from a checkpoint: the checkpoint's own, as [`own_size`]
     gives it. Without one, or where it cannot make label maps of logits as `pipeline` wants them, SegFormer's.
-
-    Args:
-        name (`str`, *optional*): Path or Hub id of the checkpoint.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
     """
     processor, pixels = None, Pixels()
     if name is not None:
@@ -306,34 +281,10 @@ def _new_model(model_config: dict[str, Any], labels: dict[str, Any]) -> PreTrain
     """A DeepLabV3+ with random weights."""
     if given := {"id2label", "label2id", "num_labels"} & set(model_config):
         raise InputError(f"model_config: leave out '{min(given)}': the classes are those of the data.")
+    if unknown := set(model_config) - set(inspect.signature(DeepLabV3PlusConfig).parameters):
+        raise InputError(f"model_config: unknown field '{min(unknown)}'; see DeepLabV3PlusConfig for the fields.")
     try:
         config = DeepLabV3PlusConfig(**model_config, **labels)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise InputError(f"model_config: {str(error).strip().splitlines()[-1].strip()}") from error
-    unknown = sorted(set(model_config) - set(inspect.signature(DeepLabV3PlusConfig).parameters))
-    if unknown:
-        raise InputError(f"model_config: unknown field '{unknown[0]}'; see DeepLabV3PlusConfig for the fields.")
     return DeepLabV3PlusForSemanticSegmentation(config)
-
-
-def _taken_over(field: str, model: PreTrainedModel, report: dict[str, Any]) -> str:
-    """What of a checkpoint is in the model now, in a line."""
-    total = len(model.state_dict())
-    new = {key: "" for key in sorted(report["missing_keys"])}
-    # The config is the checkpoint's own but for the classes, so that a tensor of another size is one of the head.
-    new |= {key: f" ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])}
-    if len(new) >= total:
-        raise InputError(
-            f"{field}: its weights share no tensor with {type(model).__name__}, which its "
-            f"{CONFIG_NAME} names; take a folder whose weights and {CONFIG_NAME} belong together."
-        )
-    parts = [f"{total - len(new)} of {total} tensors taken over"]
-    if new:
-        parts.append(f"new: {_listed([key + note for key, note in new.items()])}")
-    if report["unexpected_keys"]:
-        parts.append(f"not used: {_listed(sorted(report['unexpected_keys']))}")
-    return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

@@ -39,9 +39,7 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
         if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
-            where = (
-                f"{path} holds no checkpoint-*" if checkpoint is None else f"{checkpoint} is not a checkpoint folder"
-            )
+            where = f"{checkpoint} is not a checkpoint folder" if checkpoint else f"{path} holds no checkpoint-*"
             raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
         return checkpoint
     if not overwrite and (newest or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):

@@ -35,33 +35,18 @@ def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def field_help(dataclass_type: type) -> dict[str, str]:
-    """
-    What the docstrings say of the fields of a dataclass. A field is described by the class that defines it or by the
-    nearest of its bases that names it.
-
-    Args:
-        dataclass_type (`type`): A dataclass with a docstring in the format of 🤗 Transformers.
-
-    Returns:
-        `dict[str, str]`: The text of each field that is described, in one line.
-    """
+    """Field -> what the docstring of its class, or of the nearest base that names it, says of it, in one line."""
     described = {}
     for owner in reversed(dataclass_type.__mro__):
-        described |= _described_fields(owner)
+        text = inspect.cleandoc(owner.__doc__ or "")
+        entries = re.findall(r"^    (\w+) ?\(.*?\):?((?: .*)?(?:\n(?: {8}.*)?)*)$", text, re.MULTILINE)
+        described |= {name: " ".join(entry.split()) for name, entry in entries}
     return {field.name: described[field.name] for field in fields(dataclass_type) if field.name in described}
 
 
 def first_sentence(text: str) -> str:
     """The first sentence of a text, without its full stop."""
     return re.split(r"(?<!e\.g)(?<!i\.e)(?<!et al)\.(?:\s|$)", text, maxsplit=1)[0].strip()
-
-
-def _described_fields(owner: type) -> dict[str, str]:
-    """The entries under `Args:` (or `Parameters:`) in the docstring of a class itself: name -> text."""
-    entries = re.findall(
-        r"^    (\w+) ?\(.*?\):?((?: .*)?(?:\n(?: {8}.*)?)*)$", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE
-    )
-    return {name: " ".join(text.split()) for name, text in entries}
 
 
 # The core schema of YAML 1.2
@@ -80,14 +65,12 @@ class _RecipeLoader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_int(self, node: yaml.ScalarNode) -> int:
-        text = self.construct_scalar(node)
-        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
-
 
 for _tag, _pattern in _NUMBERS.items():
     _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789"))
-_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_int)
+_RecipeLoader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value.startswith(("0o", "0x")) else 10)
+)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -107,34 +90,17 @@ class RecipeParser(HfArgumentParser):
     command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
     A recipe with `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one.
     `--help` shows the first sentence of what the docstrings say of each field.
-
-    Args:
-        dataclass_types (`type` or `Iterable[type]`): The dataclasses whose fields are parsed.
-        kwargs: Further arguments of `argparse.ArgumentParser`.
     """
 
-    source = "command line"  # what error messages name
-
     def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
+        self.source = "command line"  # what error messages name
+        self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
         defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
         super().__init__(dataclass_types, **defaults | kwargs)
 
     def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
-        """
-        Args:
-            argv (`Sequence[str]`): Command line without the script's name.
-            ignored (`Collection[str]`, *optional*): Fields that the recipe may hold for another script.
-
-        Returns:
-            `tuple`: One instance per dataclass.
-
-        Raises:
-            [`InputError`]: An unknown field, a value of the wrong type or out of its range, an unreadable recipe.
-        """
+        """One instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
         argv = list(argv)
-        for action in self._actions:
-            if action.dest != "help" and type(None) in _alternatives(self.dataclass_types, action.dest):
-                action.type = _or_null(action.type)
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
@@ -165,6 +131,7 @@ class RecipeParser(HfArgumentParser):
             for name in [name for name in inspect.get_annotations(owner) if name in left]:
                 field = left.pop(name)
                 field.type = hints[name]  # where upstream looks for it
+                self.alternatives[name] = {get_origin(kind) or kind for kind in get_args(hints[name])}
                 self._parse_dataclass_field(group, field)
                 for action in (action for action in self._actions if action.dest == name):
                     if name in texts:
@@ -173,27 +140,22 @@ class RecipeParser(HfArgumentParser):
                         action.help = argparse.SUPPRESS
                     if action.type is string_to_bool:
                         action.metavar = "true|false"
-
-    def _known_fields(self) -> list[str]:
-        return [f.name for dataclass_type in self.dataclass_types for f in fields(dataclass_type) if f.init]
+                    if type(None) in self.alternatives[name]:
+                        action.type = _or_null(action.type)
 
     def _unknown_field(self, name: str) -> NoReturn:
-        close = difflib.get_close_matches(name, self._known_fields(), n=1)
+        close = difflib.get_close_matches(name, self.alternatives, n=1)
         self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
 
     def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
-        # `--no_x` shares its destination with `--x`; only `--x` has the conversion.
-        actions = {a.dest: a for a in reversed(self._actions) if not isinstance(a, argparse._StoreFalseAction)}
-        known = self._known_fields()
         for name, value in values.items():
-            if name not in known:
+            if name not in self.alternatives:
                 self._unknown_field(str(name))
-            action = actions[name]
+            action = self._option_string_actions[f"--{name}"]
             takes_list = action.nargs == "+"
-            alternatives = _alternatives(self.dataclass_types, name)
-            if value is None and type(None) not in alternatives:
+            if value is None and type(None) not in self.alternatives[name]:
                 self.error(f"{name}: expected a value, got none.")
-            if isinstance(value, dict) and dict not in alternatives:
+            if isinstance(value, dict) and dict not in self.alternatives[name]:
                 self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
             if isinstance(value, list) and not takes_list:
                 self.error(f"{name}: expected one value, got {value!r}.")
@@ -201,13 +163,11 @@ class RecipeParser(HfArgumentParser):
                 # Not left to argparse, which converts defaults when the name of the file is no longer known.
                 items = value if isinstance(value, list) else [value]
                 try:
-                    items = [self._get_value(action, str(item)) for item in items]
+                    value = self._get_values(action, [str(item) for item in items])
                 except argparse.ArgumentError as error:
                     self.error(str(error))
-                value = items if takes_list else items[0]
-            for same in self._actions:
-                if same.dest == name:
-                    same.default, same.required = value, False
+            self.set_defaults(**{name: value})
+            action.required = False
 
 
 def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -235,12 +195,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
     return values
-
-
-def _alternatives(dataclass_types: Sequence[type], name: str) -> set[type]:
-    # HfArgumentParser overwrites `field.type`; the annotations keep what was declared.
-    hint = next(hints[name] for t in dataclass_types if name in (hints := get_type_hints(t)))
-    return {get_origin(alternative) or alternative for alternative in get_args(hint)}
 
 
 def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:

@@ -35,17 +35,14 @@ def main() -> None:
     layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
     check = commands.add_parser("check", help="count all files, open them, and list what is missing or broken")
     check.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
-    recipe = {
-        "metavar": "RECIPE",
-        "help": "takes label_map, ignore_index and id2label from there, for a folder of your own",
-    }
-    check.add_argument("--recipe", **recipe | {"help": recipe["help"] + ", and unlabeled_dirs"})
+    taken = "takes label_map, ignore_index and id2label from there, for a folder of your own"
+    check.add_argument("--recipe", metavar="RECIPE", help=f"{taken}, and unlabeled_dirs")
     check.add_argument("--num_proc", type=int, help="processes; default: one for each core")
 
     push = commands.add_parser("push", help="write Parquet files with the pictures in them, and push them to the Hub")
     push.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
     push.add_argument("output_dir", metavar="OUTPUT_DIR", help="a folder that does not exist yet or is empty")
-    push.add_argument("--recipe", **recipe)
+    push.add_argument("--recipe", metavar="RECIPE", help=taken)
     push.add_argument("--repo", metavar="USER/NAME", help="the data set on the Hub; without it nothing is sent")
     push.add_argument("--private", action="store_true", help="create it private, refuse one that is public")
     push.add_argument("--license", help="of the pictures and labels, such as cc-by-4.0; a public data set needs it")

@@ -2,12 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -25,14 +23,6 @@ _LAYOUTS = {  # dataset -> what lists its frames, and what the report calls it
     "mapillary": (mapillary.find_frames, "Mapillary Vistas"),
     "folder": (folder.find_frames, "a folder"),
 }
-
-
-class Found(NamedTuple):
-    """What there is of a frame: counts of `"images"` and of each kind of label, and what is wrong."""
-
-    counts: Counter
-    missing: list[str]
-    broken: list[str]
 
 
 @dataclass
@@ -65,11 +55,8 @@ class Report:
             missing += found[:_LISTED]
             if len(found) > _LISTED:
                 missing.append(f"… and {len(found) - _LISTED} more of this split")
-        for heading, problems in (
-            ("differs from the official data", self.differs),
-            ("missing", missing),
-            ("broken", self.broken),
-        ):
+        sections = {"differs from the official data": self.differs, "missing": missing, "broken": self.broken}
+        for heading, problems in sections.items():
             if problems:
                 lines += ["", f"{heading}:", *(f"  {problem}" for problem in problems)]
         return "\n".join([*lines, "", self._verdict()])
@@ -79,32 +66,24 @@ class Report:
         files = sum(counts[kind] for counts in splits for kind in ("images", *self.kinds))
         if self.sound:
             return f"Complete and sound: {files:,} files opened."
-        parts = [
-            (sum(map(len, self.missing.values())), "missing"),
-            (len(self.broken), "broken"),
-            (len(self.differs), "official numbers not met"),
-        ]
-        found = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+        problems = {"missing": sum(map(len, self.missing.values())), "broken": len(self.broken)}
+        problems["official numbers not met"] = len(self.differs)
+        found = ", ".join(f"{count:,} {what}" for what, count in problems.items() if count)
         return f"NOT sound: {found}; {files:,} files found."
 
     def _table(self) -> list[str]:
-        rows = [["split", "images", *["official"] * bool(self.official), *self.kinds, "problems"]]
+        columns = ["images", *["official"] * bool(self.official), *self.kinds, "problems"]
+        rows = [["split", *columns]]
         for (split, city), counts in self.counts.items():
-            rows.append([split if city is None else f"  {city}", f"{counts['images']:,}"])
-            if self.official:
-                number = self.official.get((split, city))
-                rows[-1].append("–" if number is None else f"{number:,}")
-            rows[-1] += [f"{counts[kind]:,}" if kind in counts else "–" for kind in self.kinds]
-            rows[-1].append(f"{counts['problems']:,}")
+            numbers = {"official": self.official.get((split, city)), **counts}
+            cells = ["–" if numbers.get(column) is None else f"{numbers[column]:,}" for column in columns]
+            rows.append([split if city is None else f"  {city}", *cells])
         first, *others = [max(map(len, column)) for column in zip(*rows)]
         return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
 
 
 def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:
-    """
-    The recipe fields of the data in a folder, judged by its layout: `dataset` is cityscapes, mapillary or folder. A
-    given recipe has the class names and the ids of a folder of one's own.
-    """
+    """The data fields of what is in a folder, judged by its layout; a recipe has those of a folder of one's own."""
     own = {name: getattr(recipe or DataArguments(), name) for name in ("id2label", "label_map", "ignore_index")}
     root = Path(data_dir)
     if not root.is_dir():
@@ -134,19 +113,8 @@ def check_data(
 ) -> Report:
     """
     Counts the images and labels of a data set against the official numbers, where there are some, and opens every one
-    of them: whether it can be read, whether image and label are of one size, whether a label holds unknown ids.
-
-    Args:
-        data_dir (`str`):
-            Data in the layout of Cityscapes or of Mapillary Vistas, or a folder of one's own (`<split>/images`,
-            `<split>/labels`, `id2label.json`).
-        num_proc (`int`, *optional*): Number of processes; by default one for each core.
-        recipe ([`DataArguments`], *optional*):
-            Has `id2label`, `label_map` and `ignore_index` of a folder of one's own, and `unlabeled_dirs`, plain
-            folders of pictures that are opened, too.
-
-    Returns:
-        [`Report`]: What was found.
+    of them: whether it can be read, whether image and label are of one size, whether a label holds unknown ids. A
+    recipe has the class names and the ids of a folder of one's own, and `unlabeled_dirs` to be opened, too.
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
@@ -164,11 +132,9 @@ def check_data(
         config = kind if args.dataset == "mapillary" else None
         tables[kind] = open_source(replace(args, dataset_config=config)).labels.table
     for pictures in recipe.unlabeled_dirs if recipe else ():
-        frames += [
-            Frame(pictures, name, os.path.join(pictures, name), {}, frozenset({"image"}))
-            for name in list_pictures(pictures)
-        ]
-    _count(report, frames, _open_all(frames, tables, num_proc))
+        for name in list_pictures(pictures):
+            frames.append(Frame(pictures, name, os.path.join(pictures, name), {}, frozenset({"image"})))
+    _open_all(report, frames, tables, num_proc)
     if args.dataset == "cityscapes":
         _compare_cityscapes(report, {frame.id for frame in frames})
     elif args.dataset == "mapillary":
@@ -176,58 +142,54 @@ def check_data(
     return report
 
 
-def _open_all(frames: list[Frame], tables: dict[str, np.ndarray], num_proc: int | None) -> Iterator[Found]:
+def _open_all(report: Report, frames: list[Frame], tables: dict[str, np.ndarray], num_proc: int | None) -> None:
+    """Opens what there is of the frames, and enters the counts and what is missing and broken into the report."""
     processes = min(num_proc or os.cpu_count() or 1, len(frames))
+    images = {}
     with ProcessPoolExecutor(processes) as executor:
         found = executor.map(partial(_open, tables=tables), frames, chunksize=min(16, -(-len(frames) // processes)))
-        yield from tqdm(found, total=len(frames), desc="Opening every file", unit="image")
+        found = tqdm(found, total=len(frames), desc="Opening every file", unit="image")
+        for frame, (present, missing, broken) in zip(frames, found):
+            first = images.setdefault((frame.split, frame.id), frame.image)
+            if first != frame.image:
+                broken.append(f"{frame.image}: a second image named {frame.id}, besides {first}; rename one of them")
+            for city in dict.fromkeys([None, frame.city]):
+                counts = report.counts.setdefault((frame.split, city), Counter())
+                counts.update(present, problems=len(missing) + len(broken))
+            if missing:
+                report.missing.setdefault(frame.split, []).extend(missing)
+            report.broken += broken
 
 
-def _open(frame: Frame, tables: dict[str, np.ndarray]) -> Found:
-    found = Found(Counter(), [], [])
-    size = None
+def _open(frame: Frame, tables: dict[str, np.ndarray]) -> tuple[dict[str, int], list[str], list[str]]:
+    """Counts of `"images"` and of each kind of label of a frame, what of it is missing and what is broken."""
     image_there = "image" in frame.present
+    present, missing, broken = {"images": int(image_there)}, [], []
+    size = None
     # The known broken frame is a picture like any other, but training leaves it out whatever it holds.
     if image_there and frame.id not in cityscapes.BROKEN_FRAMES:
         try:
             size = read_image(frame.image).shape[1::-1]
         except InputError as error:
-            found.broken.append(str(error))
-    found.counts["images"] += image_there
+            broken.append(str(error))
     for kind, path in frame.labels.items():
-        there = kind in frame.present
-        found.counts[kind] += there
-        if there and not image_there:
-            found.missing.append(f"{path}: its image is missing, looked for {frame.image}")
-        if image_there and not there:
-            found.missing.append(f"{frame.image}: its label is missing, looked for {path}")
-        if not there:
+        present[kind] = int(kind in frame.present)
+        if not present[kind]:
+            if image_there:
+                missing.append(f"{frame.image}: its label is missing, looked for {path}")
             continue
+        if not image_there:
+            missing.append(f"{path}: its image is missing, looked for {frame.image}")
         try:
             label_size = read_label(path, tables[kind]).shape[::-1]
         except InputError as error:
-            found.broken.append(str(error))
+            broken.append(str(error))
             continue
-        if size is not None and label_size != size:
-            found.broken.append(
+        if size not in (None, label_size):
+            broken.append(
                 f"{path}: the label is {label_size[0]}×{label_size[1]} pixels, its image {size[0]}×{size[1]}"
             )
-    return found
-
-
-def _count(report: Report, frames: list[Frame], results: Iterable[Found]) -> None:
-    seen = {}
-    for frame, found in zip(frames, results):
-        first = seen.setdefault((frame.split, frame.id), frame.image)
-        if first != frame.image:
-            found.broken.append(f"{frame.image}: a second image named {frame.id}, besides {first}; rename one of them")
-        for key in dict.fromkeys([(frame.split, None), (frame.split, frame.city)]):
-            counts = report.counts.setdefault(key, Counter())
-            counts.update(found.counts)
-            counts["problems"] += len(found.missing) + len(found.broken)
-        if found.missing:
-            report.missing.setdefault(frame.split, []).extend(found.missing)
-        report.broken += found.broken
+    return present, missing, broken
 
 
 def _compare_cityscapes(report: Report, ids: set[str]) -> None:

@@ -15,7 +15,7 @@ from ..errors import InputError
 from .labels import LabelImage
 from .pictures import IGNORE_INDEX
 from .rows import Frame, by_split, file_names, open_frames
-from .source import DataArguments, Licence, Source, data_folder, own_classes_refused, refuse_fields
+from .source import DataArguments, Licence, Source, check_fields
 
 logger = logging.getLogger(__name__)
 
@@ -215,10 +215,9 @@ def load_cityscapes(
 
 def open_source(args: DataArguments) -> Source:
     """Cityscapes: fine labels and, in `train_extra`, coarse ones."""
-    refuse_fields(args, own_classes_refused("Cityscapes"))
-    refuse_fields(args, {"dataset_config": "cityscapes has no configurations; leave the field out"})
     subset = subset_file(args.labeled_split) if args.labeled_split else None
-    root = os.path.abspath(data_folder(args))
+    check_fields(args, "Cityscapes")
+    root = os.path.abspath(args.data_dir)
     splits = by_split(find_frames(root), _FOLDERS)
     drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
     official = any(frame.city in ALL_CITIES for frames in splits.values() for frame in frames)

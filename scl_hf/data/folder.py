@@ -13,7 +13,7 @@ from .labels import LabelImage, read_id2label
 from .palette import palette_of
 from .pictures import is_picture
 from .rows import NO_PICTURES, Frame, file_names, open_frames
-from .source import NOT_CITYSCAPES, DataArguments, Source, data_folder, refuse_fields
+from .source import DataArguments, Source, check_fields
 
 _REMEDY = "add the labels, or move images without a label to a folder of their own and name it in unlabeled_dirs"
 
@@ -29,8 +29,7 @@ def find_frames(root: str | os.PathLike) -> list[Frame]:
         labeled = file_names(labels, ".png")
         for stem in [*images, *sorted(labeled - images.keys())]:
             places = {"labels": os.path.join(labels, f"{stem}.png")} if os.path.isdir(labels) else {}
-            there = {"image": stem in images, "labels": stem in labeled}
-            present = frozenset(kind for kind in there if there[kind])
+            present = frozenset(kind for kind, names in (("image", images), ("labels", labeled)) if stem in names)
             for name in images.get(stem, [f"{stem}.*"]):
                 image = os.path.join(folder, "images", name)
                 frames.append(Frame(os.path.basename(folder), stem, image, places, present))
@@ -43,19 +42,20 @@ def _split_folders(root: str | os.PathLike) -> list[str]:
 
 def _open(frames: Sequence[Frame], folder: str, complete: bool) -> datasets.Dataset:
     """The rows of a split; labels are None throughout where not each image has to have one."""
-    frames = [frame for frame in frames if "image" in frame.present]
+    split = os.path.basename(folder)
+    frames = [frame for frame in frames if frame.split == split and "image" in frame.present]
     if not frames:
         raise InputError(f"{folder}/images: {NO_PICTURES}")
     for first, second in zip(frames, frames[1:]):
         if first.id == second.id:
             raise InputError(f"{second.image}: a second image named {second.id}; rename one of them")
-    return open_frames(frames, "labels" if complete else None, os.path.basename(folder), complete, _REMEDY)
+    return open_frames(frames, "labels" if complete else None, split, complete, _REMEDY)
 
 
 def open_source(args: DataArguments) -> Source:
     """The splits of a folder, and the classes in its `id2label.json` or in the file that `id2label` names."""
-    refuse_fields(args, NOT_CITYSCAPES | {"dataset_config": "folder has no configurations; leave the field out"})
-    root = os.path.abspath(data_folder(args))
+    check_fields(args)
+    root = os.path.abspath(args.data_dir)
     id2label = read_id2label(Path(args.id2label or os.path.join(args.data_dir, "id2label.json")))
     frames = find_frames(root)
     splits = {os.path.basename(folder): folder for folder in _split_folders(root)}
@@ -64,10 +64,7 @@ def open_source(args: DataArguments) -> Source:
         where=args.data_dir,
         labels=LabelImage.of(id2label, args.label_map, args.ignore_index),
         palette=palette_of(id2label),
-        splits={
-            split: partial(_open, [frame for frame in frames if frame.split == split], folder)
-            for split, folder in splits.items()
-        },
+        splits={split: partial(_open, frames, folder) for split, folder in splits.items()},
         labeled=[split for split, folder in splits.items() if os.path.isdir(os.path.join(folder, "labels"))],
         place=lambda split: f"{split}/images",
         licence=cityscapes.LICENCE if copied else None,

@@ -12,15 +12,14 @@ from ..errors import InputError, first_line
 from .labels import LabelImage, read_id2label
 from .palette import palette_of
 from .rows import select_pictures
-from .source import NOT_CITYSCAPES, DataArguments, Source, refuse_fields
+from .source import DataArguments, Source, check_fields
 
 
 def open_source(args: DataArguments) -> Source:
     """The splits that `datasets` opens, and the classes in `id2label.json` beside them or named by `id2label`."""
-    refuse_fields(args, NOT_CITYSCAPES)
+    check_fields(args)
     splits = open_splits(args.dataset, args.dataset_config, args.data_dir)
-    file = Path(args.id2label) if args.id2label else find_id2label(args.dataset, args.data_dir)
-    id2label = read_id2label(file)
+    id2label = read_id2label(Path(args.id2label) if args.id2label else find_id2label(args.dataset, args.data_dir))
     labels = LabelImage.of(id2label, args.label_map, args.ignore_index)
 
     def open_split(split: str, complete: bool) -> datasets.Dataset:
@@ -44,10 +43,7 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     if saved and config:
         raise InputError(f"dataset_config: {name} was written by save_to_disk, which keeps one; leave the field out")
     try:
-        if saved:
-            splits = datasets.load_from_disk(name)
-        else:
-            splits = datasets.load_dataset(name, config, data_dir=data_dir)
+        splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(

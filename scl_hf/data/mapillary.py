@@ -1,8 +1,4 @@
-"""
-Mapillary Vistas: its folders, and the class table in its config file.
-
-The data set is for research and may not be passed on: this module only reads a copy of your own.
-"""
+"""Mapillary Vistas: its folders, and the class table in its config file, in a copy of your own."""
 
 import json
 import os
@@ -18,15 +14,7 @@ from ..errors import InputError
 from .labels import LabelImage
 from .pictures import IGNORE_INDEX
 from .rows import Frame, by_split, file_names, open_frames
-from .source import (
-    NOT_CITYSCAPES,
-    DataArguments,
-    Licence,
-    Source,
-    data_folder,
-    own_classes_refused,
-    refuse_fields,
-)
+from .source import DataArguments, Licence, Source, check_fields
 
 # version -> the class table, and the labels of a split; the later release first, then the one of v1.0 to v1.2 alone.
 _CONFIGS = {"v1.2": ("config_v1.2.json", "config.json"), "v2.0": ("config_v2.0.json",)}
@@ -45,11 +33,10 @@ def find_frames(root: str | os.PathLike, version: str | None = None) -> list[Fra
     frames = []
     for split in NUM_IMAGES:
         folder = os.path.join(root, split)
-        places = {
-            kind: next((place for place in places if os.path.isdir(os.path.join(folder, place))), None)
-            for kind, places in _LABELS.items()
+        there = {
+            kind: [name for name in names if os.path.isdir(f"{folder}/{name}")] for kind, names in _LABELS.items()
         }
-        places = {kind: place for kind, place in places.items() if place is not None}
+        places = {kind: names[0] for kind, names in there.items() if names}
         if split != "testing" and (version or not places):
             places.setdefault(version or "v1.2", _LABELS[version or "v1.2"][-1])
         found = {"image": file_names(os.path.join(folder, "images"), ".jpg")}
@@ -135,10 +122,9 @@ def _check_version(version: str) -> None:
 
 def open_source(args: DataArguments) -> Source:
     """Mapillary Vistas, with the labels of the version that `dataset_config` names."""
-    refuse_fields(args, NOT_CITYSCAPES | own_classes_refused("Mapillary Vistas"))
+    check_fields(args, "Mapillary Vistas")
     version = args.dataset_config or "v1.2"
-    _check_version(version)
-    root = os.path.abspath(data_folder(args))
+    root = os.path.abspath(args.data_dir)
     labels, palette = read_classes(root, version)
     splits = by_split(find_frames(root, version), _FOLDERS)
     return Source(

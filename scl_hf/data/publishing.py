@@ -1,6 +1,5 @@
 """Writes a data set as Parquet with the pictures in it, and pushes it to the Hub where its licence allows that."""
 
-import json
 import math
 import os
 import re
@@ -16,14 +15,15 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm.auto import tqdm
 
 from ..errors import InputError, first_line
+from ..output import write_json
 from .checking import find_layout
 from .labels import LabelImage
 from .loading import open_source
 from .pictures import check_files
 from .rows import stored_files
-from .source import DataArguments, Licence, Source
+from .source import DataArguments, Source
 
-SHARD_BYTES = 500_000_000  # as push_to_hub; a shard is in memory at a time
+SHARD_BYTES = 500_000_000  # as push_to_hub
 
 _CARD = """---
 {metadata}
@@ -63,24 +63,9 @@ def push_data(
 ) -> str:
     """
     Writes a data set into a folder that `datasets.load_dataset` opens: Parquet files with the pictures in them, the
-    names of the classes, and a card. Then pushes that folder, if a repository is named. In a repository that exists,
-    the Parquet files of an earlier push are replaced.
-
-    Args:
-        data_dir (`str`): Data in the layout of Cityscapes or Mapillary Vistas, or a folder of one's own.
-        output_dir (`str`): Where to write it: a folder that does not exist yet or is empty.
-        repo (`str`, *optional*): The data set on the Hub, `user/name`. By default nothing is sent.
-        private (`bool`, *optional*, defaults to `False`): Whether it is created private, and refused if it is not.
-        accept_license (`bool`, *optional*, defaults to `False`): Cityscapes and Mapillary Vistas may not be passed on.
-            This says that all who can see the private repository have a licence of their own.
-        license (`str`, *optional*): The licence of the data, such as `"cc-by-4.0"`, for its card. A public repository
-            needs one.
-        recipe ([`DataArguments`], *optional*):
-            Has `id2label`, `label_map` and `ignore_index` of a folder of one's own. The files stay as they are, the
-            card gives the map.
-
-    Returns:
-        `str`: Where it is now, for a person to read.
+    names of the classes, and a card. Then pushes that folder, if a repository is named, in place of an earlier push.
+    `accept_license` says that all who can see the repository have a licence of their own for data that may not be
+    passed on. A recipe has the class names and ids of a folder of one's own. Returns where the data is, in words.
     """
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -88,12 +73,11 @@ def push_data(
     source = open_source(find_layout(data_dir, recipe))
     splits = _open_splits(source)
     if repo is not None:
-        _check_terms(source.licence, data_dir, repo, private, accept_license, license)
+        _check_terms(source, repo, private, accept_license, license)
         _prepare_repo(repo, private)
     try:
         _write_parquet(splits, output / "data")
-        names = json.dumps(source.labels.id2label, indent=2, ensure_ascii=False)
-        (output / "id2label.json").write_text(names + "\n", encoding="utf-8")
+        write_json(output / "id2label.json", source.labels.id2label)
         card = _card(source, splits, repo or output.resolve().name, license)
         (output / "README.md").write_text(card, encoding="utf-8")
     except BaseException as error:
@@ -104,7 +88,18 @@ def push_data(
     if repo is None:
         return f"written to {output}; nothing was sent (--repo user/name pushes it)"
     _prepare_repo(repo, private)  # once more: writing takes hours, in which somebody may have made it public
-    return f"written to {output} and pushed to {_upload(output, repo)}"
+    try:
+        HfApi().upload_folder(
+            repo_id=repo,
+            repo_type="dataset",
+            folder_path=output,
+            commit_message="Upload the data set",
+            delete_patterns="data/*.parquet",
+        )
+    except (OSError, HTTPError) as error:
+        command = f"hf upload {repo} {output} . --repo-type dataset"
+        raise InputError(f"{repo}: {_reason(error)}; the files are in {output}, go on with: {command}") from error
+    return f"written to {output} and pushed to {constants.ENDPOINT}/datasets/{repo}"
 
 
 def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
@@ -130,35 +125,27 @@ def _write_parquet(splits: Mapping[str, datasets.Dataset], folder: Path) -> None
     try:
         with tqdm(total=sum(map(len, splits.values())), desc="Writing Parquet", unit="image") as progress:
             for split, rows in splits.items():
-                shards = max(1, math.ceil(_stored_bytes(rows) / SHARD_BYTES))
+                columns = [stored_files(rows, name)[0] for name in ("image", "label") if name in rows.column_names]
+                size = sum(check_files(path for paths in columns for path in paths if path is not None))
+                shards = max(1, math.ceil(size / SHARD_BYTES))
                 for shard in range(shards):
-                    part = rows.shard(shards, shard)
-                    _write_shard(part, folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+                    part = rows.shard(shards, shard).with_format("arrow")
+                    path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+                    # All pictures of a shard are in memory, and gone before the next one.
+                    part.map(embed_table_storage, batched=True, batch_size=32, keep_in_memory=True).to_parquet(path)
                     progress.update(len(part))
     finally:
         if shown:
             datasets.enable_progress_bars()
 
 
-def _write_shard(rows: datasets.Dataset, path: Path) -> None:
-    """Writes one Parquet file: all of its pictures are in memory, a few hundred."""
-    rows = rows.with_format("arrow")
-    rows.map(embed_table_storage, batched=True, batch_size=32, keep_in_memory=True).to_parquet(path)
-
-
-def _stored_bytes(rows: datasets.Dataset) -> int:
-    """The bytes of the picture files of a split."""
-    columns = [stored_files(rows, name)[0] for name in ("image", "label") if name in rows.column_names]
-    return sum(check_files(path for paths in columns for path in paths if path is not None))
-
-
 def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, license: str | None) -> str:
     """The README of the data set, with the recipe fields that read it."""
     labels = {
-        name: len(table) - table.data.column("label").null_count if "label" in table.column_names else 0
-        for name, table in splits.items()
+        name: len(rows) - rows.data.column("label").null_count if source.labeled else 0
+        for name, rows in splits.items()
     }
-    labeled = [name for name, table in splits.items() if labels[name] == len(table)]
+    labeled = [name for name, rows in splits.items() if labels[name] == len(rows)]
     # Another split than these is there for its images; test is nobody's to train on.
     train = [name for name in labeled if name == "train"] or labeled[:1]
     pool = [name for name in splits if name not in (*train, "train", "validation", "val", "test")]
@@ -187,9 +174,7 @@ def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, lic
         metadata=data.to_yaml(),
         name=repo.split("/")[-1],
         num_classes=len(source.labels.names),
-        splits="\n".join(
-            f"- `{name}`: {len(table):,} images, {labels[name]:,} labels" for name, table in splits.items()
-        ),
+        splits="\n".join(f"- `{name}`: {len(splits[name]):,} images, {labels[name]:,} labels" for name in splits),
         ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
         columns=", ".join(f"`{name}`" for name in next(iter(splits.values())).column_names),
         repo=repo,
@@ -198,19 +183,18 @@ def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, lic
     )
 
 
-def _check_terms(
-    licence: Licence | None, data_dir: str | os.PathLike, repo: str, private: bool, accepted: bool, license: str | None
-) -> None:
+def _check_terms(source: Source, repo: str, private: bool, accepted: bool, license: str | None) -> None:
     """Refuses to send what may not be sent there."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"repo: {repo!r} is no name of a data set on the Hub; write it as user/name")
-    if licence is not None and not (private and accepted):
+    if source.licence is not None and not (private and accepted):
         missing = " and ".join(["--private"] * (not private) + ["--accept_license"] * (not accepted))
         raise InputError(
-            f"{data_dir}: is taken for {licence.owner}, whose licence forbids passing it on ({licence.link}); add "
-            f"{missing} to keep it in a private repository for people who have accepted that licence"
+            f"{source.where}: is taken for {source.licence.owner}, whose licence forbids passing it on "
+            f"({source.licence.link}); add {missing} to keep it in a private repository for people who have accepted "
+            "that licence"
         )
-    if licence is None and not private and license is None:
+    if source.licence is None and not private and license is None:
         raise InputError(
             "license: is missing; a public data set needs one that its pictures may have, as in --license cc-by-4.0, "
             "or add --private"
@@ -236,22 +220,5 @@ def _prepare_repo(repo: str, private: bool) -> None:
         )
 
 
-def _upload(output: Path, repo: str) -> str:
-    try:
-        HfApi().upload_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=output,
-            commit_message="Upload the data set",
-            delete_patterns="data/*.parquet",
-        )
-    except (OSError, HTTPError) as error:
-        raise InputError(
-            f"{repo}: {_reason(error)}; the files are in {output}, go on with: "
-            f"hf upload {repo} {output} . --repo-type dataset"
-        ) from error
-    return f"{constants.ENDPOINT}/datasets/{repo}"
-
-
 def _reason(error: Exception) -> str:
-    return f"the Hub cannot be reached or refused ({first_line(error).strip()})"
+    return f"the Hub cannot be reached or refused ({first_line(error)})"

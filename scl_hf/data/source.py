@@ -112,33 +112,21 @@ class Licence(NamedTuple):
 @dataclass
 class Source:
     """
-    One kind of data, opened: no row is made and no file looked at before its split is opened.
-
-    Args:
-        where (`str`): What messages call it, such as its folder.
-        labels ([`LabelImage`]): What the ids in its labels mean; not decoded.
-        palette (`np.ndarray`): (num_classes, 3) uint8 colours.
-        splits (`dict[str, Callable]`):
-            Split -> what opens its rows, with the columns `image`, `label` (None where there is none; may be missing
-            where no label is asked for) and `id`, not decoded. It takes whether each image has to have a label.
-        labeled (`Collection[str]`, *optional*): The splits in which each image should have a label.
-        unlabeled_splits (`Sequence[str]`, *optional*): The splits that join the unlabelled pool by default.
-        place (`Callable`, *optional*): Split -> where in the data it should be, for messages.
-        coarse_split (`str`, *optional*): The split whose labels are coarse ones.
-        subset (`pathlib.Path`, *optional*): The list of ids that `labeled_split` names.
-        licence ([`Licence`], *optional*): The licence that forbids passing the data on.
+    One kind of data, opened: no row is made and no file looked at before its split is opened. What opens a split takes
+    whether each image has to have a label, and gives rows that are not decoded: `image`, `label` (None where there is
+    none; may be missing where no label is asked for) and `id`.
     """
 
-    where: str
+    where: str  # what messages call it, such as its folder
     labels: LabelImage
-    palette: np.ndarray
+    palette: np.ndarray  # (num_classes, 3) uint8
     splits: Mapping[str, Callable[[bool], datasets.Dataset]]
-    labeled: Collection[str] = ()
-    unlabeled_splits: Sequence[str] = ()
-    place: Callable[[str], str] | None = None
-    coarse_split: str | None = None
-    subset: Path | None = None
-    licence: Licence | None = None
+    labeled: Collection[str] = ()  # splits in which each image should have a label
+    unlabeled_splits: Sequence[str] = ()  # those that join the unlabelled pool by default
+    place: Callable[[str], str] | None = None  # split -> where in the data it should be, for messages
+    coarse_split: str | None = None  # whose labels are coarse ones
+    subset: Path | None = None  # the list of ids that `labeled_split` names
+    licence: Licence | None = None  # that forbids passing the data on
 
     def open(self, split: str, complete: bool = False) -> datasets.Dataset:
         """The rows of a split, their labels as [`LabelImage`]; `complete` if each has to have one."""
@@ -153,32 +141,23 @@ class Source:
         return rows.cast_column("label", self.labels) if "label" in rows.column_names else rows
 
 
-# What only Cityscapes has
-NOT_CITYSCAPES = {
-    "use_coarse_labels": "only Cityscapes has coarse labels; set it to false",
-    "labeled_split": "only Cityscapes has such subsets; give labeled_fraction or labeled_ids",
-}
-
-
-def refuse_fields(args: DataArguments, reasons: Mapping[str, str]) -> None:
-    """Refuses fields that say nothing about a kind of data, where they were set."""
-    defaults = DataArguments()
-    for name, reason in reasons.items():
-        if getattr(args, name) not in (getattr(defaults, name), ""):
-            raise InputError(f"{name}: {reason}")
-
-
-def own_classes_refused(owner: str) -> dict[str, str]:
-    """For [`refuse_fields`]: what the owner's data brings itself."""
+def check_fields(args: DataArguments, owner: str | None = None) -> None:
+    """Refuses fields that say nothing about this kind of data, whose `owner` brings its classes, and a lost folder."""
     remedy = "leave the field out, or name another dataset"
-    table = f"{owner} brings its table of ids; {remedy}"
-    return {"id2label": f"{owner} brings its class names; {remedy}", "label_map": table, "ignore_index": table}
-
-
-def data_folder(args: DataArguments) -> str:
-    """`data_dir`, which must be there."""
-    if not args.data_dir:
-        raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
-    if not os.path.isdir(args.data_dir):
-        raise InputError(f"data_dir: there is no folder {args.data_dir}; correct the path")
-    return args.data_dir
+    reasons = {}
+    if args.dataset != "cityscapes":
+        reasons["use_coarse_labels"] = "only Cityscapes has coarse labels; set it to false"
+        reasons["labeled_split"] = "only Cityscapes has such subsets; give labeled_fraction or labeled_ids"
+    if args.dataset in ("cityscapes", "folder"):
+        reasons["dataset_config"] = f"{args.dataset} has no configurations; leave the field out"
+    if owner:
+        reasons["id2label"] = f"{owner} brings its class names; {remedy}"
+        reasons["label_map"] = reasons["ignore_index"] = f"{owner} brings its table of ids; {remedy}"
+    for name, reason in reasons.items():
+        if getattr(args, name) not in (getattr(DataArguments, name), ""):
+            raise InputError(f"{name}: {reason}")
+    if args.dataset in ("cityscapes", "mapillary", "folder"):
+        if not args.data_dir:
+            raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
+        if not os.path.isdir(args.data_dir):
+            raise InputError(f"data_dir: there is no folder {args.data_dir}; correct the path")
