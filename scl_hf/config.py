@@ -13,11 +13,9 @@ from .evaluation.protocol import EvaluationArguments
 @dataclass
 class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
     """
-    Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1) or of its baseline;
-    symbols are the paper's. The fields below are the method's own. Inherited are those of
-    [`~scl_hf.data.SamplingArguments`] (which crops are drawn), [`~scl_hf.data.AugmentationArguments`] (how they are
-    changed), [`~scl_hf.evaluation.EvaluationArguments`] (how whole images are evaluated), and
-    [`~transformers.TrainingArguments`].
+    Settings of [`SemiSupervisedTrainer`]. Every default is the paper's (section 4.1) or its baseline's, and so are the
+    symbols. The method's own fields stand here; inherited are [`~scl_hf.data.SamplingArguments`],
+    [`~scl_hf.data.AugmentationArguments`], `EvaluationArguments` and [`~transformers.TrainingArguments`].
 
     Args:
         consistency_weight (`float`, *optional*, defaults to 20.0):
@@ -126,8 +124,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         for names, least in ((at_least_1, 1), (at_least_0, 0)):
             for name in names:
                 check_field(self, name, getattr(self, name) >= least, f"{least} or more")
-        loss_boxes = 1 <= self.num_loss_boxes <= self.num_boxes
-        check_field(self, "num_loss_boxes", loss_boxes, f"1 to num_boxes ({self.num_boxes})")
+        most = self.num_boxes
+        check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= most, f"1 to num_boxes ({most})")
         pairs = self.num_pairs is None or self.num_pairs >= 1
         check_field(self, "num_pairs", pairs, "1 or more, or left out for all pairs")
         check_field(self, "cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")
