@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from .errors import InputError, first_few, first_line
-from .inference import patch_size
+from .inference import patch_size, smallest_side
 from .models import BackboneDPTForSemanticSegmentation, DeepLabV3PlusForSemanticSegmentation
 from .models.configuration_backbone_dpt import four_stages
 
@@ -187,7 +187,7 @@ def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[
 
 def _freeze_unused(model: PreTrainedModel) -> None:
     """Freezes what the gradient of a small picture does not reach."""
-    side = 2 * (patch_size(model.config.backbone_config) or 16)
+    side = max(2 * (patch_size(model.config.backbone_config) or 16), smallest_side(model))
     model(torch.zeros(1, model.backbone.config.num_channels, side, side)).logits.sum().backward()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)

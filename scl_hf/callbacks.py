@@ -94,11 +94,7 @@ class SkippedFiles:
 
 
 def run_summary(
-    model: PreTrainedModel,
-    args: SemiSupervisedConfig,
-    num_labeled: int,
-    num_unlabeled: int,
-    num_evaluated: int,
+    model: PreTrainedModel, args: SemiSupervisedConfig, num_labeled: int, num_unlabeled: int, num_evaluated: int
 ) -> str:
     """One paragraph that says what is about to be trained, on what, where."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6

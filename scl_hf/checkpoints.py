@@ -119,10 +119,6 @@ class Checkpoint:
         """(num_classes, 3) uint8: Cityscapes' colours where the classes are its own, else colour-blind-safe ones."""
         return palette_of(self.id2label)
 
-    def pixel_values(self, picture: np.ndarray) -> torch.Tensor:
-        """A picture, (H, W, 3) uint8 in RGB, as the model wants it, at the picture's own size: (3, H, W) float32."""
-        return self.pixels.of(picture)
-
     def digest(self) -> str:
         """A digest of the weights: whether two checkpoints are one model, wherever they lie."""
         digest = hashlib.sha256()

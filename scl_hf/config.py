@@ -15,11 +15,9 @@ NOT_DECAYED = ("norms", "biases", "position_embeddings")
 @dataclass
 class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
     """
-    Settings of [`SemiSupervisedTrainer`]. Every default is the value of the paper (section 4.1) or of its baseline;
-    symbols are the paper's. The fields below are the method's own. Inherited are those of
-    [`~scl_hf.data.SamplingArguments`] (which crops are drawn), [`~scl_hf.data.AugmentationArguments`] (how they are
-    changed), [`~scl_hf.evaluation.EvaluationArguments`] (how whole images are evaluated), and
-    [`~transformers.TrainingArguments`].
+    Settings of [`SemiSupervisedTrainer`]. Every default is the paper's (section 4.1) or its baseline's, and so are the
+    symbols. The method's own fields stand here; inherited are [`~scl_hf.data.SamplingArguments`],
+    [`~scl_hf.data.AugmentationArguments`], `EvaluationArguments` and [`~transformers.TrainingArguments`].
 
     Args:
         consistency_weight (`float`, *optional*, defaults to 20.0):
@@ -138,8 +136,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(self, "backbone_learning_rate", rate is None or rate >= 0, "0 or more, or left out")
         known = set(self.no_weight_decay) <= set(NOT_DECAYED)
         check_field(self, "no_weight_decay", known, f"any of {', '.join(NOT_DECAYED)}")
-        loss_boxes = 1 <= self.num_loss_boxes <= self.num_boxes
-        check_field(self, "num_loss_boxes", loss_boxes, f"1 to num_boxes ({self.num_boxes})")
+        most = self.num_boxes
+        check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= most, f"1 to num_boxes ({most})")
         pairs = self.num_pairs is None or self.num_pairs >= 1
         check_field(self, "num_pairs", pairs, "1 or more, or left out for all pairs")
         check_field(self, "cutmix_ratio", 0 < self.cutmix_ratio <= 1, "above 0 and at most 1")

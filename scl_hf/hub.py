@@ -68,47 +68,25 @@ def write_model_card(
     license: str | None = None,
     repo: str | None = None,
     tags: Sequence[str] = (),
-) -> Path:
+) -> None:
     """
-    Fills the card's template with what a run was and what it scored, and writes `README.md` into its output folder.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): The model that is published.
-        args ([`SemiSupervisedConfig`]): The settings of the run; `model_card_template` is the template.
-        log_history (`Sequence[Mapping[str, float]]`): What the run has logged; the last evaluation counts.
-        steps (`int`): Steps that it was trained.
-        num_labeled (`int`): Images with labels that it was trained on.
-        num_unlabeled (`int`): Images without labels that it was trained on.
-        num_evaluated (`int`): Images that it was scored on.
-        model_name (`str`, *optional*): Name of the model; the output folder's by default.
-        dataset (`str`, *optional*): What it was trained on, in words.
-        license (`str`, *optional*): Licence of the weights; left out unless given, since it follows the data's.
-        repo (`str`, *optional*): Where the model is loaded from; the output folder by default.
-        tags (`Sequence[str]`, *optional*): Further tags.
-
-    Returns:
-        `pathlib.Path`: The card.
+    Writes `README.md` into the output folder: `args.model_card_template`, filled with what the run of the published
+    `model` was and what it scored, by the last evaluation in `log_history`. A licence is left out unless given, since
+    it follows the data's; `dataset` is what it was trained on, in words.
     """
     model_name = model_name or Path(args.output_dir).resolve().name
     metrics = next((log for log in reversed(log_history) if "eval_mean_iou" in log), {})
     ious = {label: metrics.get(f"eval_{iou_name(label)}") for _, label in sorted(model.config.id2label.items())}
-    results = []
+    results = None
     if metrics and dataset:
-        results = [
-            EvalResult(
-                task_type="image-segmentation",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                metric_type="mean_iou",
-                metric_value=round(metrics["eval_mean_iou"], 4),
-            )
-        ]
+        mean_iou = round(metrics["eval_mean_iou"], 4)
+        results = [EvalResult("image-segmentation", dataset, dataset, "mean_iou", mean_iou)]
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
         tags=sorted({"semantic-segmentation", "semi-supervised", *tags}),
-        eval_results=results or None,
+        eval_results=results,
         model_name=model_name,
     )
     texts, values = field_help(type(args)), args.to_dict()
@@ -134,6 +112,4 @@ def write_model_card(
         settings=settings,
         versions={m.__name__: m.__version__ for m in (transformers, torch, accelerate, datasets)},
     )
-    path = Path(args.output_dir) / "README.md"
-    card.save(path)
-    return path
+    card.save(Path(args.output_dir) / "README.md")

@@ -182,10 +182,10 @@ def _logits_of_grids(
 
 
 def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Logits of (B, 3, h, w); where the model wants multiples, of sides padded with zeros, the mean, and cut off."""
+    """Logits of (B, 3, h, w); where the model wants other sides, of zeros, the mean, below and right, and cut off."""
     height, width = pixels.shape[-2:]
-    divisor = size_divisor(model)
-    below, right = -height % divisor, -width % divisor
+    divisor, least = size_divisor(model), smallest_side(model)
+    below, right = (max(-side % divisor, least - side) for side in (height, width))
     if not (below or right):
         return model(pixel_values=pixels).logits
     logits = model(pixel_values=F.pad(pixels, (0, right, 0, below))).logits
@@ -199,6 +199,19 @@ def size_divisor(model: nn.Module) -> int:
     """
     config = getattr(model, "config", None)
     return patch_size(config) or patch_size(getattr(config, "backbone_config", None)) or 1
+
+
+def smallest_side(model: nn.Module) -> int:
+    """
+    The shortest side that an input may have. Swin's windows, in transformers, shrink for good at the first input that
+    is not larger than one in the deepest map: 225 pixels for windows of 7. 1 for all others.
+    """
+    config = getattr(model, "config", None)
+    for part in (config, getattr(config, "backbone_config", None)):
+        window, patch = getattr(part, "window_size", None), getattr(part, "patch_size", None)
+        if isinstance(window, int) and isinstance(patch, int) and hasattr(part, "depths"):
+            return patch * 2 ** (len(part.depths) - 1) * window + 1
+    return 1
 
 
 def patch_size(config: object) -> int | None:

@@ -53,6 +53,8 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
 
 def check_writable(name: str, path: Path) -> None:
     """Refuses a folder, named by the field `name` and perhaps not there yet, that cannot be written to."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{name} {path}: is a file. Name a folder.")
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"{name} {path}: {existing} is a file. Name another folder.")

@@ -30,7 +30,7 @@ from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
 from .evaluation.report import iou_table
 from .hub import CodeBesideWeights
-from .inference import size_divisor
+from .inference import size_divisor, smallest_side
 from .output import replacing
 
 
@@ -59,6 +59,8 @@ def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> Non
             f"crop_size: must be multiples of {divisor} for this encoder, got {args.crop_size}; the nearest are "
             f"{' by '.join(dict.fromkeys(nearest))}."
         )
+    if min(args.crop_size) < (least := smallest_side(model)):
+        raise InputError(f"crop_size: must be {least} or more for this encoder's windows, got {args.crop_size}.")
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(f"gradient_checkpointing: {type(model).__name__} with this encoder has none; leave it out.")
 

@@ -48,7 +48,7 @@ from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation
 LABELS = {"id2label": {0: "iris", 1: "lily", 2: "rose"}, "label2id": {"iris": 0, "lily": 1, "rose": 2}}
 VIT = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2}
 PYRAMID = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
-SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4, "image_size": 64}
+SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 2, "image_size": 64}
 CLASSIFIERS = {
     "resnet": (ResNetForImageClassification, ResNetConfig(**PYRAMID, embedding_size=8)),
     "convnext": (ConvNextForImageClassification, ConvNextConfig(**PYRAMID)),

@@ -156,7 +156,7 @@ def test_everything_sees_the_pixels_of_the_processor(picture, tmp_path, case):
         assert_same_pixels(evaluated(path, pixels), expected)
         assert_same_pixels(trained_on(image, pixels), expected)
     for checkpoint in checkpoints:
-        assert_same_pixels(checkpoint.pixel_values(image), expected)
+        assert_same_pixels(checkpoint.pixels.of(image), expected)
     segment = pipeline("image-segmentation", model=str(tmp_path / "trained"))
     assert_same_pixels(segment.preprocess(str(path))["pixel_values"][0], expected)
     for own in (own_size(processor), AutoImageProcessor.from_pretrained(tmp_path / "trained")):
@@ -185,7 +185,7 @@ def test_pipeline_gives_the_label_map_of_the_checkpoint(picture, tmp_path, model
     assert checkpoint.pixels == load_checkpoint(str(tmp_path / "start")).pixels == pixels_of(processor)
     assert checkpoint.pixels.blue_first == (model_type == "mobilevit")
     with torch.no_grad():
-        logits = checkpoint.model(checkpoint.pixel_values(image)[None]).logits
+        logits = checkpoint.model(checkpoint.pixels.of(image)[None]).logits
     label = torch.nn.functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear")[0].argmax(0).numpy()
     segment = pipeline("image-segmentation", model=str(tmp_path / "trained"))
     segments = segment(str(path), subtask="semantic")

@@ -34,6 +34,18 @@ def test_batch_norm_statistics_are_averaged_too():
     assert teacher.module[1].num_batches_tracked.dtype == torch.int64
 
 
+def test_whole_numbers_are_copied_and_not_averaged():
+    """Attention looks its position biases up by indices: an average of whole numbers, rounded down, would move them."""
+    student = make_student()
+    student.register_buffer("index", torch.arange(9), persistent=False)
+    teacher = EMATeacher(student, decay=0.999)
+    for _ in range(50):
+        student[1].num_batches_tracked += 1
+        teacher.update_parameters(student)
+    assert torch.equal(teacher.module.index, torch.arange(9))
+    assert teacher.module[1].num_batches_tracked == student[1].num_batches_tracked
+
+
 def test_it_is_in_evaluation_mode_and_takes_no_gradient():
     student = make_student().train()
     teacher = EMATeacher(student)

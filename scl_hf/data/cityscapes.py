@@ -79,7 +79,6 @@ LABEL_IMAGE = LabelImage(
     names=list(ID2LABEL.values()),
     train_ids={label.id: label.train_id for label in LABELS if label.id >= 0},
 )
-LABEL_TABLE = LABEL_IMAGE.table  # id -> train id
 
 
 def is_cityscapes(id2label: Mapping[int, str]) -> bool:

@@ -33,11 +33,10 @@ def find_frames(root: str | os.PathLike, version: str | None = None) -> list[Fra
     frames = []
     for split in NUM_IMAGES:
         folder = os.path.join(root, split)
-        places = {
-            kind: next((place for place in places if os.path.isdir(os.path.join(folder, place))), None)
-            for kind, places in _LABELS.items()
+        there = {
+            kind: [name for name in names if os.path.isdir(f"{folder}/{name}")] for kind, names in _LABELS.items()
         }
-        places = {kind: place for kind, place in places.items() if place is not None}
+        places = {kind: names[0] for kind, names in there.items() if names}
         if split != "testing" and (version or not places):
             places.setdefault(version or "v1.2", _LABELS[version or "v1.2"][-1])
         found = {"image": file_names(os.path.join(folder, "images"), ".jpg")}

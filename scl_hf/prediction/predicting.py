@@ -146,7 +146,7 @@ class Predictor:
                 video, write = Video(item.path), None
                 with contextlib.ExitStack() as stack:
                     for frame in video.frames():
-                        pixel_values = self.checkpoint.pixel_values(frame)
+                        pixel_values = self.checkpoint.pixels.of(frame)
                         prediction, _ = self._predict({"id": item.path, "pixel_values": pixel_values})
                         if write is None:
                             self.folder.start()

@@ -31,7 +31,7 @@ from scl_hf import (
 )
 from scl_hf.data import AugmentationArguments, load_cityscapes
 from scl_hf.data.augmentation import Augmentation
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE, LABEL_TABLE
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
 from scl_hf.data.class_index import ClassIndex, tile_centroids
 from scl_hf.data.crops import LabeledCrops, UnlabeledCrops
 from scl_hf.data.draws import Draw, LabeledDraws
@@ -177,7 +177,7 @@ def measure_crops(
         "image": decode_image,
         "image, Pillow": lambda draw: decode("image", draw),
         "label": lambda draw: decode("label", draw),
-        "pair": lambda draw: read_pair(labeled.rows[draw.row], LABEL_TABLE),
+        "pair": lambda draw: read_pair(labeled.rows[draw.row], LABEL_IMAGE.table),
         "window": lambda draw: plain(image, None, draw),
         "colors": lambda draw: colors(image, None, draw),
         "blur": lambda draw: augmentation(image, None, draw),
@@ -185,7 +185,7 @@ def measure_crops(
     }
     seconds = {name: [] for name in cases}
     for draw in draws(0)[: args.crops]:
-        image, label = read_pair(labeled.rows[draw.row], LABEL_TABLE)
+        image, label = read_pair(labeled.rows[draw.row], LABEL_IMAGE.table)
         labeled[draw]  # so that no case pays for what is loaded once
         of_draw = {name: [] for name in cases}
         for _ in range(min(args.rounds, 3)):
@@ -251,7 +251,7 @@ def measure_index(
     reading, ours, plain = [], [], []
     for row in rows.select(range(min(args.plain_labels, len(rows)))):
         times = [time.process_time()]
-        label = read_label(row["label"], LABEL_TABLE)
+        label = read_label(row["label"], LABEL_IMAGE.table)
         times.append(time.process_time())
         centroids = tile_centroids(label, len(ID2LABEL), TILE)
         times.append(time.process_time())

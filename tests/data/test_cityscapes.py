@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE, LABELS, PALETTE, load_cityscapes
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE, LABELS, PALETTE, load_cityscapes
 from scl_hf.errors import InputError
 
 ONE_ROOT = {"leftImg8bit": "leftImg8bit", "extra": "leftImg8bit", "gtFine": "gtFine", "gtCoarse": "gtCoarse"}
@@ -39,9 +39,9 @@ def test_label_table():
     assert len(LABELS) == 35 and len({label.id for label in LABELS}) == 35
     assert list(ID2LABEL) == list(range(19)) and ID2LABEL[0] == "road" and ID2LABEL[18] == "bicycle"
     assert PALETTE.shape == (19, 3) and PALETTE[10].tolist() == [70, 130, 180]  # sky
-    assert LABEL_TABLE[[0, 7, 33, 29]].tolist() == [255, 0, 18, 255]
-    assert (LABEL_TABLE[34:] == -1).all() and (LABEL_TABLE[:34] >= 0).all()
-    assert sorted(set(LABEL_TABLE[LABEL_TABLE >= 0].tolist())) == [*range(19), 255]
+    assert LABEL_IMAGE.table[[0, 7, 33, 29]].tolist() == [255, 0, 18, 255]
+    assert (LABEL_IMAGE.table[34:] == -1).all() and (LABEL_IMAGE.table[:34] >= 0).all()
+    assert sorted(set(LABEL_IMAGE.table[LABEL_IMAGE.table >= 0].tolist())) == [*range(19), 255]
 
 
 @pytest.mark.parametrize("form", [ONE_ROOT, OWN_FOLDERS])

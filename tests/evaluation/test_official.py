@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scl_hf.data.cityscapes import LABEL_IDS, LABEL_TABLE
+from scl_hf.data.cityscapes import LABEL_IDS, LABEL_IMAGE
 from scl_hf.errors import InputError
 from scl_hf.evaluation.official import CATEGORIES, category_ious, import_official_scorer, official_scores
 from scl_hf.metrics import MeanIoU
@@ -20,7 +20,7 @@ def draw(folder, labelled, predicted, number=3):
         for kind, ids in (("gt", label), ("pred", LABEL_IDS[prediction])):
             files[kind].append(folder / f"{kind}{index}.png")
             Image.fromarray(ids).save(files[kind][-1])
-        metric.add_batch(predictions=prediction, references=LABEL_TABLE[label])
+        metric.add_batch(predictions=prediction, references=LABEL_IMAGE.table[label])
     matrix = metric.confusion_matrix.numpy()
     return files, metric.compute(), matrix
 

@@ -17,7 +17,7 @@ from conftest import tiny_model
 from PIL import Image
 from transformers import SegformerImageProcessorPil
 
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_TABLE
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
 from scl_hf.data.crops import EvaluationImages
 from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
@@ -81,7 +81,7 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
     assert not Path("out", ".label_ids").exists()
     assert [file.name for file in files] == sorted(f"{i}_pred_labelIds.png" for i in town_data.evaluation["id"])
     ids = np.asarray(Image.open(files[0]))
-    assert ids.shape == (48, 96) and (LABEL_TABLE[ids] < 19).all()
+    assert ids.shape == (48, 96) and (LABEL_IMAGE.table[ids] < 19).all()
     assert sorted(path.name for path in Path("out").iterdir() if path.is_file()) == [
         "panel.png",
         "scores.json",
