@@ -35,7 +35,7 @@ def test_batch_norm_statistics_are_averaged_too():
 
 
 def test_whole_numbers_are_copied_and_not_averaged():
-    """Attention looks its position biases up by indices: an average of whole numbers, rounded down, would move them."""
+    """Attention looks position biases up by indices, which an average of whole numbers, rounded down, would move."""
     student = make_student()
     student.register_buffer("index", torch.arange(9), persistent=False)
     teacher = EMATeacher(student, decay=0.999)

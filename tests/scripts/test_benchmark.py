@@ -57,3 +57,12 @@ def test_data_without_scipy(benchmark, monkeypatch, capsys):
 def test_inference(benchmark):
     printed = benchmark("inference", "--height", 64, "--images", 1, "--kept_images", 2, "--rounds", 1)
     assert printed.count("\n### ") == 5 and "| streamed metric: images/s / stored metric's |" in printed
+
+
+def test_encoders(benchmark, monkeypatch):
+    from benchmarks import encoders
+
+    tiny = encoders.ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], embedding_size=8)
+    monkeypatch.setattr(encoders, "ResNetConfig", lambda **fields: tiny)
+    printed = benchmark("encoders", "--crop_size", 70, "--rounds", 1)
+    assert printed.count("\n### ") == 2 and "| DINOv2-base, DPT | 70×70 |" in printed
