@@ -186,12 +186,17 @@ def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[
 
 
 def _freeze_unused(model: PreTrainedModel) -> None:
-    """Freezes what the gradient of a small picture does not reach."""
+    """Freezes what the logits of a small picture do not depend on."""
     side = max(2 * (patch_size(model.config.backbone_config) or 16), smallest_side(model))
-    model(torch.zeros(1, model.backbone.config.num_channels, side, side)).logits.sum().backward()
+    nodes = [model(torch.zeros(1, model.backbone.config.num_channels, side, side)).logits.grad_fn]
+    seen = set()
+    while nodes:  # the graph is enough: a backward pass would take longer than loading
+        if (node := nodes.pop()) is not None and node not in seen:
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+    reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
     for parameter in model.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
+        parameter.requires_grad_(id(parameter) in reached)
 
 
 def _config_error(error: Exception, field: str) -> InputError:

@@ -140,3 +140,22 @@ def test_the_checkpoint_of_a_run_is_whole(encoders, town_data, tmp_path):  # noq
     trainer.train()
     saved = load_file(Path(tmp_path / "run/checkpoint-3/student/model.safetensors"))
     assert {f"backbone.{name}" for name in trainer.model.backbone.state_dict()} <= set(saved)
+
+
+@pytest.mark.parametrize("backbone, head", [("resnet", "deeplabv3plus"), ("convnext", "upernet"), ("dinov2", "dpt")])
+def test_teacher_computes_in_half_precision(encoders, backbone, head, town_data, tmp_path):  # noqa: F811
+    def train(bf16: bool) -> tuple[list[float], set[torch.dtype]]:
+        model, types = start(encoders, backbone, head, town_data), set()
+        fields = FIELDS | {"save_strategy": "no", "logging_steps": 1, "bf16": bf16}
+        trainer = build_trainer(town_data, tmp_path / str(bf16), model, **fields)
+        convolutions = [module for module in trainer.teacher.module.modules() if isinstance(module, torch.nn.Conv2d)]
+        convolutions[-2].register_forward_hook(lambda module, args, output: types.add(output.dtype))
+        trainer.train()
+        # Stored in half, an average that moves by a thousandth per step would not move at all.
+        assert {parameter.dtype for parameter in trainer.teacher.module.parameters()} == {torch.float32}
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], types
+
+    whole, whole_types = train(bf16=False)
+    half, half_types = train(bf16=True)
+    assert (whole_types, half_types) == ({torch.float32}, {torch.bfloat16})
+    assert half == pytest.approx(whole, rel=0.05) and half != whole
