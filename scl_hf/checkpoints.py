@@ -143,6 +143,11 @@ def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrai
     new = {key: "" for key in sorted(report["missing_keys"])}
     # The config is the checkpoint's own but for the classes, so that a tensor of another size is one of the head.
     new |= {key: f" ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])}
+    if new and id2label is None:
+        raise InputError(
+            f"{field}: its head would be new, and train_dataset names no classes; name them, as in "
+            "train_dataset.cast_column('label', LabelImage.of({0: 'sky', 1: 'road'}))."
+        )
     if len(new) >= total:
         raise InputError(
             f"{field}: its weights share no tensor with {type(model).__name__}, which its "
@@ -190,7 +195,9 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     """Puts the weights that `save_pretrained` wrote into a model of the same architecture."""
     field = f"resume_from_checkpoint {folder}"
     if not folder.is_dir():
-        raise InputError(f"{field}: no such folder; resume with the same ema_validation.")
+        raise InputError(
+            f"{field}: no such folder; resume with the ema_validation that wrote it, and not from save_only_model."
+        )
     # Not by the file's keys: transformers renames some of them when it saves.
     saved, report = _open_weights(field, folder, type(model), "cannot be read; take an older one", config=model.config)
     different = sorted([*report["missing_keys"], *report["unexpected_keys"]])

@@ -121,6 +121,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     def __post_init__(self):
         for sharding in ("fsdp", "deepspeed"):  # they would shard the student and leave the EMA teacher behind
             check_field(self, sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
+        # What an evaluation, a resumed run and the collator do here, these would break.
+        for switch in ("bf16_full_eval", "fp16_full_eval", "ignore_data_skip", "remove_unused_columns"):
+            check_field(self, switch, not getattr(self, switch), "left out")
         check_field(
             self, "optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true"
         )

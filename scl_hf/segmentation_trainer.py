@@ -45,8 +45,10 @@ def open_model(
     args = args or SemiSupervisedConfig(f"{Path(name or 'model').name}-SCL")
     if isinstance(model, str):
         set_seed(args.seed)  # of a new head
-        label = getattr(train_dataset, "features", {}).get("label")
+        label = (getattr(train_dataset, "features", None) or {}).get("label")
         model = load_model(ModelArguments(name), label.id2label if isinstance(label, LabelImage) else None)
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
+        model.float()  # a half-precision checkpoint opens as such, and its average over many steps would not move
     return model, args, own_size(processing_class) if processing_class else load_processor(name or None)
 
 
@@ -68,9 +70,12 @@ def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> Non
 def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
     """Rows `image`, `label` and `id` of a data set with the classes of the model."""
     rows = picture_rows(dataset, name, LabelImage.of(id2label))
-    theirs, own = len(rows.features["label"].names), len(id2label)
-    if theirs != own:
-        raise InputError(f"{name}: has {theirs} classes, the model {own}; give a model with the id2label of the data.")
+    theirs, own, remedy = rows.features["label"].id2label, id2label, "give a model with the id2label of the data"
+    if len(theirs) != len(own):
+        raise InputError(f"{name}: has {len(theirs)} classes, the model {len(own)}; {remedy}.")
+    for i, label in theirs.items():
+        if own[i] not in (label, f"LABEL_{i}"):
+            raise InputError(f"{name}: class {i} is {label!r}, that of the model {own[i]!r}; {remedy}.")
     return rows
 
 
@@ -159,7 +164,7 @@ class SegmentationTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | str | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
@@ -167,8 +172,9 @@ class SegmentationTrainer(Trainer):
         Scores the evaluated model on every image once, in whatever number of processes; logs, and draws a panel.
 
         Args:
-            eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-                Instead of the trainer's own. Of several, each name is put before its metrics' names.
+            eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):
+                Instead of the trainer's own, or the name of one of them. Of several, each name is put before its
+                metrics' names.
             ignore_keys (`list[str]`, *optional*): Not used.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each metric's name.
 
@@ -176,6 +182,8 @@ class SegmentationTrainer(Trainer):
             `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
         """
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, str):
+            metric_key_prefix, eval_dataset = f"{metric_key_prefix}_{eval_dataset}", self.eval_dataset[eval_dataset]
         if eval_dataset is None:
             raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
         if isinstance(eval_dataset, dict):
@@ -265,9 +273,9 @@ class SegmentationTrainer(Trainer):
             for prediction in predicted_images(self.evaluated_model, images, rows, self.args, self.accelerator):
                 keep(*prediction)
         found = {row: maps for part in gather_object([found]) for row, maps in part.items()}
-        predictions, labels = zip(*(found[row] for row in sorted(found)))
+        predictions, labels = ([found[row][i] for row in sorted(found)] for i in range(2))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return PredictionOutput(list(predictions), list(labels) if labeled else None, metrics)
+        return PredictionOutput(predictions, labels if labeled else None, metrics)
 
     # What a user can mend
 

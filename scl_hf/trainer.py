@@ -76,11 +76,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled. Or the Hub
-            id or folder of one, which gets a new head where `train_dataset` names other classes.
+            id or folder of one, which gets a new head where `train_dataset` has another number of classes.
         args ([`SemiSupervisedConfig`], *optional*):
             The settings. By default the paper's, with an output folder named after the model.
-        train_dataset ([`~datasets.Dataset`], *optional*):
-            Labelled images.
+        train_dataset ([`~datasets.Dataset`], *optional*): Labelled images.
         unlabeled_dataset ([`~datasets.Dataset`], *optional*):
             Unlabelled images; needed for training unless λ_c and λ_sc are 0.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
@@ -90,10 +89,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             It is saved with the model, with everything off that would change a picture's size.
         coarse_dataset ([`~datasets.Dataset`], *optional*):
             Coarsely labelled images, on which class-uniform sampling centres crops of `coarse_classes`.
-        palette (`np.ndarray`, *optional*):
-            `(num_classes, 3)` colours of the panels.
-        callbacks (`Sequence[TrainerCallback]`, *optional*):
-            Further callbacks.
+        palette (`np.ndarray`, *optional*): `(num_classes, 3)` colours of the panels.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Further callbacks.
         optimizers (`tuple`, *optional*):
             Optimizer and scheduler, if not those of `args`.
     """
@@ -317,9 +314,9 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         name, other = self._other
         return {f"{name}_mean_iou": score(other, images, self.args, self.accelerator)["mean_iou"]}
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def _evaluate_one(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         start = time.perf_counter()
-        metrics = super().evaluate(*args, **kwargs)
+        metrics = super()._evaluate_one(*args, **kwargs)
         self._pace.leave_out(time.perf_counter() - start)
         return metrics
 
@@ -357,7 +354,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         load_weights(Path(resume_from_checkpoint, folder), other)
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        best, (folder, other) = Path(self.state.best_model_checkpoint), self._other
+        load_weights(best, self.evaluated_model)
+        if not self.args.save_only_model:
+            load_weights(best / folder, other)
         self._scores = None  # those are of another step
 
     def create_model_card(
@@ -374,15 +374,18 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         if self.args.model_card_template is None:
             super().create_model_card(language, license, tags, model_name, dataset=dataset, **kwargs)
         elif self.is_world_process_zero():
-            evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+            evaluated, logs = self.eval_dataset, self.state.log_history
+            if isinstance(evaluated, dict):  # a card has the scores of the first
+                name, evaluated = next(iter(evaluated.items()))
+                logs = [{key.replace(f"eval_{name}_", "eval_", 1): log[key] for key in log} for log in logs]
             write_model_card(
                 self.evaluated_model,
                 self.args,
-                self.state.log_history,
+                logs,
                 self.state.global_step,
                 num_labeled=len(self.train_dataset or ()),
-                num_unlabeled=len(self.unlabeled_dataset) if self.args.semi_supervised else 0,
-                num_evaluated=sum(len(rows or ()) for rows in evaluated),
+                num_unlabeled=len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0,
+                num_evaluated=len(evaluated or ()),
                 model_name=model_name,
                 dataset=dataset,
                 license=license,

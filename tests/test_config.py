@@ -45,7 +45,13 @@ def test_every_own_field_is_documented_with_its_default(part):
 
 
 def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):
-    for field in ({"class_uniform_share": 2}, {"crop_size": [4]}, {"eval_overlap": 1}, {"num_boxes": 0}):
+    for field in (
+        {"class_uniform_share": 2},
+        {"crop_size": [4]},
+        {"eval_overlap": 1},
+        {"num_boxes": 0},
+        {"ignore_data_skip": True},
+    ):
         (name,) = field
         with pytest.raises(InputError, match=f"^{name}: must be"):
             SemiSupervisedConfig(output_dir=str(tmp_path), use_cpu=True, **field)

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import (
     AutoImageProcessor,
     SegformerConfig,
+    SegformerForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
 )
@@ -94,6 +95,37 @@ def test_classes_of_the_model_and_of_the_data_must_be_as_many(town_data, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_classes_of_the_model_and_of_the_data_must_have_one_order(town_data, tmp_path):
+    names = list(town_data.id2label.values())
+    swapped = tiny_model(dict(enumerate([names[1], names[0], *names[2:]])))
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match=f"class 0 is '{names[0]}', that of the model '{names[1]}'; give a model"):
+        SemiSupervisedTrainer(swapped, args, eval_dataset=town_data.evaluation)
+    SemiSupervisedTrainer(tiny_model({i: f"LABEL_{i}" for i in range(19)}), args, eval_dataset=town_data.evaluation)
+
+
+def test_a_new_head_needs_the_names_of_the_classes(plain, tmp_path):
+    encoder = SegformerForImageClassification(
+        SegformerConfig(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, num_labels=1000)
+    )
+    encoder.save_pretrained(tmp_path / "encoder")
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match=r"its head would be new, .* names no classes; .*LabelImage.of\(\{0: 'sky'"):
+        SemiSupervisedTrainer(str(tmp_path / "encoder"), args, **plain)
+    named = plain["train_dataset"].cast_column("label", LabelImage.of({i: f"class {i}" for i in range(19)}))
+    trainer = SemiSupervisedTrainer(str(tmp_path / "encoder"), args, **plain | {"train_dataset": named})
+    assert trainer.model.config.id2label[18] == "class 18"
+
+
+def test_half_precision_weights_are_trained_in_whole(town_data, tmp_path):
+    model = tiny_model(town_data.id2label).half()
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    trainer = SemiSupervisedTrainer(model, args, town_data.labeled, town_data.unlabeled, town_data.evaluation)
+    assert {weight.dtype for weight in trainer.teacher.module.parameters()} == {torch.float32}
+    trainer.train()
+    assert 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
+
+
 def test_ids_that_are_no_class_are_named(town_data, plain, tmp_path):
     model = tiny_model({0: "a", 1: "b"})
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
@@ -137,6 +169,19 @@ def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, town_dat
     assert "on 3 images of day" in printed and "on 1 images of night" in printed
     panels = {path.name for path in Path(args.output_dir, "panels").iterdir()}
     assert {"day-step-000002.png", "night-step-000002.png"} <= panels
+    assert trainer.evaluate("night")["eval_night_mean_iou"] == metrics["eval_night_mean_iou"]
+    # The time of an evaluation is left out of the pace once.
+    left_out = []
+    trainer._pace.leave_out = left_out.append
+    trainer.evaluate()
+    assert len(left_out) == 2
+    # A card has the scores of the first.
+    args.model_card_template = str(Path(__file__).parents[1] / "model_card.md")
+    trainer.create_model_card()
+    card = Path(args.output_dir, "README.md").read_text()
+    assert f"| {metrics['eval_day_mean_iou']:.4f} |" in card and "3 images" in card
+    args.metric_for_best_model = "mean_iou"
+    SemiSupervisedTrainer(model, args, eval_dataset=rows).create_model_card()
 
 
 def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer, town_data):
@@ -150,6 +195,7 @@ def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer
         np.testing.assert_array_equal(label, read_label(row["label"], table))
     without = trainer.predict(town_data.unlabeled.select(range(2)), metric_key_prefix="other")
     assert len(without.predictions) == 2 and without.label_ids is None and without.metrics == {}
+    assert trainer.predict(town_data.unlabeled.select([])).predictions == []
 
 
 def test_evaluation_without_data_says_so(make_trainer):

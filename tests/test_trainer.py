@@ -330,6 +330,17 @@ def test_the_best_model_comes_back_as_student_and_teacher(make_trainer):
     assert same(load_file(best / "student/model.safetensors"), trainer.model.state_dict())
 
 
+def test_the_best_model_comes_back_from_checkpoints_of_the_model_only(make_trainer):
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    trainer = make_trainer(**steps, load_best_model_at_end=True, save_only_model=True, panel_images=0)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert not (best / "student").exists()
+    assert same(load_file(best / "model.safetensors"), trainer.teacher.module.state_dict())
+    with pytest.raises(InputError, match="no such folder; .* not from save_only_model"):
+        make_trainer(max_steps=2).train(resume_from_checkpoint=str(best))
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(make_trainer, tmp_path):
     trainer = make_trainer(save_strategy="steps", save_steps=3)
     trainer.train()
@@ -384,6 +395,7 @@ def test_upstream_still_has_the_private_method_and_calls_it(name):
 
 
 TWO_PROCESSES = """
+import gc
 import os
 import sys
 import torch
@@ -422,8 +434,13 @@ if trainer.is_world_process_zero():
     import json
     trainer.save_model()
     (Path(out) / "metrics.json").write_text(json.dumps(metrics))
-trainer.accelerator.wait_for_everyone()
-trainer.accelerator.end_training()
+accelerator = trainer.accelerator
+accelerator.wait_for_everyone()
+# gloo's threads abort the process if the reducer of DDP outlives the interpreter
+accelerator.free_memory()
+del trainer
+gc.collect()
+accelerator.end_training()
 """
 
 

@@ -50,6 +50,8 @@ class LabelImage(datasets.Image):
                 Id in a label file -> train id, or 255 where pixels are ignored. By default the files hold train ids.
             ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
         """
+        if not 1 <= len(id2label) <= IGNORE_INDEX:
+            raise InputError(f"id2label: holds {len(id2label)} classes, there can be 1 to {IGNORE_INDEX}")
         ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
         for key, train_id in ids.items():
             if train_id not in id2label and train_id != IGNORE_INDEX:

@@ -89,6 +89,12 @@ def test_ids_that_contradict_the_classes(label_map, ignore_index, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("classes", [0, 256])
+def test_as_many_classes_as_a_byte_holds(classes):
+    with pytest.raises(InputError, match=f"^id2label: holds {classes} classes, there can be 1 to 255"):
+        LabelImage.of({i: f"class {i}" for i in range(classes)})
+
+
 def test_a_column_of_labels_knows_its_classes(tmp_path):
     labels = LabelImage.of(CLASSES, {7: 0, 8: 1, 9: 2})
     for value in (7, 9):
