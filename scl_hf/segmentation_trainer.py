@@ -194,6 +194,9 @@ class SegmentationTrainer(Trainer):
             metrics = self._evaluate_one(self._images(eval_dataset, "eval_dataset"), metric_key_prefix)
             self.log(dict(metrics))
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        best = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if "iou_" in best and metric_key_prefix == "eval":
+            metrics.setdefault(best, float("nan"))  # of a class that occurs nowhere: never the best
         self._scores = (self.state.global_step, metrics)
         return metrics
 

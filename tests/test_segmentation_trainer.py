@@ -198,6 +198,21 @@ def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer
     assert trainer.predict(town_data.unlabeled.select([])).predictions == []
 
 
+def test_the_best_class_may_occur_nowhere(make_trainer):
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    trainer = make_trainer(**steps, metric_for_best_model="iou_train", load_best_model_at_end=True)
+    evaluate = trainer._evaluate_one
+
+    def without_trains(*args):
+        metrics = evaluate(*args)
+        metrics.pop("eval_iou_train", None)
+        return metrics
+
+    trainer._evaluate_one = without_trains
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.state.best_model_checkpoint is None
+
+
 def test_evaluation_without_data_says_so(make_trainer):
     trainer = make_trainer()
     trainer.eval_dataset = None
