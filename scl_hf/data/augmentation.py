@@ -124,7 +124,9 @@ class Augmentation:
         if blur < args.blur_probability:
             _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
         crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
-        crop["pixel_values"][:, *filled] = self.pixels.normalize(torch.from_numpy(pixels).permute(2, 0, 1))
+        shown = crop["pixel_values"][:, *filled]
+        shown.copy_(torch.from_numpy(pixels).permute(2, 0, 1))  # first: it is slow to normalise (H, W, 3)
+        shown.copy_(self.pixels.normalize(shown))
         crop["valid"][filled] = True
         if label is not None:
             ids = label.take(_nearest(top, bottom, rows), axis=0).take(_nearest(left, right, columns), axis=1)
