@@ -21,14 +21,12 @@ class EMATeacher(AveragedModel):
     def __init__(self, student: nn.Module, decay: float = 0.999):
         average = get_ema_multi_avg_fn(decay)
 
-        def average_or_copy(teacher: list[torch.Tensor], student: list[torch.Tensor], num_averaged: int) -> None:
-            """Tensors of one type; counters and indices are copied, for an average of whole numbers rounds down."""
+        def average_floats(teacher: list[torch.Tensor], student: list[torch.Tensor], num_averaged: int) -> None:
+            """Tensors of one type; counters and indices stay, for an average of whole numbers rounds down."""
             if teacher[0].is_floating_point():
                 average(teacher, student, num_averaged)
-            else:
-                torch._foreach_copy_(teacher, student)
 
-        super().__init__(student, multi_avg_fn=average_or_copy, use_buffers=True)
+        super().__init__(student, multi_avg_fn=average_floats, use_buffers=True)
         # AveragedModel copies at its first update, whatever the decay: spend that one on the initial weights.
         super().update_parameters(student)
         # DDP trains what rank 0 starts with: a head with random weights may differ elsewhere.
