@@ -77,6 +77,23 @@ def load_on_backbone(
     return model, line
 
 
+def is_local(field: str, name: str | Path) -> bool:
+    """Whether it is a folder, and no Hub id."""
+    if Path(name).is_dir():
+        return True
+    if str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
+        raise InputError(f"{field}: no such folder")
+    return False
+
+
+def check_model_config(given: dict[str, Any], config_class: type, left_out: set[str], reason: str) -> None:
+    """Refuses fields of `model_config` that its class does not have, or that are `left_out` for a `reason`."""
+    if taken := set(given) & left_out:
+        raise InputError(f"model_config: leave out '{min(taken)}': {reason}.")
+    if unknown := set(given) - set(inspect.signature(config_class).parameters):
+        raise InputError(f"model_config: unknown field '{min(unknown)}'; see {config_class.__name__} for the fields.")
+
+
 @contextlib.contextmanager
 def no_load_report() -> Iterator[None]:
     """Keeps transformers' table of missing and unexpected keys from the log, where a line says it."""
@@ -94,8 +111,7 @@ def no_load_report() -> Iterator[None]:
 
 def _encoder_config(field: str, backbone: str) -> PreTrainedConfig:
     """The config of an encoder, without its classes."""
-    if not Path(backbone).is_dir() and (backbone.count("/") > 1 or backbone.startswith((".", "/", "~"))):
-        raise InputError(f"{field}: no such folder")
+    is_local(field, backbone)
     try:
         values, _ = PreTrainedConfig.get_config_dict(backbone)
     except Exception as error:  # what others wrote may hold anything
@@ -144,10 +160,8 @@ def _head_config(
     else:
         head_class, own = BackboneDPTForSemanticSegmentation, {}
     config_class = head_class.config_class
-    if taken := set(fields) & (LABEL_FIELDS | TRUNK_FIELDS | {"backbone_config", "output_stride"}):
-        raise InputError(f"model_config: leave out '{min(taken)}': it is no field of the head.")
-    if unknown := set(fields) - set(inspect.signature(config_class).parameters):
-        raise InputError(f"model_config: unknown field '{min(unknown)}'; see {config_class.__name__} for the fields.")
+    left_out = LABEL_FIELDS | TRUNK_FIELDS | {"backbone_config", "output_stride"}
+    check_model_config(fields, config_class, left_out, "it is no field of the head")
     try:
         return config_class(backbone_config=encoder_config, **own | fields | labels), head_class
     except (TypeError, ValueError, StrictDataclassError) as error:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import inspect
 import itertools
 import json
 import logging
@@ -25,7 +24,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.hub import has_file
 
-from .backbones import load_on_backbone, no_load_report
+from .backbones import LABEL_FIELDS, check_model_config, is_local, load_on_backbone, no_load_report
 from .data import cityscapes
 from .data.palette import palette_of
 from .data.pixels import Pixels
@@ -262,15 +261,6 @@ def pixels_of(processor: BaseImageProcessor) -> Pixels:
     raise InputError(f"image processor {name}: does more to pixels than rescale, normalise and turn RGB to BGR")
 
 
-def _is_local(field: str, name: str | Path) -> bool:
-    """Whether it is a folder, and no Hub id."""
-    if Path(name).is_dir():
-        return True
-    if str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
-        raise InputError(f"{field}: no such folder")
-    return False
-
-
 def _open_weights(
     field: str,
     name: str | Path,
@@ -279,7 +269,7 @@ def _open_weights(
     **options: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model in float32, and the report of what was loaded; `wrong` says what it is where that fails."""
-    hub = "" if _is_local(field, name) else "there is no such folder, and on the Hub it is "
+    hub = "" if is_local(field, name) else "there is no such folder, and on the Hub it is "
     try:
         with no_load_report():
             return model_class.from_pretrained(
@@ -291,7 +281,7 @@ def _open_weights(
 
 def _open_processor(field: str, name: str, trust_remote_code: bool) -> tuple[BaseImageProcessor | None, Pixels]:
     """The image processor of a checkpoint and its pixels; `None` and ImageNet's where it brings none."""
-    _is_local(field, name)
+    is_local(field, name)
     try:
         if any(has_file(name, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
             processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -307,10 +297,7 @@ def _open_processor(field: str, name: str, trust_remote_code: bool) -> tuple[Bas
 
 def _new_model(model_config: dict[str, Any], labels: dict[str, Any]) -> PreTrainedModel:
     """A DeepLabV3+ with random weights."""
-    if given := {"id2label", "label2id", "num_labels"} & set(model_config):
-        raise InputError(f"model_config: leave out '{min(given)}': the classes are those of the data.")
-    if unknown := set(model_config) - set(inspect.signature(DeepLabV3PlusConfig).parameters):
-        raise InputError(f"model_config: unknown field '{min(unknown)}'; see DeepLabV3PlusConfig for the fields.")
+    check_model_config(model_config, DeepLabV3PlusConfig, LABEL_FIELDS, "the classes are those of the data")
     try:
         config = DeepLabV3PlusConfig(**model_config, **labels)
     except (TypeError, ValueError, StrictDataclassError) as error:

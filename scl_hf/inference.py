@@ -99,6 +99,12 @@ def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def channels_last(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W), the channels of a pixel side by side in memory."""
+    # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
+    return pixel_values.contiguous(memory_format=torch.channels_last)
+
+
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     """The first pixel of each tile along a side: as few as cover it with the overlap (a share), at even distances."""
     if tile >= length:
@@ -170,8 +176,7 @@ def _logits_of_grids(
     """The logits (B, C, H, W) of one scale after the other; the tiles of all of them have one shape."""
     tiles = itertools.chain.from_iterable(grid.tiles(pixel_values, flip) for grid in grids)
     while batch := list(itertools.islice(tiles, max_tiles_per_batch)):
-        # Convolutions keep this layout to the end, and are faster in it on CPUs and with half precision on GPUs.
-        pixels = torch.stack([tile for _, _, tile in batch]).contiguous(memory_format=torch.channels_last)
+        pixels = channels_last(torch.stack([tile for _, _, tile in batch]))
         logits = _logits_of_any_size(model, pixels)
         for index, (grid, place, _) in enumerate(batch):
             grid.add(place, logits[index], len(pixel_values))

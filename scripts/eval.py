@@ -103,8 +103,7 @@ def main() -> int:
                 scored.rename(folder / "label_ids")
 
     # 4. Pages and pictures
-    data_name = Path(data_args.data_dir).resolve().name if data_args.data_dir else data_args.dataset
-    title = f"{data_name}, {data_args.eval_split}"
+    title = f"{data_args.title}, {data_args.eval_split}"
     pages = {output / "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype)}
     pages |= {folder / "confusion.csv": confusion_page(report) for folder, report in zip(folders, reports)}
     for page, text in pages.items():

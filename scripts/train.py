@@ -38,9 +38,7 @@ def main() -> None:
     # 2. Labelled, unlabelled and evaluation images; the model and how it wants its pixels
     data = load_data(data_args)
     model = load_model(model_args, data.id2label)
-    image_processor = load_processor(
-        model_args.model_name_or_path or model_args.backbone, model_args.trust_remote_code
-    )
+    image_processor = load_processor(model_args.origin, model_args.trust_remote_code)
 
     # 3. Draws, crops, losses, EMA, evaluation, checkpoints
     trainer = SemiSupervisedTrainer(
@@ -65,11 +63,10 @@ def main() -> None:
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("all", metrics)
-    card = {"dataset": Path(data_args.data_dir).resolve().name if data_args.data_dir else data_args.dataset}
     if args.push_to_hub:
-        trainer.push_to_hub(**card)
+        trainer.push_to_hub(dataset=data_args.title)
     else:
-        trainer.create_model_card(**card)
+        trainer.create_model_card(dataset=data_args.title)
 
     # 5. How to use it
     if trainer.is_world_process_zero():

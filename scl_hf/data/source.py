@@ -100,6 +100,11 @@ class DataArguments:
         if not 0 <= self.ignore_index < NUM_IDS:
             raise InputError(f"ignore_index: {self.ignore_index} is not an id; give one of 0 to {NUM_IDS - 1}")
 
+    @property
+    def title(self) -> str:
+        """What pages call the data: the name of its folder, or what `dataset` names."""
+        return Path(self.data_dir).resolve().name if self.data_dir else self.dataset
+
 
 class Licence(NamedTuple):
     """A licence that forbids passing data on: its name on the Hub, whose it is, and where it is."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.cityscapes import CITIES
 from ..errors import InputError
 from ..output import replacing
 from .inputs import Input
 from .writers import PredictionFolder
 
-# City -> images of the test split
-TEST_IMAGES = {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398}
+TEST_IMAGES = CITIES["test"]
 SIZE = (2048, 1024)
 _NAME = re.compile(r"(([a-z]+)_\d{6}_\d{6})_leftImg8bit\.png")
 
