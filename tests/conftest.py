@@ -1,6 +1,7 @@
 """What the tests share: a small town drawn once, a tiny model, and caches that leave nothing behind."""
 
 import functools
+import importlib.util
 import json
 import os
 import sys
@@ -66,6 +67,26 @@ def town(tmp_path_factory):
 @pytest.fixture(scope="session")
 def town_data(town, private_datasets_cache):
     return load_data(DataArguments(dataset="cityscapes", data_dir=str(town)))
+
+
+def load_script(path):
+    """A script as a module, anew, without running it."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_script", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, kept."""
+    from matplotlib.figure import Figure
+
+    kept, init = [], Figure.__init__
+    monkeypatch.setattr(
+        Figure, "__init__", lambda self, *args, **kwargs: kept.append(self) or init(self, *args, **kwargs)
+    )
+    return kept
 
 
 def tiny_model(id2label, seed=0):

@@ -4,18 +4,6 @@ import pytest
 from scl_hf.evaluation.figures import plot_confusion_matrix
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are drawn, kept."""
-    from matplotlib.figure import Figure
-
-    kept, init = [], Figure.__init__
-    monkeypatch.setattr(
-        Figure, "__init__", lambda self, *args, **kwargs: kept.append(self) or init(self, *args, **kwargs)
-    )
-    return kept
-
-
 def test_confusion_matrix(tmp_path, figures):
     matrix = np.array([[75, 25, 0], [0, 0, 0], [1, 0, 999]])
     path = plot_confusion_matrix(matrix, {0: "a$b$", 1: "_bus", 2: "car"}, tmp_path / "matrix.png")

@@ -1,7 +1,6 @@
 """scripts/eval.py as a user runs it: scores, pages and pictures, or one line for what is wrong."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from accelerate import Accelerator
-from conftest import tiny_model
+from conftest import load_script, tiny_model
 from PIL import Image
 from transformers import SegformerImageProcessorPil
 
@@ -41,9 +40,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path):
     """Runs the script in an empty folder; returns its exit code."""
-    spec = importlib.util.spec_from_file_location("eval_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT)
     monkeypatch.chdir(tmp_path)
 
     def run(*command_line):

@@ -1,20 +1,18 @@
 """scripts/plot_curves.py: what was logged, as curves."""
 
-import importlib.util
 import json
 import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import load_script
 from PIL import Image
 
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/plot_curves.py"
-SPEC = importlib.util.spec_from_file_location("plot_curves_script", SCRIPT)
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
+script = load_script(SCRIPT)
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
 
 
@@ -33,18 +31,6 @@ def make_log(start=20, last=60, student=True):
 def write_state(folder, log, step):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": log}))
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are drawn, kept."""
-    from matplotlib.figure import Figure
-
-    kept, init = [], Figure.__init__
-    monkeypatch.setattr(
-        Figure, "__init__", lambda self, *args, **kwargs: kept.append(self) or init(self, *args, **kwargs)
-    )
-    return kept
 
 
 def shows(path, color):

@@ -1,7 +1,6 @@
 """scripts/predict.py as a user runs it, and the same label maps as the rest of the ecosystem gives."""
 
 import functools
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import tiny_model
+from conftest import load_script, tiny_model
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -55,9 +54,7 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture
 def predict(tmp_path, monkeypatch, checkpoints):
     """Runs the script; returns its exit code. It writes to `tmp_path / "out"`."""
-    spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT)
 
     def run(checkpoint, *arguments):
         argv = ["predict.py", str(checkpoints / checkpoint), *map(str, arguments), "--output", str(tmp_path / "out")]

@@ -1,6 +1,5 @@
 """scripts/prepare_dataset.py: exit codes, and one line for what is wrong."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from conftest import load_script
 from PIL import Image
 
 SCRIPT = Path(__file__).parents[2] / "scripts/prepare_dataset.py"
@@ -16,9 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts/prepare_dataset.py"
 @pytest.fixture
 def prepare(monkeypatch):
     """Runs the script; returns its exit code."""
-    spec = importlib.util.spec_from_file_location("prepare_dataset", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])

@@ -1,6 +1,5 @@
 """scripts/train.py as a user runs it: from a recipe to a model that loads, and one line for what is wrong."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import datasets
 import pytest
 import torch
 import yaml
-from conftest import TINY, TINY_MOBILEVIT
+from conftest import TINY, TINY_MOBILEVIT, load_script
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -55,9 +54,7 @@ SETTINGS = {
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Runs the script with a small recipe and overrides; returns its output folder."""
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT)
 
     def run(*command_line, **fields):
         recipe = tmp_path / "recipe.yaml"

@@ -1,6 +1,5 @@
 """scripts/train.py on an encoder: from its folder to a model that loads, and one line for what does not fit."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import load_script
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSemanticSegmentation,
@@ -70,9 +70,7 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def train(own_folder, tmp_path, monkeypatch):
     """Runs the script; returns its output folder."""
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT)
 
     def run(**fields):
         recipe = tmp_path / "recipe.yaml"
