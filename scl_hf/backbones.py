@@ -143,6 +143,11 @@ def _check_fit(encoder_config: PreTrainedConfig, head: str, output_stride: int |
         raise InputError(f"head: must be one of {', '.join(HEADS)}, got {head!r}.")
     if head == "dpt" and not patch_size(encoder_config):
         raise InputError(f"head: dpt is for plain ViTs such as DINOv2, {kind} is none; take deeplabv3plus or upernet.")
+    if head == "upernet" and not type(encoder_config).__module__.startswith("transformers."):
+        raise InputError(
+            f"head: upernet over {kind} would not open where scl_hf is not installed, for it brings no code; take "
+            "deeplabv3plus."
+        )
     if output_stride is not None and head != "deeplabv3plus":
         raise InputError(f"output_stride: is for deeplabv3plus; leave it out with the {head} head.")
 

@@ -44,17 +44,22 @@ from scl_hf.backbones import load_on_backbone
 from scl_hf.errors import InputError
 from scl_hf.inference import size_divisor
 from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation
+from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
+from scl_hf.models.modeling_efficientnet_lite import EfficientNetLiteBackbone
 
 LABELS = {"id2label": {0: "iris", 1: "lily", 2: "rose"}, "label2id": {"iris": 0, "lily": 1, "rose": 2}}
 VIT = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2}
 PYRAMID = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 2, "image_size": 64}
+LITE = {"stem_channels": 8, "stage_channels": [8, 8, 12, 16, 16], "num_block_repeats": [1, 2, 1, 1, 1]}
+LITE |= {"strides": [1, 2, 2, 2, 1], "kernel_sizes": [3, 3, 5, 3, 5], "expand_ratios": [1, 2, 2, 2, 2]}
 CLASSIFIERS = {
     "resnet": (ResNetForImageClassification, ResNetConfig(**PYRAMID, embedding_size=8)),
     "convnext": (ConvNextForImageClassification, ConvNextConfig(**PYRAMID)),
     "swin": (SwinForImageClassification, SwinConfig(**SWIN)),
     "dinov2": (Dinov2ForImageClassification, Dinov2Config(**VIT, image_size=70)),
     "beit": (BeitForImageClassification, BeitConfig(**VIT, intermediate_size=64, image_size=64)),
+    "efficientnet_lite": (EfficientNetLiteBackbone, EfficientNetLiteConfig(**LITE)),
 }
 SMALL = {
     "deeplabv3plus": {"aspp_channels": 16, "aspp_dilations": [1, 2, 3], "skip_channels": 8, "decoder_channels": 16},
@@ -66,6 +71,7 @@ FITTING = [
     ("convnext", "deeplabv3plus"),
     ("swin", "deeplabv3plus"),
     ("dinov2", "deeplabv3plus"),
+    ("efficientnet_lite", "deeplabv3plus"),
     ("resnet", "upernet"),
     ("convnext", "upernet"),
     ("swin", "upernet"),
@@ -303,6 +309,14 @@ def test_sides_must_be_multiples_of_a_vits_patches(encoders):
     [
         ("resnet", "dpt", None, {}, "head: dpt is for plain ViTs such as DINOv2, resnet is none; take deeplabv3plus"),
         ("swin", "dpt", None, {}, "head: dpt is for plain ViTs"),
+        (
+            "efficientnet_lite",
+            "upernet",
+            None,
+            {},
+            "head: upernet over efficientnet_lite would not open .* deeplabv3plus",
+        ),
+        ("efficientnet_lite", "deeplabv3plus", 16, {}, "output_stride: .*leave it out"),
         ("resnet", "fcn", None, {}, "head: must be one of deeplabv3plus, upernet, dpt, got 'fcn'"),
         ("dinov2", "deeplabv3plus", 8, {}, "output_stride: .*leave it out"),
         ("swin", "deeplabv3plus", 8, {}, "output_stride: .*leave it out"),

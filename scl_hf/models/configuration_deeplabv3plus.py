@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .configuration_efficientnet_lite import EfficientNetLiteConfig
+
+# Here and not in `__init__`: these files travel with the weights, and are then imported without it.
+AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig, exist_ok=True)
+
 
 @strict
 class DeepLabV3PlusConfig(PreTrainedConfig):

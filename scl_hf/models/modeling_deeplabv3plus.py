@@ -14,6 +14,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .configuration_deeplabv3plus import DeepLabV3PlusConfig
+from .configuration_efficientnet_lite import EfficientNetLiteConfig
+from .modeling_efficientnet_lite import EfficientNetLiteBackbone
+
+AutoBackbone.register(EfficientNetLiteConfig, EfficientNetLiteBackbone, exist_ok=True)
 
 
 def resize(hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
