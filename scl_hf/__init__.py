@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from .config import SemiSupervisedConfig
     from .trainer import SemiSupervisedTrainer
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DeepLabV3PlusConfig",
     "DeepLabV3PlusForSemanticSegmentation",

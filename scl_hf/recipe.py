@@ -172,20 +172,20 @@ class RecipeParser(HfArgumentParser):
 
 def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The (file, fields) of a recipe, after those of its base if it names one."""
-    values = _read(path)
+    values = read_yaml(path)
     if "base" not in values:
         return [(str(path), values)]
     base = path.parent / str(values.pop("base"))
     if not base.is_file():
         raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
-    inherited = _read(base)
+    inherited = read_yaml(base)
     if "base" in inherited:
         raise InputError(f"{path}: base: {base} has a base itself. Name a recipe that has none.")
     return [(str(base), inherited), (str(path), values)]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The fields that a recipe file holds."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields that a recipe file, or one like it, holds."""
     if not path.is_file():
         raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
     try:

@@ -11,7 +11,7 @@ from ..errors import InputError, first_few
 from . import cityscapes, folder, hf_dataset, mapillary
 from .rows import open_pictures
 from .source import DataArguments, Source
-from .subsets import choose_fraction, choose_listed, read_ids, shared_images
+from .subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +67,20 @@ def load_data(args: DataArguments) -> SegmentationData:
     labeled = datasets.concatenate_datasets([rows.select(chosen[split]) for split, rows in candidates.items()])
 
     # 2. The unlabelled pool: images alone
-    pool = []
+    pool = {}
     for split in dict.fromkeys([*candidates, *(args.unlabeled_splits or source.unlabeled_splits)]):
         images = candidates[split] if split in candidates else open_split(split)
         images = images.select_columns(["image", "id"])
         if split in candidates and not args.unlabeled_includes_labeled:
             images = images.select(np.setdiff1d(np.arange(len(images)), chosen[split]))
-        pool.append(images)
-    pool += [open_pictures(folder) for folder in dict.fromkeys(args.unlabeled_dirs)]
-    unlabeled = datasets.concatenate_datasets(pool)
+        pool[split] = images
+    for index, path in enumerate(dict.fromkeys(args.unlabeled_dirs)):
+        pool[f"unlabeled_dirs {index}"] = open_pictures(path)
+    if args.num_unlabeled is not None:
+        on_top = chosen if args.unlabeled_includes_labeled else {}
+        kept = choose_unlabeled(pool, args.num_unlabeled, args.labeled_seed, on_top)
+        pool = {name: images.select(kept[name]) for name, images in pool.items()}
+    unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
     # 3. The images to evaluate on, none of them a labelled one
     evaluation = _labeled(open_split(args.eval_split, complete=True))

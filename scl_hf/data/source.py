@@ -48,13 +48,17 @@ class DataArguments:
         labeled_fraction (`float`, *optional*, defaults to 1.0):
             The share of the labelled splits that keeps its labels, above 0, at most 1.
         labeled_seed (`int`, *optional*, defaults to 0):
-            Which images labeled_fraction chooses. With one seed, a smaller share is part of a larger one.
+            Which images labeled_fraction and num_unlabeled choose. With one seed, a smaller share is part of a larger
+            one.
         labeled_split (`str`, *optional*):
             A standard labelled subset of Cityscapes: 1_2, 1_4, 1_8, 1_16 or 1_30. In place of `labeled_fraction`.
         labeled_ids (`str`, *optional*):
             A text file with the ids of the labelled images, one a line. In place of `labeled_fraction`.
         unlabeled_includes_labeled (`bool`, *optional*, defaults to `True`):
             Whether the labelled images are in the unlabelled pool, too.
+        num_unlabeled (`int`, *optional*):
+            How many unlabelled images the pool has, chosen at random. By default all of them; the labelled ones, with
+            `unlabeled_includes_labeled`, come on top.
         use_coarse_labels (`bool`, *optional*, defaults to `False`):
             Whether to open the coarse labels of Cityscapes' train_extra, for class-uniform sampling.
         allow_shared_images (`bool`, *optional*, defaults to `False`):
@@ -78,6 +82,7 @@ class DataArguments:
     labeled_split: str | None = None
     labeled_ids: str | None = None
     unlabeled_includes_labeled: bool = True
+    num_unlabeled: int | None = None
     use_coarse_labels: bool = False
     allow_shared_images: bool = False
 
@@ -91,6 +96,8 @@ class DataArguments:
                 f"{' and '.join(chosen)}: give only one of them; --labeled_fraction 1, --labeled_split null and "
                 "--labeled_ids null leave one out"
             )
+        if self.num_unlabeled is not None and self.num_unlabeled < 0:
+            raise InputError(f"num_unlabeled: {self.num_unlabeled} is no number of images; give 0 or more")
         if self.image_column == self.label_column:
             raise InputError(f"label_column: is {self.label_column!r}, as image_column; name the column of the labels")
         if not self.train_splits:

@@ -16,14 +16,37 @@ def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed:
     The rows of each split, in order, that are a share of all rows at random, at least one. With one seed, a smaller
     share is part of a larger one.
     """
-    # Ranked by a hash of the id, an image's choice depends on neither the order nor the number of the others' files.
+    ranked = _ranked(labeled, seed)
+    chosen = ranked[: max(1, round(fraction * len(ranked)))]
+    return {split: sorted(row for other, row in chosen if other == split) for split in labeled}
+
+
+def choose_unlabeled(
+    pool: dict[str, datasets.Dataset], number: int, seed: int, on_top: dict[str, list[int]]
+) -> dict[str, list[int]]:
+    """
+    The rows of each part of the pool, in order, that are `number` of its images at random and those `on_top`. With one
+    seed, a smaller number is part of a larger one.
+    """
+    besides = {(part, row) for part, rows in on_top.items() for row in rows}
+    ranked = [image for image in _ranked(pool, seed) if image not in besides]
+    if number > len(ranked):
+        raise InputError(
+            f"num_unlabeled: {number}, but the pool has {len(ranked)} unlabelled images; leave the field out for all"
+        )
+    chosen = besides.union(ranked[:number])
+    return {part: sorted(row for other, row in chosen if other == part) for part in pool}
+
+
+def _ranked(images: dict[str, datasets.Dataset], seed: int) -> list[tuple[str, int]]:
+    """Name of the part and row of each image, in an order that a seed draws."""
+    # By a hash of the id, an image's place depends on neither the order nor the number of the others' files.
     ranked = sorted(
-        (hashlib.sha256(f"{seed}/{split}/{image_id}".encode()).digest(), split, row)
-        for split, rows in labeled.items()
+        (hashlib.sha256(f"{seed}/{part}/{image_id}".encode()).digest(), part, row)
+        for part, rows in images.items()
         for row, image_id in enumerate(rows["id"][:])
     )
-    chosen = ranked[: max(1, round(fraction * len(ranked)))]
-    return {split: sorted(row for _, other, row in chosen if other == split) for split in labeled}
+    return [(part, row) for _, part, row in ranked]
 
 
 def choose_listed(labeled: dict[str, datasets.Dataset], listed: set[str], source: str) -> dict[str, list[int]]:

@@ -41,6 +41,7 @@ TRAINING_DATA = {
     "labeled_split",
     "labeled_ids",
     "unlabeled_includes_labeled",
+    "num_unlabeled",
     "use_coarse_labels",
     "allow_shared_images",
 }

@@ -81,6 +81,22 @@ def test_labelled_images_can_be_kept_out_of_the_pool(folder):
     assert len(open_folder(folder, unlabeled_includes_labeled=False).unlabeled) == 0
 
 
+def test_a_part_of_the_unlabelled_images(folder):
+    fields = {"labeled_fraction": 0.25, "unlabeled_splits": ["more"], "num_unlabeled": 6}
+    data = open_folder(folder, **fields)
+    assert len(data.unlabeled) == 10 and set(data.labeled["id"]) <= set(data.unlabeled["id"])
+    without = open_folder(folder, **fields, unlabeled_includes_labeled=False)
+    assert len(without.unlabeled) == 6 and set(without.unlabeled["id"]) == set(data.unlabeled["id"]) - set(
+        data.labeled["id"]
+    )
+    extra = {"unlabeled_dirs": [str(folder / "more")], "labeled_fraction": 1.0, "num_unlabeled": 2}
+    assert len(open_folder(folder, **extra).unlabeled) == 18
+    with pytest.raises(InputError, match="num_unlabeled: 16, but the pool has 15 unlabelled images"):
+        open_folder(folder, **fields | {"num_unlabeled": 16})
+    with pytest.raises(InputError, match="num_unlabeled: -1 is no number of images"):
+        open_folder(folder, num_unlabeled=-1)
+
+
 def test_two_labelled_splits(folder):
     fields = {"train_splits": ["train", "validation"], "unlabeled_splits": ["train"], "labeled_fraction": 0.5}
     data = open_folder(folder, **fields, allow_shared_images=True)

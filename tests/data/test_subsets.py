@@ -3,7 +3,7 @@ import pytest
 
 from scl_hf.data import subsets
 from scl_hf.data.cityscapes import subset_file
-from scl_hf.data.subsets import choose_fraction, choose_listed, read_ids, shared_images
+from scl_hf.data.subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
 from scl_hf.errors import InputError
 
 
@@ -22,6 +22,18 @@ def test_fraction_is_rounded_reproducible_and_nested():
     assert set(choose_fraction({"train": ids(17)}, 8 / 17, 0)["train"]) - {16} <= set(
         choose_fraction({"train": ids(16)}, 0.5, 0)["train"]
     )
+
+
+def test_a_number_of_unlabelled_images_is_reproducible_nested_and_besides_the_labelled_ones():
+    pool, on_top = {"train": ids(16), "unlabeled_dirs 0": ids(9)}, {"train": [3, 8]}
+    few, more = choose_unlabeled(pool, 5, 0, on_top), choose_unlabeled(pool, 11, 0, on_top)
+    assert sum(map(len, few.values())) == 7 and sum(map(len, more.values())) == 13
+    assert {3, 8} <= set(few["train"]) and few == choose_unlabeled(pool, 5, 0, on_top)
+    assert all(set(few[part]) <= set(more[part]) and more[part] == sorted(more[part]) for part in pool)
+    assert choose_unlabeled(pool, 5, 1, on_top) != few
+    assert choose_unlabeled(pool, 0, 0, on_top) == {"train": [3, 8], "unlabeled_dirs 0": []}
+    with pytest.raises(InputError, match="num_unlabeled: 24, but the pool has 23 unlabelled images; leave the field"):
+        choose_unlabeled(pool, 24, 0, on_top)
 
 
 def test_listed_ids_that_are_not_there():

@@ -1,0 +1,142 @@
+"""A table's results as a picture: scores, differences to the baseline, gains of each class."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from scl_hf.evaluation.figures import GREY, save_figure
+
+from .report import signed_number
+from .summary import Estimate, Summary
+
+# Of Okabe and Ito, as the curves of a run have them; in all panels blue is a gain
+BLUE, ORANGE = "#0072B2", "#D55E00"
+GAINS = LinearSegmentedColormap.from_list("gains", [ORANGE, "#F8F9FA", BLUE])
+
+
+def plot_table(summary: Summary, title: str, path: Path) -> Path:
+    """A line of three panels for each label share, a row of the table in each of their rows."""
+    shares, rows = summary.shares, summary.rows
+    classes = max((summary.classes[share] for share in shares), key=len)
+    widths = [3.4, 3.0, max(1.5, 0.44 * len(classes))]
+    label = max(map(len, rows)) * 0.085
+    height = max(1.0, 0.36 * len(rows))
+    figure = Figure(figsize=(sum(widths) + label + 0.6, (height + 0.55) * len(shares) + 2.0), layout="constrained")
+    axes = figure.subplots(len(shares), 3, squeeze=False, sharey="row", width_ratios=widths)
+    gains = np.abs([_class_gains(summary, share, classes) for share in shares])
+    # From 1 to 20 points: one class that appears from nothing shall not turn the others white.
+    limit = float(np.clip(np.nanmax(gains, initial=0), 1, 20))
+    for index, (share, (scores, gains, heat)) in enumerate(zip(shares, axes)):
+        _draw_scores(scores, summary, share)
+        _draw_gains(gains, summary, share)
+        image = _draw_classes(heat, summary, share, classes, limit)
+        scores.set_yticks(range(len(rows)), rows, parse_math=False)
+        scores.set_ylim(len(rows) - 0.5, -0.5)
+        scores.set_title(share, loc="left", fontweight="bold", fontsize="medium", parse_math=False)
+        if index == 0:
+            gains.set_title("difference to the baseline", loc="left", fontsize="medium")
+            heat.set_title("gain of each class", loc="left", fontsize="medium")
+        last = index == len(shares) - 1
+        scores.set_xlabel("mean IoU (%)" if last else None)
+        gains.set_xlabel("percentage points of mean IoU" if last else None)
+        heat.tick_params(labelbottom=last)
+    # One scale of differences: a gain at one share is to be compared with that at another.
+    low, high = zip(*(gains.get_xlim() for gains in axes[:, 1]))
+    for gains in axes[:, 1]:
+        gains.set_xlim(min(low), max(high))
+    bar = figure.colorbar(image, ax=list(axes[:, 2]), pad=0.02, fraction=0.05, aspect=12 * len(shares))
+    bar.set_label("percentage points of IoU", fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    several = any(len(summary.values(share, row)) > 1 for share in shares for row in rows)
+    key = (
+        "mean over seeds, bars: 95 % interval, pale: single seeds, bold: interval without 0" if several else "one seed"
+    )
+    figure.suptitle(f"{title}\n{key}", fontsize="medium", parse_math=False)
+    return save_figure(figure, path)
+
+
+def _draw_scores(axes: Axes, summary: Summary, share: str) -> None:
+    _frame(axes)
+    for y, row in enumerate(summary.rows):
+        values = [*summary.values(share, row).values()]
+        color = GREY if row == summary.baseline[share] else BLUE
+        _draw_estimate(axes, y, values, summary.mean(share, row), color)
+        if not values:
+            where = ("axes fraction", "data")
+            axes.annotate("no result", (0.5, y), xycoords=where, ha="center", va="center", color=GREY)
+
+
+def _draw_gains(axes: Axes, summary: Summary, share: str) -> None:
+    _frame(axes)
+    axes.axvline(0, color=GREY, linewidth=1)
+    baseline = summary.baseline[share]
+    base = summary.values(share, baseline) if baseline else {}
+    for y, row in enumerate(summary.rows):
+        if row == baseline:
+            axes.plot(0, y, "o", color=GREY, markersize=5)
+            axes.annotate("baseline", (0, y), (6, 4), textcoords="offset points", color=GREY, fontsize="small")
+            continue
+        own = summary.values(share, row)
+        values = [own[seed] - base[seed] for seed in own if seed in base]
+        gain = summary.gain(share, row)
+        color = ORANGE if gain and gain.mean < 0 else BLUE
+        _draw_estimate(axes, y, values, gain, color)
+    axes.margins(x=0.12)
+
+
+def _draw_estimate(axes: Axes, y: float, values: list[float], value: Estimate | None, color: str) -> None:
+    """A mean with its interval, above the single values."""
+    if value is None:
+        return
+    if len(values) > 1:
+        axes.plot(values, [y + 0.22] * len(values), "o", color=color, alpha=0.35, markersize=3.5, markeredgewidth=0)
+    half = 0 if np.isnan(value.half) else value.half
+    axes.errorbar(value.mean, y, xerr=half, fmt="o", color=color, markersize=5.5, capsize=3, linewidth=1.6)
+
+
+def _draw_classes(axes: Axes, summary: Summary, share: str, classes: list[str], limit: float) -> AxesImage:
+    gains = _class_gains(summary, share, classes)
+    image = axes.imshow(np.ma.masked_invalid(gains), cmap=GAINS, vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_facecolor("#e9ecef")
+    axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize="small", parse_math=False)
+    axes.tick_params(length=0, labelleft=False)
+    axes.set_xticks(np.arange(len(classes) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(summary.rows) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="minor", left=False, bottom=False)
+    axes.spines[:].set_visible(False)
+    for y, row in enumerate(summary.rows):
+        if row == summary.baseline[share]:
+            middle = (len(classes) - 1) / 2
+            axes.text(middle, y, "baseline", ha="center", va="center", color=GREY, fontsize="small")
+            continue
+        for x, name in enumerate(classes):
+            if gain := summary.gain(share, row, name):
+                ink = "white" if abs(gain.mean) > 0.7 * limit else "black"
+                weight = "bold" if gain.excludes_zero else "normal"
+                text = signed_number(gain.mean, 0 if abs(gain.mean) >= 9.95 else 1)
+                axes.text(x, y, text, ha="center", va="center", color=ink, fontsize="x-small", fontweight=weight)
+    return image
+
+
+def _class_gains(summary: Summary, share: str, classes: list[str]) -> np.ndarray:
+    """(rows, classes), NaN where there is no gain to show."""
+    gains = np.full((len(summary.rows), len(classes)), np.nan)
+    for y, row in enumerate(summary.rows):
+        for x, name in enumerate(classes):
+            if row != summary.baseline[share] and (gain := summary.gain(share, row, name)):
+                gains[y, x] = gain.mean
+    return gains
+
+
+def _frame(axes: Axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="y", which="both", length=0)

@@ -1,0 +1,97 @@
+"""A table's results as a page of Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from .running import VERSIONS
+from .summary import MEAN, Estimate, Summary
+from .table import Cell, Table
+
+
+def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], hours: float, picture: str) -> str:
+    """The main table, the gaps in it with their reasons, a picture of it all, and the gains of each class."""
+    number = len(table.cells) - len(failed)
+    several = len(table.seeds) > 1
+    parts = [
+        f"# {table.title}",
+        f"Mean IoU in percent of the evaluated model at its last step, {_plural(len(table.seeds), 'seed')} "
+        f"({', '.join(map(str, table.seeds))})"
+        + (", ± half of the 95 % interval (Student's t)" if several else "")
+        + ". Differences are paired: to the baseline with the same label share and seed; bold ones have an interval "
+        "without 0.",
+        _main_table(summary),
+        _baselines(table, summary),
+    ]
+    if failed:
+        parts += ["Gaps:", "\n".join(f"- {cell}: {_plain(reason)}" for cell, reason in failed.items())]
+    if number:
+        parts.append(f"![{_plain(table.title)}]({picture})")
+    for share in summary.shares:
+        if summary.classes[share] and len(summary.rows) > 1:
+            parts += [f"Gains of each class, {_plain(share)}:", _class_table(summary, share)]
+    versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+    parts.append(f"{number} of {len(table.cells)} cells, {hours:.1f} hours of single cells in all. {versions}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _main_table(summary: Summary) -> str:
+    header = [""]
+    for share in summary.shares:
+        header += [share, "difference"]
+    lines = []
+    for row in summary.rows:
+        cells = [row]
+        for share in summary.shares:
+            is_baseline = row == summary.baseline[share]
+            cells += [plus_minus(summary.mean(share, row))]
+            cells += ["baseline" if is_baseline else plus_minus(summary.gain(share, row), signed=True)]
+        lines.append(cells)
+    return _lines(header, lines)
+
+
+def _class_table(summary: Summary, share: str) -> str:
+    baseline = summary.baseline[share]
+    rows = [row for row in summary.rows if row != baseline]
+    lines = []
+    for name in (*summary.classes[share], MEAN):
+        gains = [plus_minus(summary.gain(share, row, name), signed=True) for row in rows]
+        lines.append([name, plus_minus(summary.mean(share, baseline, name)) if baseline else "–", *gains])
+    return _lines(["", baseline or "baseline", *rows], lines)
+
+
+def _baselines(table: Table, summary: Summary) -> str:
+    """Which row is the baseline of which share, where there is a choice."""
+    if len(table.baseline) == 1:
+        return f"Baseline: {_plain(table.baseline[0])}."
+    chosen = [f"{_plain(share)}: {_plain(row or 'none yet')}" for share, row in summary.baseline.items()]
+    named = " and ".join(map(_plain, table.baseline))
+    return f"Baseline: of {named} the one with the higher mean. {'; '.join(chosen)}."
+
+
+def plus_minus(value: Estimate | None, signed: bool = False) -> str:
+    """A mean with its interval, bold where a difference is one for certain."""
+    if value is None:
+        return "–"
+    text = signed_number(value.mean, 2) if signed else f"{value.mean:.2f}"
+    if signed and value.excludes_zero:
+        text = f"**{text}**"
+    return text if math.isnan(value.half) else f"{text} ± {value.half:.2f}"
+
+
+def signed_number(value: float, digits: int) -> str:
+    """With + or a true minus sign, and none where it rounds to 0."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(map(_plain, cells)) + " |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)

@@ -1,0 +1,230 @@
+"""Cells as processes: started, resumed, kept and ended with the process that started them."""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+import scl_hf
+from scl_hf.errors import InputError
+from scl_hf.evaluation.protocol import SCORES, changed_setting, iou_name
+from scl_hf.output import write_json
+
+from .table import Cell, Table
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+VERSIONS = {module.__name__: module.__version__ for module in (scl_hf, torch, transformers)}
+# Where things are, what is shown and how fast batches come are no part of what a cell's scores depend on.
+NOT_COMPARED = ("data_dir", "output_dir", "report_to", "model_card_template")
+
+
+def command(cell: Cell, gpus: int) -> list[str]:
+    """The command line of a cell that starts from nothing."""
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"] if gpus > 1 else []
+    return [sys.executable, *several, os.path.relpath(TRAIN), *cell.arguments]
+
+
+def read_result(cell: Cell) -> dict[str, Any] | None:
+    """What a cell that is done has left, with its scores in 0 … 1."""
+    file = cell.folder / "result.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def check_folder(table: Table, output_dir: Path) -> None:
+    """Refuses a folder with cells of another table, of other values or of another version that would be kept."""
+    cells = {cell.folder: cell for cell in table.cells}
+    for file in sorted(output_dir.glob("*/*/seed_*/cell.json")):
+        if not ((file.parent / "result.json").is_file() or _whole_checkpoints(file.parent)):
+            continue
+        before, remedy = json.loads(file.read_text(encoding="utf-8")), "name another --output_dir"
+        name = f"{before['share']}, {before['row']}, seed {before['seed']}"
+        cell = cells.get(file.parent)
+        if cell is None:
+            raise InputError(f"output_dir {output_dir}: holds a cell that {table.path} has not ({name}); {remedy}.")
+        if changed := changed_setting(before["versions"], VERSIONS):
+            raise InputError(
+                f"output_dir {output_dir}: {name} was trained with {changed[0]} {changed[1]}, this is {changed[2]}; "
+                f"{remedy}, or go on with that version."
+            )
+        if changed := changed_setting(_compared(before["recipe"]), _compared(cell.settings)):
+            raise InputError(
+                f"output_dir {output_dir}: {name} was trained with {changed[0]} {changed[1]!r}, the table has "
+                f"{changed[2]!r}; {remedy}, or put the value back."
+            )
+
+
+def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in settings.items() if n not in NOT_COMPARED and not n.startswith("dataloader_")}
+
+
+@contextlib.contextmanager
+def only_one(output_dir: Path) -> Iterator[int]:
+    """Holds the lock of an output folder, which cells share: it is free when the last of them has ended."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with open(output_dir / ".lock", "a+", encoding="utf-8") as lock:
+        for attempt in range(600):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                lock.seek(0)
+                owner = lock.read().strip()
+            # Cells of one that was killed may need a moment to end.
+            if attempt == 599 or not owner.isdigit() or os.path.isdir(f"/proc/{owner}"):
+                raise InputError(
+                    f"output_dir {output_dir}: reproduce.py runs in it already (process {owner or 'unknown'}); "
+                    "wait for its end, or name another --output_dir."
+                )
+            time.sleep(0.1)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
+
+
+def slots(table: Table, jobs: int | None) -> list[dict[str, str]]:
+    """What each of the cells that run at once has in its environment: GPUs of its own, or one thread."""
+    if all(cell.settings["use_cpu"] for cell in table.cells) or not torch.cuda.is_available():
+        if table.gpus > 1:
+            raise InputError(f"{table.path}: gpus: a cell takes {table.gpus} GPUs, there is none; see --dry_run true.")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return [{"OMP_NUM_THREADS": "1"}] * (jobs or cores)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    groups = [",".join(visible[i : i + table.gpus]) for i in range(0, len(visible), table.gpus)]
+    groups = [group for group in groups if group.count(",") == table.gpus - 1]
+    if not groups:
+        raise InputError(
+            f"{table.path}: gpus: a cell takes {table.gpus} GPUs, there are {len(visible)}; see --dry_run true."
+        )
+    return [{"CUDA_VISIBLE_DEVICES": groups[i % len(groups)]} for i in range(jobs or len(groups))]
+
+
+def run_cells(cells: Sequence[Cell], gpus: int, environments: Sequence[dict[str, str]], lock: int) -> dict[Cell, str]:
+    """Runs cells, as many at once as there are environments; returns why some failed. Those that run end with it."""
+    waiting, free = list(cells), list(environments)
+    running: dict[subprocess.Popen, tuple[Cell, dict[str, str]]] = {}
+    failed: dict[Cell, str] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell, environment = waiting.pop(0), free.pop(0)
+                running[_start(cell, gpus, environment, lock)] = (cell, environment)
+            time.sleep(0.1)
+            for process in [process for process in running if process.poll() is not None]:
+                cell, environment = running.pop(process)
+                free.append(environment)
+                reason = _finish(cell, process.returncode)
+                if reason:
+                    failed[cell] = reason
+                said = f"failed: {reason}" if reason else _in_short(read_result(cell))
+                print(f"{len(cells) - len(waiting) - len(running)}/{len(cells)}  {cell}: {said}", flush=True)
+    finally:
+        _stop(running)
+    return failed
+
+
+def _start(cell: Cell, gpus: int, environment: dict[str, str], lock: int) -> subprocess.Popen:
+    """Starts a cell, from its last checkpoint if it has one."""
+    for folder in set(cell.folder.glob(f"run/{PREFIX_CHECKPOINT_DIR}-*")) - set(_whole_checkpoints(cell.folder)):
+        shutil.rmtree(folder)  # it was being written when the run was killed
+    resume = bool(_whole_checkpoints(cell.folder))
+    begun = {"share": cell.share, "row": cell.row, "seed": cell.seed, "versions": VERSIONS, "recipe": cell.settings}
+    seconds = _seconds(cell, _last_write(cell)) if resume else 0.0
+    write_json(cell.folder / "cell.json", begun | {"seconds": seconds, "started": time.time()})
+    parent = os.getpid()
+
+    def end_with_parent() -> None:
+        if sys.platform == "linux":  # elsewhere only a parent that can still act ends its cells
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+            if os.getppid() != parent:
+                os._exit(1)
+
+    mode = "ab" if resume else "wb"
+    with open(cell.folder / "stdout.txt", mode) as stdout, open(cell.folder / "stderr.txt", mode) as stderr:
+        return subprocess.Popen(
+            command(cell, gpus) + ["--resume_from_checkpoint", "true"] * resume,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C is for the parent, which ends its cells
+            preexec_fn=end_with_parent,
+        )
+
+
+def _finish(cell: Cell, returncode: int) -> str | None:
+    """Writes the result of a cell that has ended, or returns why there is none."""
+    if returncode:
+        lines = (cell.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line.rpartition("\r")[2].strip() for line in lines if line.strip()]
+        ended = f"ended by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+        return (
+            said[-1].removeprefix("error: ")
+            if said and returncode > 0
+            else f"{ended}, see {cell.folder / 'stderr.txt'}"
+        )
+    metrics = json.loads((cell.folder / "run/all_results.json").read_text(encoding="utf-8"))
+    config = json.loads((cell.folder / "run/config.json").read_text(encoding="utf-8"))
+    begun = json.loads((cell.folder / "cell.json").read_text(encoding="utf-8"))
+    scores = {name: metrics[f"eval_{name}"] for name in SCORES}
+    labels = [label for _, label in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
+    scores["iou"] = {label: metrics.get(f"eval_{iou_name(label)}") for label in labels}
+    result = {name: begun[name] for name in ("share", "row", "seed", "versions", "recipe")}
+    result |= {"scores": scores, "seconds": round(_seconds(cell, time.time()), 1)}
+    write_json(cell.folder / "result.json", result)
+    return None
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    return f"{100 * result['scores']['mean_iou']:.2f} mIoU, {result['seconds'] / 60:.1f} min"
+
+
+def _stop(running: dict[subprocess.Popen, Any]) -> None:
+    """Ends processes, and those that they have started."""
+    for process in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    try:
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+    finally:
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a cell that can be resumed from: the trainer's state is written last."""
+    return [file.parent for file in folder.glob(f"run/{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json") if _is_json(file)]
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError:
+        return False
+
+
+def _seconds(cell: Cell, now: float) -> float:
+    """How long a cell has run, the times before it was resumed included."""
+    begun = json.loads((cell.folder / "cell.json").read_text(encoding="utf-8"))
+    return begun["seconds"] + max(0.0, now - begun["started"])
+
+
+def _last_write(cell: Cell) -> float:
+    return max(path.stat().st_mtime for path in cell.folder.rglob("*"))

@@ -1,0 +1,86 @@
+"""Results over seeds: means with their 95 % intervals, and paired differences to the baseline of a share."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+# 97.5 % quantiles of Student's t, for 1 to 30 degrees of freedom; beyond, the last one is a little too large.
+T_QUANTILES = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+MEAN = "mean IoU"
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds, and half of its 95 % interval: NaN of a single seed."""
+
+    mean: float
+    half: float
+    number: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return abs(self.mean) > self.half
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """The mean of one or more values, with its interval."""
+    if not values:
+        return None
+    half = math.nan
+    if len(values) > 1:
+        quantile = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
+        half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(statistics.fmean(values), half, len(values))
+
+
+class Summary:
+    """
+    What the results of a table come to, in percent.
+
+    Args:
+        rows (`Sequence[str]`): In their order.
+        shares (`Sequence[str]`): In their order.
+        baseline (`Sequence[str]`): Rows of which the one with the higher mean IoU is a share's baseline.
+        results (`Mapping[tuple[str, str, int], Mapping[str, Any]]`):
+            (share, row, seed) -> the `scores` of its result.json; cells without a result are left out.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[str],
+        shares: Sequence[str],
+        baseline: Sequence[str],
+        results: Mapping[tuple[str, str, int], Mapping[str, Any]],
+    ):
+        self.rows, self.shares = rows, shares
+        self._values: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+        self.classes: dict[str, list[str]] = {share: [] for share in shares}
+        for (share, row, seed), scores in results.items():
+            ious = {name: 100 * iou for name, iou in scores["iou"].items() if iou is not None}
+            self._values.setdefault((share, row), {})[seed] = {MEAN: 100 * scores["mean_iou"]} | ious
+            self.classes[share] = self.classes[share] or [*scores["iou"]]
+        self.baseline: dict[str, str | None] = {}
+        for share in shares:
+            means = {row: found.mean for row in baseline if (found := self.mean(share, row))}
+            self.baseline[share] = max(means, key=means.get) if means else None
+
+    def values(self, share: str, row: str, name: str = MEAN) -> dict[int, float]:
+        """Seed -> the mean IoU, or the IoU of a class."""
+        seeds = self._values.get((share, row), {})
+        return {seed: values[name] for seed, values in seeds.items() if name in values}
+
+    def mean(self, share: str, row: str, name: str = MEAN) -> Estimate | None:
+        """Over the seeds of a row."""
+        return estimate([*self.values(share, row, name).values()])
+
+    def gain(self, share: str, row: str, name: str = MEAN) -> Estimate | None:
+        """Over the seeds that a row and the baseline both have: the differences of the one to the other."""
+        if self.baseline[share] is None:
+            return None
+        ours, theirs = self.values(share, row, name), self.values(share, self.baseline[share], name)
+        return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])

@@ -1,0 +1,390 @@
+"""scripts/reproduce.py: a table of real runs that is killed on the way, and tables of a stand-in for train.py."""
+
+import json
+import math
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, load_script
+from reproduction import running
+from reproduction.report import plus_minus
+from reproduction.summary import T_QUANTILES, Summary, estimate
+from safetensors.torch import load_file
+
+from scl_hf.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts/reproduce.py"
+RECIPE = {
+    "model_config": TINY,
+    "crop_size": [32, 32],
+    "class_uniform_share": 0,
+    "num_boxes": 4,
+    "num_loss_boxes": 4,
+    "per_device_train_batch_size": 2,
+    "max_steps": 16,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "save_total_limit": 1,
+    "panel_images": 0,
+    "report_to": "none",
+    "use_cpu": True,
+    "output_dir": "unused",
+}
+ALONE = {"consistency_weight": 0, "structured_consistency_weight": 0}
+TABLE = {
+    "title": "A town",
+    "shares": {"2 labels": {"recipe": "town.yaml", "labeled_fraction": 0.4}},
+    "seeds": [0],
+    "baseline": "labels alone",
+    "rows": {"labels alone": ALONE, "both": {}},
+}
+
+# Writes what train.py leaves, its score made of the fields; a row with a `run_name` ends as that says.
+STAND_IN = """
+import json, os, pathlib, signal, sys
+fields = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+run = pathlib.Path(fields["--output_dir"])
+run.mkdir(parents=True, exist_ok=True)
+with open(run.parent / "starts.txt", "a") as starts:
+    print(json.dumps([fields.get("--resume_from_checkpoint"), os.environ.get("OMP_NUM_THREADS")]), file=starts)
+ending = fields.get("--run_name", "")
+print("some log")
+if ending == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if ending and not pathlib.Path(ending).exists():
+    sys.exit(f"Traceback\\n  1%|#   |\\rerror: no good: {pathlib.Path(ending).name}")
+score = 0.4 + 0.01 * int(fields["--seed"]) + 0.1 * ("--consistency_weight" not in fields)
+scores = dict(eval_mean_iou=score, eval_mean_accuracy=0.5, eval_overall_accuracy=0.6, eval_iou_big_road=score + 0.1)
+(run / "all_results.json").write_text(json.dumps(scores))
+(run / "config.json").write_text(json.dumps({"id2label": {"1": "sky", "0": "big road"}}))
+"""
+
+
+@pytest.fixture
+def reproduce(tmp_path, town, monkeypatch):
+    """Runs the script in this process on a table, `TABLE` but for `changes`; returns its exit code."""
+    script, before = load_script(SCRIPT), signal.getsignal(signal.SIGTERM)
+
+    def run(*command_line, **changes):
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", *write_table(tmp_path, town, **changes), *command_line])
+        return script.main()
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """In place of train.py a script that trains nothing."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setattr(running, "TRAIN", tmp_path / "stand_in.py")
+
+
+def write_table(folder, town, **changes):
+    """Recipe and table; the command line that runs it."""
+    (folder / "town.yaml").write_text(yaml.safe_dump(RECIPE | {"data_dir": str(town)}))
+    table = {name: value for name, value in (TABLE | changes).items() if value is not None}
+    (folder / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    return str(folder / "table.yaml"), "--output_dir", str(folder / "out")
+
+
+def results_of(folder):
+    return {str(file.parent.relative_to(folder)): json.loads(file.read_text()) for file in folder.rglob("result.json")}
+
+
+def wait_for(condition):
+    for _ in range(12000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def processes_with(text):
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [file.parent.name] * (text.encode() in file.read_bytes())
+        except OSError:
+            pass
+    return found
+
+
+def start(command_line):
+    """The script as a process of its own, forked: what it imports is there."""
+
+    def run():
+        sys.argv = ["reproduce.py", *command_line]
+        sys.stdout = open(os.devnull, "w")
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed process leaves its children")
+def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, town, tmp_path, capfd):
+    assert reproduce() == 0
+    undisturbed = results_of(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "undisturbed")
+
+    command_line = [*write_table(tmp_path, town), "--jobs", "1"]
+    cells = [tmp_path / "out/2_labels" / row / "seed_0" for row in ("labels_alone", "both")]
+    for cell, number, code in zip(cells, (signal.SIGKILL, signal.SIGTERM), (-signal.SIGKILL, 130)):
+        parent = start(command_line)
+        wait_for(lambda cell=cell: list(cell.glob("run/checkpoint-*/trainer_state.json")))
+        os.kill(parent.pid, number)
+        parent.join()
+        assert parent.exitcode == code
+        wait_for(lambda: not processes_with(str(tmp_path / "out")))
+        assert not (cell / "result.json").exists()
+    assert (cells[0] / "result.json").exists() and "the same command goes on" in capfd.readouterr().err
+
+    assert reproduce("--jobs", "1") == 0
+    results = results_of(tmp_path / "out")
+    assert list(undisturbed) and results.keys() == undisturbed.keys()
+    for name, result in results.items():
+        assert result.pop("seconds") > 0 and undisturbed[name].pop("seconds") > 0
+        assert result == undisturbed[name]
+        ours, theirs = (load_file(tmp_path / run / name / "run/model.safetensors") for run in ("out", "undisturbed"))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    result = results["2_labels/both/seed_0"]
+    assert result["recipe"]["labeled_fraction"] == 0.4 and result["recipe"]["max_steps"] == 16
+    assert result["versions"] == running.VERSIONS and len(result["scores"]["iou"]) == 19
+    assert (tmp_path / "out/table.png").stat().st_size > 10_000
+
+
+def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
+    changes = {"seeds": [0, 1, 3], "shares": {"2 labels": TABLE["shares"]["2 labels"], "all": "town.yaml"}}
+    changes["rows"] = TABLE["rows"] | {"longer": ALONE | {"max_steps": "x2"}}
+    assert reproduce("--jobs", "4", baseline=["labels alone", "longer"], **changes) == 0
+    page = (tmp_path / "out/table.md").read_text()
+    # 40, 41, 43: standard deviation 1.528, times 4.303 / √3; the differences are 10 with each seed.
+    assert "| labels alone | 41.33 ± 3.79 | baseline | 41.33 ± 3.79 | baseline |" in page
+    assert "| both | 51.33 ± 3.79 | **+10.00** ± 0.00 | 51.33 ± 3.79 | **+10.00** ± 0.00 |" in page
+    assert "| longer | 41.33 ± 3.79 | 0.00 ± 0.00 |" in page
+    assert (
+        "of labels alone and longer the one with the higher mean. 2 labels: labels alone; all: labels alone." in page
+    )
+    assert "| big road | 51.33 ± 3.79 | **+10.00** ± 0.00 | 0.00 ± 0.00 |\n| sky | – | – | – |" in page
+    assert "(table.png)" in page and "18 of 18 cells" in page and page in capsys.readouterr().out
+    longer = json.loads((tmp_path / "out/all/longer/seed_3/result.json").read_text())["recipe"]
+    assert (longer["max_steps"], longer["seed"], longer["labeled_seed"]) == (32, 3, 3)
+    assert json.loads((tmp_path / "out/all/both/seed_0/starts.txt").read_text()) == [None, "1"]
+
+    # With all of it done, the page is written anew and nothing is started; a further seed joins.
+    (tmp_path / "out/table.md").unlink()
+    assert reproduce(baseline=["labels alone", "longer"], **changes) == 0
+    assert (tmp_path / "out/table.md").read_text() == page
+    assert reproduce(baseline=["labels alone", "longer"], **changes | {"seeds": [0, 1, 3, 4]}) == 0
+    assert len((tmp_path / "out/all/both/seed_0/starts.txt").read_text().splitlines()) == 1
+
+
+def test_a_cell_that_fails_is_a_gap_with_its_reason_and_is_tried_again(reproduce, stand_in, tmp_path):
+    mended = tmp_path / "mended"
+    rows = {"broken": {"run_name": str(mended)}, **TABLE["rows"], "killed": {"run_name": "killed"}}
+    assert reproduce("--jobs", "1", rows=rows) == 1
+    page = (tmp_path / "out/table.md").read_text()
+    assert "| broken | – | – |" in page and "| both | 50.00 | +10.00 |" in page and "2 of 4 cells" in page
+    assert "- 2 labels, broken, seed 0: no good: mended\n" in page and "seed 0: ended by SIGKILL, see " in page
+    cell = tmp_path / "out/2_labels/broken/seed_0"
+    assert "some log" in (cell / "stdout.txt").read_text() and "Traceback" in (cell / "stderr.txt").read_text()
+
+    mended.touch()
+    del rows["killed"]
+    assert reproduce(rows=rows) == 0  # a cell without a result holds nobody to its row
+    page = (tmp_path / "out/table.md").read_text()
+    assert "| broken | 50.00 | +10.00 |" in page and "Gaps" not in page
+    starts = [len(file.read_text().splitlines()) for file in sorted((tmp_path / "out").glob("*/*/*/starts.txt"))]
+    assert starts == [1, 2, 1, 1]  # both, broken, killed, labels alone
+
+    shutil.rmtree(tmp_path / "out")
+    assert reproduce(rows={"broken": {"run_name": str(tmp_path / "none")}}, baseline=None) == 1
+    assert ".png" not in (tmp_path / "out/table.md").read_text()
+
+
+def test_a_cell_in_the_middle_goes_on_from_its_last_whole_checkpoint(reproduce, stand_in, tmp_path):
+    assert reproduce() == 0
+    cell = tmp_path / "out/2_labels/both/seed_0"
+    begun = json.loads((cell / "cell.json").read_text())
+    (cell / "cell.json").write_text(json.dumps(begun | {"seconds": 3600, "started": time.time()}))
+    (cell / "result.json").unlink()
+    for name, state in (("checkpoint-2", '{"global_step": 2}'), ("checkpoint-3", '{"global_'), ("checkpoint-4", None)):
+        (cell / "run" / name).mkdir()
+        if state:
+            (cell / "run" / name / "trainer_state.json").write_text(state)
+    assert reproduce() == 0
+    assert [json.loads(line)[0] for line in (cell / "starts.txt").read_text().splitlines()] == [None, "true"]
+    assert [folder.name for folder in cell.glob("run/checkpoint-*")] == ["checkpoint-2"]
+    assert 3600 <= json.loads((cell / "result.json").read_text())["seconds"] < 7200
+    assert (cell / "stdout.txt").read_text() == "some log\n" * 2
+
+
+WRONG_TABLES = {
+    "unknown field": ({"seed": [0]}, "unknown field 'seed'. Did you mean 'seeds'"),
+    "no row": ({"rows": {}}, "rows: must be `name: …` lines"),
+    "row of a word": ({"rows": {"labels alone": "x"}}, "rows: labels alone: expected `field: value` lines, got 'x'"),
+    "field of a row": ({"rows": {"labels alone": {"max_step": 3}}}, "rows: labels alone: .*Did you mean 'max_steps'"),
+    "value": ({"rows": {"labels alone": {"num_boxes": 0}}}, "rows: labels alone: .*num_boxes: must be 1 or more"),
+    "times": ({"rows": {"labels alone": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
+    "own field": ({"rows": {"labels alone": {"seed": 3}}}, "rows: labels alone: seed: each cell has its own"),
+    "like names": ({"rows": {"labels alone": {}, "labels_alone": {}}}, "rows: 'labels alone' is too like another"),
+    "no name": ({"rows": {"labels alone": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
+    "baseline": ({"baseline": "labels"}, "baseline: 'labels' is no row. Did you mean 'labels alone'"),
+    "no recipe": ({"shares": {"all": "town.yml"}}, "shares: all: there is no .*town.yml; name a recipe by its path"),
+    "share": ({"shares": {"all": {"labeled_fraction": 1}}}, "shares: all: has no recipe"),
+    "field of a share": ({"shares": {"all": {"recipe": "town.yaml", "x": 1}}}, "shares: all: .*unknown field 'x'"),
+    "no seed": ({"seeds": None}, r"seeds: must be a list of whole numbers such as \[0, 1, 2\], got None"),
+    "word as a seed": ({"seeds": ["a"]}, "seeds: must be a list of whole numbers"),
+    "seed twice": ({"seeds": [0, 2, 0]}, "seeds: 0 is given twice"),
+    "gpus": ({"gpus": 0}, "gpus: must be 1 or more, got 0"),
+    "too many gpus": ({"gpus": 2}, "gpus: a cell takes 2 GPUs, there is none; see --dry_run true"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TABLES)
+def test_a_wrong_table_is_one_line(reproduce, tmp_path, case):
+    changes, message = WRONG_TABLES[case]
+    with pytest.raises(InputError, match=message) as error:
+        reproduce(**changes)
+    assert "\n" not in str(error.value) and "table.yaml" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command_line", "message"),
+    [
+        (("--jobs", "0"), "jobs: must be 1 or more, got 0"),
+        (("--seed", "1"), "command line: seed: each cell has its own, from the table's seeds"),
+        (("--max_step", "1"), "unknown field 'max_step'. Did you mean 'max_steps'"),
+        (("--data_dir", "nowhere"), "data_dir: there is no folder nowhere"),
+        (("--output_dir", str(SCRIPT)), "is a file"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(reproduce, command_line, message):
+    with pytest.raises(InputError, match=message) as error:
+        reproduce(*command_line)
+    assert "\n" not in str(error.value)
+
+
+def test_an_output_folder_of_another_table_or_version_is_refused_and_kept(reproduce, stand_in, tmp_path, monkeypatch):
+    assert reproduce() == 0
+    before = results_of(tmp_path / "out")
+    for changes, message in (
+        (
+            {"rows": {"labels alone": ALONE}},
+            "holds a cell that .*table.yaml has not .2 labels, both, seed 0.; name an",
+        ),
+        (
+            {"rows": {"labels alone": ALONE, "both": {"num_boxes": 5}}},
+            "both, seed 0 was .* num_boxes 4, .* has 5; name",
+        ),
+        ({"seeds": [1]}, "holds a cell that .*labels alone, seed 0|holds a cell that .*both, seed 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            reproduce(**changes)
+    monkeypatch.setattr(running, "VERSIONS", running.VERSIONS | {"scl_hf": "9.9"})
+    message = "was trained with scl_hf 0.1.0, this is 9.9; name another --output_dir, or go on with that version"
+    with pytest.raises(InputError, match=message):
+        reproduce()
+    assert results_of(tmp_path / "out") == before
+
+
+def test_two_in_one_folder(reproduce, stand_in, tmp_path):
+    message = f"reproduce.py runs in it already .process {os.getpid()}.; wait for its end, or name another"
+    with running.only_one(tmp_path / "out"), pytest.raises(InputError, match=message):
+        reproduce()
+    assert reproduce() == 0
+
+
+def test_the_dry_run_lists_the_cells_of_each_table_of_the_project(reproduce, tmp_path, monkeypatch, capsys):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    for name in ("camvid_12", "camvid_46", "camvid_all"):
+        if not (tmp_path / f"recipes/{name}.yaml").is_file():
+            shutil.copy(ROOT / "recipes/camvid.yaml", tmp_path / f"recipes/{name}.yaml")
+    monkeypatch.chdir(tmp_path)
+    tables = sorted(Path("recipes/tables").glob("*.yaml"))
+    assert len(tables) == 6
+    printed = {}
+    for table in tables:
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", str(table), "--dry_run", "true", "--seconds_per_step", "2"])
+        assert load_script(SCRIPT).main() == 0
+        *cells, printed[table.stem] = capsys.readouterr().out.splitlines()
+        number = sum(" recipes/c" in line for line in cells)
+        assert printed[table.stem].startswith(f"{number} cells") and f" {number} cells" in table.read_text()
+    assert printed["cityscapes_table2"] == (
+        "9 cells on 8 GPUs, 585,900 steps; at 2 s a step 325.5 hours, 2,604.0 GPU-hours"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_hours_that_are_not_known(reproduce, capsys, tmp_path):
+    assert reproduce("--dry_run", "true", "--max_steps", "-1") == 0
+    assert "2 cells; hours not known" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+def test_each_cell_has_gpus_of_its_own(monkeypatch):
+    class Table:
+        path, gpus = Path("table.yaml"), 2
+        cells = (type("Cell", (), {"settings": {"use_cpu": False}}),)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert running.slots(Table, None) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in running.slots(Table, 3)] == ["0,1", "2,3", "0,1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
+    with pytest.raises(InputError, match="table.yaml: gpus: a cell takes 2 GPUs, there are 1"):
+        running.slots(Table, None)
+
+
+def scores(mean, **iou):
+    return {
+        "mean_iou": mean / 100,
+        "iou": {name: None if value is None else value / 100 for name, value in iou.items()},
+    }
+
+
+def test_statistics():
+    one, three = estimate([4.0]), estimate([1.0, 2.0, 4.0])
+    assert one[0] == 4 and math.isnan(one.half) and not one.excludes_zero and estimate([]) is None
+    # √((1.333² + 0.333² + 1.667²) / 2) = 1.5275; 4.303 · 1.5275 / √3 = 3.795
+    assert three.mean == pytest.approx(7 / 3) and three.half == pytest.approx(3.795, abs=1e-3) and three.number == 3
+    stats = pytest.importorskip("scipy.stats")
+    assert T_QUANTILES == pytest.approx([stats.t.ppf(0.975, df) for df in range(1, 31)], abs=6e-4)
+    assert estimate([0.0] * 40 + [1.0]).half == pytest.approx(2.042 / 41, rel=1e-3)
+
+
+def test_differences_are_paired_and_the_better_baseline_counts():
+    results = {
+        ("12", "short", 0): scores(40, road=80, sky=None),
+        ("12", "short", 1): scores(50, road=90, sky=10),
+        ("12", "long", 0): scores(41, road=81, sky=20),
+        ("12", "long", 1): scores(52, road=95, sky=None),
+        ("12", "both", 0): scores(44, road=80, sky=26),
+        ("12", "both", 1): scores(54, road=90, sky=30),
+        ("12", "both", 2): scores(10, road=10, sky=10),  # the baseline has no such seed
+        ("46", "both", 0): scores(60, road=70),
+    }
+    summary = Summary(["short", "long", "both"], ["12", "46"], ["short", "long"], results)
+    assert summary.baseline == {"12": "long", "46": None}
+    gain = summary.gain("12", "both")
+    # 3 and 2: their standard deviation is 0.7071; 12.706 · 0.7071 / √2 = 6.353
+    assert gain.mean == pytest.approx(2.5) and gain.half == pytest.approx(6.353, abs=1e-3) and gain.number == 2
+    assert summary.mean("12", "both").mean == pytest.approx(36) and summary.mean("46", "short") is None
+    assert summary.gain("12", "both", "sky")[::2] == pytest.approx((6, 1))  # of the seed in which both have a score
+    assert summary.gain("46", "both") is None and summary.classes == {"12": ["road", "sky"], "46": ["road"]}
+    assert plus_minus(gain, signed=True) == "+2.50 ± 6.35" and plus_minus(None) == "–"
+    assert plus_minus(estimate([-1.0, -1.1, -1.2]), signed=True) == "**−1.10** ± 0.25"
+    assert plus_minus(estimate([-0.001]), signed=True) == "0.00"
