@@ -31,6 +31,7 @@ from .hub import write_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
+from .run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
 from .teacher import EMATeacher
 
@@ -199,11 +200,15 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step)
         return self._sampler
 
+    def recipe(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that wrote a checkpoint."""
+        return recipe_of(self.args, self.evaluated_model, self.pixels, self._crops.rows)
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As upstream; with `skip_corrupt`, the metrics have the number of files that were skipped."""
+        """As [`ResumableTrainer.train`]; with `skip_corrupt`, the metrics have the number of files skipped."""
         self._skipped = SkippedFiles()
         output = super().train(*args, **kwargs)
-        if self.args.skip_corrupt:
+        if self.args.skip_corrupt and output.metrics:
             output.metrics["skipped_images"] = self._skipped.report()
         return output
 
