@@ -45,12 +45,10 @@ def rotate(output_dir: Path, newest: Path, limit: int | None, best: str | None) 
     Removes the oldest checkpoints above `limit`, but never the `newest`, which was just verified, nor the `best`.
     Those of later steps are of an attempt that this run has left behind, and go first.
     """
-    if limit is None or limit <= 0:
-        return
     found = checkpoints_in(output_dir)
     found.sort(key=lambda path: step_of(path) <= step_of(newest))
     kept = {newest.name, Path(best).name if best else newest.name}
-    surplus = len(found) - max(limit, len(kept))
+    surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
     for path in [path for path in found if path.name not in kept][: max(0, surplus)]:
         _set_aside(path)  # one that is removed in part would be taken for a checkpoint
     clear_partial(output_dir)

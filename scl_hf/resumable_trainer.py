@@ -94,15 +94,15 @@ class ResumableTrainer(Trainer):
             `TrainOutput`: As upstream; without metrics where the checkpoint has reached the last step.
         """
         self._recipe = self.recipe()
+        if self.is_world_process_zero():
+            clear_partial(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
         if resume_from_checkpoint:
             name = resume_from_checkpoint if resume_from_checkpoint is True else Path(resume_from_checkpoint)
             checkpoint, step = on_main_process(lambda: self._whole_checkpoint(name))
             if step >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]:
                 return self._finished(checkpoint)
             resume_from_checkpoint = str(checkpoint)
-        if self.is_world_process_zero():
-            clear_partial(self.args.output_dir)
-        self.accelerator.wait_for_everyone()
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     # Writing
