@@ -47,16 +47,16 @@ OVERRIDDEN_PRIVATE_METHODS = (
 
 
 class AtStepsAndEpochs(TrainerCallback):
-    """Calls back when a run begins, when an epoch begins (with its number), and after every optimizer step."""
+    """Calls back when a run begins, when an epoch does (with its number and the step), and after every step."""
 
-    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[[int], None], end_step: Callable[[], None]):
+    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[[int, int], None], end_step: Callable[[], None]):
         self.begin, self.begin_epoch, self.end_step = begin, begin_epoch, end_step
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.begin()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.begin_epoch(int(state.epoch or 0))  # after a resume `epoch` is a fraction
+        self.begin_epoch(int(state.epoch or 0), state.global_step)  # after a resume `epoch` is a fraction
 
     def on_step_end(self, args, state, control, **kwargs):
         self.end_step()
@@ -142,7 +142,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 AtStepsAndEpochs(
                     begin=lambda: self._pace.restart(self.state.global_step),
                     # The Trainer's own `set_epoch` does not reach a sampler under DDP.
-                    begin_epoch=lambda epoch: self._sampler.set_epoch(epoch),
+                    begin_epoch=lambda epoch, step: self._sampler.set_epoch(epoch, step),
                     end_step=lambda: self.teacher.update_parameters(self.model),
                 ),
             ],
