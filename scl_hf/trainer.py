@@ -49,7 +49,7 @@ OVERRIDDEN_PRIVATE_METHODS = (
 class AtStepsAndEpochs(TrainerCallback):
     """Calls back when a run begins, when an epoch does (with its number and the step), and after every step."""
 
-    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[[int, int], None], end_step: Callable[[], None]):
+    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[..., None], end_step: Callable[[], None]):
         self.begin, self.begin_epoch, self.end_step = begin, begin_epoch, end_step
 
     def on_train_begin(self, args, state, control, **kwargs):

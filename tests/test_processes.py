@@ -156,7 +156,10 @@ def test_cut_at_any_step_on_any_number_of_processes(town, tmp_path):
     """The same samples on 1, 2 and 4 processes, and the same bits where their number stays."""
     sizes, cuts = (1, 2, 4), range(1, 5)
     whole = [
-        [size, [{"town": str(town), "out": str(tmp_path / f"{size}"), "workers": 0, "world_size": size, "save_steps": 1}]]
+        [
+            size,
+            [{"town": str(town), "out": str(tmp_path / f"{size}"), "workers": 0, "world_size": size, "save_steps": 1}],
+        ]
         for size in sizes
     ]
     rest = [
@@ -211,7 +214,9 @@ def train_frozen(out, world_size):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    launch([[size, [{"frozen": True, "out": str(tmp_path / f"{size}"), "world_size": size}]] for size in (1, 2)], tmp_path)
+    launch(
+        [[size, [{"frozen": True, "out": str(tmp_path / f"{size}"), "world_size": size}]] for size in (1, 2)], tmp_path
+    )
     one, two = (torch.load(tmp_path / f"{size}.pt", weights_only=True) for size in (1, 2))
     begun = tiny_model({0: "a", 1: "b", 2: "c"}).state_dict()
     for name in ("student", "teacher"):
@@ -256,7 +261,11 @@ def test_a_process_that_dies_ends_the_job_with_a_message(town, tmp_path, launche
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     began = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-m", *launcher.split(), *arguments], capture_output=True, text=True, env=environment, timeout=300
+        [sys.executable, "-m", *launcher.split(), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
     )
     print(f"\nended after {time.monotonic() - began:.0f} s, the start included")
     assert result.returncode != 0

@@ -116,7 +116,8 @@ def test_a_finished_run_is_not_trained_on(town_data, tmp_path, ema_validation):
     again.save_model()
     assert (steps, output.global_step, output.metrics, again.state.global_step) == ([], 4, {}, 4)
     assert {path: path.read_bytes() for path in before} == before
-    assert again.final_metrics() == pytest.approx(first.final_metrics(), rel=0.9)  # but for the seconds
+    scores = [trainer.final_metrics() | {"eval_runtime": 0} for trainer in (first, again)]
+    assert scores[0] == pytest.approx(scores[1], nan_ok=True)
     # More steps are another matter: it goes on.
     more = build_trainer(town_data, tmp_path / "run", **fields | {"max_steps": 5})
     more.add_callback(Steps())
@@ -148,7 +149,7 @@ CHANGED = {
     "scale_range": [0.5, 1.0],
     "hue": 0.1,
     "class_uniform_share": 0.5,
-    "per_device_train_batch_size": 1,
+    "per_device_train_batch_size": 4,
     "consistency_weight": 2.0,
     "num_boxes": 5,
     "num_pairs": 9,
@@ -190,7 +191,7 @@ def test_another_recipe_is_refused_with_its_fields_and_values(finished, make_tra
     line = one_line(error)
     named = dict(re.findall(r"(?:of|,) ([\w ]+) \((.*?)\)(?=,|\.)", line))
     assert set(named) == (set(CHANGED) - {"per_device_train_batch_size"}) | {"labelled crops of a step"}
-    assert named["crop_size"] == "[32, 32] → [40, 40]" and named["labelled crops of a step"] == "2 → 1"
+    assert named["crop_size"] == "[32, 32] → [40, 40]" and named["labelled crops of a step"] == "2 → 4"
     assert "add --allow_changed_recipe true" in line
     with pytest.raises(InputError, match=r"optim \(sgd → adamw_torch\).* cannot take over another's state"):
         make_trainer(**SAVING, optim="adamw_torch", optim_args=None, allow_changed_recipe=True).train(
