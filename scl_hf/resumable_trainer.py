@@ -93,6 +93,8 @@ class ResumableTrainer(Trainer):
         Returns:
             `TrainOutput`: As upstream; without metrics where the checkpoint has reached the last step.
         """
+        if self.train_dataset is None:
+            raise InputError("train_dataset: training needs labelled images; give the trainer some.")
         self._recipe = self.recipe()
         if self.is_world_process_zero():
             clear_partial(self.args.output_dir)
