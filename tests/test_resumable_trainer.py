@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import build_trainer, tiny_model
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from scl_hf.errors import InputError
-from scl_hf.manifest import flaw_of
+from scl_hf.manifest import checkpoints_in, flaw_of, seal
 
 SAVING = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}  # 3 steps are an epoch
 
@@ -233,3 +233,35 @@ def test_what_may_change_takes_effect(finished, make_trainer, caplog):
         make_trainer(**SAVING, backbone_learning_rate=0.1).train(resume_from_checkpoint=checkpoint)
     said = [record.message for record in caplog.records if "gone on from" in record.message]
     assert len(said) == 1 and "weight_decay (0.001 → 0.25)" in said[0]
+
+
+def test_what_is_pushed_is_whole(make_trainer, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(
+        Trainer,
+        "_push_from_checkpoint",
+        lambda self, folder: pushed.append((Path(folder).name, flaw_of(Path(folder)))),
+    )
+    trainer = make_trainer(**SAVING)
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert pushed == [("checkpoint-2", None), ("checkpoint-4", None)]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones_and_no_half_one(make_trainer, monkeypatch):
+    trainer, calls = make_trainer(**SAVING, save_total_limit=1), []
+
+    def full(folder):
+        calls.append(folder)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return seal(folder)
+
+    monkeypatch.setattr("scl_hf.manifest.seal", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train()
+    run = Path(trainer.args.output_dir)
+    assert [path.name for path in checkpoints_in(run)] == ["checkpoint-2"] and (run / "_partial").exists()
+    again = make_trainer(**SAVING, save_total_limit=1)
+    again.train(resume_from_checkpoint=True)
+    assert [path.name for path in checkpoints_in(run)] == ["checkpoint-4"] and not (run / "_partial").exists()
