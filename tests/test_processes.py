@@ -36,6 +36,8 @@ def train(town, out, workers, world_size, resume_from=None, global_batch=GLOBAL_
         per_device_train_batch_size=global_batch // world_size,
         dataloader_num_workers=workers,
         ddp_backend="gloo" if world_size > 1 else None,
+        # Else DDP adds up the first step's gradients in another order, of which the last bit of three or more depends.
+        ddp_find_unused_parameters=world_size > 2,
         max_steps=5,
         save_strategy="steps",
         save_steps=save_steps,
@@ -201,7 +203,9 @@ def train_frozen(out, world_size):
     unlabeled = labeled.select_columns("image")
     data = SimpleNamespace(labeled=labeled, unlabeled=unlabeled, evaluation=None, coarse=None, palette=None)
     model = tiny_model({0: "a", 1: "b", 2: "c"})
-    model.train = lambda mode=True: type(model).train(model, False)
+    # Of the class: the teacher is a copy of the student. This process trains nothing else.
+    type(model).train = lambda self, mode=True: torch.nn.Module.train(self, False)
+    model.eval()
     batch = {"per_device_train_batch_size": 4 // world_size, "ddp_backend": "gloo" if world_size > 1 else None}
     trainer = build_trainer(data, out, model, **batch, max_steps=20, scale_range=[1.0, 1.5])
     trainer.train()
