@@ -58,6 +58,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             Evaluation images drawn into a panel at each evaluation.
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
             Whether a finished or broken run in `output_dir` may be replaced. Read by `scripts/train.py`.
+        allow_changed_recipe (`bool`, *optional*, defaults to `False`):
+            Whether a run may be resumed with other data or settings. By default only those may differ from the
+            checkpoint's on which neither the sequence of samples nor a step depends, and the learning rate.
         model_card_template (`str`, *optional*):
             Jinja template of the model card. Without it: the card that `transformers` writes.
 
@@ -98,6 +101,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     no_weight_decay: list[str] = field(default_factory=list)
     panel_images: int = 3
     overwrite_output_dir: bool = False
+    allow_changed_recipe: bool = False
     model_card_template: str | None = None
 
     # TrainingArguments, with the paper's values …

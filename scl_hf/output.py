@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .errors import InputError
+from .manifest import checkpoints_in, clear_partial
 
 
 @contextlib.contextmanager
@@ -31,19 +31,22 @@ def write_json(path: Path, values: Mapping) -> None:
         partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | None:
-    """The checkpoint folder that a run resumes from, if it does. Refuses a folder that holds another run."""
+def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | bool | None:
+    """
+    The checkpoint folder that a run resumes from, `True` for the newest whole one, `None` if it does not. Refuses a
+    folder that holds another run.
+    """
     path = Path(output_dir)
     check_writable("output_dir", path)
-    newest = get_last_checkpoint(str(path)) if path.is_dir() else None
+    found = bool(checkpoints_in(path))
     if resume and resume.lower() != "false":
-        checkpoint = newest if resume.lower() == "true" else resume
-        if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
-            where = f"{checkpoint} is not a checkpoint folder" if checkpoint else f"{path} holds no checkpoint-*"
+        newest = resume.lower() == "true"
+        if not (found if newest else Path(resume).is_dir()):
+            where = f"{path} holds no checkpoint-*" if newest else f"{resume} is not a checkpoint folder"
             raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
-        return checkpoint
-    if not overwrite and (newest or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
-        remedy = "--resume_from_checkpoint true to go on, " if newest else ""
+        return newest or resume
+    if not overwrite and (found or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
+        remedy = "--resume_from_checkpoint true to go on, " if found else ""
         raise InputError(
             f"output_dir {path}: holds another run. Add {remedy}--overwrite_output_dir true to replace it,"
             " or name another --output_dir."
@@ -65,7 +68,8 @@ def check_writable(name: str, path: Path) -> None:
 def clear_output_dir(output_dir: str | os.PathLike) -> None:
     """Removes what an earlier run left: an old checkpoint among the new ones would be resumed from."""
     path = Path(output_dir)
-    for folder in path.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+    clear_partial(path)
+    for folder in checkpoints_in(path):
         shutil.rmtree(folder, ignore_errors=True)
     # By their names: whoever names a folder with other things in it shall not lose those.
     for pattern in ("panels/step-*.png", "runs/*/events.out.tfevents.*", SAFE_WEIGHTS_NAME, CONFIG_NAME):

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -32,6 +32,7 @@ from .evaluation.report import iou_table
 from .hub import CodeBesideWeights
 from .inference import size_divisor, smallest_side
 from .output import replacing
+from .resumable_trainer import ResumableTrainer
 
 
 def open_model(
@@ -101,7 +102,7 @@ def parameter_kinds(model: nn.Module) -> dict[str, set[str]]:
     return kinds
 
 
-class SegmentationTrainer(Trainer):
+class SegmentationTrainer(ResumableTrainer):
     """
     What [`SemiSupervisedTrainer`] is without unlabelled images and teacher: the data sets and arguments that it takes,
     evaluation, prediction, and what a person sees.

@@ -31,6 +31,7 @@ from .hub import write_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
+from .run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
 from .teacher import EMATeacher
 
@@ -46,16 +47,16 @@ OVERRIDDEN_PRIVATE_METHODS = (
 
 
 class AtStepsAndEpochs(TrainerCallback):
-    """Calls back when a run begins, when an epoch begins (with its number), and after every optimizer step."""
+    """Calls back when a run begins, when an epoch does (with its number and the step), and after every step."""
 
-    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[[int], None], end_step: Callable[[], None]):
+    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[..., None], end_step: Callable[[], None]):
         self.begin, self.begin_epoch, self.end_step = begin, begin_epoch, end_step
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.begin()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.begin_epoch(int(state.epoch or 0))  # after a resume `epoch` is a fraction
+        self.begin_epoch(int(state.epoch or 0), state.global_step)  # after a resume `epoch` is a fraction
 
     def on_step_end(self, args, state, control, **kwargs):
         self.end_step()
@@ -141,7 +142,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 AtStepsAndEpochs(
                     begin=lambda: self._pace.restart(self.state.global_step),
                     # The Trainer's own `set_epoch` does not reach a sampler under DDP.
-                    begin_epoch=lambda epoch: self._sampler.set_epoch(epoch),
+                    begin_epoch=lambda epoch, step: self._sampler.set_epoch(epoch, step),
                     end_step=lambda: self.teacher.update_parameters(self.model),
                 ),
             ],
@@ -199,11 +200,15 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step)
         return self._sampler
 
+    def recipe(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that wrote a checkpoint."""
+        return recipe_of(self.args, self.evaluated_model, self.pixels, self._crops.rows)
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As upstream; with `skip_corrupt`, the metrics have the number of files that were skipped."""
+        """As [`ResumableTrainer.train`]; with `skip_corrupt`, the metrics have the number of files skipped."""
         self._skipped = SkippedFiles()
         output = super().train(*args, **kwargs)
-        if self.args.skip_corrupt:
+        if self.args.skip_corrupt and output.metrics:
             output.metrics["skipped_images"] = self._skipped.report()
         return output
 

@@ -27,7 +27,7 @@ def test_another_runs_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds another run. Add --resume_from_checkpoint true to go on, --overwrite"):
         check_output_dir(run, None, False)
     assert check_output_dir(run, None, True) is None
-    assert check_output_dir(run, "true", False) == str(checkpoint)
+    assert check_output_dir(run, "true", False) is True
     assert check_output_dir(run, str(checkpoint), False) == str(checkpoint)
 
 

@@ -71,6 +71,13 @@ class PairedCrops(Dataset):
         self.labeled = labeled
         self.unlabeled = unlabeled
 
+    @property
+    def rows(self) -> dict[str, Rows | None]:
+        """The rows that crops are taken of, by what a person calls them."""
+        unlabeled = None if self.unlabeled is None else self.unlabeled.rows
+        named = {"labelled images": self.labeled.rows, "coarse images": self.labeled.coarse}
+        return named | {"unlabelled images": unlabeled}
+
     def __len__(self) -> int:
         return len(self.labeled)
 

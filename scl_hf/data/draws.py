@@ -1,5 +1,6 @@
 """Which crops an epoch draws: labelled ones, part of them placed on a class, and unlabelled ones beside them."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -99,8 +100,8 @@ class LabeledDraws:
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size) * self.batch_size
 
-    def __call__(self, epoch: int) -> list[Draw]:
-        """The draws of an epoch, counted from 0, in order."""
+    def __call__(self, epoch: int, first: int = 0) -> list[Draw]:
+        """The draws of an epoch, counted from 0, in order, from the position `first` on."""
         rng = np.random.default_rng([self.seed, LABELED, epoch])
         places = self._class_places(epoch, rng)
         num_uniform = len(self) - len(places)
@@ -108,7 +109,9 @@ class LabeledDraws:
         places += [(int(row), None, False) for row in rows]
         return [
             Draw(row, draw_seed(self.seed, LABELED, epoch, position), center, coarse)
-            for position, (row, center, coarse) in enumerate(places[i] for i in rng.permutation(len(places)))
+            for position, (row, center, coarse) in enumerate(
+                (places[i] for i in rng.permutation(len(places))[first:]), first
+            )
         ]
 
     def _class_places(self, epoch: int, rng: np.random.Generator) -> list[tuple[int, tuple[float, float], bool]]:
@@ -138,10 +141,11 @@ class UnlabeledDraws:
         if self.num_rows < 1:
             raise InputError("there is no unlabelled image: give some, or set both consistency weights to 0.")
 
-    def __call__(self, epoch: int) -> list[Draw]:
-        """The draws of an epoch, counted from 0, in order."""
-        rows = shuffled_rows(self.num_rows, epoch * self.length, (epoch + 1) * self.length, self.seed, self.stream)
-        return [Draw(int(row), draw_seed(self.seed, self.stream, epoch, i)) for i, row in enumerate(rows)]
+    def __call__(self, epoch: int, first: int = 0) -> list[Draw]:
+        """The draws of an epoch, counted from 0, in order, from the position `first` on."""
+        start, stop = epoch * self.length + first, (epoch + 1) * self.length
+        rows = shuffled_rows(self.num_rows, start, stop, self.seed, self.stream)
+        return [Draw(int(row), draw_seed(self.seed, self.stream, epoch, i)) for i, row in enumerate(rows, first)]
 
 
 class DrawSampler(Sampler[PairDraw]):
@@ -158,22 +162,35 @@ class DrawSampler(Sampler[PairDraw]):
         streams = (UNLABELED_A, UNLABELED_B) if num_unlabeled else ()
         self.unlabeled = [UnlabeledDraws(num_unlabeled, len(self.labeled), seed, stream) for stream in streams]
         self.seed = seed
+        self.batch_size = batch_size
         # Nobody would look at the unlabelled crops of earlier steps.
-        epoch, step = divmod(start_step, len(self.labeled) // batch_size)
-        self.unlabeled_from = (epoch, step * batch_size)
+        self.unlabeled_from = self._place(start_step)
+        self.begins_at = (0, 0)
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, counted from 0, of the next iteration."""
+    def _place(self, step: int) -> tuple[int, int]:
+        """Epoch and position in it of the first draw of a step."""
+        epoch, step = divmod(step, len(self.labeled) // self.batch_size)
+        return epoch, step * self.batch_size
+
+    def set_epoch(self, epoch: int, step: int | None = None) -> None:
+        """
+        Chooses the epoch, counted from 0, of the next iteration. Before `step`, at which a run goes on, it yields
+        `None`, for what is skipped there: thousands of draws would take their time.
+        """
         self.epoch = epoch
+        if step is not None:
+            self.begins_at = self._place(step)
 
     def __len__(self) -> int:
         return len(self.labeled)
 
-    def __iter__(self) -> Iterator[PairDraw]:
+    def __iter__(self) -> Iterator[PairDraw | None]:
         epoch = self.epoch
-        unlabeled = [draws(epoch) for draws in self.unlabeled]
-        for position, draw in enumerate(self.labeled(epoch)):
+        first = self.begins_at[1] if epoch == self.begins_at[0] else 0
+        yield from itertools.repeat(None, first)
+        unlabeled = [draws(epoch, first) for draws in self.unlabeled]
+        for position, draw in enumerate(self.labeled(epoch, first), first):
             alone = not unlabeled or (epoch, position) < self.unlabeled_from
-            a, b = (None, None) if alone else (draws[position] for draws in unlabeled)
+            a, b = (None, None) if alone else (draws[position - first] for draws in unlabeled)
             yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))

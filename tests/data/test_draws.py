@@ -137,6 +137,21 @@ def test_sampler_yields_the_draws_of_its_epoch():
     assert len(set(seeds)) == 4 * 12
 
 
+def test_a_sampler_that_goes_on_yields_nothing_for_what_is_skipped():
+    whole, rest = sampler(), sampler()
+    steps = len(whole) // whole.batch_size
+    for epoch, step in ((0, 1), (1, steps + 1), (1, steps), (2, 2 * steps)):
+        whole.set_epoch(epoch)
+        rest.set_epoch(epoch, step)
+        skipped = (step - epoch * steps) * rest.batch_size
+        rest.set_epoch(epoch)  # as accelerate does once more
+        draws = list(rest)
+        assert draws[:skipped] == [None] * skipped and draws[skipped:] == list(whole)[skipped:]
+    rest.set_epoch(3)
+    whole.set_epoch(3)
+    assert list(rest) == list(whole)
+
+
 def test_sampler_rounds_up_to_batches_and_starts_with_labels_alone():
     draws = DrawSampler(LabeledDraws(5, seed=0), num_unlabeled=9, batch_size=2, start_step=4)
     assert len(draws) == 6  # 3 steps an epoch: the fifth step is the second of the second epoch

@@ -1,0 +1,300 @@
+"""`ResumableTrainer`: transformers' Trainer, with checkpoints that are whole, and resumes that are verified."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors import safe_open
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import safe_globals
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+
+from .errors import InputError, first_line
+from .manifest import (
+    MANIFEST_NAME,
+    PARTIAL_DIR,
+    checkpoints_in,
+    clear_partial,
+    flaw_of,
+    has_manifest,
+    publish,
+    rotate,
+)
+from .output import write_json
+from .run_recipe import RECIPE_NAME, changes
+
+logger = logging.getLogger(__name__)
+
+# As in trainer.py: overridden here.
+OVERRIDDEN_PRIVATE_METHODS = (
+    "_save_checkpoint",  # under another name, until it is whole
+    "_get_output_dir",  # that other name
+    "_push_from_checkpoint",  # not before it is whole
+    "_load_optimizer_and_scheduler",  # with the settings of this run, and in one line where that cannot be
+    "_finalize_training",  # keeps the last checkpoint, of which a finished run is known
+)
+Found = TypeVar("Found")
+
+
+class OwnIntervals(TrainerCallback):
+    """Logs, evaluates and saves as often as this run says, not as often as the checkpoint that it goes on from."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
+class ResumableTrainer(Trainer):
+    """
+    What a run that can be interrupted at any time needs of [`~transformers.Trainer`].
+
+    A checkpoint is written below `_partial`, flushed, sealed with a `manifest.json` of its files, and named
+    `checkpoint-*` when it is complete; only then are older ones removed, the best one never. `train` resumes from
+    checkpoints that their manifests verify, and only with the recipe that wrote them. A run that has reached its last
+    step is not trained further.
+    """
+
+    _partial: Path | None = None  # where `_save_checkpoint` writes
+    _recipe: dict[str, Any] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(OwnIntervals())
+
+    def recipe(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that wrote a checkpoint ([`recipe_of`])."""
+        raise NotImplementedError
+
+    def train(
+        self,
+        resume_from_checkpoint: str | os.PathLike | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """
+        As upstream, but for what can be resumed from.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint folder, or `True` for the newest whole one in `output_dir`; those that are passed over
+                are named. A folder that is not whole or was written by another recipe is refused.
+            trial (`optuna.Trial` or `dict[str, Any]`, *optional*): As upstream.
+            ignore_keys_for_eval (`list[str]`, *optional*): As upstream.
+
+        Returns:
+            `TrainOutput`: As upstream; without metrics where the checkpoint has reached the last step.
+        """
+        if self.train_dataset is None:
+            raise InputError("train_dataset: training needs labelled images; give the trainer some.")
+        self._recipe = self.recipe()
+        if self.is_world_process_zero():
+            clear_partial(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
+        if resume_from_checkpoint:
+            name = resume_from_checkpoint if resume_from_checkpoint is True else Path(resume_from_checkpoint)
+            checkpoint, step = on_main_process(lambda: self._whole_checkpoint(name))
+            if step >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]:
+                return self._finished(checkpoint)
+            resume_from_checkpoint = str(checkpoint)
+        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+
+    # Writing
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._partial is None else str(self._partial)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._partial is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Upstream writes everything, and removes nothing: there is no other checkpoint in that folder.
+        run_dir = Path(self._get_output_dir(trial))
+        partial, folder = (path / f"checkpoint-{self.state.global_step}" for path in (run_dir / PARTIAL_DIR, run_dir))
+        self._partial = partial.parent
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process has written its random state
+        finally:
+            self._partial = None
+        is_best = self.state.best_model_checkpoint == str(partial)
+        if is_best:
+            self.state.best_model_checkpoint = str(folder)
+        if self.args.should_save:
+            if is_best:
+                self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+            write_json(partial / RECIPE_NAME, self._recipe or self.recipe())
+            publish(partial, folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            rotate(run_dir, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # With a limit of 1 upstream would keep the best checkpoint alone, from which the run would then go on again.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
+    # Resuming
+
+    def _whole_checkpoint(self, name: Path | bool) -> tuple[Path, int]:
+        """The checkpoint to resume from, verified and of this recipe, and its step."""
+        if name is not True:
+            if flaw := self._flaw_of(name):
+                raise InputError(
+                    f"resume_from_checkpoint {name}: {flaw}. Name an older one, or give true for the newest whole one."
+                )
+            checkpoint = name
+        else:
+            checkpoint, passed_over = None, 0
+            for folder in reversed(checkpoints_in(self.args.output_dir)):
+                flaw = self._flaw_of(folder)
+                if flaw is None:
+                    checkpoint = folder
+                    break
+                passed_over += 1
+                logger.warning("%s is passed over: %s", folder, flaw)
+            if checkpoint is None:
+                found = f"none of the {passed_over} checkpoints is whole" if passed_over else "holds no checkpoint-*"
+                raise InputError(
+                    f"resume_from_checkpoint: {self.args.output_dir}: {found}. Name another folder, or start anew with"
+                    " --overwrite_output_dir true."
+                )
+        self._check_recipe(checkpoint)
+        written_by = max(1, len(list(checkpoint.glob("rng_state_*.pth"))))
+        if written_by != self.args.world_size:
+            logger.warning(
+                "%s was written by %d process(es) and is resumed on %d: the same samples, but not bit for bit",
+                *(checkpoint, written_by, self.args.world_size),
+            )
+        return checkpoint, TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+
+    def _flaw_of(self, folder: Path) -> str | None:
+        """Why a run cannot go on from a checkpoint folder, if so, in a few words."""
+        if not folder.is_dir():
+            return "is not a checkpoint folder" if folder.exists() else "there is no such folder"
+        if has_manifest(folder):
+            alone = not (folder / OPTIMIZER_NAME).exists()
+            return flaw_of(folder) or ("holds the model alone (save_only_model)" if alone else None)
+        flaw = _unreadable(folder)
+        if flaw is None:  # of an earlier version
+            logger.warning("%s has no %s: its files can be read, but not verified", folder, MANIFEST_NAME)
+        return flaw
+
+    def _check_recipe(self, checkpoint: Path) -> None:
+        """Refuses to go on with what would be another run."""
+        path = checkpoint / RECIPE_NAME
+        if not path.is_file():
+            logger.warning("%s has no %s: nothing says whether it is of this recipe", checkpoint, RECIPE_NAME)
+            return
+        try:
+            found = changes(json.loads(path.read_text(encoding="utf-8")), self._recipe)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # of one without a manifest
+            raise InputError(
+                f"resume_from_checkpoint {path}: cannot be read. Take it out, or another folder."
+            ) from error
+        differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))
+        if not found:
+            return
+        if "optim" in found:
+            raise InputError(
+                f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}, and an optimizer"
+                " cannot take over another's state. Give the checkpoint's, or start a new run with"
+                f" --model_name_or_path {checkpoint}."
+            )
+        if not self.args.allow_changed_recipe:
+            raise InputError(
+                f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. Give the"
+                " checkpoint's, or add --allow_changed_recipe true to go on with the new ones."
+            )
+        logger.warning("%s is gone on from with other values of %s", checkpoint, differ)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        groups = self.optimizer.param_groups
+        own = [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in groups]
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"resume_from_checkpoint {checkpoint}: its optimizer's state does not fit this recipe"
+                f" ({first_line(error)}). Give the recipe that wrote it."
+            ) from error
+        # Upstream goes on with the checkpoint's rates. Where nothing has changed, this changes no bit.
+        for group, values in zip(self.optimizer.param_groups, own):
+            group.update(values)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            scheduler, groups = self.lr_scheduler, self.optimizer.param_groups
+            scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, rate, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas):
+                group["lr"] = rate * factor(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in groups]
+
+    def _finished(self, checkpoint: Path) -> TrainOutput:
+        """A run whose checkpoint has reached the last step: as it was then, and not trained further."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.init_training_references(self, self.state.max_steps, self.state.num_train_epochs, None)
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and os.path.isdir(best):
+            self._load_best_model()
+        if self.is_world_process_zero():
+            logger.warning("%s has reached the last step: nothing is left to train", checkpoint)
+        return TrainOutput(self.state.global_step, 0.0, {})
+
+
+def on_main_process(find: Callable[[], Found]) -> Found:
+    """What the main process finds, in every process; what it refuses, each of them refuses."""
+    found: list[Any] = [None]
+    if PartialState().is_main_process:
+        try:
+            found = [find()]
+        except InputError as error:
+            found = [error]
+    broadcast_object_list(found)
+    if isinstance(found[0], InputError):
+        raise found[0]
+    return found[0]
+
+
+def _unreadable(folder: Path) -> str | None:
+    """The first file of those that a resume needs that is missing or cannot be read, if any."""
+    others = [name for name in ("student", "teacher") if (folder / name).is_dir()]
+    states = sorted(path.name for path in folder.glob("rng_state*.pth")) or ["rng_state.pth"]
+    weights = [
+        f"{part}{name}" for part in ("", *(f"{o}/" for o in others)) for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)
+    ]
+    for name in (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, *states, *weights):
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing or no file"
+        try:
+            if path.suffix == ".json":
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if name == TRAINER_STATE_NAME:
+                    TrainerState(**content).global_step + 1
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            else:
+                with safe_globals():
+                    torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # damage may be of any kind
+            return f"{name} cannot be read ({first_line(error)})"
+    if not others:
+        return "there is no student/ or teacher/ in it"
+    return None
