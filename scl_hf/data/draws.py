@@ -1,5 +1,6 @@
 """Which crops an epoch draws: labelled ones, part of them placed on a class, and unlabelled ones beside them."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -170,8 +171,16 @@ class DrawSampler(Sampler[PairDraw]):
     def __len__(self) -> int:
         return len(self.labeled)
 
+    def of_step(self, step: int) -> list[PairDraw]:
+        """The draws of a step, counted from 0 over all epochs: those of all processes and accumulated batches."""
+        size = self.labeled.batch_size
+        epoch, step = divmod(step, len(self) // size)
+        return list(itertools.islice(self._of_epoch(epoch), step * size, (step + 1) * size))
+
     def __iter__(self) -> Iterator[PairDraw]:
-        epoch = self.epoch
+        return self._of_epoch(self.epoch)
+
+    def _of_epoch(self, epoch: int) -> Iterator[PairDraw]:
         unlabeled = [draws(epoch) for draws in self.unlabeled]
         for position, draw in enumerate(self.labeled(epoch)):
             alone = not unlabeled or (epoch, position) < self.unlabeled_from
