@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,9 @@ GO_ON = "the same command with --resume_from_checkpoint true"
 class _Watching(TrainerCallback):
     """After all other callbacks, that is, after the teacher's update."""
 
-    def __init__(self, begin, end_step, saved):
-        self.begin, self.end_step, self.saved = begin, end_step, saved
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.begin()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.end_step()
-
-    def on_save(self, args, state, control, **kwargs):
-        self.saved()
+    def __init__(self, **events: Callable[[], None]):
+        for name, event in events.items():
+            setattr(self, name, lambda *args, event=event, **kwargs: event())
 
 
 class WatchedTrainer(Trainer):
@@ -58,7 +50,10 @@ class WatchedTrainer(Trainer):
         self._watch: StepWatch | None = None
         self._stopping = 0  # the number of the signal by which all processes stop
         self._saved_step: int | None = None
-        self.add_callback(_Watching(self._begin, self._end_step, self._saved))
+        self._evaluation_is_due = False
+        self._random_state: torch.Tensor | None = None  # before an evaluation
+        watching = {"on_train_begin": self._begin, "on_step_begin": self._begin_step, "on_step_end": self._end_step}
+        self.add_callback(_Watching(**watching, on_epoch_end=self._end_epoch, on_save=self._saved))
 
     def images_of_step(self, step: int) -> list[str]:
         """Names of all images of a step, counted from 0."""
@@ -89,8 +84,12 @@ class WatchedTrainer(Trainer):
         late = self.args.device.type != "cpu"
         self._watch, self._stopping, self._saved_step = StepWatch(self.model, late), 0, None
         control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-        if self.state.global_step > 0 and control.get("should_evaluate"):  # a signal broke it off
-            self.control.should_evaluate = True
+        self._evaluation_is_due = self.state.global_step > 0 and control.get("should_evaluate", False)
+
+    def _begin_step(self) -> None:
+        if self._evaluation_is_due:  # a signal broke it off. Not earlier: the state of random numbers is loaded last
+            self._evaluation_is_due, self.control.should_evaluate = False, True
+            self._random_state = torch.get_rng_state()
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, None)
 
     def _end_step(self) -> None:
@@ -103,6 +102,11 @@ class WatchedTrainer(Trainer):
             # Whole, and not pushed; the Trainer goes on to log, evaluate, which raises, or save.
             self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
             control.should_save = True
+        self._random_state = torch.get_rng_state() if control.should_evaluate else None
+
+    def _end_epoch(self) -> None:
+        if self.control.should_evaluate:
+            self._random_state = torch.get_rng_state()
 
     def _saved(self) -> None:
         self._saved_step = self.state.global_step if not self.args.save_only_model else None
@@ -118,6 +122,8 @@ class WatchedTrainer(Trainer):
         step = self.state.global_step
         if self._saved_step != step:
             self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
+            if self.control.should_evaluate:  # the resumed run evaluates first; each loader draws a random number
+                torch.set_rng_state(self._random_state)
             try:
                 self._save_checkpoint(self.model, None)
             except Exception as error:
