@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `accelerate launch` gives a process one thread unless told otherwise.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ demo: $(VENV)/installed data/streets
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -q -rP -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -12,6 +12,10 @@ from .errors import InputError
 GRADIENT = "gradient"
 
 
+class NotFiniteError(InputError):
+    """A step was about to be taken with numbers that are not finite. All processes raise it at that step."""
+
+
 def check_weights(name: str, model: nn.Module, remedy: str) -> None:
     """Refuses a model with weights that are no finite numbers; `name` is what the message calls it."""
     tensors = {key: value for key, value in model.state_dict().items() if value.is_floating_point() and value.numel()}

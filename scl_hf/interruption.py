@@ -37,10 +37,14 @@ def requested() -> int:
     return _requested
 
 
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def check(device: torch.device) -> None:
     """Raises `Interrupted` in all processes where one of them has got a signal. All of them call it."""
     number = _requested
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _is_distributed():
         numbers = torch.tensor(number, device=device)
         torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
         number = int(numbers)
@@ -88,16 +92,20 @@ def deferred() -> Iterator[None]:
     _requested, _active = 0, True
     try:
         yield
-        if _requested:
+        if _requested and not _is_distributed():
             raise Interrupted(_requested)
     except Interrupted:
-        # On the way out nothing else is said: a launcher ends the other processes when the first one has left.
-        before = dict.fromkeys(before, lambda number, frame: os._exit(128 + number))
+        # It is leaving: a launcher ends all processes when the first of them has left.
+        left = time.monotonic()
+        late = lambda number, frame: os._exit(143) if time.monotonic() - left > 10 else None  # noqa: E731
+        before = dict.fromkeys(before, late)
         raise
     finally:
-        _requested, _active = 0, False
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        number, _requested, _active = _requested, 0, False
+        for of, handler in before.items():
+            signal.signal(of, handler)
+        if number and sys.exception() is None:  # one of several processes alone: it is too late to tell the others
+            signal.raise_signal(number)
 
 
 def _say(line: str) -> None:

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 from . import interruption
 from .disk import disk_full, is_disk_full
 from .errors import InputError, first_few
-from .finite import GRADIENT, Step, StepWatch, check_weights, finite, tensors_of
+from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
 from .interruption import Interrupted
 from .output import replacing
 
@@ -160,7 +160,7 @@ class WatchedTrainer(Trainer):
         if wrong is not None:
             raise self._not_finite(wrong)
 
-    def _not_finite(self, step: Step) -> InputError:
+    def _not_finite(self, step: Step) -> NotFiniteError:
         term, parameter = step.wrong()
         images = self.images_of_step(step.number - 1)
         rank = f"-rank-{self.args.process_index}" if self.args.world_size > 1 else ""
@@ -175,7 +175,8 @@ class WatchedTrainer(Trainer):
             line += f"its batch is kept in {file}. "
         except Exception as error:  # the line counts
             line += f"its batch could not be kept ({type(error).__name__}). "
-        return InputError(f"{line}Look at them, or lower learning_rate; {GO_ON} goes on from the last checkpoint.")
+        self.accelerator.wait_for_everyone()  # until all have kept theirs
+        return NotFiniteError(f"{line}Look at them, or lower learning_rate; {GO_ON} goes on from the last checkpoint.")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As upstream, without what is not finite, such as the norm of a gradient that fp16 skips."""
