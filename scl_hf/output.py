@@ -10,6 +10,7 @@ import socket
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
@@ -112,6 +113,7 @@ class FolderLock:
         if os.environ.get("RANK", "0") != "0":
             return
         check_writable(field, self.path.parent)
+        created = not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             file = open(self.path, "a+", encoding="utf-8")
@@ -129,10 +131,10 @@ class FolderLock:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        self.release = weakref.finalize(self, _release, file, self.path, os.getpid())
+        self.release = weakref.finalize(self, _release, file, self.path, os.getpid(), created)
         clear_partial_files(self.path.parent, ("*", "panels/*"))
 
-    def _take(self, file) -> bool:
+    def _take(self, file: TextIO) -> bool:
         try:
             if fcntl is None:
                 raise OSError(errno.ENOLCK, "no locks")
@@ -147,7 +149,7 @@ class FolderLock:
             return True
         return int(match[1]) == os.getpid() and match[2] == socket.gethostname()
 
-    def _owner(self, file) -> str:
+    def _owner(self, file: TextIO) -> str:
         file.seek(0)
         return file.read().strip() or "whose process is not known yet"
 
@@ -162,10 +164,11 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _release(file, path: Path, process: int) -> None:
+def _release(file: TextIO, path: Path, process: int, created: bool) -> None:
     if os.getpid() != process:
         return
     with contextlib.suppress(OSError, ValueError):
         path.unlink(missing_ok=True)
         file.close()
-        path.parent.rmdir()  # where nothing else came into it
+        if created:
+            path.parent.rmdir()  # where nothing else came into it

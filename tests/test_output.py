@@ -97,7 +97,9 @@ def test_a_folder_has_one_writer(tmp_path):
     assert (folder / LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
     lock.release()
     lock.release()
-    assert not folder.exists()
+    assert not list(folder.iterdir())
+    FolderLock("output_dir", folder / "new").release()
+    assert not (folder / "new").exists()
 
 
 def test_other_ranks_leave_the_lock_to_the_first(tmp_path, monkeypatch):

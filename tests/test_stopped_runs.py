@@ -235,7 +235,7 @@ def test_two_launchers_on_one_machine_stand_for_two_machines(recipe, tmp_path):
     config = str(ROOT / "recipes/accelerate_configs/two_machines.yaml")
     runs = []
     for rank in range(2):
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--use_cpu"]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
         launcher += ["--machine_rank", str(rank), "--main_process_ip", "127.0.0.1", "--main_process_port", "29611"]
         launcher += ["--num_processes", "2", "--multi_gpu"]
         fields = ["--per_device_train_batch_size", "1", "--ddp_backend", "gloo", "--max_steps", "2"]
@@ -277,7 +277,7 @@ def test_the_slurm_script_saves_and_queues_again_when_time_is_up(recipe, tmp_pat
     fields = ["--per_device_train_batch_size", "1", "--ddp_backend", "gloo"]
 
     def submit(*more):
-        command = ["bash", "recipes/slurm/train.slurm", str(recipe), "--output_dir", str(tmp_path / "run"), *fields]
+        command = ["bash", "recipes/slurm/train.slurm", str(tmp_path / "run"), str(recipe), *fields]
         log = open(tmp_path / f"job-{time.time_ns()}.log", "w+")
         job = subprocess.Popen(
             [*command, *more], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from scl_hf import interruption
 from scl_hf.errors import InputError
+from scl_hf.evaluation import protocol
 from scl_hf.interruption import Interrupted
 
 
@@ -57,21 +58,24 @@ def undisturbed(town_data, tmp_path_factory):
     ],
 )
 def test_a_signal_ends_the_run_after_a_whole_step_and_nothing_is_lost(
-    town_data, undisturbed, tmp_path, number, event, step, workers, stops_at
+    town_data, undisturbed, tmp_path, monkeypatch, number, event, step, workers, stops_at
 ):
     fields = FIELDS | {"panel_images": 0, "dataloader_num_workers": workers}
     torch.manual_seed(1)
     trainer = build_trainer(town_data, tmp_path, **fields)
     if event == "in evaluation":
-        trainer.further_scores = lambda images: kill(number) or {}
+        predict = protocol.predict_image
+        monkeypatch.setattr(protocol, "predict_image", lambda *args: kill(number) or predict(*args))
     else:
         trainer.add_callback(At(step, lambda: kill(number), event))
     before = signal.getsignal(number)
+    assert before != signal.SIG_IGN
     with pytest.raises(Interrupted) as stop, interruption.deferred():
         trainer.train()
         trainer.final_metrics()
     assert signal.getsignal(number) is not before  # nothing is said on the way out
     signal.signal(number, before)
+    monkeypatch.undo()
     assert stop.value.code == 128 + number
     assert f"{number.name} after " in stop.value.line and "--resume_from_checkpoint true goes on" in stop.value.line
     checkpoint = get_last_checkpoint(str(tmp_path))
