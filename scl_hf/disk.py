@@ -65,4 +65,9 @@ def writing(what: str, folder: str | os.PathLike) -> Iterator[None]:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        raise disk_full(error, what, folder, "Free some space and start again.") from error
+        raise disk_full(
+            error,
+            what,
+            folder,
+            "Free some space and give the command again; train.py goes on with --resume_from_checkpoint true.",
+        ) from error

@@ -213,4 +213,4 @@ class WatchedTrainer(Trainer):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-_REMEDY = f"Free some space; then {GO_ON} goes on from the last checkpoint, which is whole."
+_REMEDY = f"Free some space; then {GO_ON} goes on from the last whole checkpoint."

@@ -261,4 +261,4 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(make_trainer, monkeypatch, m
         trainer.train()
     line = str(error.value)
     assert "checkpoint-2, which takes about" in line and "are free in" in line and "\n" not in line
-    assert "--resume_from_checkpoint true goes on from the last checkpoint, which is whole" in line
+    assert "--resume_from_checkpoint true goes on from the last whole checkpoint" in line
