@@ -1,5 +1,6 @@
 """What a person sees of a run while it goes on: a progress bar, lines of losses, what was skipped, a summary."""
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -23,7 +24,8 @@ FORMATS = {"loss": ".3f", "loss_x": ".3f", "loss_c": ".4f", "loss_sc": ".4f", "l
 
 def write(text: str) -> None:
     """Prints above the progress bar, if there is one."""
-    tqdm.write(text)
+    with contextlib.suppress(OSError):  # a terminal that is gone, or a full disk under a log, stops no training
+        tqdm.write(text)
 
 
 class ProgressBar(ProgressCallback):

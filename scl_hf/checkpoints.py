@@ -29,6 +29,7 @@ from .data import cityscapes
 from .data.palette import palette_of
 from .data.pixels import Pixels
 from .errors import InputError, first_few, first_line
+from .finite import check_weights
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 logger = logging.getLogger(__name__)
@@ -272,11 +273,13 @@ def _open_weights(
     hub = "" if is_local(field, name) else "there is no such folder, and on the Hub it is "
     try:
         with no_load_report():
-            return model_class.from_pretrained(
+            model, report = model_class.from_pretrained(
                 name, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
             )
     except Exception as error:  # what others wrote may hold anything
         raise InputError(f"{field}: {hub}{wrong} ({first_line(error)})") from error
+    check_weights(field, model, "Its training went wrong; take an older checkpoint, or another one.")
+    return model, report
 
 
 def _open_processor(field: str, name: str, trust_remote_code: bool) -> tuple[BaseImageProcessor | None, Pixels]:

@@ -1,12 +1,13 @@
 """The settings of a run: `transformers.TrainingArguments` with the paper's values, and the method's own fields."""
 
+import re
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from .data.augmentation import AugmentationArguments
 from .data.draws import SamplingArguments
-from .errors import check_field
+from .errors import check_field, check_finite
 from .evaluation.protocol import EvaluationArguments
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
@@ -123,11 +124,17 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     metric_for_best_model: str | None = "mean_iou"
 
     def __post_init__(self):
+        check_finite(self)
         for sharding in ("fsdp", "deepspeed"):  # they would shard the student and leave the EMA teacher behind
             check_field(self, sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
         # What an evaluation, a resumed run and the collator do here, these would break.
         for switch in ("bf16_full_eval", "fp16_full_eval", "ignore_data_skip", "remove_unused_columns"):
             check_field(self, switch, not getattr(self, switch), "left out")
+        # It saves in the middle of a step and then publishes; scripts/train.py ends a run by a signal as a whole.
+        switch = "enable_jit_checkpoint"
+        check_field(self, switch, not self.enable_jit_checkpoint, "left out: on a signal train.py saves a checkpoint")
+        not_finite = re.search(r"=\s*[-+]?(?:nan|inf)", self.optim_args or "", re.IGNORECASE)
+        check_field(self, "optim_args", not not_finite, "finite")
         check_field(
             self, "optim_args", not self.optim_args or "=" in self.optim_args, "like momentum=0.9,nesterov=true"
         )

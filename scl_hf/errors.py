@@ -1,7 +1,10 @@
 """The one exception for what a user can mend, and how its message is put together."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import fields
 from itertools import islice
+from typing import Any
 
 
 class InputError(ValueError):
@@ -19,6 +22,15 @@ def check_field(args: object, name: str, holds: bool, expected: str) -> None:
     """Refuses the value of the field `name` of `args` unless `holds`."""
     if not holds:
         raise InputError(f"{name}: must be {expected}, got {getattr(args, name)!r}.")
+
+
+def check_finite(args: Any) -> None:
+    """Refuses a dataclass with a field that is, or holds, a NaN or an infinity."""
+    for name in (field.name for field in fields(args)):
+        value = getattr(args, name)
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        holds = all(math.isfinite(number) for number in values if isinstance(number, float))
+        check_field(args, name, holds, "finite")
 
 
 def first_few(items: Iterable[str], n: int = 3) -> str:

@@ -1,32 +1,56 @@
 """What is written: files that are whole or not there, in folders that hold nobody else's."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import socket
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
+from .disk import writing
 from .errors import InputError
 from .manifest import checkpoints_in, clear_partial
+
+try:
+    import fcntl
+except ImportError:  # no Unix
+    fcntl = None
+
+LOCK = "_run.lock"  # what begins with _ is pushed to no Hub
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name with the suffix of `path`: what is written there becomes `path` when it is whole, or goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write one file
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(str(path), path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write one file
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def clear_partial_files(folder: Path, patterns: Sequence[str]) -> None:
+    """Removes what runs that were killed have left under names of [`replacing`]. None may be writing there."""
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            if re.fullmatch(r"\..+\.\d+\.(json|png|npy|mp4|csv|md|zip|safetensors)", file.name) and file.is_file():
+                file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Mapping) -> None:
     """Writes a JSON file that people can read."""
+    # JSON has no NaN and no infinity.
+    values = json.loads(json.dumps(values), parse_constant=lambda constant: None)
     with replacing(path) as partial:
         partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -72,6 +96,83 @@ def clear_output_dir(output_dir: str | os.PathLike) -> None:
     for folder in checkpoints_in(path):
         shutil.rmtree(folder, ignore_errors=True)
     # By their names: whoever names a folder with other things in it shall not lose those.
-    for pattern in ("panels/step-*.png", "runs/*/events.out.tfevents.*", SAFE_WEIGHTS_NAME, CONFIG_NAME):
+    own = ("panels/step-*.png", "runs/*/events.out.tfevents.*", "_not_finite-*.safetensors")
+    for pattern in (*own, SAFE_WEIGHTS_NAME, CONFIG_NAME):
         for file in path.glob(pattern):
             file.unlink()
+
+
+class FolderLock:
+    """
+    A folder's one writer, until `release`, or the end of this object or of its process, whatever that is. Of the
+    processes of a run the first holds it for all. What a run that was killed has half written is removed.
+
+    The lock is one of the file system, which it takes back from a process that is dead, on other machines, too. Where
+    there are none, the process and machine that the file names decide.
+    """
+
+    def __init__(self, field: str, folder: str | os.PathLike):
+        self.path = Path(folder) / LOCK
+        self.release: Callable[[], None] = lambda: None
+        if os.environ.get("RANK", "0") != "0":
+            return
+        check_writable(field, self.path.parent)
+        created = not self.path.parent.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = open(self.path, "a+", encoding="utf-8")
+            if not self._take(file):
+                owner = self._owner(file)
+                file.close()
+                raise InputError(
+                    f"{field} {folder}: is written to by another run, {owner}. Wait for its end, stop it, or name"
+                    " another folder."
+                )
+            with contextlib.suppress(OSError):
+                if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
+                    break  # and not one that its last owner has just removed
+            file.close()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self.release = weakref.finalize(self, _release, file, self.path, os.getpid(), created)
+        clear_partial_files(self.path.parent, ("*", "panels/*"))
+
+    def _take(self, file: TextIO) -> bool:
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOLCK, "no locks")
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would keep it
+            return True
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+        # No locks on this file system
+        match = re.match(r"process (\d+) on (.+)", self._owner(file))
+        if match is None or match[2] == socket.gethostname() and not _is_alive(int(match[1])):
+            return True
+        return int(match[1]) == os.getpid() and match[2] == socket.gethostname()
+
+    def _owner(self, file: TextIO) -> str:
+        file.seek(0)
+        return file.read().strip() or "whose process is not known yet"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _release(file: TextIO, path: Path, process: int, created: bool) -> None:
+    if os.getpid() != process:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        path.unlink(missing_ok=True)
+        file.close()
+        if created:
+            path.parent.rmdir()  # where nothing else came into it

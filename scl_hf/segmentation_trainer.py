@@ -18,6 +18,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput
 
+from . import interruption
 from .callbacks import LogLines, ProgressBar, write
 from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
 from .config import SemiSupervisedConfig
@@ -32,7 +33,7 @@ from .evaluation.report import iou_table
 from .hub import CodeBesideWeights
 from .inference import size_divisor, smallest_side
 from .output import replacing
-from .resumable_trainer import ResumableTrainer
+from .watched_trainer import WatchedTrainer
 
 
 def open_model(
@@ -102,7 +103,7 @@ def parameter_kinds(model: nn.Module) -> dict[str, set[str]]:
     return kinds
 
 
-class SegmentationTrainer(ResumableTrainer):
+class SegmentationTrainer(WatchedTrainer):
     """
     What [`SemiSupervisedTrainer`] is without unlabelled images and teacher: the data sets and arguments that it takes,
     evaluation, prediction, and what a person sees.
@@ -182,6 +183,7 @@ class SegmentationTrainer(ResumableTrainer):
         Returns:
             `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
         """
+        self.go_on_or_stop()
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):
             metric_key_prefix, eval_dataset = f"{metric_key_prefix}_{eval_dataset}", self.eval_dataset[eval_dataset]
@@ -197,12 +199,14 @@ class SegmentationTrainer(ResumableTrainer):
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         best = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
         if "iou_" in best and metric_key_prefix == "eval":
-            metrics.setdefault(best, float("nan"))  # of a class that occurs nowhere: never the best
+            if metrics.setdefault(best, float("nan")) != metrics[best] and self.state.best_metric is None:
+                self.state.best_metric = -1.0  # a class that occurs nowhere is never the best; JSON has no infinity
         self._scores = (self.state.global_step, metrics)
         return metrics
 
     def _evaluate_one(self, images: EvaluationImages, prefix: str) -> dict[str, float]:
         """Named scores of one data set, shown as a table and a panel."""
+        self.check_finite_weights(self.evaluated_model)
         start, args = time.perf_counter(), self.args
         rows = range(args.process_index, len(images), args.world_size)  # those that `score` deals to this process
         shown = set(rows[:: max(1, len(rows) // max(1, args.panel_images))][: args.panel_images])
@@ -242,8 +246,13 @@ class SegmentationTrainer(ResumableTrainer):
 
     def final_metrics(self) -> dict[str, float]:
         """Scores of the model as it is now: those of the last evaluation if no step came after it."""
-        if self._scores is None or self._scores[0] != self.state.global_step:
-            self.evaluate()
+        try:
+            if self._scores is None or self._scores[0] != self.state.global_step:
+                self.evaluate()
+            interruption.check(self.args.device)
+        except interruption.Interrupted as stop:
+            self.save_interrupted(stop)
+            raise
         return self._scores[1]
 
     def predict(

@@ -212,6 +212,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             output.metrics["skipped_images"] = self._skipped.report()
         return output
 
+    def images_of_step(self, step: int) -> list[str]:
+        """Names of all images of a step, counted from 0."""
+        return self._crops.names(self._sampler.of_step(step))
+
     # Losses
 
     def compute_loss(

@@ -11,6 +11,8 @@ rows ready for the paper's Table 1, a panel, and confusion matrices as pictures 
 scorer does not agree; 2: wrong input.
 """
 
+import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
+
 import contextlib
 import shutil
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
+from scl_hf import script
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.pictures import read_pair
 from scl_hf.errors import InputError
@@ -37,7 +40,7 @@ from scl_hf.evaluation.official import import_official_scorer, official_scores
 from scl_hf.evaluation.panels import comparison_panel
 from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
-from scl_hf.output import check_writable, replacing, write_json
+from scl_hf.output import FolderLock, check_writable, replacing, write_json
 from scl_hf.recipe import RecipeParser, other_fields, split_command_line
 
 USAGE = "eval.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
@@ -57,6 +60,7 @@ def main() -> int:
     default = "_".join(folder_names(names)) + f"-{data_args.eval_split}"
     output = Path(args.output or Path("runs/evaluation", default))
     check_writable("output", output)
+    lock = FolderLock("output", output)
     settings = score_settings(checkpoints, data_args, protocol, args)
     if not args.overwrite:
         check_earlier_scores(output / "scores.json", settings)
@@ -131,16 +135,9 @@ def main() -> int:
         )
     if args.official and not differing:
         print(f"the Cityscapes scorer agrees, to {max(report.official_difference() for report in reports):.1e}")
+    lock.release()
     return 1 if differing else 0
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except OSError as error:  # whatever cannot be read is an InputError
-        print(f"error: output: cannot be written ({error})", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+    script.run(main)

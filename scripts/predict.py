@@ -10,6 +10,8 @@ are predicted at their own size: an image processor gives the normalisation, a s
 The same command again goes on where it was stopped. Exit code 1: some files could not be predicted; 2: wrong input.
 """
 
+import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
+
 import os
 import sys
 import time
@@ -17,9 +19,11 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from scl_hf import script
 from scl_hf.checkpoints import load_checkpoint
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
+from scl_hf.output import FolderLock
 from scl_hf.prediction import (
     PredictionArguments,
     Predictor,
@@ -43,6 +47,7 @@ def main() -> int:
         raise InputError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
     accelerator = make_accelerator(args.dtype)
     name, *patterns = given
+    lock = FolderLock("output", args.output)
     inputs = find_inputs(patterns, earlier_predictions(args.output))
     if args.submission:
         check_test_images(inputs)
@@ -56,6 +61,7 @@ def main() -> int:
     start = time.perf_counter()
     num_there, failures = predictor.predict(inputs)
     seconds = time.perf_counter() - start
+    lock.release()
     num_predicted = len(inputs) - num_there - len(failures)
     print(
         f"{args.output}: {num_predicted} predicted in {seconds:.1f} s"
@@ -75,14 +81,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # whatever cannot be read is an InputError
-        print(f"error: output: cannot be written ({error})", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    script.run(main)

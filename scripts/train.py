@@ -4,23 +4,25 @@ Trains a model from a recipe:
     accelerate launch scripts/train.py recipes/demo.yaml
     accelerate launch scripts/train.py recipes/camvid.yaml --data_dir DATA --learning_rate 0.001
 
-Every field of a recipe can be given on the command line, which wins. Wrong input ends with one line and exit code 2.
+Every field of a recipe can be given on the command line, which wins. Exit code 2: wrong input, numbers that are not
+finite, or a full disk, in one line; 128 + its number (143 of SIGTERM, 130 of SIGINT, 129 of SIGHUP, 138 of SIGUSR1): a
+signal, before which a checkpoint was saved. The same command with --resume_from_checkpoint true goes on from there.
 """
+
+import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
 
 import sys
 import warnings
 from pathlib import Path
 
-from tqdm.auto import tqdm
 from transformers import set_seed
 from transformers.utils import logging
 
-from scl_hf import SemiSupervisedTrainer
+from scl_hf import SemiSupervisedTrainer, interruption, script
 from scl_hf.callbacks import run_summary, usage
 from scl_hf.checkpoints import load_model, load_processor
 from scl_hf.data import load_data
-from scl_hf.errors import InputError
-from scl_hf.output import check_output_dir, clear_output_dir
+from scl_hf.output import FolderLock, check_output_dir, clear_output_dir
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 
 
@@ -29,6 +31,7 @@ def main() -> None:
     model_args, data_args, args = RecipeParser(TRAINING_RECIPE).parse_recipe(sys.argv[1:])
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
+    lock = FolderLock("output_dir", args.output_dir)
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
     logging.disable_progress_bar()  # of every file that is written; the run has its own
     # DDP copies the gradients of channels-last convolutions; they are faster all the same.
@@ -56,13 +59,15 @@ def main() -> None:
             clear_output_dir(args.output_dir)
         num_unlabeled = len(data.unlabeled) if args.semi_supervised else 0
         print(run_summary(model, args, len(data.labeled), num_unlabeled, len(data.evaluation)))
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    with interruption.deferred():  # a signal has a checkpoint saved
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = result.metrics | trainer.final_metrics()
 
-    # 4. Score the model that is published, save it with its metrics and card, and push it where that was asked for
-    metrics = result.metrics | trainer.final_metrics()
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("all", metrics)
+    # 4. Save the model that is published with its scores and card, and push it where that was asked for
+    with interruption.deferred():  # all of it, or nothing
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("all", metrics)
     if args.push_to_hub:
         trainer.push_to_hub(dataset=data_args.title)
     else:
@@ -73,11 +78,8 @@ def main() -> None:
         print(usage(model, args))
     trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
     trainer.accelerator.end_training()
+    lock.release()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)  # on a line of its own, below the progress bar
-        sys.exit(2)
+    script.run(main)

@@ -51,6 +51,13 @@ def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):
         {"eval_overlap": 1},
         {"num_boxes": 0},
         {"ignore_data_skip": True},
+        {"enable_jit_checkpoint": True},
+        {"learning_rate": float("nan")},
+        {"consistency_weight": float("inf")},
+        {"backbone_learning_rate": float("inf")},
+        {"eval_scales": [float("nan")]},
+        {"lr_scheduler_kwargs": {"power": float("nan")}},
+        {"optim_args": "momentum=nan"},
     ):
         (name,) = field
         with pytest.raises(InputError, match=f"^{name}: must be"):

@@ -1,9 +1,20 @@
+import errno
 import json
+import os
+import signal
+import socket
+import time
 
 import pytest
 
+from scl_hf.disk import DiskFullError, is_disk_full
 from scl_hf.errors import InputError
-from scl_hf.output import check_output_dir, clear_output_dir, replacing, write_json
+from scl_hf.output import LOCK, FolderLock, check_output_dir, clear_output_dir, replacing, write_json
+
+try:
+    import resource
+except ImportError:
+    resource = None
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -66,3 +77,87 @@ def test_overwriting_leaves_what_lies_in_a_folder_named_by_mistake(tmp_path):
     touch(tmp_path, others)
     clear_output_dir(tmp_path)
     assert all((tmp_path / name).is_file() for name in others)
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    """Another process is refused while it lives; nothing remains of a lock that was released, or of its folder."""
+    folder, (here, there) = tmp_path / "run", os.pipe()
+    if not (child := os.fork()):
+        lock = FolderLock("output_dir", folder)
+        os.write(there, b"locked")
+        time.sleep(60)
+        os._exit(lock is None)
+    assert os.read(here, 6) == b"locked"
+    with pytest.raises(InputError, match=f"output_dir .*run: is written to by another run, process {child} on .+Wait"):
+        FolderLock("output_dir", folder)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (folder / LOCK).is_file()
+    lock = FolderLock("output_dir", folder)  # a stale one is no obstacle
+    assert (folder / LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    lock.release()
+    lock.release()
+    assert not list(folder.iterdir())
+    FolderLock("output_dir", folder / "new").release()
+    assert not (folder / "new").exists()
+
+
+def test_other_ranks_leave_the_lock_to_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    FolderLock("output_dir", tmp_path / "run").release()
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_locks_of_the_file_system_process_and_machine_decide(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("scl_hf.output.fcntl.lockf", no_locks)
+    child = os.fork() or os._exit(0)
+    os.waitpid(child, 0)
+    here = socket.gethostname()
+    for owner, free in {f"{child} on {here}": True, f"1 on {here}": False, "7 on elsewhere": False}.items():
+        (tmp_path / LOCK).write_text(f"process {owner}\n")
+        if free:
+            FolderLock("output", tmp_path).release()
+        else:
+            with pytest.raises(InputError, match=f"process {owner}"):
+                FolderLock("output", tmp_path)
+
+
+def test_what_killed_runs_have_half_written_is_removed(tmp_path):
+    touch(tmp_path, [".scores.12.json", "panels/.step-000004.12.png", ".notes", ".bashrc", "a.12.json"])
+    FolderLock("output_dir", tmp_path).release()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".bashrc", ".notes", "a.12.json"]
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [float("inf"), 1.5]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [None, 1.5]}
+
+
+@pytest.mark.skipif(resource is None, reason="no limits here")
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "scores.json"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(DiskFullError) as error:
+            write_json(path, {"text": "x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value).startswith(f"{path} could not be written: no larger file may be") and not list(
+        tmp_path.iterdir()
+    )
+
+
+def test_what_says_that_a_disk_is_full():
+    full = [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 141312 vs 141200"),
+        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+    ]
+    assert all(map(is_disk_full, full))
+    assert not any(map(is_disk_full, [OSError(errno.EACCES, "no"), RuntimeError("size 28"), ValueError(), None]))

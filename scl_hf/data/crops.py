@@ -1,6 +1,6 @@
 """Crops, pairs of labelled and unlabelled crops and their batches, and whole images to evaluate on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,16 @@ class PairedCrops(Dataset):
 
     def __len__(self) -> int:
         return len(self.labeled)
+
+    def names(self, draws: Iterable[PairDraw]) -> list[str]:
+        """The images of draws: the path of each, or its id where the data set itself holds it."""
+        rows = {}
+        for pair in draws:
+            labeled = self.labeled.coarse if pair.labeled.coarse else self.labeled.rows
+            for part, draw in ((labeled, pair.labeled), *((self.unlabeled, draw) for draw in pair[1:3] if draw)):
+                row = (part.rows if isinstance(part, UnlabeledCrops) else part)[draw.row]
+                rows[row["image"]["path"] or row["id"]] = None
+        return list(rows)
 
     def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int | list]:
         crops = [self.labeled[draw.labeled]]

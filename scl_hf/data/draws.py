@@ -185,10 +185,17 @@ class DrawSampler(Sampler[PairDraw]):
     def __len__(self) -> int:
         return len(self.labeled)
 
+    def of_step(self, step: int) -> list[PairDraw]:
+        """The draws of a step, counted from 0 over all epochs: those of all processes and accumulated batches."""
+        return list(itertools.islice(self._of_epoch(*self._place(step)), self.batch_size))
+
     def __iter__(self) -> Iterator[PairDraw | None]:
         epoch = self.epoch
         first = self.begins_at[1] if epoch == self.begins_at[0] else 0
         yield from itertools.repeat(None, first)
+        yield from self._of_epoch(epoch, first)
+
+    def _of_epoch(self, epoch: int, first: int) -> Iterator[PairDraw]:
         unlabeled = [draws(epoch, first) for draws in self.unlabeled]
         for position, draw in enumerate(self.labeled(epoch, first), first):
             alone = not unlabeled or (epoch, position) < self.unlabeled_from

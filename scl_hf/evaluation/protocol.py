@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..errors import InputError, check_field, first_line
+from .. import interruption
+from ..errors import InputError, check_field, check_finite, first_line
 from ..inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
@@ -55,6 +56,7 @@ class EvaluationArguments:
     dataloader_num_workers: int = 0
 
     def __post_init__(self):
+        check_finite(self)
         if self.eval_tile is not None:
             tile = self.eval_tile if isinstance(self.eval_tile, (list, tuple)) else [self.eval_tile]
             self.eval_tile = None if tile == [None] else [*tile, *tile] if len(tile) == 1 else list(tile)
@@ -131,7 +133,8 @@ def predicted_images(
     model: nn.Module, images: Dataset, rows: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
     """Each of these rows of `images`, its item, and its probabilities (1, C, H, W), one after the other."""
-    loader = DataLoader(Subset(images, rows), batch_size=None, num_workers=args.dataloader_num_workers)
+    workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": interruption.worker_init()}
+    loader = DataLoader(Subset(images, rows), batch_size=None, **workers)
     for row, item in zip(rows, loader):
         yield row, item, predict_image(model, item, args, accelerator)
 
@@ -169,6 +172,9 @@ def score(
             raise InputError(f"image {item['id']}: the labels do not fit the model: {error}") from error
         if on_prediction is not None:
             on_prediction(row, item, probs)
+        if interruption.requested():
+            break
+    interruption.check(accelerator.device)
     metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(accelerator.device))
     confusion_matrix = metric.confusion_matrix.cpu()
     return metric.compute() | {"confusion_matrix": confusion_matrix}

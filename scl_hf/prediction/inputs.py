@@ -84,6 +84,13 @@ class Video:
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25
         self.num_frames = max(0, round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
+    def count(self) -> int:
+        """The number of frames that can be read, whatever the file states. Instead of [`frames`]."""
+        number = 0
+        while self._capture.grab():
+            number += 1
+        return number
+
     def frames(self) -> Iterator[np.ndarray]:
         """The frames, (H, W, 3) uint8 in RGB, one after the other, once."""
         number = 0

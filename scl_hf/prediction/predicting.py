@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..checkpoints import Checkpoint
 from ..data.pictures import read_image
 from ..data.pixels import Pixels
+from ..disk import DiskFullError
 from ..errors import InputError
 from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
 from ..output import check_writable
@@ -154,7 +155,7 @@ class Predictor:
                             write = stack.enter_context(self.folder.write_video(item, video.fps, size))
                         write(frame, prediction)
                         bar.update()
-            except _StopError:
+            except (_StopError, DiskFullError):
                 raise
             except InputError as error:
                 failures.append(str(error))

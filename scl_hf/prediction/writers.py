@@ -4,6 +4,7 @@ import collections
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +19,8 @@ from ..data.cityscapes import LABEL_IDS
 from ..errors import InputError, first_few
 from ..evaluation.panels import colorize, legend, overlay
 from ..evaluation.protocol import changed_setting
-from ..output import check_writable, replacing, write_json
-from .inputs import Input
+from ..output import check_writable, clear_partial_files, replacing, write_json
+from .inputs import Input, Video
 
 KINDS = ("color", "overlay", "train_ids", "label_ids", "probabilities")
 RECORD, CLASSES, LEGEND = "predictions.json", "classes.json", "legend.png"
@@ -134,7 +135,7 @@ class PredictionFolder:
             if source is None:
                 self._refuse_foreign(paths)
             changed = source != self._new_sources[item.name]
-            if self.overwrite or changed or not all(path.is_file() for path in paths):
+            if self.overwrite or changed or not all(path.is_file() and path.stat().st_size for path in paths):
                 remaining.append(item)
         return remaining
 
@@ -147,6 +148,7 @@ class PredictionFolder:
         if self._started:
             return
         self._started = True
+        clear_partial_files(self.path, ["*", *(f"{kind}/**/*" for kind in KINDS)])
         for name, source in self.sources.items():
             if self.overwrite or self._new_sources.get(name, source) != source:
                 for kind in KINDS:
@@ -187,9 +189,9 @@ class PredictionFolder:
         MPEG-4 has even sides only: the last row or column of frames with an odd one is left out.
         """
         with contextlib.ExitStack() as stack:
-            videos = {}
+            videos, paths, number = {}, {}, 0
             for kind in self.kinds:
-                path = stack.enter_context(replacing(self.file(kind, item)))
+                path = paths[kind] = stack.enter_context(replacing(self.file(kind, item)))
                 videos[kind] = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
                 stack.callback(videos[kind].release)
                 if not videos[kind].isOpened():
@@ -198,11 +200,25 @@ class PredictionFolder:
                     )
 
             def write(frame: np.ndarray, prediction: np.ndarray) -> None:
+                nonlocal number
+                number += 1
                 for kind, video in videos.items():
                     video.write(cv2.cvtColor(self._draw(kind, frame, prediction), cv2.COLOR_RGB2BGR))
 
             with WriteQueue(threads=1, waiting=8) as queue:  # one thread: frames keep their order
                 yield lambda frame, prediction: queue.submit(write, frame, prediction)
+            for kind, video in videos.items():  # a video that could not be written whole raises nothing
+                video.release()
+                try:
+                    found = Video(str(paths[kind])).count()
+                except InputError:
+                    found = 0
+                if found != number:
+                    free = shutil.disk_usage(paths[kind].parent).free / 1e6
+                    raise InputError(
+                        f"{item.path}: of the {number} frames of {self.file(kind, item)}, {found} can be read back, so"
+                        f" it is not kept; is the disk full? {free:.1f} MB are free. The same command tries it again."
+                    )
 
     def _draw(self, kind: str, picture: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         if kind == "color":

@@ -1,6 +1,7 @@
 """The folder of predictions: what is written, how a run goes on, and what is refused."""
 
 import json
+import resource
 from types import SimpleNamespace
 
 import cv2
@@ -154,3 +155,38 @@ def test_videos_in_and_out(tmp_path):
         write(frames[0], np.zeros((24, 40), np.uint8))
         raise RuntimeError
     assert sorted(file.name for file in (tmp_path / "out/color").iterdir()) == ["clip.mp4"]
+
+
+def test_a_video_that_is_not_written_whole_is_an_error(tmp_path):
+    """OpenCV raises nothing when the disk is full: what it has written is read back."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (96, 128, 3), np.uint8) for _ in range(12)]
+    folder, item = make_folder(tmp_path / "out", write=["overlay"]), Input(str(tmp_path / "clip.avi"), "clip")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(
+            InputError, match="of the 12 frames of .*clip.mp4, 0 can be read back.* disk full.*are free"
+        ):
+            with folder.write_video(item, 25, (128, 96)) as write:
+                for frame in frames:
+                    write(frame, np.zeros((96, 128), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "out/overlay").iterdir()) == []
+
+
+def test_empty_files_and_hidden_ones_of_a_killed_run_are_not_done(tmp_path):
+    picture = touch(tmp_path / "in/x.png")
+    item = Input(str(picture), "x")
+    folder = make_folder(tmp_path / "out", write=["train_ids"])
+    folder.check_inputs([item])
+    folder.start()
+    folder.write(item, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), None)
+    hidden = touch(tmp_path / "out/train_ids/deep/.y.4711.png")
+    folder = make_folder(tmp_path / "out", write=["train_ids"])
+    assert folder.check_inputs([item]) == []
+    folder.file("train_ids", item).write_bytes(b"")
+    assert folder.check_inputs([item]) == [item]
+    folder.start()
+    assert not hidden.exists()

@@ -1,0 +1,53 @@
+"""How a script ends: with an exit code, and what went wrong in one line."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+from tqdm.auto import tqdm
+
+from .disk import disk_full, is_disk_full
+from .errors import InputError, first_line
+from .finite import NotFiniteError
+from .interruption import Interrupted
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """
+    Exits with what `main` returns: 0 where that is nothing; 2, in one line, where the user's input was wrong or a disk
+    is full; 128 + the number of a signal.
+    """
+    # A thread that finds the disk full, as TensorBoard's, says nothing: its error is raised where it is used.
+    threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        code, line = main() or 0, None
+    except InputError as error:
+        code, line = 2, f"error: {error}"
+        line = line if not isinstance(error, NotFiniteError) or is_main else None  # all processes stop by that
+    except Interrupted as stop:
+        go_on = "the same command with --resume_from_checkpoint true goes on"
+        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {go_on}"
+        line = line if is_main else None
+    except Exception as error:
+        if not is_disk_full(error):
+            if not isinstance(error, OSError):
+                raise
+            sys.exit(_say(f"error: a file cannot be read or written ({first_line(error)})", 2))
+        name = getattr(error, "filename", None)
+        full = disk_full(error, str(name or "a file"), os.path.dirname(str(name or "")) or ".", "Free some space.")
+        code, line = 2, f"error: {full}"
+    _say(line, code)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)  # the threads of its connections would abort the process
+    sys.exit(code)
+
+
+def _say(line: str | None, code: int) -> int:
+    if line is not None:
+        tqdm.write(line, file=sys.stderr)  # on a line of its own, below a progress bar
+    return code

@@ -1,0 +1,217 @@
+"""`WatchedTrainer`: a trainer which stops rather than go wrong: by a signal, by NaN, by a full disk."""
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
+
+from . import interruption
+from .disk import disk_full, is_disk_full
+from .errors import InputError, first_few
+from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
+from .interruption import Interrupted
+from .output import replacing
+from .resumable_trainer import ResumableTrainer
+
+GO_ON = "the same command with --resume_from_checkpoint true"
+
+
+class _Watching(TrainerCallback):
+    """After all other callbacks, that is, after the teacher's update."""
+
+    def __init__(self, **events: Callable[[], None]):
+        for name, event in events.items():
+            setattr(self, name, lambda *args, event=event, **kwargs: event())
+
+
+class WatchedTrainer(ResumableTrainer):
+    """
+    A [`ResumableTrainer`] whose run ends where nothing is lost and nothing wrong is kept.
+
+    - A signal that comes within [`~scl_hf.interruption.deferred`] lets the running step end, with the teacher's
+      update, has a whole checkpoint saved, and raises [`~scl_hf.interruption.Interrupted`]. An evaluation is broken
+      off; the resumed run begins with it. All processes stop at the same step.
+    - A loss term or a gradient that is NaN or infinite raises an [`~scl_hf.errors.InputError`] before the step is
+      taken, and its batches are kept in a file; see [`~scl_hf.finite.StepWatch`].
+    - Weights that are not finite are written nowhere.
+    - A full disk is said in one line.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._terms: dict[str, list[torch.Tensor]] = {}  # values of each loss term since the last log
+        self._watch: StepWatch | None = None
+        self._stopping = 0  # the number of the signal by which all processes stop
+        self._saved_step: int | None = None
+        self._evaluation_is_due = False
+        self._random_state: torch.Tensor | None = None  # before an evaluation
+        watching = {"on_train_begin": self._begin, "on_step_begin": self._begin_step, "on_step_end": self._end_step}
+        self.add_callback(_Watching(**watching, on_epoch_end=self._end_epoch, on_save=self._saved))
+
+    def images_of_step(self, step: int) -> list[str]:
+        """Names of all images of a step, counted from 0."""
+        return []
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As upstream; a signal and a full disk end it in one line."""
+        try:
+            return super().train(*args, **kwargs)
+        except Interrupted as stop:
+            self.save_interrupted(stop)
+            raise
+        except Exception as error:
+            if not is_disk_full(error) or isinstance(error, InputError):
+                raise
+            raise self._disk_full(error) from error
+
+    # Signals
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As upstream, with workers that leave signals to this process."""
+        loader = super().get_train_dataloader()
+        own = getattr(loader, "base_dataloader", loader)  # Accelerate's stands around it
+        own.worker_init_fn = interruption.worker_init(own.worker_init_fn)
+        return loader
+
+    def _begin(self) -> None:
+        late = self.args.device.type != "cpu"
+        self._watch, self._stopping, self._saved_step = StepWatch(self.model, late), 0, None
+        control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        self._evaluation_is_due = self.state.global_step > 0 and control.get("should_evaluate", False)
+
+    def _begin_step(self) -> None:
+        if self._evaluation_is_due:  # a signal broke it off. Not earlier: the state of random numbers is loaded last
+            self._evaluation_is_due, self.control.should_evaluate = False, True
+            self._random_state = torch.get_rng_state()
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, None)
+
+    def _end_step(self) -> None:
+        control = self.control
+        self._settle(control.should_log or control.should_save or control.should_evaluate)
+        if self.args.world_size == 1:  # others are told with the step's numbers
+            self._stopping = self._stopping or interruption.requested()
+        if self._stopping:
+            self._settle(all_steps=True)
+            # Whole, and not pushed; the Trainer goes on to log, evaluate, which raises, or save.
+            self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
+            control.should_save = True
+        self._random_state = torch.get_rng_state() if control.should_evaluate else None
+
+    def _end_epoch(self) -> None:
+        if self.control.should_evaluate:
+            self._random_state = torch.get_rng_state()
+
+    def _saved(self) -> None:
+        self._saved_step = self.state.global_step if not self.args.save_only_model else None
+        self.go_on_or_stop()
+
+    def go_on_or_stop(self) -> None:
+        """Raises `Interrupted` where all processes are to stop."""
+        if self._stopping:
+            raise Interrupted(self._stopping)
+
+    def save_interrupted(self, stop: Interrupted) -> None:
+        """Saves a checkpoint, unless that of this step is there, and says in `stop` how to go on."""
+        step = self.state.global_step
+        if self._saved_step != step:
+            self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
+            if self.control.should_evaluate:  # the resumed run evaluates first; each loader draws a random number
+                torch.set_rng_state(self._random_state)
+            try:
+                self._save_checkpoint(self.model, None)
+            except Exception as error:
+                if not is_disk_full(error) or isinstance(error, InputError):
+                    raise
+                raise self._disk_full(error) from error
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        after = f"after step {step}" if step < self.state.max_steps else f"after the last step, {step},"
+        stop.line = f"stopped by {stop.signal_name} {after} and saved as {folder}: {GO_ON} goes on from here"
+        self.accelerator.wait_for_everyone()  # a launcher ends the other processes when the first one has left
+
+    # Numbers
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """As upstream; a loss term or gradient that is not finite ends the run before the optimizer takes it in."""
+        self._watch.before(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._watch.after({name: values[-1] for name, values in self._terms.items()} | {"loss": loss})
+        if self.accelerator.sync_gradients:
+            scaled = self.accelerator.scaler is not None  # fp16: the scaler skips a step with infinite gradients
+            self._watch.end(self.state.global_step + 1, not scaled, interruption.requested())
+            if not self._watch.late:
+                self._settle(all_steps=False)
+        return loss
+
+    def _settle(self, all_steps: bool) -> None:
+        wrong, signal = self._watch.settle(all_steps)
+        self._stopping = self._stopping or signal
+        if wrong is not None:
+            raise self._not_finite(wrong)
+
+    def _not_finite(self, step: Step) -> NotFiniteError:
+        term, parameter = step.wrong()
+        images = self.images_of_step(step.number - 1)
+        rank = f"-rank-{self.args.process_index}" if self.args.world_size > 1 else ""
+        file = Path(self.args.output_dir, f"_not_finite-step-{step.number:06d}{rank}.safetensors")  # _: pushed nowhere
+        what = f"the gradient of {parameter}" if parameter else "the gradient as a whole" if term == GRADIENT else term
+        line = f"step {step.number}: {what} is not a finite number. "
+        line += f"Nothing has taken it in; its images are {first_few(images, 6)}; "
+        try:
+            with replacing(file) as partial:
+                details = {"step": str(step.number), "what": what, "images": "\n".join(images)}
+                save_file(tensors_of(step.batches), partial, details)
+            line += f"its batch is kept in {file}. "
+        except Exception as error:  # the line counts
+            line += f"its batch could not be kept ({type(error).__name__}). "
+        self.accelerator.wait_for_everyone()  # until all have kept theirs
+        return NotFiniteError(f"{line}Look at them, or lower learning_rate; {GO_ON} goes on from the last checkpoint.")
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As upstream, without what is not finite, such as the norm of a gradient that fp16 skips."""
+        super().log(finite(logs), start_time)
+
+    def save_metrics(self, split: str, metrics: Mapping[str, float], combined: bool = True) -> None:
+        """As upstream, without what is not finite: the IoU of a class that occurs nowhere."""
+        super().save_metrics(split, finite(metrics), combined)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.check_finite_weights(self.model)
+        super()._save(output_dir, state_dict)
+
+    def check_finite_weights(self, model: nn.Module) -> None:
+        """Refuses to score or write a model that is broken."""
+        check_weights(f"step {self.state.global_step}: the model", model, f"It is not used; {GO_ON} goes on.")
+
+    # Disks
+
+    def _disk_full(self, error: Exception) -> InputError:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if any(frame.f_globals.get("__name__", "").startswith("tensorboard") for frame in frames):
+            return disk_full(error, "the curves of TensorBoard", self.args.output_dir, _REMEDY)
+        name, output = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", self.args.output_dir
+        saving = any(frame.f_code.co_name == "_save_checkpoint" for frame in frames)
+        if not saving:
+            return disk_full(error, str(getattr(error, "filename", None) or "a file"), output, _REMEDY)
+        return disk_full(error, os.path.join(output, name), output, _REMEDY, self._checkpoint_bytes())
+
+    def _checkpoint_bytes(self) -> int:
+        tensors = [*self.model.state_dict().values()] * 2  # student and teacher
+        for state in self.optimizer.state.values() if self.optimizer is not None else ():
+            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+_REMEDY = f"Free some space; then {GO_ON} goes on from the last whole checkpoint."

@@ -1,0 +1,52 @@
+"""
+What a signal does to a script until its training takes over: it ends the process at once, with one line and 128 + its
+number as exit code. Scripts import this first, before what takes seconds to import. On Linux the end of a launcher
+(`accelerate launch`, `torchrun`) is such a signal, too: what it has started would go on alone, and write where a
+restart writes.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+PROCESS, LAUNCHER = os.getpid(), os.getppid()
+LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Ends the process; one that it has started leaves that to it, unless it is ended itself."""
+    if os.getpid() != PROCESS and number != signal.SIGTERM:
+        return
+    if os.getpid() == PROCESS and os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            line = f"stopped by {signal.Signals(number).name}; the same command can be given again\n"
+            os.write(sys.__stderr__.fileno(), line.encode())
+    os._exit(128 + number)  # an exception could be lost in what is being imported
+
+
+def _leave_with_launcher(number: int, frame: FrameType | None) -> None:
+    if os.getppid() != LAUNCHER:  # the signal comes at the end of the thread that started this, too
+        leave(signal.SIGTERM, frame)
+
+
+def _follow_launcher() -> None:
+    try:
+        with open(f"/proc/{LAUNCHER}/cmdline", "rb") as file:
+            command = [os.path.basename(part) for part in file.read().decode(errors="replace").split("\0")[:4]]
+    except OSError:  # no Linux
+        return
+    if LAUNCHERS.isdisjoint(command):
+        return
+    signal.signal(signal.SIGRTMIN, _leave_with_launcher)
+    ctypes.CDLL(None).prctl(1, int(signal.SIGRTMIN))  # PR_SET_PDEATHSIG
+    _leave_with_launcher(signal.SIGRTMIN, None)  # it may have ended before
+
+
+if __name__ != "__main__" and os.path.basename(sys.argv[0]) in ("train.py", "eval.py", "predict.py"):
+    for _name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) != signal.SIG_IGN:  # as of nohup
+            signal.signal(getattr(signal, _name), leave)
+    _follow_launcher()
