@@ -1,6 +1,7 @@
 """The one exception for what a user can mend, and how its message is put together."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 
@@ -30,3 +31,22 @@ def first_few(items: Iterable[str], n: int = 3) -> str:
 def first_line(error: Exception) -> str:
     """An exception in one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Whether one of the processes that read pictures was killed: PyTorch, `datasets` and Python say it in words."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("DataLoader worker", "abruptly"))
+
+
+@contextlib.contextmanager
+def killed_workers() -> Iterator[None]:
+    """Says in one line that one of the processes that read pictures was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_killed_worker(error):
+            raise
+        raise InputError(
+            f"dataloader_num_workers, num_proc: a process that reads pictures was killed ({first_line(error)}), mostly for "
+            "want of memory; take fewer processes, or give the run more memory"
+        ) from error

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def write_json(path: Path, values: Mapping) -> None:
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | None:
     """The checkpoint folder that a run resumes from, if it does. Refuses a folder that holds another run."""
+    check_writable("output_dir", output_dir)
     path = Path(output_dir)
-    check_writable("output_dir", path)
     newest = get_last_checkpoint(str(path)) if path.is_dir() else None
     if resume and resume.lower() != "false":
         checkpoint = newest if resume.lower() == "true" else resume
-        if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
+        if checkpoint is None or not os.path.isfile(Path(checkpoint) / "trainer_state.json"):
             where = f"{checkpoint} is not a checkpoint folder" if checkpoint else f"{path} holds no checkpoint-*"
             raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
         return checkpoint
@@ -51,15 +52,27 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     return None
 
 
-def check_writable(name: str, path: Path) -> None:
+def check_writable(name: str, path: str | os.PathLike) -> None:
     """Refuses a folder, named by the field `name` and perhaps not there yet, that cannot be written to."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{name} {path}: is a file. Name a folder.")
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not os.fspath(path):
+        raise InputError(f"{name}: is empty. Name a folder.")
+    whole = Path(path).absolute()
+    if (
+        "\0" in str(path)
+        or len(os.fsencode(whole)) > 4000
+        or any(len(os.fsencode(part)) > 255 for part in whole.parts)
+    ):
+        raise InputError(f"{name} {str(path)!r}: is too long, or no name of a folder. Name another one.")
+    existing = next(parent for parent in (whole, *whole.parents) if os.path.lexists(parent))
     if not existing.is_dir():
-        raise InputError(f"{name} {path}: {existing} is a file. Name another folder.")
-    if not os.access(existing, os.W_OK):
-        raise InputError(f"{name} {path}: {existing} cannot be written to. Name another folder.")
+        what = "is a link to nothing" if existing.is_symlink() and not existing.is_file() else "is a file"
+        raise InputError(f"{name} {path}: {'' if existing == whole else f'{existing} '}{what}. Name another folder.")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # by its rights alone, root may write to /proc
+    except OSError as error:
+        raise InputError(
+            f"{name} {path}: {existing} cannot be written to ({error.strerror}). Name another folder."
+        ) from None
 
 
 def clear_output_dir(output_dir: str | os.PathLike) -> None:

@@ -24,10 +24,10 @@ from .data.augmentation import Augmentation
 from .data.class_index import ClassIndex
 from .data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.draws import DrawSampler, LabeledDraws
-from .data.rows import picture_rows
-from .errors import InputError
+from .data.rows import check_labels, picture_rows
+from .errors import InputError, killed_workers
 from .evaluation.protocol import score
-from .hub import write_model_card
+from .hub import fill_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
@@ -150,7 +150,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self.teacher = EMATeacher(self.model, args.ema_decay)
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
-        self._terms: dict[str, list[torch.Tensor]] = {}
+        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data
 
@@ -169,6 +169,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             )
         augmentation = Augmentation(args, pixels_of(processing_class))
         labeled = labeled_rows(train_dataset, "train_dataset", model.config.id2label)
+        check_labels(labeled, "train_dataset")
         coarse = index = unlabeled = None
         if self.coarse_dataset is not None:
             coarse = labeled_rows(self.coarse_dataset, "coarse_dataset", model.config.id2label)
@@ -199,6 +200,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step)
         return self._sampler
 
+    @killed_workers()
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As upstream; with `skip_corrupt`, the metrics have the number of files that were skipped."""
         self._skipped = SkippedFiles()
@@ -262,7 +264,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 "valid": valid[0],
             }
         for name, term in terms.items():
-            self._terms.setdefault(name, []).append(term.detach())
+            total, number = self._terms.get(name, (0.0, 0))
+            self._terms[name] = (total + term.detach(), number + 1)
         return (loss, outputs) if return_outputs else loss
 
     def ramp(self) -> float:
@@ -323,8 +326,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log line the mean of each loss term, images/s, and the minutes that are left."""
         if "loss" in logs:
-            for name, values in self._terms.items():
-                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean").item()
+            for name, (total, number) in self._terms.items():
+                logs[name] = self.accelerator.reduce(total / number, reduction="mean").item()
             self._terms.clear()
             step = self.state.global_step
             logs |= self._pace.figures(step, self.state.max_steps, self.args.world_size)
@@ -378,7 +381,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             if isinstance(evaluated, dict):  # a card has the scores of the first
                 name, evaluated = next(iter(evaluated.items()))
                 logs = [{key.replace(f"eval_{name}_", "eval_", 1): log[key] for key in log} for log in logs]
-            write_model_card(
+            card = fill_model_card(
                 self.evaluated_model,
                 self.args,
                 logs,
@@ -392,3 +395,4 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 repo=self.hub_model_id if self.args.push_to_hub else None,
                 tags=[tags] if isinstance(tags, str) else tags or [],
             )
+            card.save(Path(self.args.output_dir) / "README.md")

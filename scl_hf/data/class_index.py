@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from ..errors import InputError, first_few
+from ..errors import InputError, first_few, first_line, killed_workers
 from ..output import replacing
 from .pictures import CorruptFileError, read_label
 
@@ -127,8 +127,14 @@ def _centroids_by_class(rows: Dataset, settings: dict, num_proc: int | None, ski
         found = found.append_column("key", pa.array(keys[missing]))
         readable = found.filter(pc.is_null(found["corrupt"])).drop_columns("corrupt")
         store = pa.concat_tables([store, readable])
-        with replacing(path) as partial:
-            pq.write_table(store, partial, write_page_checksum=True)
+        try:
+            with replacing(path) as partial:
+                pq.write_table(store, partial, write_page_checksum=True)
+        except OSError as error:
+            raise InputError(
+                f"{path.parent}: the class index cannot be written there ({first_line(error)}); set the environment "
+                "variable HF_DATASETS_CACHE to a folder that can be written to"
+            ) from error
 
     labels = store.take(pc.index_in(pa.array(keys), store["key"]))  # null where a label is corrupt
     counts = pc.fill_null(pc.list_value_length(labels["x"]), 0)
@@ -150,6 +156,7 @@ def _label_key(label: dict) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
+@killed_workers()
 def _read_labels(rows: Dataset, settings: dict, num_proc: int | None, skip_corrupt: bool) -> pa.Table:
     """The centroids of each row, and in `corrupt` the file of one that could not be read."""
     processes = min(num_proc or 1, len(rows) // _LABELS_PER_PROCESS)
