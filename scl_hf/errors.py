@@ -47,6 +47,6 @@ def killed_workers() -> Iterator[None]:
         if not is_killed_worker(error):
             raise
         raise InputError(
-            f"dataloader_num_workers, num_proc: a process that reads pictures was killed ({first_line(error)}), mostly for "
-            "want of memory; take fewer processes, or give the run more memory"
+            f"dataloader_num_workers, num_proc: a process that reads pictures was killed ({first_line(error)}). Often "
+            "memory ran out: take fewer processes, or give the run more memory"
         ) from error

@@ -1,12 +1,10 @@
 """What holds for every input, tried on many: CutMix maps, losses, tiles, the metric, recipes."""
 
 import functools
-import itertools
 import math
 import tempfile
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
 from hypothesis import given, settings
@@ -194,7 +192,9 @@ def test_counts_merge_in_any_order(seed, num_classes, num_parts, random):
     rng = generator(seed)
     shape = (num_parts, 4, 5)
     found = torch.randint(0, num_classes, shape, generator=rng)
-    wanted = torch.where(torch.rand(shape, generator=rng) < 0.2, 255, torch.randint(0, num_classes, shape, generator=rng))
+    wanted = torch.where(
+        torch.rand(shape, generator=rng) < 0.2, 255, torch.randint(0, num_classes, shape, generator=rng)
+    )
     whole = MeanIoU(num_classes)
     whole.add_batch(predictions=found, references=wanted)
     parts = []

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -131,9 +132,10 @@ def test_resumes_and_redoes_what_is_missing(predict, pictures, tmp_path, capsys)
 def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
     (pictures / "a/broken.png").write_bytes((pictures / "a/one.png").read_bytes()[:60])
     Image.new("RGB", (3, 3)).save(pictures / "a/icon.png")
+    os.mkfifo(pictures / "a/pipe.png")
     assert predict("deeplab", pictures) == 1
     printed = capsys.readouterr().err
-    assert "2 of 5 could not be predicted" in printed
+    assert "3 of 6 could not be predicted" in printed and "a/pipe.png: is no file" in printed
     assert "a/broken.png: " in printed and "icon.png cannot be evaluated" in printed
     assert len(list((tmp_path / "out/color").rglob("*.png"))) == 3
 
