@@ -127,7 +127,7 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("optim_args: momentum", "optim_args: must be like momentum=0.9"),
         ("max_steps: 0", "max_steps: must be 1 or more"),
         ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: must be 1 or more"),
-        ("seed: -1", "seed: must be 0 or more"),
+        ("seed: -1", "seed: must be 0 to 4294967295"),
         ("fsdp: full_shard", "fsdp: must be left out"),
         ("ema_teacher: perhaps", "ema_teacher: Truthy value expected"),
         ("consistency_weight: -1", "consistency_weight: must be 0 or more, got -1.0"),

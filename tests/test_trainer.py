@@ -284,7 +284,7 @@ def test_what_a_user_can_mend_is_one_line(make_trainer, monkeypatch):
         ({"optim_args": "momentum=high"}, "optim, optim_args: .*high"),
         ({"optim_args": "nesterov=true"}, "optim, optim_args: Nesterov"),
         ({"optim": "adamw_torch", "optim_args": "eps=1"}, "optim, optim_args: adamw_torch does not take eps"),
-        ({"lr_scheduler_kwargs": {"powr": 1}}, "lr_scheduler_kwargs: .*powr"),
+        ({"lr_scheduler_kwargs": {"powr": 1}}, "lr_scheduler_type, lr_scheduler_kwargs: .*powr"),
         ({"model_card_template": "none.md"}, "model_card_template none.md: cannot be filled .*No such file"),
     ],
 )
@@ -306,7 +306,8 @@ def test_labels_that_show_no_class_are_refused(make_trainer, town_data, monkeypa
 
 
 def test_a_killed_worker_is_one_line(make_trainer, monkeypatch):
-    monkeypatch.setattr("scl_hf.data.crops.read_image", lambda source: os.kill(os.getpid(), signal.SIGKILL))
+    for module in ("crops", "pictures"):
+        monkeypatch.setattr(f"scl_hf.data.{module}.read_image", lambda source: os.kill(os.getpid(), signal.SIGKILL))
     trainer = make_trainer(dataloader_num_workers=1)  # to read in this process would end the tests
     for run in (trainer.train, trainer.evaluate):
         with pytest.raises(
