@@ -80,7 +80,9 @@ def _check_optimizer(model: PreTrainedModel, args: SemiSupervisedConfig) -> None
                 others = copy.copy(args)
                 others.optim_args = ",".join(other for other in given if other != one)
                 if Trainer.get_optimizer_cls_and_kwargs(others, model)[1] == kwargs:
-                    raise ValueError(f"{args.optim.value} does not take {one.partition('=')[0]}, so {one} changes nothing")
+                    raise ValueError(
+                        f"{args.optim.value} does not take {one.partition('=')[0]}, so {one} changes nothing"
+                    )
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
             return  # one that is made for a whole model
         optimizer = optimizer_class([nn.Parameter(torch.zeros(1))], **kwargs)

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from ..errors import InputError, first_few, first_line, killed_workers
-from ..output import replacing
+from ..errors import InputError, first_few, killed_workers
+from ..output import check_writable, replacing
 from .pictures import CorruptFileError, read_label
 
 logger = logging.getLogger(__name__)
@@ -123,18 +123,13 @@ def _centroids_by_class(rows: Dataset, settings: dict, num_proc: int | None, ski
     distinct, first = np.unique(keys, return_index=True)
     missing = np.sort(first[~np.isin(distinct, store["key"])])
     if len(missing):
+        check_writable("HF_DATASETS_CACHE", path.parent)  # before all labels are read
         found = _read_labels(rows.select(missing), settings, num_proc, skip_corrupt)
         found = found.append_column("key", pa.array(keys[missing]))
         readable = found.filter(pc.is_null(found["corrupt"])).drop_columns("corrupt")
         store = pa.concat_tables([store, readable])
-        try:
-            with replacing(path) as partial:
-                pq.write_table(store, partial, write_page_checksum=True)
-        except OSError as error:
-            raise InputError(
-                f"{path.parent}: the class index cannot be written there ({first_line(error)}); set the environment "
-                "variable HF_DATASETS_CACHE to a folder that can be written to"
-            ) from error
+        with replacing(path) as partial:
+            pq.write_table(store, partial, write_page_checksum=True)
 
     labels = store.take(pc.index_in(pa.array(keys), store["key"]))  # null where a label is corrupt
     counts = pc.fill_null(pc.list_value_length(labels["x"]), 0)

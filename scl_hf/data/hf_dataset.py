@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..errors import InputError, first_line
+from ..output import check_writable
 from .labels import LabelImage, read_id2label
 from .palette import palette_of
 from .rows import select_pictures
@@ -45,6 +46,7 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     try:
         splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        check_writable("HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)  # where tables are put
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"dataset: cannot open {name!r} ({reason}); give cityscapes, mapillary, folder, a data set of the Hub or "
