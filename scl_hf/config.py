@@ -138,9 +138,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         at_least_1 = ("gradient_accumulation_steps", "per_device_train_batch_size", "num_boxes")
         at_least_0 = ("learning_rate", "consistency_weight", "structured_consistency_weight", "panel_images")
         at_least_0 += ("semi_supervised_start_step", "semi_supervised_ramp_steps", "weight_decay", "max_grad_norm")
-        for names, least in ((at_least_1, 1), (at_least_0, 0)):
-            for name in names:
-                check_field(self, name, getattr(self, name) >= least, f"{least} or more")
+        for name in at_least_1:
+            check_field(self, name, 1 <= getattr(self, name) <= 10_000, "1 to 10000")
+        for name in at_least_0:
+            check_field(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("seed", "data_seed"):  # NumPy takes no others
             seed = getattr(self, name)
             check_field(self, name, seed is None or 0 <= seed < 2**32, "0 to 4294967295")

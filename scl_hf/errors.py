@@ -13,7 +13,8 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
-        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+        message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
+        super().__init__(" ".join(message.splitlines()))  # names of files may hold anything
 
 
 def check_field(args: object, name: str, holds: bool, expected: str) -> None:
@@ -35,7 +36,9 @@ def first_line(error: Exception) -> str:
 
 def is_killed_worker(error: BaseException) -> bool:
     """Whether one of the processes that read pictures was killed: PyTorch, `datasets` and Python say it in words."""
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("DataLoader worker", "abruptly"))
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("DataLoader worker (pid", "abruptly")
+    )
 
 
 @contextlib.contextmanager

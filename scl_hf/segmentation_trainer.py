@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, get_schedule
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .callbacks import LogLines, ProgressBar, write
 from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
@@ -28,7 +28,7 @@ from .data.palette import palette_of
 from .data.rows import check_labels, picture_rows
 from .errors import InputError, first_line
 from .evaluation.panels import training_panel
-from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
+from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
 from .hub import CodeBesideWeights, check_card_template
 from .inference import size_divisor, smallest_side
@@ -306,6 +306,18 @@ class SegmentationTrainer(Trainer):
         return PredictionOutput(predictions, labels if labeled else None, metrics)
 
     # What a user can mend
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As upstream; a step that does not fit into the memory is the user's to mend."""
+        try:
+            return super().train(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            raise InputError(
+                "crop_size, per_device_train_batch_size: a step does not fit into the memory "
+                f"({first_line(error)}); take smaller ones"
+            ) from error
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters but those of `no_weight_decay`: the paper's baseline decays biases and BatchNorm, too."""

@@ -126,7 +126,7 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("blur_sigma: [a, b]", "blur_sigma: invalid float value: 'a'"),
         ("optim_args: momentum", "optim_args: must be like momentum=0.9"),
         ("max_steps: 0", "max_steps: must be 1 or more"),
-        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: must be 1 or more"),
+        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: must be 1 to 10000"),
         ("seed: -1", "seed: must be 0 to 4294967295"),
         ("fsdp: full_shard", "fsdp: must be left out"),
         ("ema_teacher: perhaps", "ema_teacher: Truthy value expected"),

@@ -317,6 +317,13 @@ def test_a_killed_worker_is_one_line(make_trainer, monkeypatch):
         assert "\n" not in str(error.value)
 
 
+def test_a_step_that_does_not_fit_into_memory_is_one_line(make_trainer):
+    trainer = make_trainer(crop_size=[10**8, 10**8], class_uniform_share=0.5)
+    with pytest.raises(InputError, match="^crop_size, per_device_train_batch_size: a step does not fit") as error:
+        trainer.train()
+    assert "\n" not in str(error.value)
+
+
 def test_without_a_log_nothing_piles_up(make_trainer):
     trainer = make_trainer(logging_strategy="no", max_steps=4)
     trainer.train()

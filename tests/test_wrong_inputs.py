@@ -174,6 +174,9 @@ CASES = {
     "null for a number": (fields(num_boxes=None), TRAIN, "num_boxes"),
     "null in a list": (fields(crop_size=[32, None]), TRAIN, "crop_size"),
     "half a box": (fields(num_boxes=2.5), TRAIN, "num_boxes"),
+    "too many boxes": (fields(num_boxes=10**20), TRAIN, "num_boxes"),
+    "batch beyond memory": (fields(per_device_train_batch_size=10**11), TRAIN, "per_device_train_batch_size"),
+    "negative warm-up": (fields(warmup_steps=-5), TRAIN, "warmup_steps"),
     "no box": (fields(num_boxes=0), TRAIN, "num_boxes"),
     "more loss boxes than boxes": (fields(num_loss_boxes=5), TRAIN, "num_loss_boxes"),
     "even window": (fields(relaxation_window=4), TRAIN, "relaxation_window"),
@@ -291,6 +294,7 @@ CASES = {
     "output in /proc": (fields(output_dir="/proc/run"), TRAIN, "output_dir /proc/run"),
     "resume from nothing": (fields(resume_from_checkpoint="true"), TRAIN, "resume_from_checkpoint"),
     "resume from no checkpoint": (fields(resume_from_checkpoint="mine"), TRAIN, "resume_from_checkpoint"),
+    "resume from two lines": (fields(resume_from_checkpoint="a\nb"), TRAIN, "a b is not a checkpoint"),
     "labels alone missing": (fields(unlabeled_includes_labeled=False, labeled_fraction=1), TRAIN, "no unlabelled"),
     # Recipe files
     "recipe too long": (None, f"train.py {BAD_NAME}", "no such recipe"),
