@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def load_on_backbone(
 
 def is_local(field: str, name: str | Path) -> bool:
     """Whether it is a folder, and no Hub id."""
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return True
     if str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
         raise InputError(f"{field}: no such folder")

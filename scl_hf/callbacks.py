@@ -4,13 +4,13 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from .config import SemiSupervisedConfig
@@ -26,6 +26,15 @@ def write(text: str) -> None:
     """Prints above the progress bar, if there is one."""
     with contextlib.suppress(OSError):  # a terminal that is gone, or a full disk under a log, stops no training
         tqdm.write(text)
+
+
+class At(TrainerCallback):
+    """Calls functions, with the state of the run, at the events that they are given for, such as `step_end`."""
+
+    def __init__(self, **functions: Callable[[TrainerState], None]):
+        for event, function in functions.items():
+            call = lambda args, state, control, function=function, **kwargs: function(state)  # noqa: E731
+            setattr(self, f"on_{event}", call)
 
 
 class ProgressBar(ProgressCallback):

@@ -148,6 +148,8 @@ def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrai
             f"{field}: its head would be new, and train_dataset names no classes; name them, as in "
             "train_dataset.cast_column('label', LabelImage.of({0: 'sky', 1: 'road'}))."
         )
+    if id2label is None:
+        _check_ids(field, model)
     if len(new) >= total:
         raise InputError(
             f"{field}: its weights share no tensor with {type(model).__name__}, which its "
@@ -160,6 +162,15 @@ def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrai
         taken_over += f"; {len(unused)} not used: {first_few(unused, 4)}"
     _say_once(f"{args.model_name_or_path}: {taken_over}")
     return model
+
+
+def _check_ids(field: str, model: PreTrainedModel) -> None:
+    ids = sorted(model.config.id2label)
+    if ids != list(range(len(ids))):
+        raise InputError(
+            f"{field}: id2label of its {CONFIG_NAME} has the ids {first_few(map(str, ids), 5)}, but classes are "
+            "numbered 0, 1, 2, … without a gap. Number them anew."
+        )
 
 
 def _say_once(line: str) -> None:
@@ -176,6 +187,7 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
             f"{field}: is not a trained segmentation model, {len(report['missing_keys'])} of its tensors "
             f"are missing ({min(report['missing_keys'])}, …). Train it first, or name another checkpoint."
         )
+    _check_ids(field, model)
     names = list(model.config.id2label.values())
     if report["mismatched_keys"]:
         key, stored, expected = min(report["mismatched_keys"])
@@ -248,7 +260,7 @@ def pixels_of(processor: BaseImageProcessor) -> Pixels:
         with np.errstate(all="ignore"):
             given = own(Image.fromarray(TRIAL), return_tensors="pt")["pixel_values"][0].float()
             if not given.isfinite().all():
-                raise ValueError("its pixels are no finite numbers")
+                raise ValueError("image_mean or image_std make pixels that are no finite numbers")
             # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
             scale = 255 * own.rescale_factor if getattr(own, "do_rescale", False) else 255
             values = [(own.image_mean, own.image_std)] if getattr(own, "do_normalize", False) else []

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from .data.augmentation import AugmentationArguments
 from .data.draws import SamplingArguments
@@ -141,11 +142,19 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(self, "max_steps", self.max_steps == -1 or self.max_steps >= 1, "1 or more, or left out")
         check_field(self, "num_train_epochs", self.num_train_epochs > 0, "above 0")
         at_least_1 = ("gradient_accumulation_steps", "per_device_train_batch_size", "num_boxes")
-        at_least_0 = ("seed", "learning_rate", "consistency_weight", "structured_consistency_weight", "panel_images")
-        at_least_0 += ("semi_supervised_start_step", "semi_supervised_ramp_steps")
-        for names, least in ((at_least_1, 1), (at_least_0, 0)):
-            for name in names:
-                check_field(self, name, getattr(self, name) >= least, f"{least} or more")
+        at_least_0 = ("learning_rate", "consistency_weight", "structured_consistency_weight", "panel_images")
+        at_least_0 += ("semi_supervised_start_step", "semi_supervised_ramp_steps", "weight_decay", "max_grad_norm")
+        for name in at_least_1:
+            check_field(self, name, 1 <= getattr(self, name) <= 10_000, "1 to 10000")
+        for name in at_least_0:
+            check_field(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("seed", "data_seed"):  # NumPy takes no others
+            seed = getattr(self, name)
+            check_field(self, name, seed is None or 0 <= seed < 2**32, "0 to 4294967295")
+        for name in ("save", "eval", "logging"):
+            steps = getattr(self, f"{name}_steps")
+            remedy = f"above 0 ({name}_strategy no switches it off)"
+            check_field(self, f"{name}_steps", steps is None or steps > 0, remedy)
         rate = self.backbone_learning_rate
         check_field(self, "backbone_learning_rate", rate is None or rate >= 0, "0 or more, or left out")
         known = set(self.no_weight_decay) <= set(NOT_DECAYED)
@@ -161,6 +170,13 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(
             self, "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
         )
+        trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        installed = get_available_reporting_integrations()
+        known = {*installed, "flyte"}.issuperset(trackers) or trackers in (
+            ["none"],
+            ["all"],
+        )  # it does not look for flyte
+        check_field(self, "report_to", known, f"none, or what is installed here, of {', '.join(installed)}")
         for inherited in (SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
             inherited.__post_init__(self)
 

@@ -1,7 +1,8 @@
 """The one exception for what a user can mend, and how its message is put together."""
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from typing import Any
@@ -15,7 +16,8 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
-        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+        message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
+        super().__init__(" ".join(message.splitlines()))  # names of files may hold anything
 
 
 def check_field(args: object, name: str, holds: bool, expected: str) -> None:
@@ -42,3 +44,24 @@ def first_few(items: Iterable[str], n: int = 3) -> str:
 def first_line(error: Exception) -> str:
     """An exception in one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Whether one of the processes that read pictures was killed: PyTorch, `datasets` and Python say it in words."""
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("DataLoader worker (pid", "abruptly")
+    )
+
+
+@contextlib.contextmanager
+def killed_workers() -> Iterator[None]:
+    """Says in one line that one of the processes that read pictures was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_killed_worker(error):
+            raise
+        raise InputError(
+            f"dataloader_num_workers, num_proc: a process that reads pictures was killed ({first_line(error)}). Often "
+            "memory ran out: take fewer processes, or give the run more memory"
+        ) from error

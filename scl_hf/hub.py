@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 
 from .config import SemiSupervisedConfig
-from .evaluation.protocol import iou_name, protocol_in_words
+from .errors import InputError, first_line
+from .evaluation.protocol import SCORES, iou_name, protocol_in_words
 from .recipe import field_help, first_sentence
 
 # What a reader of a card wants to know of the settings; everything is in training_args.bin. Ours are called what the
@@ -55,7 +56,15 @@ class CodeBesideWeights(TrainerCallback):
             custom_object_save(model, args.output_dir, config=model.config)
 
 
-def write_model_card(
+def check_card_template(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
+    """Fills the template, if there is one, with made-up values: what is wrong with it is not to show after a run."""
+    if args.model_card_template is not None:
+        # One class with a score and the others, as those that no label shows, without.
+        scores = {f"eval_{name}": 0.5 for name in (*SCORES, *map(iou_name, [model.config.id2label[0]]))}
+        fill_model_card(model, args, [scores], 1, 1, 1, 1, dataset="some data")
+
+
+def fill_model_card(
     model: PreTrainedModel,
     args: SemiSupervisedConfig,
     log_history: Sequence[Mapping[str, float]],
@@ -68,11 +77,11 @@ def write_model_card(
     license: str | None = None,
     repo: str | None = None,
     tags: Sequence[str] = (),
-) -> None:
+) -> ModelCard:
     """
-    Writes `README.md` into the output folder: `args.model_card_template`, filled with what the run of the published
-    `model` was and what it scored, by the last evaluation in `log_history`. A licence is left out unless given, since
-    it follows the data's; `dataset` is what it was trained on, in words.
+    `args.model_card_template`, filled with what the run of the published `model` was and what it scored, by the last
+    evaluation in `log_history`. A licence is left out unless given, since it follows the data's; `dataset` is what it
+    was trained on, in words.
     """
     model_name = model_name or Path(args.output_dir).resolve().name
     metrics = next((log for log in reversed(log_history) if "eval_mean_iou" in log), {})
@@ -92,24 +101,29 @@ def write_model_card(
     texts, values = field_help(type(args)), args.to_dict()
     settings = {first_sentence(texts[name]): values[name] for name in SETTINGS}
     settings |= {name.replace("_", " "): values[name] for name in TRAINING_SETTINGS}
-    card = ModelCard.from_template(
-        data,
-        template_path=args.model_card_template,
-        model_name=model_name,
-        model_class=type(model).__name__,
-        remote_code=brings_code(model),
-        repo=repo or args.output_dir,
-        published=args.published_name,
-        semi_supervised=args.semi_supervised,
-        dataset=dataset or "an unnamed data set",
-        num_labeled=num_labeled,
-        num_unlabeled=num_unlabeled,
-        protocol=protocol_in_words(args),
-        num_evaluated=num_evaluated,
-        steps=steps,
-        metrics=metrics,
-        ious=ious,
-        settings=settings,
-        versions={m.__name__: m.__version__ for m in (transformers, torch, accelerate, datasets)},
-    )
-    card.save(Path(args.output_dir) / "README.md")
+    try:
+        return ModelCard.from_template(
+            data,
+            template_path=args.model_card_template,
+            model_name=model_name,
+            model_class=type(model).__name__,
+            remote_code=brings_code(model),
+            repo=repo or args.output_dir,
+            published=args.published_name,
+            semi_supervised=args.semi_supervised,
+            dataset=dataset or "an unnamed data set",
+            num_labeled=num_labeled,
+            num_unlabeled=num_unlabeled,
+            protocol=protocol_in_words(args),
+            num_evaluated=num_evaluated,
+            steps=steps,
+            metrics=metrics,
+            ious=ious,
+            settings=settings,
+            versions={m.__name__: m.__version__ for m in (transformers, torch, accelerate, datasets)},
+        )
+    except Exception as error:  # what others wrote may do anything
+        raise InputError(
+            f"model_card_template {args.model_card_template}: cannot be filled ({first_line(error)}). Correct it, or "
+            "leave it out."
+        ) from error

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,12 +61,12 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     The checkpoint folder that a run resumes from, `True` for the newest whole one, `None` if it does not. Refuses a
     folder that holds another run.
     """
+    check_writable("output_dir", output_dir)
     path = Path(output_dir)
-    check_writable("output_dir", path)
     found = bool(checkpoints_in(path))
     if resume and resume.lower() != "false":
         newest = resume.lower() == "true"
-        if not (found if newest else Path(resume).is_dir()):
+        if not (found if newest else os.path.isdir(resume)):
             where = f"{path} holds no checkpoint-*" if newest else f"{resume} is not a checkpoint folder"
             raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
         return newest or resume
@@ -78,15 +79,27 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     return None
 
 
-def check_writable(name: str, path: Path) -> None:
+def check_writable(name: str, path: str | os.PathLike) -> None:
     """Refuses a folder, named by the field `name` and perhaps not there yet, that cannot be written to."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{name} {path}: is a file. Name a folder.")
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not os.fspath(path):
+        raise InputError(f"{name}: is empty. Name a folder.")
+    whole = Path(path).absolute()
+    if (
+        "\0" in str(path)
+        or len(os.fsencode(whole)) > 4000
+        or any(len(os.fsencode(part)) > 255 for part in whole.parts)
+    ):
+        raise InputError(f"{name} {str(path)!r}: is too long, or no name of a folder. Name another one.")
+    existing = next(parent for parent in (whole, *whole.parents) if os.path.lexists(parent))
     if not existing.is_dir():
-        raise InputError(f"{name} {path}: {existing} is a file. Name another folder.")
-    if not os.access(existing, os.W_OK):
-        raise InputError(f"{name} {path}: {existing} cannot be written to. Name another folder.")
+        what = "is a link to nothing" if existing.is_symlink() and not existing.is_file() else "is a file"
+        raise InputError(f"{name} {path}: {'' if existing == whole else f'{existing} '}{what}. Name another folder.")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # by its rights alone, root may write to /proc
+    except OSError as error:
+        raise InputError(
+            f"{name} {path}: {existing} cannot be written to ({error.strerror}). Name another folder."
+        ) from None
 
 
 def clear_output_dir(output_dir: str | os.PathLike) -> None:

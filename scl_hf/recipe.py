@@ -4,6 +4,8 @@ import argparse
 import difflib
 import inspect
 import itertools
+import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields
@@ -58,12 +60,23 @@ _NUMBERS = {
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """The numbers of YAML 1.2. By those of 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text."""
+    """
+    The numbers of YAML 1.2. By those of 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text. A field that
+    is given twice is an error, where PyYAML takes the last one.
+    """
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 for _tag, _pattern in _NUMBERS.items():
@@ -112,7 +125,7 @@ class RecipeParser(HfArgumentParser):
             )
         except InputError:
             raise
-        except (ValueError, TypeError) as error:  # a dataclass's own checks
+        except (ValueError, TypeError, OSError) as error:  # a dataclass's own checks, and files that it reads
             self.error(first_line(error))
         if unknown:
             self._unknown_field(unknown[0].removeprefix("--"))
@@ -140,6 +153,8 @@ class RecipeParser(HfArgumentParser):
                         action.help = argparse.SUPPRESS
                     if action.type is string_to_bool:
                         action.metavar = "true|false"
+                    if dict in self.alternatives[name]:
+                        action.type = _json_text
                     if type(None) in self.alternatives[name]:
                         action.type = _or_null(action.type)
 
@@ -176,7 +191,7 @@ def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if "base" not in values:
         return [(str(path), values)]
     base = path.parent / str(values.pop("base"))
-    if not base.is_file():
+    if not os.path.isfile(base):
         raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
     inherited = read_yaml(base)
     if "base" in inherited:
@@ -186,15 +201,28 @@ def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The fields that a recipe file, or one like it, holds."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_RecipeLoader)
+        json.dumps(values, default=str, skipkeys=True)  # an alias may stand within its own anchor
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check who may read it.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
     return values
+
+
+def _json_text(text: str) -> str:
+    """A mapping on the command line, or what a field takes in place of one."""
+    if text.startswith("{"):
+        json.loads(text)
+    return text
+
+
+_json_text.__name__ = "JSON"  # argparse names it in its messages
 
 
 def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:

@@ -35,14 +35,6 @@ from .run_recipe import RECIPE_NAME, changes
 
 logger = logging.getLogger(__name__)
 
-# As in trainer.py: overridden here.
-OVERRIDDEN_PRIVATE_METHODS = (
-    "_save_checkpoint",  # under another name, until it is whole
-    "_get_output_dir",  # that other name
-    "_push_from_checkpoint",  # not before it is whole
-    "_load_optimizer_and_scheduler",  # with the settings of this run, and in one line where that cannot be
-    "_finalize_training",  # keeps the last checkpoint, of which a finished run is known
-)
 Found = TypeVar("Found")
 
 

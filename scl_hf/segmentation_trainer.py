@@ -1,6 +1,7 @@
 """`SegmentationTrainer`: transformers' Trainer, on plain data sets of pictures, evaluated on whole images."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ import torch
 from accelerate.utils import gather_object
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from . import interruption
 from .callbacks import LogLines, ProgressBar, write
@@ -25,12 +26,12 @@ from .config import SemiSupervisedConfig
 from .data.crops import EvaluationImages
 from .data.labels import LabelImage
 from .data.palette import palette_of
-from .data.rows import picture_rows
+from .data.rows import check_labels, picture_rows
 from .errors import InputError, first_line
 from .evaluation.panels import training_panel
-from .evaluation.protocol import SCORES, iou_name, named_scores, predicted_images, score
+from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
-from .hub import CodeBesideWeights
+from .hub import CodeBesideWeights, check_card_template
 from .inference import size_divisor, smallest_side
 from .output import replacing
 from .watched_trainer import WatchedTrainer
@@ -55,7 +56,9 @@ def open_model(
 
 
 def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
-    """What the encoder of a model does not take."""
+    """What the encoder of a model does not take, and what would only show when it is trained, or has been."""
+    check_card_template(model, args)
+    _check_optimizer(model, args)
     divisor = size_divisor(model)
     if any(side % divisor for side in args.crop_size):
         nearest = [f"{side // divisor * divisor} or {-(-side // divisor) * divisor}" for side in args.crop_size]
@@ -67,6 +70,27 @@ def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> Non
         raise InputError(f"crop_size: must be {least} or more for this encoder's windows, got {args.crop_size}.")
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(f"gradient_checkpointing: {type(model).__name__} with this encoder has none; leave it out.")
+
+
+def _check_optimizer(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
+    """Makes optimizer and schedule once, of one number. Upstream passes over arguments that an optimizer has not."""
+    with _fields_to_mend("optim, optim_args"):
+        optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        given = (args.optim_args or "").replace(" ", "").split(",")
+        if args.optim_args != SemiSupervisedConfig.optim_args:  # the default is for the default optimizer
+            for one in filter(None, given):
+                others = copy.copy(args)
+                others.optim_args = ",".join(other for other in given if other != one)
+                if Trainer.get_optimizer_cls_and_kwargs(others, model)[1] == kwargs:
+                    raise ValueError(
+                        f"{args.optim.value} does not take {one.partition('=')[0]}, so {one} changes nothing"
+                    )
+        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
+            return  # one that is made for a whole model
+        optimizer = optimizer_class([nn.Parameter(torch.zeros(1))], **kwargs)
+    with _fields_to_mend("lr_scheduler_type, lr_scheduler_kwargs"):
+        steps = args.max_steps if args.max_steps > 0 else 10**9  # how many there will be is not known yet
+        get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, args.lr_scheduler_kwargs)
 
 
 def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
@@ -132,7 +156,8 @@ class SegmentationTrainer(WatchedTrainer):
             raise InputError(f"metric_for_best_model: must be one of {', '.join(scores)}.")
         for rows in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
             if rows is not None:
-                self._images(rows, "eval_dataset")  # what is wrong with it shows before anything is written
+                # What is wrong with it shows before anything is written.
+                check_labels(self._images(rows, "eval_dataset").rows, "eval_dataset")
         super().__init__(
             model=model,
             args=args,
@@ -292,6 +317,18 @@ class SegmentationTrainer(WatchedTrainer):
 
     # What a user can mend
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As upstream; a step that does not fit into the memory is the user's to mend."""
+        try:
+            return super().train(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            raise InputError(
+                "crop_size, per_device_train_batch_size: a step does not fit into the memory "
+                f"({first_line(error)}); take smaller ones"
+            ) from error
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters but those of `no_weight_decay`: the paper's baseline decays biases and BatchNorm, too."""
         left_out = set(self.args.no_weight_decay)
@@ -329,5 +366,5 @@ class SegmentationTrainer(WatchedTrainer):
 def _fields_to_mend(fields: str) -> Iterator[None]:
     try:
         yield
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{fields}: {error}") from error
+    except (TypeError, ValueError, ImportError) as error:
+        raise InputError(f"{fields}: {first_line(error)}") from error

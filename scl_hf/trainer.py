@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import TrainOutput
 
-from .callbacks import Pace, SkippedFiles
+from .callbacks import At, Pace, SkippedFiles
 from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix
@@ -24,10 +24,10 @@ from .data.augmentation import Augmentation
 from .data.class_index import ClassIndex
 from .data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.draws import DrawSampler, LabeledDraws
-from .data.rows import picture_rows
-from .errors import InputError
+from .data.rows import check_labels, picture_rows
+from .errors import InputError, killed_workers
 from .evaluation.protocol import score
-from .hub import write_model_card
+from .hub import fill_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
@@ -35,7 +35,7 @@ from .run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
 from .teacher import EMATeacher
 
-# Private methods of transformers.Trainer that are overridden below; tests/test_trainer.py holds each to its upstream
+# Private methods of transformers.Trainer that are overridden, below and in the classes above; tests/test_trainer.py holds each to its upstream
 # signature and to the place it is called from.
 OVERRIDDEN_PRIVATE_METHODS = (
     "_get_train_sampler",  # draws instead of row numbers
@@ -43,23 +43,12 @@ OVERRIDDEN_PRIVATE_METHODS = (
     "_save_optimizer_and_scheduler",  # the other of student and teacher, for an exact resume
     "_load_from_checkpoint",  # both of them
     "_load_best_model",  # both of them
+    "_save_checkpoint",  # under another name, until it is whole
+    "_get_output_dir",  # that other name
+    "_push_from_checkpoint",  # not before it is whole
+    "_load_optimizer_and_scheduler",  # with the settings of this run, and in one line where that cannot be
+    "_finalize_training",  # keeps the last checkpoint, of which a finished run is known
 )
-
-
-class AtStepsAndEpochs(TrainerCallback):
-    """Calls back when a run begins, when an epoch does (with its number and the step), and after every step."""
-
-    def __init__(self, begin: Callable[[], None], begin_epoch: Callable[..., None], end_step: Callable[[], None]):
-        self.begin, self.begin_epoch, self.end_step = begin, begin_epoch, end_step
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.begin()
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.begin_epoch(int(state.epoch or 0), state.global_step)  # after a resume `epoch` is a fraction
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.end_step()
 
 
 class SemiSupervisedTrainer(SegmentationTrainer):
@@ -139,11 +128,11 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             palette=palette,
             callbacks=[
                 *(callbacks or []),
-                AtStepsAndEpochs(
-                    begin=lambda: self._pace.restart(self.state.global_step),
-                    # The Trainer's own `set_epoch` does not reach a sampler under DDP.
-                    begin_epoch=lambda epoch, step: self._sampler.set_epoch(epoch, step),
-                    end_step=lambda: self.teacher.update_parameters(self.model),
+                At(
+                    train_begin=lambda state: self._pace.restart(state.global_step),
+                    # The Trainer's own `set_epoch` does not reach a sampler under DDP. Resumed, `epoch` is a fraction.
+                    epoch_begin=lambda state: self._sampler.set_epoch(int(state.epoch or 0), state.global_step),
+                    step_end=lambda state: self.teacher.update_parameters(self.model),
                 ),
             ],
             optimizers=optimizers,
@@ -151,7 +140,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self.teacher = EMATeacher(self.model, args.ema_decay)
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
-        self._terms: dict[str, list[torch.Tensor]] = {}
+        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data
 
@@ -170,6 +159,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             )
         augmentation = Augmentation(args, pixels_of(processing_class))
         labeled = labeled_rows(train_dataset, "train_dataset", model.config.id2label)
+        check_labels(labeled, "train_dataset")
         coarse = index = unlabeled = None
         if self.coarse_dataset is not None:
             coarse = labeled_rows(self.coarse_dataset, "coarse_dataset", model.config.id2label)
@@ -204,6 +194,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         """What a resumed run must have in common with the one that wrote a checkpoint."""
         return recipe_of(self.args, self.evaluated_model, self.pixels, self._crops.rows)
 
+    @killed_workers()
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As [`ResumableTrainer.train`]; with `skip_corrupt`, the metrics have the number of files skipped."""
         self._skipped = SkippedFiles()
@@ -270,8 +261,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 "student": student_probs[0].detach().argmax(dim=0),
                 "valid": valid[0],
             }
-        for name, term in terms.items():
-            self._terms.setdefault(name, []).append(term.detach())
+        self.last_terms = {name: term.detach() for name, term in terms.items()}
+        for name, term in self.last_terms.items():
+            total, number = self._terms.get(name, (0.0, 0))
+            self._terms[name] = (total + term, number + 1)
         return (loss, outputs) if return_outputs else loss
 
     def ramp(self) -> float:
@@ -332,8 +325,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log line the mean of each loss term, images/s, and the minutes that are left."""
         if "loss" in logs:
-            for name, values in self._terms.items():
-                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean").item()
+            for name, (total, number) in self._terms.items():
+                logs[name] = self.accelerator.reduce(total / number, reduction="mean").item()
             self._terms.clear()
             step = self.state.global_step
             logs |= self._pace.figures(step, self.state.max_steps, self.args.world_size)
@@ -387,7 +380,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             if isinstance(evaluated, dict):  # a card has the scores of the first
                 name, evaluated = next(iter(evaluated.items()))
                 logs = [{key.replace(f"eval_{name}_", "eval_", 1): log[key] for key in log} for log in logs]
-            write_model_card(
+            card = fill_model_card(
                 self.evaluated_model,
                 self.args,
                 logs,
@@ -401,3 +394,4 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 repo=self.hub_model_id if self.args.push_to_hub else None,
                 tags=[tags] if isinstance(tags, str) else tags or [],
             )
+            card.save(Path(self.args.output_dir) / "README.md")

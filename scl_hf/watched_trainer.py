@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
 
 from . import interruption
+from .callbacks import At
 from .disk import disk_full, is_disk_full
 from .errors import InputError, first_few
 from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
@@ -22,14 +23,6 @@ from .output import replacing
 from .resumable_trainer import ResumableTrainer
 
 GO_ON = "the same command with --resume_from_checkpoint true"
-
-
-class _Watching(TrainerCallback):
-    """After all other callbacks, that is, after the teacher's update."""
-
-    def __init__(self, **events: Callable[[], None]):
-        for name, event in events.items():
-            setattr(self, name, lambda *args, event=event, **kwargs: event())
 
 
 class WatchedTrainer(ResumableTrainer):
@@ -47,14 +40,15 @@ class WatchedTrainer(ResumableTrainer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self._terms: dict[str, list[torch.Tensor]] = {}  # values of each loss term since the last log
+        self.last_terms: dict[str, torch.Tensor] = {}  # of the last loss
         self._watch: StepWatch | None = None
         self._stopping = 0  # the number of the signal by which all processes stop
         self._saved_step: int | None = None
         self._evaluation_is_due = False
         self._random_state: torch.Tensor | None = None  # before an evaluation
-        watching = {"on_train_begin": self._begin, "on_step_begin": self._begin_step, "on_step_end": self._end_step}
-        self.add_callback(_Watching(**watching, on_epoch_end=self._end_epoch, on_save=self._saved))
+        # After all other callbacks, that is, after the teacher's update
+        events = {"train_begin": self._begin, "step_begin": self._begin_step, "step_end": self._end_step}
+        self.add_callback(At(**events, epoch_end=self._end_epoch, save=self._saved))
 
     def images_of_step(self, step: int) -> list[str]:
         """Names of all images of a step, counted from 0."""
@@ -81,19 +75,19 @@ class WatchedTrainer(ResumableTrainer):
         own.worker_init_fn = interruption.worker_init(own.worker_init_fn)
         return loader
 
-    def _begin(self) -> None:
+    def _begin(self, state: TrainerState) -> None:
         late = self.args.device.type != "cpu"
         self._watch, self._stopping, self._saved_step = StepWatch(self.model, late), 0, None
         control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
         self._evaluation_is_due = self.state.global_step > 0 and control.get("should_evaluate", False)
 
-    def _begin_step(self) -> None:
+    def _begin_step(self, state: TrainerState) -> None:
         if self._evaluation_is_due:  # a signal broke it off. Not earlier: the state of random numbers is loaded last
             self._evaluation_is_due, self.control.should_evaluate = False, True
             self._random_state = torch.get_rng_state()
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, None)
 
-    def _end_step(self) -> None:
+    def _end_step(self, state: TrainerState) -> None:
         control = self.control
         self._settle(control.should_log or control.should_save or control.should_evaluate)
         if self.args.world_size == 1:  # others are told with the step's numbers
@@ -105,11 +99,11 @@ class WatchedTrainer(ResumableTrainer):
             control.should_save = True
         self._random_state = torch.get_rng_state() if control.should_evaluate else None
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, state: TrainerState) -> None:
         if self.control.should_evaluate:
             self._random_state = torch.get_rng_state()
 
-    def _saved(self) -> None:
+    def _saved(self, state: TrainerState) -> None:
         self._saved_step = self.state.global_step if not self.args.save_only_model else None
         self.go_on_or_stop()
 
@@ -147,7 +141,7 @@ class WatchedTrainer(ResumableTrainer):
         """As upstream; a loss term or gradient that is not finite ends the run before the optimizer takes it in."""
         self._watch.before(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._watch.after({name: values[-1] for name, values in self._terms.items()} | {"loss": loss})
+        self._watch.after(self.last_terms | {"loss": loss})
         if self.accelerator.sync_gradients:
             scaled = self.accelerator.scaler is not None  # fp16: the scaler skips a step with infinite gradients
             self._watch.end(self.state.global_step + 1, not scaled, interruption.requested())

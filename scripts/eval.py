@@ -58,8 +58,9 @@ def main() -> int:
         raise InputError(f"at least one checkpoint and at most one recipe come first: {USAGE}")
     names = short_names(checkpoints, args.weights)
     default = "_".join(folder_names(names)) + f"-{data_args.eval_split}"
-    output = Path(args.output or Path("runs/evaluation", default))
+    output = Path("runs/evaluation", default) if args.output is None else args.output
     check_writable("output", output)
+    output = Path(output)
     lock = FolderLock("output", output)
     settings = score_settings(checkpoints, data_args, protocol, args)
     if not args.overwrite:

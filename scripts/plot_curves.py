@@ -7,6 +7,7 @@ Draws losses and mean IoU of one run or of several:
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def main() -> None:
 def read_log_history(run: str | Path) -> list[dict[str, float]]:
     """The `log_history` of an output folder or a checkpoint in it; of several logs, the one that goes farthest."""
     run = Path(run)
-    if not run.is_dir():
+    if not os.path.isdir(run):
         raise InputError(f"{run}: is not a folder; give the output_dir of a run, or a checkpoint in it")
     files = [*run.glob("trainer_state.json"), *run.glob("checkpoint-*/trainer_state.json")]
     if not files:
@@ -58,8 +59,11 @@ def read_log_history(run: str | Path) -> list[dict[str, float]]:
 def _read_state(file: Path) -> dict:
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        state["global_step"], [entry["step"] for entry in state["log_history"]]  # all that is needed of it
-    except (ValueError, KeyError, TypeError) as error:
+        numbers = [state["global_step"]]  # with those of the log, all that is needed of it
+        for entry in state["log_history"]:
+            numbers += [entry["step"], *(entry[key] for key in entry if key in TERMS or key.endswith("mean_iou"))]
+        list(map(float, numbers))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is not the log of a run ({error}); remove it, or copy it anew") from error
     return state
 

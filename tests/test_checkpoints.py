@@ -327,6 +327,19 @@ def test_weights_to_resume_from_must_be_of_this_model(tmp_path):
             load_weights(tmp_path / name, tiny_model(FLOWERS))
 
 
+def test_classes_are_numbered_without_a_gap(tmp_path):
+    folder = save_model(tmp_path / "start")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(2 * int(i)): name for i, name in config["id2label"].items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    for load in (load_checkpoint, lambda name: load_model(ModelArguments(model_name_or_path=name), None)):
+        with pytest.raises(
+            InputError, match=r"start: id2label of its config.json has the ids 0, 2, 4, .*without a gap"
+        ):
+            load(str(folder))
+    load_model(ModelArguments(model_name_or_path=str(folder)), FLOWERS)  # which brings the classes
+
+
 @pytest.mark.parametrize(
     ("field", "load"),
     [

@@ -58,6 +58,15 @@ def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):
         {"eval_scales": [float("nan")]},
         {"lr_scheduler_kwargs": {"power": float("nan")}},
         {"optim_args": "momentum=nan"},
+        {"learning_rate": float("inf")},
+        {"scale_range": [0.5, float("inf")]},
+        {"weight_decay": -0.1},
+        {"seed": 2**32},
+        {"data_seed": -1},
+        {"save_steps": 0},
+        {"eval_steps": 0},
+        {"logging_steps": 0},
+        {"report_to": ["tensorbord"]},
     ):
         (name,) = field
         with pytest.raises(InputError, match=f"^{name}: must be"):

@@ -59,6 +59,32 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         check_output_dir(tmp_path / "file/run", None, False)
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "is empty"),
+        ("x" * 300, "is too long"),
+        ("new/" + "x" * 300 + "/run", "is too long"),
+        ("a\0b", "no name of a folder"),
+        ("loop/run", "loop is a link to nothing"),
+        ("/proc/run", "/proc cannot be written to"),
+    ],
+)
+def test_a_folder_that_cannot_be(tmp_path, monkeypatch, path, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=f"^output_dir.*: .*{reason}") as error:
+        check_output_dir(path, None, False)
+    assert "\n" not in str(error.value) and [file.name for file in tmp_path.iterdir()] == ["loop"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_others(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="output_dir .* cannot be written to"):
+        check_output_dir(tmp_path / "run", None, False)
+
+
 def touch(root, names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

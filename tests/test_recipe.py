@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,18 @@ def test_null_on_the_command_line_leaves_a_field_out(tmp_path):
     assert args.num_pairs is None and args.optim_args is None and args.model_config is None
 
 
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "my.yaml").write_text("seed: 7", encoding="utf-8-sig")
+    assert parse_recipe(tmp_path / "my.yaml").seed == 7
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_recipe_of_others(tmp_path):
+    (tmp_path / "my.yaml").touch(0o000)
+    with pytest.raises(InputError, match="my.yaml: cannot be read .*denied"):
+        parse_recipe(tmp_path / "my.yaml")
+
+
 def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
     args = parse(tmp_path, "crop_size: 64\nreport_to: none", "--eval_scales", "0.5", "1")
     assert args.crop_size == [64, 64] and args.eval_scales == [0.5, 1] and args.report_to == []
@@ -113,8 +126,8 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("blur_sigma: [a, b]", "blur_sigma: invalid float value: 'a'"),
         ("optim_args: momentum", "optim_args: must be like momentum=0.9"),
         ("max_steps: 0", "max_steps: must be 1 or more"),
-        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: must be 1 or more"),
-        ("seed: -1", "seed: must be 0 or more"),
+        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: must be 1 to 10000"),
+        ("seed: -1", "seed: must be 0 to 4294967295"),
         ("fsdp: full_shard", "fsdp: must be left out"),
         ("ema_teacher: perhaps", "ema_teacher: Truthy value expected"),
         ("consistency_weight: -1", "consistency_weight: must be 0 or more, got -1.0"),
@@ -135,6 +148,12 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("model_config: {a: 1}\nmodel_name_or_path: b", "Add --model_config null"),
         ("- 1", "a recipe is a list of `field: value` lines"),
         ("a: b: c", "not YAML"),
+        ("seed: 1\nseed: 2", "not YAML: 'seed' is given twice"),
+        ("model_config: {a: 1, a: 2}", "not YAML: 'a' is given twice"),
+        ("model_config: &a {b: *a}", "not YAML: Circular reference"),
+        ("seed: " + "[" * 5000, "not YAML"),
+        ("lr_scheduler_kwargs: '{power: 1}'", "lr_scheduler_kwargs: invalid JSON value"),
+        ("accelerator_config: none.json", "none.json"),
         ("", "a recipe is a list of `field: value` lines"),
     ],
 )

@@ -4,10 +4,12 @@ import copy
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import build_trainer, tiny_model
@@ -27,10 +29,9 @@ from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
 from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
-from scl_hf.resumable_trainer import OVERRIDDEN_PRIVATE_METHODS as OF_RESUMES
 from scl_hf.resumable_trainer import ResumableTrainer
 from scl_hf.segmentation_trainer import SegmentationTrainer
-from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS as OF_TRAINING
+from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS
 
 
 def same(a, b):
@@ -271,12 +272,64 @@ def test_one_labelled_crop_is_too_few_for_batch_norm(make_trainer):
 def test_what_a_user_can_mend_is_one_line(make_trainer, monkeypatch):
     with pytest.raises(InputError, match="metric_for_best_model: must be one of mean_iou, .*iou_traffic_light"):
         make_trainer(metric_for_best_model="miou")
-    with pytest.raises(InputError, match="lr_scheduler_kwargs: .*powr"):
-        make_trainer(lr_scheduler_kwargs={"powr": 1}).train()
     with pytest.raises(InputError, match="eval_scales, eval_tile: image .* cannot be evaluated"):
         make_trainer(eval_scales=[0.1]).evaluate()
     with pytest.raises(InputError, match="push_to_hub: the Hub cannot be used"):
         make_trainer(push_to_hub=True, hub_model_id="nobody/nothing", hub_token="none")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optim_args": "momentum=0.9,foo=1"}, "optim, optim_args: sgd does not take foo, so foo=1 changes nothing"),
+        ({"optim_args": "momentum=high"}, "optim, optim_args: .*high"),
+        ({"optim_args": "nesterov=true"}, "optim, optim_args: Nesterov"),
+        ({"optim": "adamw_torch", "optim_args": "eps=1"}, "optim, optim_args: adamw_torch does not take eps"),
+        ({"lr_scheduler_kwargs": {"powr": 1}}, "lr_scheduler_type, lr_scheduler_kwargs: .*powr"),
+        ({"model_card_template": "none.md"}, "model_card_template none.md: cannot be filled .*No such file"),
+    ],
+)
+def test_what_shows_in_training_or_after_it_is_found_before(make_trainer, tmp_path, fields, message):
+    with pytest.raises(InputError, match=f"^{message}") as error:
+        make_trainer(**fields)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_arguments_of_the_default_optimizer_do_not_hinder_another(make_trainer):
+    make_trainer(optim="adamw_torch")
+
+
+def test_labels_that_show_no_class_are_refused(make_trainer, town_data, monkeypatch):
+    ignored = lambda source, table=None: np.full((48, 96), 255, np.uint8)  # noqa: E731
+    monkeypatch.setattr("scl_hf.data.rows.read_label", ignored)
+    with pytest.raises(InputError, match="^train_dataset: no label of its 5 images shows a class"):
+        make_trainer()
+
+
+def test_a_killed_worker_is_one_line(make_trainer, monkeypatch):
+    for module in ("crops", "pictures"):
+        monkeypatch.setattr(f"scl_hf.data.{module}.read_image", lambda source: os.kill(os.getpid(), signal.SIGKILL))
+    trainer = make_trainer(dataloader_num_workers=1)  # to read in this process would end the tests
+    for run in (trainer.train, trainer.evaluate):
+        with pytest.raises(
+            InputError, match="^dataloader_num_workers, num_proc: a process that reads .* killed"
+        ) as error:
+            run()
+        assert "\n" not in str(error.value)
+
+
+def test_a_step_that_does_not_fit_into_memory_is_one_line(make_trainer):
+    trainer = make_trainer(crop_size=[10**8, 10**8], class_uniform_share=0.5)
+    with pytest.raises(InputError, match="^crop_size, per_device_train_batch_size: a step does not fit") as error:
+        trainer.train()
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_log_nothing_piles_up(make_trainer):
+    trainer = make_trainer(logging_strategy="no", max_steps=4)
+    trainer.train()
+    kept = {name: (total.numel(), number) for name, (total, number) in trainer._terms.items()}
+    assert kept == dict.fromkeys(("loss_x", "loss_c", "loss_sc"), (1, 4))
 
 
 def test_gradient_accumulation_averages_the_micro_batches(make_trainer):
@@ -368,7 +421,6 @@ def test_weight_decay_is_on_every_parameter(make_trainer):
     assert groups[0]["momentum"] == 0.9
 
 
-OVERRIDDEN_PRIVATE_METHODS = OF_TRAINING + OF_RESUMES
 SIGNATURES = {
     "_get_train_sampler": ["self", "train_dataset"],
     "_save": ["self", "output_dir", "state_dict"],

@@ -24,7 +24,7 @@ class AugmentationArguments:
         crop_size (`list[int]`, *optional*, defaults to `[896, 896]`):
             Height and width of the crops in pixels, or one number for both.
         scale_range (`list[float]`, *optional*, defaults to `[0.5, 2.0]`):
-            Smallest and largest factor by which the image is scaled.
+            Smallest and largest factor by which the image is scaled, 0.01 to 100.
         flip_probability (`float`, *optional*, defaults to 0.5): Probability of a left-right flip.
         brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
         contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
@@ -32,7 +32,7 @@ class AugmentationArguments:
         hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
         blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
-            Smallest and largest standard deviation of the blur in pixels of the crop.
+            Smallest and largest standard deviation of the blur in pixels of the crop, up to 100.
     """
 
     crop_size: list[int] = field(default_factory=lambda: [896, 896])
@@ -50,10 +50,10 @@ class AugmentationArguments:
         self.crop_size = size * 2 if len(size) == 1 else size
         fits = len(size) in (1, 2) and min(size) >= 8
         check_field(self, "crop_size", fits, "height and width, or one number, of 8 or more")
-        for name in ("scale_range", "blur_sigma"):
+        for name, least in (("scale_range", 0.01), ("blur_sigma", 0)):  # no crop takes all memory
             limits = getattr(self, name)
-            rising = len(limits) == 2 and 0 < limits[0] <= limits[1]
-            check_field(self, name, rising, "two numbers above 0, the smaller one first")
+            rising = len(limits) == 2 and 0 < limits[0] <= limits[1] <= 100 and limits[0] >= least
+            check_field(self, name, rising, f"two numbers above 0, of {least} to 100, the smaller one first")
         for name in ("flip_probability", "brightness", "contrast", "saturation", "hue", "blur_probability"):
             largest = 0.5 if name == "hue" else 1
             check_field(self, name, 0 <= getattr(self, name) <= largest, f"0 to {largest}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, killed_workers
 from . import cityscapes, folder, mapillary
 from .loading import open_source
 from .pictures import read_image, read_label
@@ -86,7 +86,7 @@ def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None
     """The data fields of what is in a folder, judged by its layout; a recipe has those of a folder of one's own."""
     own = {name: getattr(recipe or DataArguments(), name) for name in ("id2label", "label_map", "ignore_index")}
     root = Path(data_dir)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; name the folder of the data")
     splits = {path.parent.name for path in root.glob("*/images") if path.is_dir()}
     if any(cityscapes.find_split(root, "leftImg8bit", split) for split in cityscapes.NUM_IMAGES):
@@ -142,6 +142,7 @@ def check_data(
     return report
 
 
+@killed_workers()
 def _open_all(report: Report, frames: list[Frame], tables: dict[str, np.ndarray], num_proc: int | None) -> None:
     """Opens what there is of the frames, and enters the counts and what is missing and broken into the report."""
     processes = min(num_proc or os.cpu_count() or 1, len(frames))

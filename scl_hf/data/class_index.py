@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from ..errors import InputError, first_few
-from ..output import replacing
+from ..errors import InputError, first_few, killed_workers
+from ..output import check_writable, replacing
 from .pictures import CorruptFileError, read_label
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ def _centroids_by_class(rows: Dataset, settings: dict, num_proc: int | None, ski
     distinct, first = np.unique(keys, return_index=True)
     missing = np.sort(first[~np.isin(distinct, store["key"])])
     if len(missing):
+        check_writable("HF_DATASETS_CACHE", path.parent)  # before all labels are read
         found = _read_labels(rows.select(missing), settings, num_proc, skip_corrupt)
         found = found.append_column("key", pa.array(keys[missing]))
         readable = found.filter(pc.is_null(found["corrupt"])).drop_columns("corrupt")
@@ -150,6 +151,7 @@ def _label_key(label: dict) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
+@killed_workers()
 def _read_labels(rows: Dataset, settings: dict, num_proc: int | None, skip_corrupt: bool) -> pa.Table:
     """The centroids of each row, and in `corrupt` the file of one that could not be read."""
     processes = min(num_proc or 1, len(rows) // _LABELS_PER_PROCESS)

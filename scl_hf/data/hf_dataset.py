@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..errors import InputError, first_line
+from ..output import check_writable
 from .labels import LabelImage, read_id2label
 from .palette import palette_of
 from .rows import select_pictures
@@ -39,12 +40,13 @@ def open_source(args: DataArguments) -> Source:
 
 def open_splits(name: str, config: str | None = None, data_dir: str | None = None) -> datasets.DatasetDict:
     """The data set as it is, also one that was written by `save_to_disk`; without splits, all of it is `train`."""
-    saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
+    saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     if saved and config:
         raise InputError(f"dataset_config: {name} was written by save_to_disk, which keeps one; leave the field out")
     try:
         splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        check_writable("HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)  # where tables are put
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"dataset: cannot open {name!r} ({reason}); give cityscapes, mapillary, folder, a data set of the Hub or "
@@ -56,7 +58,7 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
 def find_id2label(dataset: str, data_dir: str | None) -> Path:
     """The `id2label.json` of a data set: in `data_dir`, in its own folder, or in its repository on the Hub."""
     for folder in filter(None, (data_dir, dataset)):
-        if Path(folder, "id2label.json").is_file():
+        if os.path.isfile(os.path.join(folder, "id2label.json")):
             return Path(folder, "id2label.json")
     remedy = "name a JSON file with the class names, --id2label FILE"
     if os.path.isdir(dataset):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,12 +103,18 @@ with warnings.catch_warnings():
 def read_id2label(path: Path) -> dict[int, str]:
     """Train id -> name in the order of the ids, of a JSON file `{"0": "sky", "1": "road", …}`."""
     form = 'write it as {"0": "sky", "1": "road", …}'
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names, {form}")
     try:
-        names = {int(key): str(name) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError) as error:
+        # As pairs: of an id that is given twice, a mapping would keep the last name.
+        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
+        names = {int(key): name for key, name in pairs}
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
+    if len(names) < len(pairs):
+        raise InputError(f"{path}: an id is given twice; give each class its own id")
+    if nameless := [key for key, name in names.items() if not isinstance(name, str) or not name.strip()]:
+        raise InputError(f"{path}: the name of class {nameless[0]} is no text; {form}")
     if not names or len(names) > IGNORE_INDEX:
         raise InputError(f"{path}: holds {len(names)} classes, there can be 1 to {IGNORE_INDEX}; {form}")
     names = dict(sorted(names.items()))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError, first_few
 from . import cityscapes, folder, hf_dataset, mapillary
-from .rows import open_pictures
+from .rows import check_labels, open_pictures
 from .source import DataArguments, Source
 from .subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
 
@@ -103,7 +103,9 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
         and (num_classes, 3) uint8 colours of the classes.
     """
     source = open_source(args)
-    return _labeled(source.open(args.eval_split, complete=True)), source.palette
+    rows = _labeled(source.open(args.eval_split, complete=True))
+    check_labels(rows, f"eval_split {args.eval_split}")
+    return rows, source.palette
 
 
 def _labeled(rows: datasets.Dataset) -> datasets.Dataset:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import stat
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import InputError, first_few
+from ..errors import InputError, first_few, first_line
 
 IGNORE_INDEX = 255
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-# What Pillow raises on a file that is cut off, damaged or no image at all.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+# What Pillow raises on a file that is cut off, damaged or no image at all; a header of too many pixels is damage, too.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
@@ -70,12 +71,15 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
     sizes, bad = [], []
     for path in paths:
         try:
-            size = os.stat(path).st_size
+            status = os.stat(path)
         except OSError:
-            size = -1
-        if size <= 0:
-            bad.append(f"{path} ({'empty' if size == 0 else 'missing'})")
-        sizes.append(size)
+            bad.append(f"{path} (missing)")
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            bad.append(f"{path} (no file)")
+        elif not status.st_size:
+            bad.append(f"{path} (empty)")
+        sizes.append(status.st_size)
     if bad:
         count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
         raise InputError(f"{count} empty or missing: {first_few(bad, 5)}; copy or unpack them again")
@@ -91,7 +95,9 @@ def read_image(source: Source) -> np.ndarray:
     name, content = read_bytes(source)
     # A PNG of plain 8-bit colours: OpenCV decodes it in a sixth less time than Pillow.
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels = None
+        with contextlib.suppress(cv2.error):  # of too many pixels
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
         if pixels is not None:  # or else it is damaged, and Pillow says how
             return pixels
     image = _open(name, content)
@@ -155,6 +161,8 @@ def read_bytes(source: Source) -> tuple[str, bytes]:
     stored = source.get("bytes") if isinstance(source, Mapping) else None
     if stored is not None:
         return name, stored
+    if os.path.exists(name) and not os.path.isfile(name):  # reading a named pipe would wait for ever
+        raise CorruptFileError(f"{name}: is no file but a folder, a pipe or a device; remove it", name)
     try:
         return name, Path(name).read_bytes()
     except OSError as error:
@@ -169,10 +177,12 @@ def _open(name: str, content: bytes) -> Image.Image:
             arguments = image.tile[0][3] if image.tile else None
             image.info["rawmode"] = arguments if isinstance(arguments, str) else None
             image.load()
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: has more pixels than Pillow opens ({error}); cut it into smaller ones") from error
     except _BROKEN as error:
-        reason = "is not a picture" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be read ({error})"
+        reason = f"cannot be read ({first_line(error)})"
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "is not a picture"
+        elif isinstance(error, Image.DecompressionBombError):
+            reason = f"has more pixels than are opened ({first_line(error)}), cut it into smaller ones, or else"
         message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
         raise CorruptFileError(message, name) from error
     return image

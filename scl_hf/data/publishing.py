@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -14,9 +15,9 @@ from huggingface_hub import DatasetCardData, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm.auto import tqdm
 
-from ..errors import InputError, first_line
-from ..output import write_json
-from .checking import find_layout
+from ..errors import InputError, first_few, first_line
+from ..output import check_writable, write_json
+from .checking import check_data, find_layout
 from .labels import LabelImage
 from .loading import open_source
 from .pictures import check_files
@@ -67,14 +68,18 @@ def push_data(
     `accept_license` says that all who can see the repository have a licence of their own for data that may not be
     passed on. A recipe has the class names and ids of a folder of one's own. Returns where the data is, in words.
     """
+    check_writable("output_dir", output_dir)
     output = Path(output_dir)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
     source = open_source(find_layout(data_dir, recipe))
     splits = _open_splits(source)
     if repo is not None:
         _check_terms(source, repo, private, accept_license, license)
         _prepare_repo(repo, private)
+    if broken := check_data(data_dir, recipe=recipe and replace(recipe, unlabeled_dirs=[])).broken:
+        count = "1 file is" if len(broken) == 1 else f"{len(broken)} files are"
+        raise InputError(f"{count} broken, so nothing was written: {first_few(broken)}; `check` lists all of them")
     try:
         _write_parquet(splits, output / "data")
         write_json(output / "id2label.json", source.labels.id2label)

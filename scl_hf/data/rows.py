@@ -1,16 +1,18 @@
 """Rows of pictures that are not decoded: from files in folders, and from the columns of a data set."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import datasets
+import numpy as np
 import pyarrow.compute as pc
 
 from ..errors import InputError
 from .labels import LabelImage
-from .pictures import SUFFIXES, check_files, find_pictures
+from .pictures import IGNORE_INDEX, SUFFIXES, CorruptFileError, check_files, find_pictures, read_label
 
 NO_PICTURES = f"holds no pictures ({', '.join(sorted(SUFFIXES))})"
 _PICTURE = datasets.Image(decode=False)
@@ -169,6 +171,27 @@ def select_pictures(
         rows = rows.add_column("id", ids, feature=datasets.Value("string"))
         rows = rows if indices is None else rows.select(indices.column(0).to_numpy())
     return rows
+
+
+def check_labels(rows: datasets.Dataset, name: str) -> None:
+    """
+    Refuses rows whose [`LabelImage`]s show no class anywhere: training on them would look like a loss of 0. Labels are
+    read up to the first that shows one; where none can be read, that is for others to say. `name` is what the message
+    calls the rows.
+    """
+    table, readable = rows.features["label"].table, 0
+    for row in rows.select_columns("label"):
+        with contextlib.suppress(CorruptFileError):
+            label = read_label(row["label"], table)
+            if np.any(label != IGNORE_INDEX):
+                return
+            readable += 1
+    if not readable:
+        return
+    raise InputError(
+        f"{name}: no label of its {len(rows)} images shows a class, all pixels are ignored; correct the labels or, in "
+        "data of your own, label_map and ignore_index, which say what their ids mean"
+    )
 
 
 def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:

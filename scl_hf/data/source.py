@@ -87,6 +87,8 @@ class DataArguments:
     allow_shared_images: bool = False
 
     def __post_init__(self):
+        if not self.dataset:
+            raise InputError("dataset: is empty; give cityscapes, mapillary, folder, or what `datasets` opens")
         if not 0 < self.labeled_fraction <= 1:
             raise InputError(f"labeled_fraction: {self.labeled_fraction} is not a share; give a number in (0, 1]")
         defaults = {"labeled_fraction": 1, "labeled_split": None, "labeled_ids": None}

@@ -65,7 +65,9 @@ def choose_listed(labeled: dict[str, datasets.Dataset], listed: set[str], source
 def read_ids(path: str | os.PathLike) -> set[str]:
     """The ids in a text file, one a line."""
     try:
-        listed = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()} - {""}
+        if os.path.exists(path) and not os.path.isfile(path):  # reading a named pipe would wait for ever
+            raise OSError(0, "it is no file")
+        listed = {line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"labeled_ids: cannot open {path} ({reason}); name a file with one id a line") from error

@@ -1,6 +1,7 @@
 """What `scripts/eval.py` is told, and the checkpoints that it scores."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -124,7 +125,7 @@ def score_settings(
 
 def check_earlier_scores(file: Path, settings: Mapping[str, Any]) -> None:
     """Refuses to replace a JSON of scores, which need not be there, unless these are its settings."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         return
     remedy = "Name another --output, or add --overwrite true to replace it."
     try:

@@ -1,5 +1,6 @@
 """The confusion matrix as a picture. Importing matplotlib takes a second: import this module where it is needed."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
         raise InputError(f"{path}: is no name of a picture; take one that ends with .png, .svg or .pdf")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder; name a file to write")
     try:
         with replacing(path) as partial:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .. import interruption
-from ..errors import InputError, check_field, check_finite, first_line
+from ..errors import InputError, check_field, check_finite, first_line, is_killed_worker, killed_workers
 from ..inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
@@ -114,6 +114,8 @@ def predict_image(
                 max_tiles_per_batch=args.max_tiles_per_batch,
             )
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
+        if is_killed_worker(error):  # which is raised wherever the process happens to be
+            raise
         if is_out_of_memory(error):
             raise InputError(
                 f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
@@ -147,6 +149,7 @@ def protocol_in_words(args: EvaluationArguments) -> str:
     return ", ".join(parts + ["mirrored too"] * args.eval_flip)
 
 
+@killed_workers()
 def score(
     model: nn.Module,
     images: Dataset,

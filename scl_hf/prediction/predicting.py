@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..checkpoints import Checkpoint
 from ..data.pictures import read_image
 from ..data.pixels import Pixels
 from ..disk import DiskFullError
-from ..errors import InputError
+from ..errors import InputError, killed_workers
 from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
 from ..output import check_writable
 from .inputs import Input, Video
@@ -69,14 +70,12 @@ class PredictionArguments:
         if unknown is not None:
             raise InputError(f"write: there is no '{unknown}'; take any of {', '.join(KINDS)}.")
         self.write = [kind for kind in KINDS if kind in self.write or kind == "label_ids" and self.submission]
-        if not self.output:
-            raise InputError("output: is empty. Name a folder.")
-        check_writable("output", Path(self.output))
+        check_writable("output", self.output)
         if self.submission is not None:
             path = Path(self.submission)
-            if path.is_dir():
+            if os.path.isdir(path):
                 raise InputError(f"submission {path}: is a folder. Name a file.")
-            if path.exists() and not self.overwrite:
+            if os.path.exists(path) and not self.overwrite:
                 raise InputError(f"submission {path}: is there already. Name another file, or remove it.")
             check_writable("submission", path.parent)
 
@@ -110,6 +109,7 @@ class Predictor:
         if args.compile:
             self.model = torch.compile(self.model)
 
+    @killed_workers()
     def predict(self, inputs: Sequence[Input]) -> tuple[int, list[str]]:
         """
         Predicts what is not in the folder yet, with a progress bar. Returns how many of the inputs were there already,

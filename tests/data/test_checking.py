@@ -1,13 +1,15 @@
 """The report on a data set: what it counts, and every kind of damage by its file."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data import cityscapes, mapillary
+from scl_hf.data import checking, cityscapes, mapillary
 from scl_hf.data.checking import check_data, find_layout
 from scl_hf.errors import InputError
 
@@ -66,6 +68,13 @@ def test_every_damage_is_named(town, tmp_path):
         assert any(line.startswith(f"{path}: ") and reason in line for line in report.broken), path
     assert report.counts["train", None]["gtFine"] == 4 and report.counts["train", None]["problems"] == 4
     assert report.counts["train", gone.parent.name]["problems"] >= 1
+
+
+def test_a_killed_process_is_one_line(town, monkeypatch):
+    monkeypatch.setattr(checking, "read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(InputError, match="num_proc: a process that reads pictures was killed") as error:
+        check_data(town, num_proc=2)
+    assert "\n" not in str(error.value)
 
 
 def test_official_cities_are_counted_against_the_official_numbers(tmp_path, monkeypatch):

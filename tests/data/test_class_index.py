@@ -191,3 +191,11 @@ def test_coarse_class_out_of_range_is_refused(tmp_path):
     rows = label_rows(tmp_path / "labels", [stripes(0)])
     with pytest.raises(InputError, match="coarse_classes.*\\[9\\]"):
         ClassIndex.build(rows, rows, coarse_classes=[9])
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/cache")
+    with pytest.raises(InputError, match="^HF_DATASETS_CACHE .*file/cache/class_index: ") as error:
+        build(label_rows(tmp_path / "labels", [stripes(0, 1)]))
+    assert "\n" not in str(error.value)

@@ -94,3 +94,12 @@ def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
         InputError, match=r"id2label: cannot get .* of me/none from the Hub \(404 Client Error\); name"
     ):
         find_id2label("me/none", None)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    rows = datasets.Dataset.from_dict({"image": ["a"]})
+    rows.to_parquet(tmp_path / "data/train.parquet")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/cache")
+    with pytest.raises(InputError, match="^HF_DATASETS_CACHE .*file/cache: .*file is a file. Name another folder"):
+        open_splits(str(tmp_path / "data"))

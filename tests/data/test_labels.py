@@ -21,6 +21,8 @@ CLASSES = {0: "sky", 1: "road", 2: "car"}
         ({str(index): str(index) for index in range(256)}, "holds 256 classes, there can be 1 to 255"),
         ({"0": "road", "1": "road"}, "'road' is the name of two classes"),
         (["road"], "is not a table of class names"),
+        ({"0": None}, "the name of class 0 is no text"),
+        ({"0": " "}, "the name of class 0 is no text"),
         ({"road": 0}, "is not a table of class names"),
         (None, "id2label: there is no file"),
     ],
@@ -32,6 +34,17 @@ def test_class_names_that_are_no_use(tmp_path, names, message):
     with pytest.raises(InputError, match=message) as error:
         read_id2label(path)
     assert "\n" not in str(error.value) and "id2label" in str(error.value)
+
+
+def test_a_class_that_is_named_twice(tmp_path):
+    (tmp_path / "names.json").write_text('{"0": "sky", "1": "road", "0": "car"}')
+    with pytest.raises(InputError, match="names.json: an id is given twice"):
+        read_id2label(tmp_path / "names.json")
+
+
+def test_class_names_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "names.json").write_text('{"0": "sky", "1": "road"}', encoding="utf-8-sig")
+    assert read_id2label(tmp_path / "names.json") == {0: "sky", 1: "road"}
 
 
 def test_class_names_are_in_the_order_of_their_ids(tmp_path):

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -11,16 +12,20 @@ from scl_hf.errors import InputError
 GREY = np.array([[0, 128], [200, 255]], np.uint8)
 
 
+def write_png(path, width, height, bits, kind, rows):
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+
+
 def grey_png(path, values, bits):
     """A grey PNG of 2 or 4 bits, which Pillow reads but does not write."""
     rows = b"".join(
         b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes() for row in values
     )
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+    write_png(path, values.shape[1], values.shape[0], bits, 0, rows)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
@@ -70,12 +75,34 @@ def test_a_bad_exif_tag_does_no_harm(tmp_path):
     assert read_image(tmp_path / "phone.jpg").shape == (8, 4, 3)
 
 
-def test_too_many_pixels_are_not_damage(tmp_path, monkeypatch):
+def test_a_header_of_too_many_pixels_is_damage(tmp_path, monkeypatch):
+    write_png(tmp_path / "bomb.png", 2**15, 2**15, 8, 2, bytes(1000))  # more than OpenCV takes, too
     Image.new("RGB", (30, 30)).save(tmp_path / "map.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InputError, match="map.jpg: has more pixels than Pillow opens") as error:
-        read_image(tmp_path / "map.jpg")
-    assert not isinstance(error.value, CorruptFileError)
+    for name in ("bomb.png", "map.jpg"):
+        for read in (read_image, read_label):
+            with pytest.raises(CorruptFileError, match=f"{name}: has more pixels than are opened.*damaged") as error:
+                read(tmp_path / name)
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels_are_a_picture(tmp_path):
+    Image.new("L", (10000, 10000), 7).save(tmp_path / "label.png")
+    assert read_label(tmp_path / "label.png").shape == (10000, 10000)
+    Image.new("RGB", (10000, 10000)).save(tmp_path / "image.png", compress_level=1)
+    assert read_image(tmp_path / "image.png").shape == (10000, 10000, 3)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        for read in (read_image, read_label):
+            with pytest.raises(CorruptFileError, match=f"{name}: is no file"):
+                read(tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name} \(no file\)"):
+            check_files([tmp_path / name])
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

@@ -109,6 +109,14 @@ def test_unfinished_folder_is_removed(own, tmp_path, monkeypatch):
     assert not (tmp_path / "parquet").exists()
 
 
+def test_broken_files_are_not_written(own, tmp_path):
+    (own / "more/images/m0.jpg").write_bytes((own / "more/images/m0.jpg").read_bytes()[:300])
+    Image.new("L", (6, 6)).save(own / "train/labels/t1.png")
+    with pytest.raises(InputError, match="^2 files are broken, so nothing was written: .*m0.jpg: .*t1.png: ") as error:
+        push_data(own, tmp_path / "parquet")
+    assert "\n" not in str(error.value) and not (tmp_path / "parquet").exists()
+
+
 def test_push(own, town, tmp_path):
     cityscapes = tmp_path / "cityscapes"
     for folder in ("leftImg8bit", "gtFine"):

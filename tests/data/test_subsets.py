@@ -1,3 +1,5 @@
+import os
+
 import datasets
 import pytest
 
@@ -53,8 +55,13 @@ def test_list_of_ids(tmp_path):
             path.write_text(content)
         with pytest.raises(InputError, match=message):
             read_ids(path)
-    path.write_text("b\n\na \r\n")
-    assert read_ids(path) == {"a", "b"}
+    for encoding in ("utf-8", "utf-8-sig"):  # with the mark that some editors put first
+        path.write_text("b\n\na \r\n", encoding=encoding)
+        assert read_ids(path) == {"a", "b"}
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (("pipe", "it is no file"), (".", "it is no file")):
+        with pytest.raises(InputError, match=f"labeled_ids: cannot open .*{reason}"):
+            read_ids(tmp_path / name)
 
 
 def test_standard_subsets_of_cityscapes():

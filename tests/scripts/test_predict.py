@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -131,9 +133,15 @@ def test_resumes_and_redoes_what_is_missing(predict, pictures, tmp_path, capsys)
 def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
     (pictures / "a/broken.png").write_bytes((pictures / "a/one.png").read_bytes()[:60])
     Image.new("RGB", (3, 3)).save(pictures / "a/icon.png")
+    os.mkfifo(pictures / "a/pipe.png")
+    bomb = bytearray((pictures / "a/one.png").read_bytes())
+    bomb[16:24] = 2 * (2**15).to_bytes(4)  # its header claims 2³⁰ pixels
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4)
+    (pictures / "a/bomb.png").write_bytes(bomb)
     assert predict("deeplab", pictures) == 1
     printed = capsys.readouterr().err
-    assert "2 of 5 could not be predicted" in printed
+    assert "4 of 7 could not be predicted" in printed and "a/pipe.png: is no file" in printed
+    assert "a/bomb.png: has more pixels than are opened" in printed
     assert "a/broken.png: " in printed and "icon.png cannot be evaluated" in printed
     assert len(list((tmp_path / "out/color").rglob("*.png"))) == 3
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import datasets
@@ -207,6 +208,7 @@ WRONG_DATA = {
     "empty image": (lambda root: truncate(root / "train/images/frame3.png", 0), "frame3.png"),
     "empty label": (lambda root: truncate(root / "train/labels/frame0.png", 0), "frame0.png"),
     "cut image": (lambda root: truncate(root / "train/images/frame0.png", 900), "images/frame0.png: cannot be read"),
+    "cut: bomb": (lambda root: bomb(root / "train/images/frame0.png"), "frame0.png: has more pixels than .*damaged"),
     "cut label": (lambda root: truncate(root / "validation/labels/frame0.png", 90), "labels/frame0.png: cannot be"),
     "no class names": (lambda root: (root / "id2label.json").unlink(), "id2label"),
     "other ids": (lambda root: (root / "id2label.json").write_text('{"7": "road"}'), r"label_map: \{7: 0, …\}"),
@@ -229,9 +231,18 @@ def test_wrong_data_is_one_line_that_names_the_file(train, folder, tmp_path, cas
         assert not (tmp_path / "run").exists()  # found before anything was written
 
 
+def bomb(path):
+    """Its header claims 2³⁰ pixels."""
+    content = bytearray(path.read_bytes())
+    content[16:24] = 2 * (2**15).to_bytes(4)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    path.write_bytes(content)
+
+
 def test_corrupt_images_can_be_skipped(train, folder):
-    for name in ("frame0", "frame1", "frame2"):
+    for name in ("frame1", "frame2"):
         truncate(folder / f"train/images/{name}.png", 900)
+    bomb(folder / "train/images/frame0.png")
     run = train(dataset="folder", data_dir=str(folder), skip_corrupt=True, report_to="none")
     assert 1 <= json.loads((run / "all_results.json").read_text())["skipped_images"] <= 3
 
