@@ -193,6 +193,13 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         """Whether unlabelled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
+    def ramp(self, step: int) -> float:
+        """Factor of λ_c and λ_sc at a step: 0 during a supervised start, then rising to 1."""
+        steps = step - self.semi_supervised_start_step
+        if steps < 0 or not self.semi_supervised:
+            return 0.0
+        return min(1.0, (steps + 1) / max(1, self.semi_supervised_ramp_steps))
+
     @property
     def published_name(self) -> str:
         """How tables, pictures and the card call the model that is evaluated and published."""

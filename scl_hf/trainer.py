@@ -22,6 +22,7 @@ from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.augmentation import Augmentation
 from .data.class_index import ClassIndex
+from .data.class_shares import class_shares
 from .data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.draws import DrawSampler, LabeledDraws
 from .data.rows import check_labels, picture_rows
@@ -33,10 +34,11 @@ from .losses import consistency_loss, relaxed_cross_entropy, structured_consiste
 from .models import DeepLabV3PlusForSemanticSegmentation
 from .run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
+from .targets import TargetShares
 from .teacher import EMATeacher
 
-# Private methods of transformers.Trainer that are overridden, below and in the classes above; tests/test_trainer.py holds each to its upstream
-# signature and to the place it is called from.
+# Private methods of transformers.Trainer that are overridden, here and in the classes above; tests/test_trainer.py
+# holds each to its upstream signature and to the place it is called from.
 OVERRIDDEN_PRIVATE_METHODS = (
     "_get_train_sampler",  # draws instead of row numbers
     "_save",  # the model that is evaluated is the one that is published
@@ -140,6 +142,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self.teacher = EMATeacher(self.model, args.ema_decay)
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
+        shares = class_shares(self._crops.labeled.rows) if self._crops and args.semi_supervised else None
+        self._targets = TargetShares(shares, self.id2label)
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data
@@ -225,13 +229,14 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         """
         args, labels = self.args, inputs["labels"]
         self._skipped.add(inputs.get("skipped", ()))
-        ramp = self.ramp()
+        ramp = args.ramp(self.state.global_step)
         pixel_values = inputs["pixel_values"]
         if ramp > 0:
             box_ids = inputs["box_ids"]
             mixed = mix(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
             valid = mix(inputs["valid_a"], inputs["valid_b"], box_ids)
             teacher_probs = self.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
+            self._targets.add(teacher_probs, valid)
             pixel_values = torch.cat([pixel_values, mixed])
 
         self._pace.add(len(pixel_values))
@@ -266,13 +271,6 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             total, number = self._terms.get(name, (0.0, 0))
             self._terms[name] = (total + term, number + 1)
         return (loss, outputs) if return_outputs else loss
-
-    def ramp(self) -> float:
-        """Factor of λ_c and λ_sc at this step: 0 during a supervised start, then rising to 1."""
-        steps = self.state.global_step - self.args.semi_supervised_start_step
-        if steps < 0 or not self.args.semi_supervised:
-            return 0.0
-        return min(1.0, (steps + 1) / max(1, self.args.semi_supervised_ramp_steps))
 
     @torch.no_grad()
     def teacher_probs(
@@ -310,11 +308,12 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
 
     def further_scores(self, images: EvaluationImages) -> dict[str, float]:
-        """The mean IoU of the other one of student and teacher, with `evaluate_both`."""
-        if not self.args.evaluate_both:
-            return {}
-        name, other = self._other
-        return {f"{name}_mean_iou": score(other, images, self.args, self.accelerator)["mean_iou"]}
+        """What the targets held since the last evaluation; with `evaluate_both`, the other model's mean IoU."""
+        scores = self._targets.report(self.accelerator)
+        if self.args.evaluate_both:
+            name, other = self._other
+            scores[f"{name}_mean_iou"] = score(other, images, self.args, self.accelerator)["mean_iou"]
+        return scores
 
     def _evaluate_one(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         start = time.perf_counter()

@@ -113,7 +113,7 @@ def test_supervised_start_and_ramp(make_trainer):
     trainer = make_trainer(semi_supervised_start_step=2, semi_supervised_ramp_steps=4, max_steps=5)
     factors = []
     for trainer.state.global_step in range(8):
-        factors.append(trainer.ramp())
+        factors.append(trainer.args.ramp(trainer.state.global_step))
     assert factors == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     trainer.state.global_step = 0
     trainer.train()

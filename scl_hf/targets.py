@@ -1,0 +1,66 @@
+"""What the teacher's targets hold: a class that fades from them is lost to the student, too."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .errors import first_few
+
+logger = logging.getLogger(__name__)
+
+FADED = 0.1  # of its share in the labels
+
+
+class TargetShares:
+    """
+    Share of each class in the targets of the unlabelled images, as a part of its share in the labels: 1 where they
+    agree, 0 where the class does not occur in the targets any more. Counted since the last report.
+
+    Args:
+        label_shares (`np.ndarray`, *optional*): (C,) share of each class in the labels; not needed without targets.
+        id2label (`Mapping[int, str]`): Names of the classes.
+    """
+
+    def __init__(self, label_shares: np.ndarray | None, id2label: Mapping[int, str]):
+        self.label_shares, self.id2label = label_shares, id2label
+        self._pixels: Tensor | None = None
+        self._warned: set[str] = set()
+
+    def add(self, teacher_probs: Tensor, valid: Tensor) -> None:
+        """Counts the most probable class of each valid pixel: probabilities (B, C, H, W), valid (B, H, W)."""
+        num_classes = teacher_probs.shape[1]
+        # Pixels that do not count go into a row of their own: a mask would wait for the device.
+        classes = teacher_probs.argmax(dim=1).masked_fill(~valid, num_classes)
+        pixels = torch.zeros(num_classes + 1, dtype=torch.int64, device=classes.device)
+        pixels.scatter_add_(0, classes.flatten(), torch.ones_like(classes.flatten()))
+        self._pixels = pixels[:-1] if self._pixels is None else self._pixels + pixels[:-1]
+
+    def report(self, accelerator: Accelerator) -> dict[str, float]:
+        """`target_share_pole` and so on, of all processes, for each class in the labels; warns of those that fade."""
+        any_process = accelerator.reduce(torch.tensor(float(self._pixels is not None), device=accelerator.device))
+        if not any_process:
+            return {}
+        pixels = self._pixels
+        if pixels is None:
+            pixels = torch.zeros(len(self.id2label), dtype=torch.int64, device=accelerator.device)
+        pixels, self._pixels = accelerator.reduce(pixels).double().cpu(), None
+        shares = (pixels / pixels.sum().clamp(min=1)).tolist()
+        ratios = {
+            self.id2label[i]: share / expected
+            for i, (share, expected) in enumerate(zip(shares, self.label_shares))
+            if expected > 0
+        }
+        faded = [name for name, ratio in ratios.items() if ratio < FADED and name not in self._warned]
+        if faded and accelerator.is_main_process:
+            logger.warning(
+                "The targets of the unlabelled images hardly show %s: less than %.0f %% of their share in the labels."
+                " The unlabelled images may cost these classes; recipes/unlabelled_images.md says what helps.",
+                first_few(faded, 5),
+                100 * FADED,
+            )
+        self._warned.update(faded)
+        return {f"target_share_{name.replace(' ', '_')}": ratio for name, ratio in ratios.items()}
