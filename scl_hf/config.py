@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
@@ -182,6 +183,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: every checkpoint has the pickled settings, and they are pushed."""
+        return self.__dict__ | {"hub_token": None}
 
     @property
     def draw_seed(self) -> int:

@@ -18,10 +18,10 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging
 
-from scl_hf import SemiSupervisedTrainer, interruption, script
+from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer, interruption, script
 from scl_hf.callbacks import run_summary, usage
-from scl_hf.checkpoints import load_model, load_processor
-from scl_hf.data import load_data
+from scl_hf.checkpoints import ModelArguments, load_model, load_processor
+from scl_hf.data import DataArguments, load_data
 from scl_hf.output import FolderLock, check_output_dir, clear_output_dir
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 
@@ -32,6 +32,14 @@ def main() -> None:
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     lock = FolderLock("output_dir", args.output_dir)
+    try:
+        train(model_args, data_args, args)
+    finally:
+        lock.release()
+
+
+def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig) -> None:
+    """What `main` does with the recipe, in a folder that is its own."""
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
     logging.disable_progress_bar()  # of every file that is written; the run has its own
     # DDP copies the gradients of channels-last convolutions; they are faster all the same.
@@ -78,7 +86,6 @@ def main() -> None:
         print(usage(model, args))
     trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
     trainer.accelerator.end_training()
-    lock.release()
 
 
 if __name__ == "__main__":

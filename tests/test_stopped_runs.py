@@ -72,7 +72,7 @@ def start(place, recipe, output, *fields, launcher=(), script=TRAIN, driver=True
     output.parent.mkdir(parents=True, exist_ok=True)
     log = open(output.parent / f"{output.name}-{time.time_ns()}.log", "w+")
     run = subprocess.Popen([*command, *fields], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True)
-    run.log = log.name
+    run.log, run.output = log.name, output
     return run
 
 
@@ -87,23 +87,24 @@ def wait_for(run, text, seconds=300):
         time.sleep(0.1)
 
 
-def members(group):
-    """The live processes of a session."""
+def members(run):
+    """The live processes of a run: those of its session and, of its folder (torchrun opens others)."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            own = str(run.output).encode() in (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(session) == group and state != "Z":
-            found.append(int(stat.parent.name))
+        if (int(session) == run.pid or own) and state != "Z":
+            found.append(int(folder.name))
     return found
 
 
 def wait_for_the_end_of_all(run, seconds=120):
     deadline = time.monotonic() + seconds
-    while members(run.pid):
-        assert time.monotonic() < deadline, (members(run.pid), output_of(run))
+    while members(run):
+        assert time.monotonic() < deadline, (members(run), output_of(run))
         time.sleep(0.2)
 
 
@@ -214,7 +215,7 @@ def test_all_processes_stop_at_the_same_step(recipe, tmp_path, place, number, wh
     elif whom == "launcher":
         os.kill(run.pid, number)
     else:
-        ranks = [pid for pid in members(run.pid) if TRAIN.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        ranks = [pid for pid in members(run) if TRAIN.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(max(pid for pid in ranks if pid != run.pid), number)
     run.wait()
     wait_for_the_end_of_all(run)
@@ -282,7 +283,7 @@ def test_the_slurm_script_saves_and_queues_again_when_time_is_up(recipe, tmp_pat
         job = subprocess.Popen(
             [*command, *more], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
         )
-        job.log = log.name
+        job.log, job.output = log.name, tmp_path / "run"
         return job
 
     job = submit("--max_steps", "100000")

@@ -262,3 +262,21 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(make_trainer, monkeypatch, m
     line = str(error.value)
     assert "checkpoint-2, which takes about" in line and "are free in" in line and "\n" not in line
     assert "--resume_from_checkpoint true goes on from the last whole checkpoint" in line
+
+
+def test_a_token_is_in_no_file_and_no_log(make_trainer, capsys, caplog, monkeypatch):
+    token = "hf_" + "x1y2z3" * 5
+    monkeypatch.setenv("HF_TOKEN", token)
+    template = str(Path(__file__).parents[1] / "model_card.md")
+    trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1, model_card_template=template)
+    trainer.args.hub_token = token
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card()
+    assert token not in f"{trainer.args} {trainer.args.to_json_string()}" and trainer.args.hub_token == token
+    files = [path for path in Path(trainer.args.output_dir).rglob("*") if path.is_file()]
+    assert {"training_args.bin", "README.md", "trainer_state.json", "optimizer.pt"} <= {path.name for path in files}
+    for path in files:
+        assert token.encode() not in path.read_bytes(), path
+    assert token not in caplog.text + "".join(capsys.readouterr())
