@@ -130,7 +130,7 @@ class FolderLock:
         if os.environ.get("RANK", "0") != "0":
             return
         check_writable(field, self.path.parent)
-        created = not self.path.parent.exists()
+        created = [path for path in (self.path.parent, *self.path.parent.parents) if not path.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             file = open(self.path, "a+", encoding="utf-8")
@@ -181,11 +181,11 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _release(file: TextIO, path: Path, process: int, created: bool) -> None:
+def _release(file: TextIO, path: Path, process: int, created: Sequence[Path]) -> None:
     if os.getpid() != process:
         return
     with contextlib.suppress(OSError, ValueError):
         path.unlink(missing_ok=True)
         file.close()
-        if created:
-            path.parent.rmdir()  # where nothing else came into it
+        for folder in created:
+            folder.rmdir()  # where nothing else came into it

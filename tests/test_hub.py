@@ -54,5 +54,7 @@ def test_what_is_pushed_while_training_has_the_code_beside_the_weights(make_trai
     trainer.callback_handler.on_push_begin(trainer.args, trainer.state, TrainerControl())
     assert {path.name for path in folder.glob("*.py")} == {
         "configuration_deeplabv3plus.py",
+        "configuration_efficientnet_lite.py",
         "modeling_deeplabv3plus.py",
+        "modeling_efficientnet_lite.py",
     }

@@ -116,8 +116,11 @@ def test_a_finished_run_is_not_trained_on(town_data, tmp_path, ema_validation):
     again.save_model()
     assert (steps, output.global_step, output.metrics, again.state.global_step) == ([], 4, {}, 4)
     assert {path: path.read_bytes() for path in before} == before
-    scores = [trainer.final_metrics() | {"eval_runtime": 0} for trainer in (first, again)]
-    assert scores[0] == pytest.approx(scores[1], nan_ok=True)
+    first, again = (trainer.final_metrics() for trainer in (first, again))
+    # Not the targets of steps that were not taken.
+    scores = {name for name in first if "target_share" not in name and name != "eval_runtime"}
+    assert again.keys() - {"eval_runtime"} == scores
+    assert {name: first[name] for name in scores} == {name: again[name] for name in scores}
     # More steps are another matter: it goes on.
     more = build_trainer(town_data, tmp_path / "run", **fields | {"max_steps": 5})
     more.add_callback(Steps())
@@ -258,7 +261,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones_and_no_half_o
         return seal(folder)
 
     monkeypatch.setattr("scl_hf.manifest.seal", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="checkpoint-4, which takes about .* the disk is full"):
         trainer.train()
     run = Path(trainer.args.output_dir)
     assert [path.name for path in checkpoints_in(run)] == ["checkpoint-2"] and (run / "_partial").exists()

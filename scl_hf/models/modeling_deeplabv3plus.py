@@ -14,10 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .configuration_deeplabv3plus import DeepLabV3PlusConfig
-from .configuration_efficientnet_lite import EfficientNetLiteConfig
 from .modeling_efficientnet_lite import EfficientNetLiteBackbone
-
-AutoBackbone.register(EfficientNetLiteConfig, EfficientNetLiteBackbone, exist_ok=True)
 
 
 def resize(hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -296,8 +293,11 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
             self.trunk = DeepLabV3PlusTrunk(config)
             skip_channels, channels = config.channels[0][-1], config.channels[-1][-1]
         else:
+            # AutoBackbone knows the library's encoders everywhere, this one where its package is imported.
+            is_own = config.backbone_config.model_type == EfficientNetLiteBackbone.config_class.model_type
+            build = EfficientNetLiteBackbone._from_config if is_own else AutoBackbone.from_config
             # Without dtype the one of the encoder's checkpoint would stay, under a head in another.
-            self.backbone = AutoBackbone.from_config(config.backbone_config, dtype=torch.get_default_dtype())
+            self.backbone = build(config.backbone_config, dtype=torch.get_default_dtype())
             if config.output_stride is not None:
                 dilate_late_stages(self.backbone, config.output_stride)
             self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing

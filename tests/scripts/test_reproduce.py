@@ -236,7 +236,7 @@ WRONG_TABLES = {
     "no row": ({"rows": {}}, "rows: must be `name: …` lines"),
     "row of a word": ({"rows": {"labels alone": "x"}}, "rows: labels alone: expected `field: value` lines, got 'x'"),
     "field of a row": ({"rows": {"labels alone": {"max_step": 3}}}, "rows: labels alone: .*Did you mean 'max_steps'"),
-    "value": ({"rows": {"labels alone": {"num_boxes": 0}}}, "rows: labels alone: .*num_boxes: must be 1 or more"),
+    "value": ({"rows": {"labels alone": {"num_boxes": 0}}}, "rows: labels alone: .*num_boxes: must be 1 to 10000"),
     "times": ({"rows": {"labels alone": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
     "own field": ({"rows": {"labels alone": {"seed": 3}}}, "rows: labels alone: seed: each cell has its own"),
     "like names": ({"rows": {"labels alone": {}, "labels_alone": {}}}, "rows: 'labels alone' is too like another"),
