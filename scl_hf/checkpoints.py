@@ -29,8 +29,8 @@ from .data import cityscapes
 from .data.palette import palette_of
 from .data.pixels import Pixels
 from .errors import InputError, first_few, first_line
-from .finite import check_weights
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from .safety.finite import check_weights
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import TextIO
 
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from .disk import writing
 from .errors import InputError
-from .manifest import checkpoints_in, clear_partial
+from .safety.disk import writing
+from .safety.manifest import checkpoints_in, clear_partial
 
 try:
     import fcntl

@@ -19,7 +19,6 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from . import interruption
 from .callbacks import LogLines, ProgressBar, write
 from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
 from .config import SemiSupervisedConfig
@@ -34,7 +33,8 @@ from .evaluation.report import iou_table
 from .hub import CodeBesideWeights, check_card_template
 from .inference import size_divisor, smallest_side
 from .output import replacing
-from .watched_trainer import WatchedTrainer
+from .safety import interruption
+from .safety.watched_trainer import WatchedTrainer
 
 
 def open_model(

@@ -32,7 +32,7 @@ from .hub import fill_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
-from .run_recipe import recipe_of
+from .safety.run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
 from .targets import TargetShares
 from .teacher import EMATeacher

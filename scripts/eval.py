@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from scl_hf import script
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.pictures import read_pair
 from scl_hf.errors import InputError
@@ -42,6 +41,7 @@ from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
 from scl_hf.output import FolderLock, check_writable, replacing, write_json
 from scl_hf.recipe import RecipeParser, other_fields, split_command_line
+from scl_hf.safety import script
 
 USAGE = "eval.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
 

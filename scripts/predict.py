@@ -19,7 +19,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf import script
 from scl_hf.checkpoints import load_checkpoint
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
@@ -33,6 +32,7 @@ from scl_hf.prediction import (
     write_submission,
 )
 from scl_hf.recipe import RecipeParser, split_command_line
+from scl_hf.safety import script
 
 USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
 

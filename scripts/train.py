@@ -18,12 +18,13 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging
 
-from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer, interruption, script
+from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.callbacks import run_summary, usage
 from scl_hf.checkpoints import ModelArguments, load_model, load_processor
 from scl_hf.data import DataArguments, load_data
 from scl_hf.output import FolderLock, check_output_dir, clear_output_dir
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
+from scl_hf.safety import interruption, script
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from scl_hf.disk import DiskFullError, is_disk_full
 from scl_hf.errors import InputError
 from scl_hf.output import LOCK, FolderLock, check_output_dir, clear_output_dir, replacing, write_json
+from scl_hf.safety.disk import DiskFullError, is_disk_full
 
 try:
     import resource

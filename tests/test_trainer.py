@@ -29,7 +29,7 @@ from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
 from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
-from scl_hf.resumable_trainer import ResumableTrainer
+from scl_hf.safety.resumable_trainer import ResumableTrainer
 from scl_hf.segmentation_trainer import SegmentationTrainer
 from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS
 

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from .. import interruption
 from ..errors import InputError, check_field, check_finite, first_line, is_killed_worker, killed_workers
 from ..inference import predict_probs
+from ..safety import interruption
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from ..checkpoints import Checkpoint
 from ..data.pictures import read_image
 from ..data.pixels import Pixels
-from ..disk import DiskFullError
 from ..errors import InputError, killed_workers
 from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
 from ..output import check_writable
+from ..safety.disk import DiskFullError
 from .inputs import Input, Video
 from .writers import KINDS, PredictionFolder, WriteQueue
 

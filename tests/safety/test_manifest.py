@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scl_hf.manifest import MANIFEST_NAME, PARTIAL_DIR, checkpoints_in, clear_partial, flaw_of, publish, rotate, seal
+from scl_hf.safety.manifest import (
+    MANIFEST_NAME,
+    PARTIAL_DIR,
+    checkpoints_in,
+    clear_partial,
+    flaw_of,
+    publish,
+    rotate,
+    seal,
+)
 
 CONTENTS = {
     "model.safetensors": bytes(range(256)) * 9,

@@ -33,7 +33,7 @@ import scl_hf.evaluation.panels  # noqa: F401
 import scl_hf.metrics  # noqa: F401
 import scl_hf.trainer
 
-SCRIPT = Path(__file__).parents[1] / "scripts/train.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
 
 
 class KillPoints:

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
 
+from ..callbacks import At
+from ..errors import InputError, first_few
+from ..output import replacing
 from . import interruption
-from .callbacks import At
 from .disk import disk_full, is_disk_full
-from .errors import InputError, first_few
 from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
 from .interruption import Interrupted
-from .output import replacing
 from .resumable_trainer import ResumableTrainer
 
 GO_ON = "the same command with --resume_from_checkpoint true"
@@ -29,11 +29,11 @@ class WatchedTrainer(ResumableTrainer):
     """
     A [`ResumableTrainer`] whose run ends where nothing is lost and nothing wrong is kept.
 
-    - A signal that comes within [`~scl_hf.interruption.deferred`] lets the running step end, with the teacher's
-      update, has a whole checkpoint saved, and raises [`~scl_hf.interruption.Interrupted`]. An evaluation is broken
+    - A signal that comes within [`~interruption.deferred`] lets the running step end, with the teacher's
+      update, has a whole checkpoint saved, and raises [`~interruption.Interrupted`]. An evaluation is broken
       off; the resumed run begins with it. All processes stop at the same step.
     - A loss term or a gradient that is NaN or infinite raises an [`~scl_hf.errors.InputError`] before the step is
-      taken, and its batches are kept in a file; see [`~scl_hf.finite.StepWatch`].
+      taken, and its batches are kept in a file; see [`~scl_hf.safety.finite.StepWatch`].
     - Weights that are not finite are written nowhere.
     - A full disk is said in one line.
     """

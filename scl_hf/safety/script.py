@@ -9,8 +9,8 @@ from typing import NoReturn
 import torch
 from tqdm.auto import tqdm
 
+from ..errors import InputError, first_line
 from .disk import disk_full, is_disk_full
-from .errors import InputError, first_line
 from .finite import NotFiniteError
 from .interruption import Interrupted
 

@@ -19,7 +19,8 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from .errors import InputError, first_line
+from ..errors import InputError, first_line
+from ..output import write_json
 from .manifest import (
     MANIFEST_NAME,
     PARTIAL_DIR,
@@ -30,7 +31,6 @@ from .manifest import (
     publish,
     rotate,
 )
-from .output import write_json
 from .run_recipe import RECIPE_NAME, changes
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .errors import first_line
+from ..errors import first_line
 
 MANIFEST_NAME = "manifest.json"
 # In the output folder: what is being written, and what is being removed. A push to the Hub leaves `_*` out.

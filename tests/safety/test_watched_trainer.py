@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from scl_hf import interruption
 from scl_hf.errors import InputError
 from scl_hf.evaluation import protocol
-from scl_hf.interruption import Interrupted
+from scl_hf.safety import interruption
+from scl_hf.safety.interruption import Interrupted
 
 
 def same(a, b):
@@ -269,7 +269,7 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(make_trainer, monkeypatch, m
 def test_a_token_is_in_no_file_and_no_log(make_trainer, capsys, caplog, monkeypatch):
     token = "hf_" + "x1y2z3" * 5
     monkeypatch.setenv("HF_TOKEN", token)
-    template = str(Path(__file__).parents[1] / "model_card.md")
+    template = str(Path(__file__).parents[2] / "model_card.md")
     trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1, model_card_template=template)
     trainer.args.hub_token = token
     trainer.train()

@@ -4,7 +4,7 @@ import pytest
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.evaluation.protocol import EvaluationArguments
-from scl_hf.run_recipe import MAY_CHANGE, changes
+from scl_hf.safety.run_recipe import MAY_CHANGE, changes
 
 FIELDS = {field.name for field in fields(SemiSupervisedConfig)}
 

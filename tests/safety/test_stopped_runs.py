@@ -18,7 +18,7 @@ from test_watched_trainer import same
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRAIN = str(ROOT / "scripts/train.py")
 DRIVER = str(Path(__file__).parent / "stopped_run.py")
 RUN = {

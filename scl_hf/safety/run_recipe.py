@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel
 
-from .config import SemiSupervisedConfig
-from .data.pixels import Pixels
-from .evaluation.protocol import EvaluationArguments
+from ..config import SemiSupervisedConfig
+from ..data.pixels import Pixels
+from ..evaluation.protocol import EvaluationArguments
 
 RECIPE_NAME = "recipe.json"
 # The fields that a resumed run may change, by name or by how they begin: neither the sequence of samples nor what a

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
 from scl_hf.errors import InputError
-from scl_hf.manifest import checkpoints_in, flaw_of, seal
+from scl_hf.safety.manifest import checkpoints_in, flaw_of, seal
 
 SAVING = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}  # 3 steps are an epoch
 
@@ -260,7 +260,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones_and_no_half_o
             raise OSError(28, "No space left on device")
         return seal(folder)
 
-    monkeypatch.setattr("scl_hf.manifest.seal", full)
+    monkeypatch.setattr("scl_hf.safety.manifest.seal", full)
     with pytest.raises(InputError, match="checkpoint-4, which takes about .* the disk is full"):
         trainer.train()
     run = Path(trainer.args.output_dir)
