@@ -261,3 +261,53 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones_and_no_half_o
     again = make_trainer(**SAVING, save_total_limit=1)
     again.train(resume_from_checkpoint=True)
     assert [path.name for path in checkpoints_in(run)] == ["checkpoint-4"] and not (run / "_partial").exists()
+
+
+@pytest.fixture
+def with_best(town_data, tmp_path):
+    """The folder of a finished run whose best step is 2 of 4, and what makes its trainer again."""
+    fields = SAVING | {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "panel_images": 0}
+
+    def make(folder=tmp_path / "best", **changed):
+        trainer = build_trainer(town_data, folder, **fields | changed)
+        evaluate = trainer.evaluate
+        trainer.evaluate = lambda **kwargs: (
+            evaluate(**kwargs) | {"eval_mean_iou": {2: 0.9}.get(trainer.state.global_step, 0.1)}
+        )
+        return trainer
+
+    make().train()
+    return tmp_path / "best", make
+
+
+def test_a_best_checkpoint_that_was_changed_is_not_published(with_best):
+    run, make = with_best
+    flip(run / "checkpoint-2/model.safetensors")
+    for fields in ({}, {"max_steps": 5}):  # finished, and going on
+        with pytest.raises(
+            InputError, match="best checkpoint, .*checkpoint-2: model.safetensors was changed"
+        ) as error:
+            make(**fields).train(resume_from_checkpoint=True)
+        assert "--load_best_model_at_end false" in one_line(error)
+    make(load_best_model_at_end=False).train(resume_from_checkpoint=True)
+
+
+def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to(with_best, tmp_path, caplog):
+    run, make = with_best
+    moved = run.rename(tmp_path / "moved")
+    for fields in ({}, {"max_steps": 5}):
+        trainer = make(moved, **fields)
+        trainer.train(resume_from_checkpoint=True)
+        best = load_file(moved / "checkpoint-2/model.safetensors")
+        assert all(torch.equal(value, best[key]) for key, value in trainer.teacher.module.state_dict().items())
+        assert trainer.state.best_model_checkpoint == str(moved / "checkpoint-2")
+    assert "is gone" not in caplog.text
+    shutil.rmtree(moved / "checkpoint-2")
+    make(moved, max_steps=5).train(resume_from_checkpoint=True)
+    said = [record.message for record in caplog.records if "is gone" in record.message]
+    assert said == [f"the best checkpoint, {moved}/checkpoint-2, is gone: the model is that of the last step"]
+
+
+def test_a_trainer_is_made_without_a_warning(make_trainer, caplog):
+    make_trainer(**SAVING)
+    assert "to the callbacks" not in caplog.text
