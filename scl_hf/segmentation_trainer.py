@@ -271,13 +271,10 @@ class SegmentationTrainer(WatchedTrainer):
 
     def final_metrics(self) -> dict[str, float]:
         """Scores of the model as it is now: those of the last evaluation if no step came after it."""
-        try:
+        with self.ending_in_one_line():
             if self._scores is None or self._scores[0] != self.state.global_step:
                 self.evaluate()
             interruption.check(self.args.device)
-        except interruption.Interrupted as stop:
-            self.save_interrupted(stop)
-            raise
         return self._scores[1]
 
     def predict(

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from .errors import first_few
+from .evaluation.protocol import iou_name
 
 logger = logging.getLogger(__name__)
 
@@ -63,4 +64,4 @@ class TargetShares:
                 100 * FADED,
             )
         self._warned.update(faded)
-        return {f"target_share_{name.replace(' ', '_')}": ratio for name, ratio in ratios.items()}
+        return {f"target_share_{iou_name(name).removeprefix('iou_')}": ratio for name, ratio in ratios.items()}

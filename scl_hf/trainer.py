@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import TrainOutput
 
-from .callbacks import At, Pace, SkippedFiles
+from .callbacks import Pace, SkippedFiles
 from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix
@@ -128,15 +128,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             palette=palette,
-            callbacks=[
-                *(callbacks or []),
-                At(
-                    train_begin=lambda state: self._pace.restart(state.global_step),
-                    # The Trainer's own `set_epoch` does not reach a sampler under DDP. Resumed, `epoch` is a fraction.
-                    epoch_begin=lambda state: self._sampler.set_epoch(int(state.epoch or 0), state.global_step),
-                    step_end=lambda state: self.teacher.update_parameters(self.model),
-                ),
-            ],
+            callbacks=callbacks or [],
             optimizers=optimizers,
         )
         self.teacher = EMATeacher(self.model, args.ema_decay)
@@ -210,6 +202,18 @@ class SemiSupervisedTrainer(SegmentationTrainer):
     def images_of_step(self, step: int) -> list[str]:
         """Names of all images of a step, counted from 0."""
         return self._crops.names(self._sampler.of_step(step))
+
+    def _begin(self, state: TrainerState) -> None:
+        super()._begin(state)
+        self._pace.restart(state.global_step)
+
+    def _begin_epoch(self, state: TrainerState) -> None:
+        # The Trainer's own `set_epoch` does not reach a sampler under DDP. Resumed, `epoch` is a fraction.
+        self._sampler.set_epoch(int(state.epoch or 0), state.global_step)
+
+    def _end_step(self, state: TrainerState) -> None:
+        self.teacher.update_parameters(self.model)
+        super()._end_step(state)
 
     # Losses
 
@@ -355,9 +359,9 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         load_weights(Path(resume_from_checkpoint, folder), other)
 
     def _load_best_model(self) -> None:
-        best, (folder, other) = Path(self.state.best_model_checkpoint), self._other
+        best, (folder, other) = self._verified_best(), self._other
         load_weights(best, self.evaluated_model)
-        if not self.args.save_only_model:
+        if (best / folder).is_dir():  # not with save_only_model
             load_weights(best / folder, other)
         self._scores = None  # those are of another step
 

@@ -1,5 +1,6 @@
 """Folders that are whole or not there: sealed with a manifest of their files, renamed when complete, verified."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from ..errors import first_line
 MANIFEST_NAME = "manifest.json"
 # In the output folder: what is being written, and what is being removed. A push to the Hub leaves `_*` out.
 PARTIAL_DIR = "_partial"
+OLD = "old-"  # in there: a folder of which a new one takes the place
 THREADS = 8  # hashing and flushing leave the interpreter's lock
 
 
@@ -35,7 +37,7 @@ def publish(partial: Path, folder: Path) -> None:
     """Seals what was written to `partial`, and gives it the name `folder`: a kill at any point leaves no half one."""
     seal(partial)
     if os.path.lexists(folder):  # of an earlier attempt
-        _set_aside(folder)
+        _set_aside(folder, OLD)
     os.rename(partial, folder)
     _flush(folder.parent)
 
@@ -47,16 +49,21 @@ def rotate(output_dir: Path, newest: Path, limit: int | None, best: str | None) 
     """
     found = checkpoints_in(output_dir)
     found.sort(key=lambda path: step_of(path) <= step_of(newest))
-    kept = {newest.name, Path(best).name if best else newest.name}
+    kept = {newest.name} | ({Path(best).name} & {path.name for path in found} if best else set())
     surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
     for path in [path for path in found if path.name not in kept][: max(0, surplus)]:
-        _set_aside(path)  # one that is removed in part would be taken for a checkpoint
+        _set_aside(path, "removed-")  # one that is removed in part would be taken for a checkpoint
     clear_partial(output_dir)
 
 
 def clear_partial(output_dir: str | os.PathLike) -> None:
-    """Removes what a run that was killed left half-written or half-removed."""
-    shutil.rmtree(Path(output_dir, PARTIAL_DIR), ignore_errors=True)
+    """Removes what was left half-written or half-removed, and puts back what nothing has replaced yet."""
+    partial = Path(output_dir, PARTIAL_DIR)
+    for aside in partial.glob(f"{OLD}*"):
+        folder = partial.parent / aside.name.removeprefix(OLD)
+        if not os.path.lexists(folder):
+            os.rename(aside, folder)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def seal(folder: Path) -> None:
@@ -75,11 +82,6 @@ def seal(folder: Path) -> None:
     _flush(folder)
 
 
-def has_manifest(folder: Path) -> bool:
-    """Whether there is anything that is called a manifest, whole or not."""
-    return os.path.lexists(folder / MANIFEST_NAME)
-
-
 def flaw_of(folder: Path) -> str | None:
     """What is wrong with a sealed folder, in a few words that name the file; None if nothing is."""
     try:
@@ -87,6 +89,8 @@ def flaw_of(folder: Path) -> str | None:
         entries = json.loads(text)["files"]
         if text != _render(entries):
             raise ValueError
+    except FileNotFoundError:
+        return f"{MANIFEST_NAME} is missing, so nothing says whether it is whole"
     except OSError as error:
         return f"{MANIFEST_NAME} cannot be read ({error.strerror or first_line(error)})"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -157,12 +161,15 @@ def _flush(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
+    except OSError as error:  # some file systems, such as CIFS, flush files but no folders
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(file)
 
 
-def _set_aside(path: Path) -> None:
-    aside = path.parent / PARTIAL_DIR / f"old-{path.name}"
+def _set_aside(path: Path, prefix: str) -> None:
+    aside = path.parent / PARTIAL_DIR / f"{prefix}{path.name}"
     aside.parent.mkdir(exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(path, aside)

@@ -7,42 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors import safe_open
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import safe_globals
-from transformers.trainer_utils import TrainOutput
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers import Trainer, TrainerState
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..errors import InputError, first_line
 from ..output import write_json
-from .manifest import (
-    MANIFEST_NAME,
-    PARTIAL_DIR,
-    checkpoints_in,
-    clear_partial,
-    flaw_of,
-    has_manifest,
-    publish,
-    rotate,
-)
+from .manifest import PARTIAL_DIR, checkpoints_in, clear_partial, flaw_of, publish, rotate, step_of
 from .run_recipe import RECIPE_NAME, changes
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
-
-
-class OwnIntervals(TrainerCallback):
-    """Logs, evaluates and saves as often as this run says, not as often as the checkpoint that it goes on from."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(args, state.max_steps)
 
 
 class ResumableTrainer(Trainer):
@@ -52,15 +32,12 @@ class ResumableTrainer(Trainer):
     A checkpoint is written below `_partial`, flushed, sealed with a `manifest.json` of its files, and named
     `checkpoint-*` when it is complete; only then are older ones removed, the best one never. `train` resumes from
     checkpoints that their manifests verify, and only with the recipe that wrote them. A run that has reached its last
-    step is not trained further.
+    step is not trained further. The best checkpoint is verified, too, before it is loaded.
     """
 
     _partial: Path | None = None  # where `_save_checkpoint` writes
     _recipe: dict[str, Any] | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.add_callback(OwnIntervals())
+    _last_whole: Path | None = None  # the newest checkpoint that this run can go on from
 
     def recipe(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that wrote a checkpoint ([`recipe_of`])."""
@@ -87,7 +64,7 @@ class ResumableTrainer(Trainer):
         """
         if self.train_dataset is None:
             raise InputError("train_dataset: training needs labelled images; give the trainer some.")
-        self._recipe = self.recipe()
+        self._recipe, self._last_whole = self.recipe(), None
         if self.is_world_process_zero():
             clear_partial(self.args.output_dir)
         self.accelerator.wait_for_everyone()
@@ -97,6 +74,8 @@ class ResumableTrainer(Trainer):
             if step >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]:
                 return self._finished(checkpoint)
             resume_from_checkpoint = str(checkpoint)
+            if checkpoint.absolute().parent == Path(self.args.output_dir).absolute():
+                self._last_whole = checkpoint
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     # Writing
@@ -111,28 +90,53 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Upstream writes everything, and removes nothing: there is no other checkpoint in that folder.
         run_dir = Path(self._get_output_dir(trial))
-        partial, folder = (path / f"checkpoint-{self.state.global_step}" for path in (run_dir / PARTIAL_DIR, run_dir))
+        folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        partial = run_dir / PARTIAL_DIR / folder.name
         self._partial = partial.parent
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process has written its random state
+            self._find_best(run_dir, folder)
+            if self.args.should_save:
+                self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+                write_json(partial / RECIPE_NAME, self._recipe)
+                publish(partial, folder)
+        except Exception:
+            if self.args.should_save:
+                clear_partial(run_dir)  # a disk that is full needs the space
+            raise
         finally:
             self._partial = None
-        is_best = self.state.best_model_checkpoint == str(partial)
-        if is_best:
-            self.state.best_model_checkpoint = str(folder)
-        if self.args.should_save:
-            if is_best:
-                self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
-            write_json(partial / RECIPE_NAME, self._recipe or self.recipe())
-            publish(partial, folder)
         self.accelerator.wait_for_everyone()
+        if not self.args.save_only_model:
+            self._last_whole = folder
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         if self.args.should_save:
             rotate(run_dir, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
+    def _find_best(self, run_dir: Path, written: Path | None = None) -> None:
+        # Upstream knows the folder of the best step only if it lies beside the one that is being written, and by a
+        # path that does not survive a move.
+        best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if best == written or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+
+    def _verified_best(self) -> Path:
+        """The best checkpoint, for who is about to load it."""
+        best = Path(self.state.best_model_checkpoint)
+        if flaw := on_main_process(lambda: flaw_of(best)):
+            raise InputError(
+                f"load_best_model_at_end: the best checkpoint, {best}: {flaw}. The same command with"
+                " --resume_from_checkpoint true --load_best_model_at_end false publishes the last model."
+            )
+        return best
+
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        last_is_whole = step_of(self._last_whole or "") == self.state.global_step
+        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
+        if best and not last_is_whole and not self.args.save_only_model:
+            self._save_checkpoint(self.model, None)  # the last time that it is at hand
         # With a limit of 1 upstream would keep the best checkpoint alone, from which the run would then go on again.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -178,26 +182,12 @@ class ResumableTrainer(Trainer):
         """Why a run cannot go on from a checkpoint folder, if so, in a few words."""
         if not folder.is_dir():
             return "is not a checkpoint folder" if folder.exists() else "there is no such folder"
-        if has_manifest(folder):
-            alone = not (folder / OPTIMIZER_NAME).exists()
-            return flaw_of(folder) or ("holds the model alone (save_only_model)" if alone else None)
-        flaw = _unreadable(folder)
-        if flaw is None:  # of an earlier version
-            logger.warning("%s has no %s: its files can be read, but not verified", folder, MANIFEST_NAME)
-        return flaw
+        alone = not (folder / OPTIMIZER_NAME).exists()
+        return flaw_of(folder) or ("holds the model alone (save_only_model)" if alone else None)
 
     def _check_recipe(self, checkpoint: Path) -> None:
         """Refuses to go on with what would be another run."""
-        path = checkpoint / RECIPE_NAME
-        if not path.is_file():
-            logger.warning("%s has no %s: nothing says whether it is of this recipe", checkpoint, RECIPE_NAME)
-            return
-        try:
-            found = changes(json.loads(path.read_text(encoding="utf-8")), self._recipe)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:  # of one without a manifest
-            raise InputError(
-                f"resume_from_checkpoint {path}: cannot be read. Take it out, or another folder."
-            ) from error
+        found = changes(json.loads((checkpoint / RECIPE_NAME).read_text(encoding="utf-8")), self._recipe)
         differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))
         if not found:
             return
@@ -217,6 +207,9 @@ class ResumableTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
+        # Its state was loaded just before: the intervals of this run, and the best checkpoint where it is now.
+        self.state.compute_steps(self.args, self.state.max_steps)
+        self._find_best(Path(checkpoint).parent)
         groups = self.optimizer.param_groups
         own = [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in groups]
         try:
@@ -241,12 +234,24 @@ class ResumableTrainer(Trainer):
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.state.init_training_references(self, self.state.max_steps, self.state.num_train_epochs, None)
-        best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None and os.path.isdir(best):
-            self._load_best_model()
+        self._last_whole = checkpoint
         if self.is_world_process_zero():
             logger.warning("%s has reached the last step: nothing is left to train", checkpoint)
+        if self._owes_evaluation():
+            self._determine_best_metric(self.evaluate(), None)
+        self._find_best(checkpoint.parent)
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            if os.path.isdir(best):
+                self._load_best_model()
+            elif self.is_world_process_zero():
+                logger.warning("the best checkpoint, %s, is gone: the model is that of the last step", best)
         return TrainOutput(self.state.global_step, 0.0, {})
+
+    def _owes_evaluation(self) -> bool:
+        """Whether a signal broke an evaluation off at the step of the checkpoint that was loaded."""
+        control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        return self.args.eval_strategy != "no" and control.get("should_evaluate", False)
 
 
 def on_main_process(find: Callable[[], Found]) -> Found:
@@ -261,32 +266,3 @@ def on_main_process(find: Callable[[], Found]) -> Found:
     if isinstance(found[0], InputError):
         raise found[0]
     return found[0]
-
-
-def _unreadable(folder: Path) -> str | None:
-    """The first file of those that a resume needs that is missing or cannot be read, if any."""
-    others = [name for name in ("student", "teacher") if (folder / name).is_dir()]
-    states = sorted(path.name for path in folder.glob("rng_state*.pth")) or ["rng_state.pth"]
-    weights = [
-        f"{part}{name}" for part in ("", *(f"{o}/" for o in others)) for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)
-    ]
-    for name in (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, *states, *weights):
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing or no file"
-        try:
-            if path.suffix == ".json":
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if name == TRAINER_STATE_NAME:
-                    TrainerState(**content).global_step + 1
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt"):
-                    pass
-            else:
-                with safe_globals():
-                    torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # damage may be of any kind
-            return f"{name} cannot be read ({first_line(error)})"
-    if not others:
-        return "there is no student/ or teacher/ in it"
-    return None

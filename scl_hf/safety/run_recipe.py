@@ -36,7 +36,7 @@ MAY_CHANGE = (
     "skip_corrupt ignore_data_skip restore_callback_states_from_checkpoint resume_from_checkpoint "
     "allow_changed_recipe"
 ).split() + [field.name for field in fields(EvaluationArguments)]
-# Those of a model's config that say where it comes from, not what it is.
+# Those of a model's config, and of the configs in it, that say where it comes from, not what it is.
 ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "auto_map")
 
 
@@ -53,10 +53,13 @@ def recipe_of(
     settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)}
     settings["data_seed"] = args.draw_seed
     settings["labelled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    config = {name: value for name, value in model.config.to_dict().items() if name not in ORIGIN}
     recipe = {
         "settings": settings,
-        "model": {"architecture": type(model).__name__, "config": config, "pixels": pixels._asdict()},
+        "model": {
+            "architecture": type(model).__name__,
+            "config": model.config.to_dict(),
+            "pixels": pixels._asdict(),
+        },
         "data": {name: _ids_of(rows) for name, rows in data.items() if rows is not None},
     }
     for name, rows in data.items():
@@ -88,13 +91,13 @@ def _ids_of(rows: datasets.Dataset) -> str:
     return f"{len(ids)} ids {hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:12]}"
 
 
-def _differences(before: Mapping, now: Mapping) -> Iterator[tuple[str, Any, Any]]:
-    for name in before.keys() & now.keys():
+def _differences(before: Mapping, now: Mapping, parent: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in (before.keys() & now.keys()).difference(ORIGIN):
         old, new = before[name], now[name]
         if isinstance(old, dict) and isinstance(new, dict) and not name.startswith("label_map"):
-            yield from _differences(old, new)
+            yield from _differences(old, new, f"{parent}{name}.")
         elif old != new:
-            yield name, old, new
+            yield f"{parent}{name}", old, new
 
 
 def _short(value: Any) -> str:

@@ -1,8 +1,9 @@
 """`WatchedTrainer`: a trainer which stops rather than go wrong: by a signal, by NaN, by a full disk."""
 
+import contextlib
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from . import interruption
 from .disk import disk_full, is_disk_full
 from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
 from .interruption import Interrupted
+from .manifest import step_of
 from .resumable_trainer import ResumableTrainer
 
 GO_ON = "the same command with --resume_from_checkpoint true"
@@ -43,12 +45,11 @@ class WatchedTrainer(ResumableTrainer):
         self.last_terms: dict[str, torch.Tensor] = {}  # of the last loss
         self._watch: StepWatch | None = None
         self._stopping = 0  # the number of the signal by which all processes stop
-        self._saved_step: int | None = None
         self._evaluation_is_due = False
         self._random_state: torch.Tensor | None = None  # before an evaluation
-        # After all other callbacks, that is, after the teacher's update
         events = {"train_begin": self._begin, "step_begin": self._begin_step, "step_end": self._end_step}
-        self.add_callback(At(**events, epoch_end=self._end_epoch, save=self._saved))
+        events |= {"epoch_begin": self._begin_epoch, "epoch_end": self._end_epoch}
+        self.add_callback(At(**events, save=lambda state: self.go_on_or_stop()))
 
     def images_of_step(self, step: int) -> list[str]:
         """Names of all images of a step, counted from 0."""
@@ -56,11 +57,18 @@ class WatchedTrainer(ResumableTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As upstream; a signal and a full disk end it in one line."""
-        try:
+        with self.ending_in_one_line():
             return super().train(*args, **kwargs)
-        except Interrupted as stop:
-            self.save_interrupted(stop)
-            raise
+
+    @contextlib.contextmanager
+    def ending_in_one_line(self) -> Iterator[None]:
+        """What a signal or a full disk ends within it is saved, where it can be, and ends with a line."""
+        try:
+            try:
+                yield
+            except Interrupted as stop:
+                self._save_interrupted(stop)
+                raise
         except Exception as error:
             if not is_disk_full(error) or isinstance(error, InputError):
                 raise
@@ -77,9 +85,11 @@ class WatchedTrainer(ResumableTrainer):
 
     def _begin(self, state: TrainerState) -> None:
         late = self.args.device.type != "cpu"
-        self._watch, self._stopping, self._saved_step = StepWatch(self.model, late), 0, None
-        control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-        self._evaluation_is_due = self.state.global_step > 0 and control.get("should_evaluate", False)
+        self._watch, self._stopping = StepWatch(self.model, late), 0
+        self._evaluation_is_due = self._owes_evaluation()
+
+    def _begin_epoch(self, state: TrainerState) -> None:
+        """For subclasses."""
 
     def _begin_step(self, state: TrainerState) -> None:
         if self._evaluation_is_due:  # a signal broke it off. Not earlier: the state of random numbers is loaded last
@@ -94,40 +104,43 @@ class WatchedTrainer(ResumableTrainer):
             self._stopping = self._stopping or interruption.requested()
         if self._stopping:
             self._settle(all_steps=True)
-            # Whole, and not pushed; the Trainer goes on to log, evaluate, which raises, or save.
-            self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
-            control.should_save = True
-        self._random_state = torch.get_rng_state() if control.should_evaluate else None
+            self._save_whole()
+            # The Trainer goes on to log, evaluate, which raises, or save. The end of an epoch may have an evaluation
+            # due, too: there it saves after that.
+            epoch_ends = state.epoch % 1 == 0 or control.should_epoch_stop or control.should_training_stop
+            control.should_save = not epoch_ends
+        self._random_state = torch.get_rng_state()
 
     def _end_epoch(self, state: TrainerState) -> None:
-        if self.control.should_evaluate:
-            self._random_state = torch.get_rng_state()
+        self.control.should_save = self.control.should_save or self._stopping > 0
+        self._random_state = torch.get_rng_state()
 
-    def _saved(self, state: TrainerState) -> None:
-        self._saved_step = self.state.global_step if not self.args.save_only_model else None
-        self.go_on_or_stop()
+    def _save_whole(self) -> None:
+        # What is saved from now on is to go on from, and not pushed.
+        self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
 
     def go_on_or_stop(self) -> None:
         """Raises `Interrupted` where all processes are to stop."""
         if self._stopping:
             raise Interrupted(self._stopping)
 
-    def save_interrupted(self, stop: Interrupted) -> None:
+    def _save_interrupted(self, stop: Interrupted) -> None:
         """Saves a checkpoint, unless that of this step is there, and says in `stop` how to go on."""
         step = self.state.global_step
-        if self._saved_step != step:
-            self.args.save_only_model, self.args.hub_strategy = False, HubStrategy.END
+        after = f"after step {step}" if step < self.state.max_steps else f"after the last step, {step},"
+        stop.line = f"stopped by {stop.signal_name} {after} "
+        if step_of(self._last_whole or "") == step:
+            stop.line += f"and saved as {self._last_whole}: {GO_ON} goes on from here"
+        elif not self.is_in_train and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            # With save_only_model. The models are the best ones by now, the optimizer is that of the last step.
+            best = self.state.best_model_checkpoint
+            stop.line += f"with the best model in {best}: save_only_model leaves nothing to go on from"
+        else:
+            self._save_whole()
             if self.control.should_evaluate:  # the resumed run evaluates first; each loader draws a random number
                 torch.set_rng_state(self._random_state)
-            try:
-                self._save_checkpoint(self.model, None)
-            except Exception as error:
-                if not is_disk_full(error) or isinstance(error, InputError):
-                    raise
-                raise self._disk_full(error) from error
-        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
-        after = f"after step {step}" if step < self.state.max_steps else f"after the last step, {step},"
-        stop.line = f"stopped by {stop.signal_name} {after} and saved as {folder}: {GO_ON} goes on from here"
+            self._save_checkpoint(self.model, None)
+            stop.line += f"and saved as {self._last_whole}: {GO_ON} goes on from here"
         self.accelerator.wait_for_everyone()  # a launcher ends the other processes when the first one has left
 
     # Numbers

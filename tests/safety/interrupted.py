@@ -123,7 +123,6 @@ DAMAGE = {
     "emptied": lambda path: (shutil.rmtree(path), path.mkdir()),
     "a file": lambda path: (shutil.rmtree(path), path.write_text("")),
     "half gone": remove_half,
-    "unsealed": lambda path: (path / "manifest.json").unlink(),
 }
 
 

@@ -1,7 +1,9 @@
 """Folders that are whole or not there, and what their manifests see."""
 
+import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -142,3 +144,55 @@ def test_rotation_keeps_the_one_just_written_and_the_best(tmp_path, limit, best,
     rotate(tmp_path, tmp_path / "checkpoint-8", limit, best)
     assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{step}" for step in left]
     assert not (tmp_path / PARTIAL_DIR).exists()
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_folder_that_was_set_aside_comes_back_unless_another_took_its_place(tmp_path, monkeypatch, published):
+    folder = write(tmp_path / "checkpoint-5", {"old": b"x"})
+    partial, rename = write(tmp_path / PARTIAL_DIR / "checkpoint-5"), os.rename
+
+    def killed(source, target):
+        if source == partial:
+            if published:
+                rename(source, target)
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(partial, folder)
+    clear_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"] and (folder / "old").exists() != published
+
+
+def test_what_rotation_was_killed_in_does_not_come_back(tmp_path, monkeypatch):
+    for step in (2, 4):
+        write(tmp_path / f"checkpoint-{step}")
+    with monkeypatch.context() as patch:
+        patch.setattr("scl_hf.safety.manifest.clear_partial", lambda folder: None)
+        rotate(tmp_path, tmp_path / "checkpoint-4", 1, None)
+    clear_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_a_best_one_that_is_gone_takes_no_place(tmp_path):
+    for step in (4, 6, 8):
+        write(tmp_path / f"checkpoint-{step}", {"a": b"a"})
+    rotate(tmp_path, tmp_path / "checkpoint-8", 1, str(tmp_path / "checkpoint-2"))
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-8"]
+
+
+@pytest.mark.parametrize(
+    ("code", "of_folder", "stops"), [(22, True, False), (95, True, False), (5, True, True), (22, False, True)]
+)
+def test_a_file_system_that_flushes_no_folders_stops_no_run(tmp_path, monkeypatch, code, of_folder, stops):
+    folder = write(tmp_path / "checkpoint-5")
+
+    def fsync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode) == of_folder:
+            raise OSError(code, "not here")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError) if stops else contextlib.nullcontext():
+        seal(folder)

@@ -45,7 +45,7 @@ def test_true_takes_the_newest_whole_one_and_names_those_it_passes_over(run, fin
     said = [record.message for record in caplog.records if "passed over" in record.message]
     assert said == [
         f"{run}/checkpoint-4 is passed over: optimizer.pt is missing or no file",
-        f"{run}/checkpoint-3 is passed over: trainer_state.json is missing or no file",
+        f"{run}/checkpoint-3 is passed over: manifest.json is missing, so nothing says whether it is whole",
     ]
     assert flaw_of(run / "checkpoint-4") is None  # in place of the broken one
     for name in ("model.safetensors", "student/model.safetensors", "optimizer.pt", "rng_state.pth"):
@@ -69,30 +69,22 @@ def test_nothing_whole_is_one_line(run, make_trainer, tmp_path):
         make_trainer(**SAVING).train(resume_from_checkpoint=True)
 
 
-def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_word_where_it_can_be_read(run, make_trainer, caplog):
-    checkpoint = run / "checkpoint-2"
-    for name in ("manifest.json", "recipe.json"):
-        (checkpoint / name).unlink()
-    whole = shutil.copytree(checkpoint, run / "kept")
+def test_a_checkpoint_without_a_manifest_is_not_whole(run, make_trainer, caplog):
+    (run / "checkpoint-4/manifest.json").unlink()
+    flip(run / "checkpoint-4/optimizer.pt")
+    flaw = "manifest.json is missing, so nothing says whether it is whole"
+    with pytest.raises(InputError, match=f"checkpoint-4: {flaw}. Name an older one") as error:
+        make_trainer(**SAVING).train(resume_from_checkpoint=run / "checkpoint-4")
+    one_line(error)
     trainer = make_trainer(**SAVING)
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert trainer.state.global_step == 4
-    said = caplog.text
-    assert "has no manifest.json: its files can be read, but not verified" in said and "has no recipe.json" in said
-    assert same_files(run / "checkpoint-4", run, "model.safetensors")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "student/model.safetensors"):
-        (checkpoint / name).unlink()
-        with pytest.raises(InputError, match=f"checkpoint-2: {name} is missing or no file"):
-            make_trainer(**SAVING).train(resume_from_checkpoint=str(checkpoint))
-        (checkpoint / name).write_bytes((whole / name).read_bytes()[:200])
-        with pytest.raises(InputError, match=f"checkpoint-2: {name} cannot be read") as error:
-            make_trainer(**SAVING).train(resume_from_checkpoint=str(checkpoint))
-        one_line(error)
-        shutil.copy(whole / name, checkpoint / name)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer._initial_global_step == 2 and f"checkpoint-4 is passed over: {flaw}" in caplog.text
 
 
-def same_files(a, b, *names):
-    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("ema_validation", [True, False])
@@ -264,7 +256,58 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones_and_no_half_o
     with pytest.raises(InputError, match="checkpoint-4, which takes about .* the disk is full"):
         trainer.train()
     run = Path(trainer.args.output_dir)
-    assert [path.name for path in checkpoints_in(run)] == ["checkpoint-2"] and (run / "_partial").exists()
+    assert [path.name for path in checkpoints_in(run)] == ["checkpoint-2"]
+    assert not (run / "_partial").exists()  # the disk needs the space
     again = make_trainer(**SAVING, save_total_limit=1)
     again.train(resume_from_checkpoint=True)
     assert [path.name for path in checkpoints_in(run)] == ["checkpoint-4"] and not (run / "_partial").exists()
+
+
+@pytest.fixture
+def with_best(town_data, tmp_path):
+    """The folder of a finished run whose best step is 2 of 4, and what makes its trainer again."""
+    fields = SAVING | {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "panel_images": 0}
+
+    def make(folder=tmp_path / "best", **changed):
+        trainer = build_trainer(town_data, folder, **fields | changed)
+        evaluate = trainer.evaluate
+        trainer.evaluate = lambda **kwargs: (
+            evaluate(**kwargs) | {"eval_mean_iou": {2: 0.9}.get(trainer.state.global_step, 0.1)}
+        )
+        return trainer
+
+    make().train()
+    return tmp_path / "best", make
+
+
+def test_a_best_checkpoint_that_was_changed_is_not_published(with_best):
+    run, make = with_best
+    flip(run / "checkpoint-2/model.safetensors")
+    for fields in ({}, {"max_steps": 5}):  # finished, and going on
+        with pytest.raises(
+            InputError, match="best checkpoint, .*checkpoint-2: model.safetensors was changed"
+        ) as error:
+            make(**fields).train(resume_from_checkpoint=True)
+        assert "--load_best_model_at_end false" in one_line(error)
+    make(load_best_model_at_end=False).train(resume_from_checkpoint=True)
+
+
+def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to(with_best, tmp_path, caplog):
+    run, make = with_best
+    moved = run.rename(tmp_path / "moved")
+    for fields in ({}, {"max_steps": 5}):
+        trainer = make(moved, **fields)
+        trainer.train(resume_from_checkpoint=True)
+        best = load_file(moved / "checkpoint-2/model.safetensors")
+        assert all(torch.equal(value, best[key]) for key, value in trainer.teacher.module.state_dict().items())
+        assert trainer.state.best_model_checkpoint == str(moved / "checkpoint-2")
+    assert "is gone" not in caplog.text
+    shutil.rmtree(moved / "checkpoint-2")
+    make(moved, max_steps=5).train(resume_from_checkpoint=True)
+    said = [record.message for record in caplog.records if "is gone" in record.message]
+    assert said == [f"the best checkpoint, {moved}/checkpoint-2, is gone: the model is that of the last step"]
+
+
+def test_a_trainer_is_made_without_a_warning(make_trainer, caplog):
+    make_trainer(**SAVING)
+    assert "to the callbacks" not in caplog.text

@@ -42,7 +42,7 @@ def recipe(settings=None, config=None, data=None, architecture="A"):
 
 def test_what_differs_is_named_with_both_values():
     assert changes(recipe(), recipe()) == {}
-    assert changes(recipe(), recipe({"seed": 1}, {"depth": 2})) == {"seed": "0 → 1", "depth": "1 → 2"}
+    assert changes(recipe(), recipe({"seed": 1}, {"depth": 2})) == {"seed": "0 → 1", "config.depth": "1 → 2"}
     assert changes(recipe(), recipe(data={"unlabelled images": "2 ids x"})) == {"unlabelled images": "without → with"}
     other = {"label_map of the labelled images": {"7": 1}}
     assert changes(recipe(), recipe(data=other)) == {next(iter(other)): '{"7": 0} → {"7": 1}'}
@@ -51,3 +51,13 @@ def test_what_differs_is_named_with_both_values():
     assert changes(recipe(), recipe({"a_new_field": 3}, {"another": 4})) == {}
     (long,) = changes(recipe(), recipe({"seed": list(range(100))})).values()
     assert len(long) < 70 and long.endswith("…")
+
+
+def test_what_differs_is_named_with_what_it_stands_in_and_no_model_differs_by_where_it_came_from():
+    def config(label, name):
+        backbone = {"hidden_size": 8, "_name_or_path": name, "transformers_version": name}
+        return {"id2label": {"1": label}, "backbone_config": backbone, "_name_or_path": name}
+
+    assert changes(recipe(config=config("b", "here")), recipe(config=config("b", "there"))) == {}
+    renamed = changes(recipe(config=config("b", "here")), recipe(config=config("c", "there")))
+    assert renamed == {"config.id2label.1": "b → c"}

@@ -282,3 +282,101 @@ def test_a_token_is_in_no_file_and_no_log(make_trainer, capsys, caplog, monkeypa
     for path in files:
         assert token.encode() not in path.read_bytes(), path
     assert token not in caplog.text + "".join(capsys.readouterr())
+
+
+# Signals where a best model is kept
+
+BEST = {
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "panel_images": 0,
+}
+
+
+def scored(data, folder, scores, signal_at=None, **fields):
+    """A trainer that scores as `scores` says of each step, and gets a signal in the evaluation of one."""
+    trainer = build_trainer(data, folder, **BEST | fields)
+    evaluate = trainer.evaluate
+
+    def evaluate_as_told(*args, **kwargs):
+        step = trainer.state.global_step
+        if step == signal_at:
+            kill()
+        return evaluate(*args, **kwargs) | {"eval_mean_iou": scores[step]}
+
+    trainer.evaluate = evaluate_as_told
+    return trainer
+
+
+def interrupted(trainer, **kwargs):
+    """The line by which a signal ends a run."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as stop, interruption.deferred():
+        trainer.train(**kwargs)
+        trainer.final_metrics()
+    signal.signal(signal.SIGTERM, handler)
+    return stop.value.line
+
+
+def published(trainer, checkpoint):
+    """Whether the model of a trainer is that of a checkpoint."""
+    return same(trainer.teacher.module.state_dict(), load_file(checkpoint / "model.safetensors"))
+
+
+@pytest.mark.parametrize(("best", "max_steps"), [(4, 8), (6, 6)])
+def test_a_step_whose_evaluation_a_signal_broke_off_can_be_the_best(town_data, tmp_path, best, max_steps):
+    scores = dict.fromkeys((2, 4, 6, 8), 0.1) | {2: 0.2, best: 0.9}
+    interrupted(scored(town_data, tmp_path, scores, signal_at=best, max_steps=max_steps))
+    rest = scored(town_data, tmp_path, scores, max_steps=max_steps)
+    rest.train(resume_from_checkpoint=True)
+    assert rest.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    assert published(rest, tmp_path / f"checkpoint-{best}")
+
+
+def test_a_signal_at_the_end_of_an_epoch_skips_no_evaluation(town_data, tmp_path):
+    fields = {"max_steps": 4, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": False}
+    trainer = scored(town_data, tmp_path, {3: 0.5, 4: 0.6}, **fields)  # 3 steps are an epoch
+    trainer.add_callback(At(2, kill))
+    assert str(tmp_path / "checkpoint-3") in interrupted(trainer)
+    rest = scored(town_data, tmp_path, {3: 0.5, 4: 0.6}, **fields)
+    rest.train(resume_from_checkpoint=True)
+    assert [log["step"] for log in rest.state.log_history if "eval_mean_iou" in log] == [3, 4]
+
+
+def test_a_second_signal_in_the_evaluation_made_up_for_writes_nothing(town_data, tmp_path):
+    scores = {2: 0.1, 4: 0.2}
+    interrupted(scored(town_data, tmp_path, scores, signal_at=2, max_steps=4))
+    before = (tmp_path / "checkpoint-2").stat().st_ino
+    line = interrupted(scored(town_data, tmp_path, scores, signal_at=2, max_steps=4), resume_from_checkpoint=True)
+    assert (tmp_path / "checkpoint-2").stat().st_ino == before and "saved as" in line
+    rest = scored(town_data, tmp_path, scores, max_steps=4)
+    rest.train(resume_from_checkpoint=True)
+    assert [log["step"] for log in rest.state.log_history if "eval_mean_iou" in log] == [2, 4]
+
+
+@pytest.mark.parametrize("fields", [{}, {"save_only_model": True}, {"save_strategy": "best"}])
+def test_a_signal_in_the_final_scoring_mixes_no_steps(town_data, tmp_path, fields):
+    scores = {2: 0.9, 4: 0.1}
+    trainer = scored(town_data, tmp_path, scores, max_steps=4, **fields)
+    ends, at_end = [], trainer._load_best_model
+
+    def load_best_model():
+        ends.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        at_end()
+        kill()
+
+    trainer._load_best_model = load_best_model
+    line, last = interrupted(trainer), tmp_path / "checkpoint-4"
+    assert "\n" not in line and published(trainer, tmp_path / "checkpoint-2")
+    if "save_only_model" in fields:  # as it was asked for
+        assert f"with the best model in {tmp_path / 'checkpoint-2'}" in line and not (last / "optimizer.pt").exists()
+        return
+    assert f"saved as {last}" in line and same(ends[0], load_file(last / "student/model.safetensors"))
+    # A finished run is scored again; a signal ends that in one line, too.
+    again = scored(town_data, tmp_path, scores, signal_at=4, max_steps=4, **fields)
+    assert f"saved as {last}" in interrupted(again, resume_from_checkpoint=True)
+    assert not (tmp_path / "_partial").exists()
