@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from .data.palette import palette_of
 from .data.pixels import Pixels
 from .errors import InputError, first_few, first_line
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from .processes import is_main_process
 from .safety.finite import check_weights
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def _check_ids(field: str, model: PreTrainedModel) -> None:
 
 
 def _say_once(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one process says it for all
+    if is_main_process():  # one process says it for all
         logger.warning(line)
 
 

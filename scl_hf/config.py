@@ -9,7 +9,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from .data.augmentation import AugmentationArguments
 from .data.draws import SamplingArguments
-from .errors import check_field, check_finite
+from .errors import check_field
 from .evaluation.protocol import EvaluationArguments
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
@@ -126,7 +126,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     metric_for_best_model: str | None = "mean_iou"
 
     def __post_init__(self):
-        check_finite(self)
+        EvaluationArguments.__post_init__(self)  # first: it looks whether all numbers are finite
         for sharding in ("fsdp", "deepspeed"):  # they would shard the student and leave the EMA teacher behind
             check_field(self, sharding, not getattr(self, sharding), "left out: several GPUs work with DDP")
         # What an evaluation, a resumed run and the collator do here, these would break.
@@ -178,7 +178,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             ["all"],
         )  # it does not look for flyte
         check_field(self, "report_to", known, f"none, or what is installed here, of {', '.join(installed)}")
-        for inherited in (SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
+        for inherited in (SamplingArguments, AugmentationArguments, TrainingArguments):
             inherited.__post_init__(self)
 
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.

@@ -7,6 +7,9 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
+# How a training run that has ended, by whatever, is continued
+GO_ON = "the same command with --resume_from_checkpoint true"
+
 
 class InputError(ValueError):
     """

@@ -16,6 +16,7 @@ from typing import TextIO
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .errors import InputError
+from .processes import is_main_process
 from .safety.disk import writing
 from .safety.manifest import checkpoints_in, clear_partial
 
@@ -25,6 +26,7 @@ except ImportError:  # no Unix
     fcntl = None
 
 LOCK = "_run.lock"  # what begins with _ is pushed to no Hub
+_held: set[tuple[int, Path]] = set()  # the locks that a process holds: to close a second one would release the first
 
 
 @contextlib.contextmanager
@@ -32,7 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name with the suffix of `path`: what is written there becomes `path` when it is whole, or goes."""
     with writing(str(path), path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write one file
+        # Several processes may write one file. The suffix stays: libraries go by it.
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
         try:
             yield partial
             os.replace(partial, path)
@@ -44,7 +47,7 @@ def clear_partial_files(folder: Path, patterns: Sequence[str]) -> None:
     """Removes what runs that were killed have left under names of [`replacing`]. None may be writing there."""
     for pattern in patterns:
         for file in folder.glob(pattern):
-            if re.fullmatch(r"\..+\.\d+\.(json|png|npy|mp4|csv|md|zip|safetensors)", file.name) and file.is_file():
+            if re.fullmatch(r"\..+\.\d+\.partial(\.[^.]+)?", file.name) and file.is_file():
                 file.unlink(missing_ok=True)
 
 
@@ -58,18 +61,21 @@ def write_json(path: Path, values: Mapping) -> None:
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | bool | None:
     """
-    The checkpoint folder that a run resumes from, `True` for the newest whole one, `None` if it does not. Refuses a
-    folder that holds another run.
+    The checkpoint folder that a run resumes from, `True` for the newest whole one, which the trainer looks for, `None`
+    if it does not. Refuses a folder that holds another run.
     """
     check_writable("output_dir", output_dir)
     path = Path(output_dir)
-    found = bool(checkpoints_in(path))
     if resume and resume.lower() != "false":
-        newest = resume.lower() == "true"
-        if not (found if newest else os.path.isdir(resume)):
-            where = f"{path} holds no checkpoint-*" if newest else f"{resume} is not a checkpoint folder"
-            raise InputError(f"resume_from_checkpoint: {where}. Name a folder such as {path}/checkpoint-500.")
-        return newest or resume
+        if resume.lower() == "true":
+            return True
+        if not os.path.isdir(resume):
+            raise InputError(
+                f"resume_from_checkpoint: {resume} is not a checkpoint folder. Name one such as"
+                f" {path}/checkpoint-500, or give true for the newest whole one."
+            )
+        return resume
+    found = bool(checkpoints_in(path))
     if not overwrite and (found or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
         remedy = "--resume_from_checkpoint true to go on, " if found else ""
         raise InputError(
@@ -118,38 +124,52 @@ def clear_output_dir(output_dir: str | os.PathLike) -> None:
 class FolderLock:
     """
     A folder's one writer, until `release`, or the end of this object or of its process, whatever that is. Of the
-    processes of a run the first holds it for all. What a run that was killed has half written is removed.
+    processes of a run the first holds it for all. In a process that holds it already another one is nothing. What a
+    run that was killed has half written is removed.
 
     The lock is one of the file system, which it takes back from a process that is dead, on other machines, too. Where
     there are none, the process and machine that the file names decide.
     """
 
+    _has_locks = True
+
     def __init__(self, field: str, folder: str | os.PathLike):
         self.path = Path(folder) / LOCK
         self.release: Callable[[], None] = lambda: None
-        if os.environ.get("RANK", "0") != "0":
+        held = (os.getpid(), self.path.absolute())
+        if not is_main_process() or held in _held:
             return
         check_writable(field, self.path.parent)
         created = [path for path in (self.path.parent, *self.path.parent.parents) if not path.exists()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(str(self.path), self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._open(field)
+            _held.add(held)
+            self.release = weakref.finalize(self, _release, file, self.path, held, created)
+            clear_partial_files(self.path.parent, ("*", "panels/*"))
+            try:
+                file.truncate(0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            except OSError:
+                self.release()
+                raise
+
+    def _open(self, field: str) -> TextIO:
+        """The file, locked."""
         while True:
             file = open(self.path, "a+", encoding="utf-8")
             if not self._take(file):
                 owner = self._owner(file)
                 file.close()
+                gone = "" if self._has_locks else f" If it is gone, remove {self.path}."
                 raise InputError(
-                    f"{field} {folder}: is written to by another run, {owner}. Wait for its end, stop it, or name"
-                    " another folder."
+                    f"{field} {self.path.parent}: is written to by another run, {owner}. Wait for its end, stop it, or"
+                    f" name another folder.{gone}"
                 )
             with contextlib.suppress(OSError):
                 if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
-                    break  # and not one that its last owner has just removed
+                    return file  # and not one that its last owner has just removed
             file.close()
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self.release = weakref.finalize(self, _release, file, self.path, os.getpid(), created)
-        clear_partial_files(self.path.parent, ("*", "panels/*"))
 
     def _take(self, file: TextIO) -> bool:
         try:
@@ -160,7 +180,7 @@ class FolderLock:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
-        # No locks on this file system
+        self._has_locks = False
         match = re.match(r"process (\d+) on (.+)", self._owner(file))
         if match is None or match[2] == socket.gethostname() and not _is_alive(int(match[1])):
             return True
@@ -181,9 +201,10 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _release(file: TextIO, path: Path, process: int, created: Sequence[Path]) -> None:
-    if os.getpid() != process:
+def _release(file: TextIO, path: Path, held: tuple[int, Path], created: Sequence[Path]) -> None:
+    if os.getpid() != held[0]:
         return
+    _held.discard(held)
     with contextlib.suppress(OSError, ValueError):
         path.unlink(missing_ok=True)
         file.close()

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
@@ -26,14 +26,15 @@ from .data.crops import EvaluationImages
 from .data.labels import LabelImage
 from .data.palette import palette_of
 from .data.rows import check_labels, picture_rows
-from .errors import InputError, first_line
+from .errors import GO_ON, InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
 from .hub import CodeBesideWeights, check_card_template
 from .inference import size_divisor, smallest_side
-from .output import replacing
+from .output import FolderLock, replacing
 from .safety import interruption
+from .safety.disk import is_disk_full
 from .safety.watched_trainer import WatchedTrainer
 
 
@@ -315,7 +316,8 @@ class SegmentationTrainer(WatchedTrainer):
     # What a user can mend
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As upstream; a step that does not fit into the memory is the user's to mend."""
+        """As upstream, as the one writer of `output_dir`; a step that does not fit into memory is the user's."""
+        lock = FolderLock("output_dir", self.args.output_dir)
         try:
             return super().train(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
@@ -325,6 +327,8 @@ class SegmentationTrainer(WatchedTrainer):
                 "crop_size, per_device_train_batch_size: a step does not fit into the memory "
                 f"({first_line(error)}); take smaller ones"
             ) from error
+        finally:
+            lock.release()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters but those of `no_weight_decay`: the paper's baseline decays biases and BatchNorm, too."""
@@ -353,10 +357,23 @@ class SegmentationTrainer(WatchedTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As upstream; a Hub that cannot be reached is the user's to mend."""
-        try:
+        with _hub():
             super().init_hf_repo(token=token, private=private)
-        except (OSError, HfHubHTTPError) as error:
-            raise InputError(f"push_to_hub: the Hub cannot be used ({first_line(error)})") from error
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream; a Hub that cannot be reached is the user's to mend."""
+        with _hub(f". All is saved in {self.args.output_dir}; {GO_ON} pushes it again"):
+            return super().push_to_hub(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _hub(remedy: str = "") -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HTTPError) as error:
+        if getattr(error, "filename", None) or is_disk_full(error):
+            raise  # a file of this machine
+        raise InputError(f"push_to_hub: the Hub cannot be used ({first_line(error)}){remedy}") from error
 
 
 @contextlib.contextmanager

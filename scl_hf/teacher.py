@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .processes import are_several
+
 
 class EMATeacher(AveragedModel):
     """
@@ -43,6 +45,6 @@ class EMATeacher(AveragedModel):
 
 
 def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if are_several():
         for tensor in tensors:
             torch.distributed.broadcast(tensor, src=0)

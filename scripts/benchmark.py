@@ -11,13 +11,12 @@ the median over the rounds, so that a neighbour's load falls on all of them alik
 """
 
 import argparse
-import sys
 
 import torch
 from benchmarks import data, encoders, inference, losses
 from benchmarks.common import print_machine
 
-from scl_hf.errors import InputError
+from scl_hf.safety import script
 
 BENCHMARKS = {"data": data, "encoders": encoders, "inference": inference, "losses": losses}
 
@@ -37,8 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script.run(main)

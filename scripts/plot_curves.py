@@ -8,7 +8,6 @@ Draws losses and mean IoU of one run or of several:
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from scl_hf.errors import InputError
 from scl_hf.evaluation.candidates import short_names
 from scl_hf.evaluation.figures import GREY, save_figure
+from scl_hf.safety import script
 
 TERMS = {
     "loss": "loss, all terms",
@@ -154,8 +154,4 @@ def _join_step(log: list[dict[str, float]]) -> float | None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script.run(main)

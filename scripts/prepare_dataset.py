@@ -11,18 +11,17 @@ Prepares a data set.
 
 import argparse
 import inspect
-import sys
 
 from town import draw_streets
 
 from scl_hf.data import DataArguments
 from scl_hf.data.checking import check_data
 from scl_hf.data.publishing import push_data
-from scl_hf.errors import InputError
 from scl_hf.recipe import RecipeParser, other_fields
+from scl_hf.safety import script
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="Prepares a data set.")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -54,21 +53,18 @@ def main() -> None:
 
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
-    try:
-        if path := arguments.get("recipe"):
-            (arguments["recipe"],) = RecipeParser((DataArguments,)).parse_recipe([path], other_fields(DataArguments))
-        if command == "streets":
-            draw_streets(**arguments)
-        elif command == "push":
-            print(push_data(**arguments))
-        else:
-            report = check_data(**arguments)
-            print(report)
-            sys.exit(0 if report.sound else 1)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if path := arguments.get("recipe"):
+        (arguments["recipe"],) = RecipeParser((DataArguments,)).parse_recipe([path], other_fields(DataArguments))
+    if command == "streets":
+        draw_streets(**arguments)
+    elif command == "push":
+        print(push_data(**arguments))
+    else:
+        report = check_data(**arguments)
+        print(report)
+        return 0 if report.sound else 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -13,8 +13,9 @@ Exit code 1: a cell failed, the others are done; started again it is tried again
 import argparse
 import shlex
 import signal
-import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from reproduction.figure import plot_table
 from reproduction.report import markdown_page
@@ -26,6 +27,8 @@ from transformers.hf_argparser import string_to_bool
 from scl_hf.data import load_data
 from scl_hf.errors import InputError
 from scl_hf.output import check_writable, replacing
+from scl_hf.safety import script
+from scl_hf.safety.interruption import Interrupted
 
 
 def main() -> int:
@@ -50,7 +53,8 @@ def main() -> int:
     # 2. All that can be wrong before the first cell is trained
     check_writable("output_dir", output_dir)
     environments = slots(table, args.jobs)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cells end, too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     with only_one(output_dir) as lock:
         check_folder(table, output_dir)
         todo = [cell for cell in table.cells if read_result(cell) is None]
@@ -92,13 +96,10 @@ def list_cells(table: Table, seconds_per_step: float | None) -> str:
     return "\n".join(lines)
 
 
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Whatever the signal, the cells end, too, and the exit code is that of Ctrl-C."""
+    raise Interrupted(signal.SIGINT, "stopped; the same command goes on where it was")
+
+
 if __name__ == "__main__":
-    try:
-        code = main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+    script.run(main)

@@ -13,6 +13,7 @@ import sys
 from types import FrameType
 
 PROCESS, LAUNCHER = os.getpid(), os.getppid()
+SCRIPT = os.path.basename(sys.argv[0])
 LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
 
 
@@ -22,8 +23,10 @@ def leave(number: int, frame: FrameType | None) -> None:
         return
     if os.getpid() == PROCESS and os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError):  # nobody may be there to read it
-            line = f"stopped by {signal.Signals(number).name}; the same command can be given again\n"
-            os.write(sys.__stderr__.fileno(), line.encode())
+            line = f"stopped by {signal.Signals(number).name}; the same command can be given again"
+            if SCRIPT == "train.py":
+                line += " (with --resume_from_checkpoint true where there are checkpoints)"
+            os.write(sys.__stderr__.fileno(), f"{line}\n".encode())
     os._exit(128 + number)  # an exception could be lost in what is being imported
 
 
@@ -45,7 +48,7 @@ def _follow_launcher() -> None:
     _leave_with_launcher(signal.SIGRTMIN, None)  # it may have ended before
 
 
-if __name__ != "__main__" and os.path.basename(sys.argv[0]) in ("train.py", "eval.py", "predict.py"):
+if __name__ != "__main__" and SCRIPT in ("train.py", "eval.py", "predict.py"):
     for _name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) != signal.SIG_IGN:  # as of nohup
             signal.signal(getattr(signal, _name), leave)

@@ -74,7 +74,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
 
     # 4. Save the model that is published with its scores and card, and push it where that was asked for
     with interruption.deferred():  # all of it, or nothing
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # pushed below, with all that belongs to it
         trainer.save_state()
         trainer.save_metrics("all", metrics)
     if args.push_to_hub:

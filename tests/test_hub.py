@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from huggingface_hub import ModelCard
-from transformers import TrainerControl
+from huggingface_hub.errors import HTTPError
+from transformers import Trainer, TrainerControl
+
+from scl_hf.errors import InputError
 
 TEMPLATE = str(Path(__file__).parents[1] / "model_card.md")
 
@@ -58,3 +62,19 @@ def test_what_is_pushed_while_training_has_the_code_beside_the_weights(make_trai
         "modeling_deeplabv3plus.py",
         "modeling_efficientnet_lite.py",
     }
+
+
+def test_a_last_push_that_fails_says_that_nothing_is_lost(make_trainer, monkeypatch):
+    def push(self, **kwargs):
+        raise kwargs["error"]
+
+    monkeypatch.setattr(Trainer, "push_to_hub", push)
+    trainer = make_trainer()
+    for error in (HTTPError("401 Client Error"), ConnectionError("no route")):
+        with pytest.raises(
+            InputError, match=f"push_to_hub: the Hub cannot be used .{error}.. All is saved in .*again"
+        ):
+            trainer.push_to_hub(error=error)
+    for error in (OSError(28, "No space left"), PermissionError(13, "Permission denied", "config.json")):
+        with pytest.raises(OSError, match="No space|config.json"):  # is not the Hub's
+            trainer.push_to_hub(error=error)

@@ -43,8 +43,7 @@ def test_another_runs_folder_is_refused(tmp_path):
 
 
 def test_there_is_nothing_to_resume_from(tmp_path):
-    with pytest.raises(InputError, match="holds no checkpoint"):
-        check_output_dir(tmp_path, "true", False)
+    assert check_output_dir(tmp_path, "true", False) is True  # the trainer looks for it, and says what it finds
     with pytest.raises(InputError, match="is not a checkpoint folder"):
         check_output_dir(tmp_path, str(tmp_path / "none"), False)
     file = tmp_path / "file"
@@ -128,6 +127,33 @@ def test_a_folder_has_one_writer(tmp_path):
     assert not (folder / "new").exists()
 
 
+def test_a_lock_within_a_lock_of_the_same_process_is_nothing(tmp_path):
+    """A script holds the lock of the folder in which its trainer takes it, too."""
+    outer, inner = FolderLock("output_dir", tmp_path / "run"), FolderLock("output_dir", tmp_path / "run")
+    inner.release()
+    if not (child := os.fork()):
+        try:
+            FolderLock("output_dir", tmp_path / "run")
+        except InputError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7  # it is still held
+    outer.release()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_that_finds_the_disk_full(tmp_path, monkeypatch):
+    def write(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = f"{LOCK} could not be written: the disk is full"
+    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match=said):
+        patch.setattr("scl_hf.output.os.write", write)
+        FolderLock("output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    FolderLock("output_dir", tmp_path / "run").release()
+
+
 def test_other_ranks_leave_the_lock_to_the_first(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     FolderLock("output_dir", tmp_path / "run").release()
@@ -147,14 +173,38 @@ def test_without_locks_of_the_file_system_process_and_machine_decide(tmp_path, m
         if free:
             FolderLock("output", tmp_path).release()
         else:
-            with pytest.raises(InputError, match=f"process {owner}"):
+            with pytest.raises(InputError, match=f"process {owner}.* If it is gone, remove {tmp_path / LOCK}"):
                 FolderLock("output", tmp_path)
 
 
 def test_what_killed_runs_have_half_written_is_removed(tmp_path):
-    touch(tmp_path, [".scores.12.json", "panels/.step-000004.12.png", ".notes", ".bashrc", "a.12.json"])
+    touch(
+        tmp_path,
+        [
+            *(
+                ".scores.12.partial.json",
+                ".table.7.partial.svg",
+                ".page.7.partial.pdf",
+                "panels/.step-4.12.partial.png",
+            ),
+            *(".notes", ".bashrc", ".python-3.12", ".notes.2024.txt", "a.12.partial.json"),
+        ],
+    )
     FolderLock("output_dir", tmp_path).release()
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".bashrc", ".notes", "a.12.json"]
+    left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".bashrc", ".notes", ".notes.2024.txt", ".python-3.12", "a.12.partial.json"]
+
+
+@pytest.mark.parametrize("name", ["scores.json", "figure.v2.svg", "table.parquet", "no_suffix"])
+def test_what_a_killed_writer_leaves_is_recognised_whatever_its_suffix(tmp_path, name):
+    if not (child := os.fork()):
+        with replacing(tmp_path / name) as partial:
+            partial.write_text("half")
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    FolderLock("output_dir", tmp_path).release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_has_no_nan(tmp_path):

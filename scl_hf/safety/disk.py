@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import GO_ON, InputError
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -69,5 +69,5 @@ def writing(what: str, folder: str | os.PathLike) -> Iterator[None]:
             error,
             what,
             folder,
-            "Free some space and give the command again; train.py goes on with --resume_from_checkpoint true.",
+            f"Free some space and give the command again; of train.py {GO_ON} goes on.",
         ) from error

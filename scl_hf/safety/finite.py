@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..processes import are_several
 
 GRADIENT = "gradient"
 
@@ -100,7 +101,7 @@ class StepWatch:
             wrong = total.sub(total).ne(0)
         flags = torch.cat([self._wrong, wrong[None]]).int()
         flags = torch.cat([flags, torch.full((1,), signal, dtype=torch.int32, device=flags.device)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if are_several():
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         ready = None
         if self.late:

@@ -12,6 +12,8 @@ from types import FrameType
 
 import torch
 
+from ..processes import are_several, is_main_process
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 # Ctrl-C reaches a process twice where its launcher passes it on: a second signal is one that comes later than this.
 _AT_ONCE = 3.0  # seconds
@@ -37,14 +39,10 @@ def requested() -> int:
     return _requested
 
 
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def check(device: torch.device) -> None:
     """Raises `Interrupted` in all processes where one of them has got a signal. All of them call it."""
     number = _requested
-    if _is_distributed():
+    if are_several():
         numbers = torch.tensor(number, device=device)
         torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
         number = int(numbers)
@@ -84,22 +82,14 @@ def deferred() -> Iterator[None]:
         if os.getppid() != launcher and not _requested:
             _requested, _since = signal.SIGTERM, time.monotonic()
 
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    handlers = {number: ask for number in numbers if signal.getsignal(number) != signal.SIG_IGN}  # as of nohup
-    if hasattr(signal, "SIGRTMIN") and callable(signal.getsignal(signal.SIGRTMIN)):
-        handlers[signal.SIGRTMIN] = ask_for_launcher
+    launchers = getattr(signal, "SIGRTMIN", None)
+    handlers = {number: ask_for_launcher if number == launchers else ask for number in _handled()}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     _requested, _active = 0, True
     try:
         yield
-        if _requested and not _is_distributed():
+        if _requested and not are_several():
             raise Interrupted(_requested)
-    except Interrupted:
-        # It is leaving: a launcher ends all processes when the first of them has left.
-        left = time.monotonic()
-        late = lambda number, frame: os._exit(143) if time.monotonic() - left > 10 else None  # noqa: E731
-        before = dict.fromkeys(before, late)
-        raise
     finally:
         number, _requested, _active = _requested, 0, False
         for of, handler in before.items():
@@ -108,8 +98,34 @@ def deferred() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def leaving() -> None:
+    """
+    To be called when a process is about to exit because of a signal: a launcher ends all processes when the first of
+    them has left, and that is not to be taken for another signal. One that comes 10 s later ends the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    left = time.monotonic()
+
+    def late(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - left > 10:
+            os._exit(128 + signal.SIGTERM)
+
+    for number in _handled():
+        signal.signal(number, late)
+
+
+def _handled() -> list[int]:
+    """The signals that can end a run here."""
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as of nohup
+    if hasattr(signal, "SIGRTMIN") and callable(signal.getsignal(signal.SIGRTMIN)):
+        numbers.append(signal.SIGRTMIN)  # the end of a launcher that a script follows
+    return numbers
+
+
 def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         with contextlib.suppress(OSError):  # the terminal may be gone
             os.write(2, line.encode())
 

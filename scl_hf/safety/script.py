@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
 from tqdm.auto import tqdm
 
-from ..errors import InputError, first_line
+from ..errors import GO_ON, InputError, first_line
+from ..processes import are_several, is_main_process
 from .disk import disk_full, is_disk_full
 from .finite import NotFiniteError
-from .interruption import Interrupted
+from .interruption import Interrupted, leaving
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -22,15 +22,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     # A thread that finds the disk full, as TensorBoard's, says nothing: its error is raised where it is used.
     threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
-    is_main = os.environ.get("RANK", "0") == "0"
+    is_main = is_main_process()
     try:
         code, line = main() or 0, None
     except InputError as error:
         code, line = 2, f"error: {error}"
         line = line if not isinstance(error, NotFiniteError) or is_main else None  # all processes stop by that
     except Interrupted as stop:
-        go_on = "the same command with --resume_from_checkpoint true goes on"
-        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {go_on}"
+        leaving()
+        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {GO_ON} goes on"
         line = line if is_main else None
     except Exception as error:
         if not is_disk_full(error):
@@ -41,7 +41,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         full = disk_full(error, str(name or "a file"), os.path.dirname(str(name or "")) or ".", "Free some space.")
         code, line = 2, f"error: {full}"
     _say(line, code)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if are_several():
         sys.stdout.flush()
         os._exit(code)  # the threads of its connections would abort the process
     sys.exit(code)

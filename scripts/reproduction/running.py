@@ -5,7 +5,6 @@ import ctypes
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +15,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import OPTIMIZER_NAME
 
 import scl_hf
 from scl_hf.errors import InputError
 from scl_hf.evaluation.protocol import SCORES, changed_setting, iou_name
 from scl_hf.output import write_json
+from scl_hf.safety.manifest import checkpoints_in, flaw_of
 
 from .table import Cell, Table
 
@@ -47,7 +47,7 @@ def check_folder(table: Table, output_dir: Path) -> None:
     """Refuses a folder with cells of another table, of other values or of another version that would be kept."""
     cells = {cell.folder: cell for cell in table.cells}
     for file in sorted(output_dir.glob("*/*/seed_*/cell.json")):
-        if not ((file.parent / "result.json").is_file() or _whole_checkpoints(file.parent)):
+        if not ((file.parent / "result.json").is_file() or can_resume(file.parent)):
             continue
         before, remedy = json.loads(file.read_text(encoding="utf-8")), "name another --output_dir"
         name = f"{before['share']}, {before['row']}, seed {before['seed']}"
@@ -64,6 +64,12 @@ def check_folder(table: Table, output_dir: Path) -> None:
                 f"output_dir {output_dir}: {name} was trained with {changed[0]} {changed[1]!r}, the table has "
                 f"{changed[2]!r}; {remedy}, or put the value back."
             )
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a cell has a checkpoint that train.py goes on from. A damaged one alone is no reason to stay a gap."""
+    whole = (path for path in checkpoints_in(folder / "run") if flaw_of(path) is None)
+    return any((path / OPTIMIZER_NAME).is_file() for path in whole)
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
@@ -138,9 +144,7 @@ def run_cells(cells: Sequence[Cell], gpus: int, environments: Sequence[dict[str,
 
 def _start(cell: Cell, gpus: int, environment: dict[str, str], lock: int) -> subprocess.Popen:
     """Starts a cell, from its last checkpoint if it has one."""
-    for folder in set(cell.folder.glob(f"run/{PREFIX_CHECKPOINT_DIR}-*")) - set(_whole_checkpoints(cell.folder)):
-        shutil.rmtree(folder)  # it was being written when the run was killed
-    resume = bool(_whole_checkpoints(cell.folder))
+    resume = can_resume(cell.folder)
     begun = {"share": cell.share, "row": cell.row, "seed": cell.seed, "versions": VERSIONS, "recipe": cell.settings}
     seconds = _seconds(cell, _last_write(cell)) if resume else 0.0
     write_json(cell.folder / "cell.json", begun | {"seconds": seconds, "started": time.time()})
@@ -206,18 +210,6 @@ def _stop(running: dict[subprocess.Popen, Any]) -> None:
         for process in running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def _whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a cell that can be resumed from: the trainer's state is written last."""
-    return [file.parent for file in folder.glob(f"run/{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json") if _is_json(file)]
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError:
-        return False
 
 
 def _seconds(cell: Cell, now: float) -> float:

@@ -31,7 +31,7 @@ for arguments in json.loads(sys.argv[2]):
     sys.argv = ["prepare_dataset.py", "push", *arguments]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            script.main()
+            script.script.run(script.main)
         except SystemExit as exit:
             code = exit.code
     results.append([code, said.getvalue()])

@@ -75,7 +75,7 @@ def test_a_signal_ends_the_run_after_a_whole_step_and_nothing_is_lost(
     with pytest.raises(Interrupted) as stop, interruption.deferred():
         trainer.train()
         trainer.final_metrics()
-    assert signal.getsignal(number) is not before  # nothing is said on the way out
+    assert signal.getsignal(number) is before
     signal.signal(number, outside)
     monkeypatch.undo()
     assert stop.value.code == 128 + number
@@ -108,6 +108,25 @@ def test_save_only_model_and_no_saving_at_all_are_no_reason_to_lose_a_run(make_t
             trainer.train()
         signal.signal(signal.SIGTERM, handler)
         assert (Path(trainer.args.output_dir) / "checkpoint-2/optimizer.pt").is_file()
+
+
+def test_a_script_on_its_way_out_takes_the_signals_of_its_launcher_for_no_others():
+    """In a notebook, that is, without `script.run`, the handlers are those of before."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(Interrupted), interruption.deferred():
+        kill()
+    assert [signal.getsignal(number) for number in numbers] == before
+    if not (child := os.fork()):
+        try:
+            with interruption.deferred():
+                kill()
+        except Interrupted as stop:
+            interruption.leaving()
+            kill(signal.SIGINT)
+            kill()
+            os._exit(stop.code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
 
 
 def test_outside_of_deferred_signals_are_not_touched(make_trainer):

@@ -14,7 +14,10 @@ def benchmark(monkeypatch, capsys, tmp_path):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-        runpy.run_path(str(SCRIPTS / "benchmark.py"), run_name="__main__")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / "benchmark.py"), run_name="__main__")
+        if ended.value.code:
+            raise ended.value
         return capsys.readouterr().out
 
     monkeypatch.syspath_prepend(SCRIPTS)

@@ -115,18 +115,18 @@ def test_the_log_that_goes_farthest_is_read(tmp_path):
 def test_script(tmp_path, monkeypatch, capsys):
     def plot(*arguments):
         monkeypatch.setattr("sys.argv", ["plot_curves.py", *arguments])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return ended.value.code
 
     monkeypatch.chdir(tmp_path)
     for run in ("full", "supervised"):
         write_state(tmp_path / run / "checkpoint-60", make_log(), 60)
-    plot("full", "supervised")
+    assert plot("full", "supervised") == 0
     assert capsys.readouterr().out == "full/curves.png\n" and (tmp_path / "full" / "curves.png").is_file()
-    with pytest.raises(SystemExit, match="2"):
-        plot("full", "supervised/../full")
+    assert plot("full", "supervised/../full") == 2
     assert capsys.readouterr().err == "error: full: is given twice; name it once.\n"
-    with pytest.raises(SystemExit, match="2"):
-        plot("full", "nowhere")
+    assert plot("full", "nowhere") == 2
     wrong = capsys.readouterr().err
     assert wrong.startswith("error: nowhere: is not a folder") and len(wrong.splitlines()) == 1
 

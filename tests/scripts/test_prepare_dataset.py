@@ -20,11 +20,9 @@ def prepare(monkeypatch):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
-        try:
-            script.main()
-        except SystemExit as exit:
-            return exit.code
-        return 0
+        with pytest.raises(SystemExit) as ended:
+            script.script.run(script.main)
+        return ended.value.code
 
     return run
 

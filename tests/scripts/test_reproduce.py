@@ -21,6 +21,7 @@ from reproduction.summary import T_QUANTILES, Summary, estimate
 from safetensors.torch import load_file
 
 from scl_hf.errors import InputError
+from scl_hf.safety.manifest import seal
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/reproduce.py"
@@ -73,14 +74,15 @@ scores = dict(eval_mean_iou=score, eval_mean_accuracy=0.5, eval_overall_accuracy
 @pytest.fixture
 def reproduce(tmp_path, town, monkeypatch):
     """Runs the script in this process on a table, `TABLE` but for `changes`; returns its exit code."""
-    script, before = load_script(SCRIPT), signal.getsignal(signal.SIGTERM)
+    script, before = load_script(SCRIPT), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*command_line, **changes):
         monkeypatch.setattr(sys, "argv", ["reproduce.py", *write_table(tmp_path, town, **changes), *command_line])
         return script.main()
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -220,15 +222,25 @@ def test_a_cell_in_the_middle_goes_on_from_its_last_whole_checkpoint(reproduce, 
     begun = json.loads((cell / "cell.json").read_text())
     (cell / "cell.json").write_text(json.dumps(begun | {"seconds": 3600, "started": time.time()}))
     (cell / "result.json").unlink()
-    for name, state in (("checkpoint-2", '{"global_step": 2}'), ("checkpoint-3", '{"global_'), ("checkpoint-4", None)):
+    for name in ("checkpoint-2", "checkpoint-3", "checkpoint-4"):
         (cell / "run" / name).mkdir()
-        if state:
-            (cell / "run" / name / "trainer_state.json").write_text(state)
+        (cell / "run" / name / "trainer_state.json").write_text("{}")
+        (cell / "run" / name / "optimizer.pt").write_text("rates")
+        if name != "checkpoint-4":  # cut off
+            seal(cell / "run" / name)
+    (cell / "run/checkpoint-3/optimizer.pt").write_text("dates")
     assert reproduce() == 0
     assert [json.loads(line)[0] for line in (cell / "starts.txt").read_text().splitlines()] == [None, "true"]
-    assert [folder.name for folder in cell.glob("run/checkpoint-*")] == ["checkpoint-2"]
     assert 3600 <= json.loads((cell / "result.json").read_text())["seconds"] < 7200
     assert (cell / "stdout.txt").read_text() == "some log\n" * 2
+
+    # None that train.py would take: the cell starts anew.
+    for damage in ("dates", None):
+        file = cell / "run/checkpoint-2/optimizer.pt"
+        file.write_text(damage) if damage else (file.unlink(), seal(file.parent))  # save_only_model
+        (cell / "result.json").unlink()
+        assert reproduce() == 0
+        assert json.loads((cell / "starts.txt").read_text().splitlines()[-1])[0] is None
 
 
 WRONG_TABLES = {

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, TINY_MOBILEVIT, load_script
+from mini_hub import mini_hub
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -140,6 +141,26 @@ def test_the_same_values_in_python_give_the_same_bits(train, town, tmp_path):
     logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
     losses = [log["loss"] for log in logs if "loss" in log]
     assert losses == [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+def test_a_push_is_one_commit_with_all_that_belongs_to_it(town, tmp_path):
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    data = {"output_dir": str(run), "dataset": "cityscapes", "data_dir": str(town), "report_to": "none"}
+    push = {"push_to_hub": True, "hub_model_id": "me/town", "hub_strategy": "end"}
+    recipe.write_text(yaml.safe_dump(SETTINGS | data | push))
+    with mini_hub() as hub:
+        client = subprocess.run(
+            [sys.executable, SCRIPT, recipe],
+            env=hub.environment(tmp_path / "home", HF_HUB_OFFLINE="0"),
+            capture_output=True,
+            text=True,
+        )
+    assert client.returncode == 0, client.stderr
+    assert len([line for line in hub.log if "/commit/" in line]) == 1
+    sent = hub.repos["models/me/town"]["files"]
+    assert sent["model.safetensors"] == (run / "model.safetensors").read_bytes()
+    assert "images of town" in sent["README.md"].decode().replace("\n", " ") and "all_results.json" in sent
+    assert not any(name.startswith(("_", "checkpoint-")) for name in sent)
 
 
 def test_a_folder_of_ones_own(train, folder):
