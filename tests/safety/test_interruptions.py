@@ -76,6 +76,7 @@ class Runs:
         jobs.write_text(json.dumps(self.jobs))
         command = [sys.executable, str(Path(__file__).with_name("interrupted.py")), str(jobs), str(results)]
         environment = os.environ | {"HF_DATASETS_CACHE": str(self.path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, [Path(__file__).parents[1], *sys.path]))  # conftest
         outcome = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         self.results = json.loads(results.read_text())
