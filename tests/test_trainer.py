@@ -405,7 +405,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(make_trainer, tmp_path)
     checkpoint = Path(trainer.args.output_dir) / "checkpoint-3"
     config = trainer.model.config.to_dict()
     fewer = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig.from_dict(config | {"decoder_channels": 8}))
-    with pytest.raises(InputError, match="other values of decoder_channels .16 → 8.. Give the"):
+    with pytest.raises(InputError, match="other values of config.decoder_channels .16 → 8.. Give the"):
         make_trainer(model=fewer).train(resume_from_checkpoint=str(checkpoint))
     weights = checkpoint / "student/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -74,7 +74,7 @@ class ResumableTrainer(Trainer):
             if step >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]:
                 return self._finished(checkpoint)
             resume_from_checkpoint = str(checkpoint)
-            if checkpoint.absolute().parent == Path(self.args.output_dir).absolute():
+            if checkpoint.resolve().parent == Path(self.args.output_dir).resolve():
                 self._last_whole = checkpoint
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
@@ -115,6 +115,11 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             rotate(run_dir, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
+    @property
+    def _step_is_saved(self) -> bool:
+        """Whether a run can go on from a checkpoint of this step."""
+        return self._last_whole is not None and step_of(self._last_whole) == self.state.global_step
+
     def _find_best(self, run_dir: Path, written: Path | None = None) -> None:
         # Upstream knows the folder of the best step only if it lies beside the one that is being written, and by a
         # path that does not survive a move.
@@ -133,10 +138,9 @@ class ResumableTrainer(Trainer):
         return best
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        last_is_whole = step_of(self._last_whole or "") == self.state.global_step
         best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
-        if best and not last_is_whole and not self.args.save_only_model:
-            self._save_checkpoint(self.model, None)  # the last time that it is at hand
+        if best and not self._step_is_saved and not self.args.save_only_model:
+            self._save_checkpoint(self.model, None)  # now, for the best model is about to take its place
         # With a limit of 1 upstream would keep the best checkpoint alone, from which the run would then go on again.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:

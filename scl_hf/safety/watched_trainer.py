@@ -21,7 +21,6 @@ from . import interruption
 from .disk import disk_full, is_disk_full
 from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
 from .interruption import Interrupted
-from .manifest import step_of
 from .resumable_trainer import ResumableTrainer
 
 GO_ON = "the same command with --resume_from_checkpoint true"
@@ -128,19 +127,17 @@ class WatchedTrainer(ResumableTrainer):
         """Saves a checkpoint, unless that of this step is there, and says in `stop` how to go on."""
         step = self.state.global_step
         after = f"after step {step}" if step < self.state.max_steps else f"after the last step, {step},"
-        stop.line = f"stopped by {stop.signal_name} {after} "
-        if step_of(self._last_whole or "") == step:
-            stop.line += f"and saved as {self._last_whole}: {GO_ON} goes on from here"
-        elif not self.is_in_train and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            # With save_only_model. The models are the best ones by now, the optimizer is that of the last step.
-            best = self.state.best_model_checkpoint
-            stop.line += f"with the best model in {best}: save_only_model leaves nothing to go on from"
-        else:
+        # The models are the best ones by now, the optimizer is that of the last step: they make no checkpoint.
+        best = not self.is_in_train and self.args.load_best_model_at_end and self.state.best_model_checkpoint
+        if not self._step_is_saved and not best:
             self._save_whole()
             if self.control.should_evaluate:  # the resumed run evaluates first; each loader draws a random number
                 torch.set_rng_state(self._random_state)
             self._save_checkpoint(self.model, None)
-            stop.line += f"and saved as {self._last_whole}: {GO_ON} goes on from here"
+        ending = f"and saved as {self._last_whole}: {GO_ON} goes on from here"
+        if not self._step_is_saved:
+            ending = f"with the best model in {best}: save_only_model leaves nothing to go on from"
+        stop.line = f"stopped by {stop.signal_name} {after} {ending}"
         self.accelerator.wait_for_everyone()  # a launcher ends the other processes when the first one has left
 
     # Numbers

@@ -377,6 +377,13 @@ def test_a_second_signal_in_the_evaluation_made_up_for_writes_nothing(town_data,
     assert [log["step"] for log in rest.state.log_history if "eval_mean_iou" in log] == [2, 4]
 
 
+def test_a_signal_in_an_evaluation_that_a_later_callback_asks_for(make_trainer):
+    trainer = make_trainer()
+    trainer.add_callback(At(2, lambda: setattr(trainer.control, "should_evaluate", True), "on_step_end"))
+    trainer.add_callback(At(2, kill, "on_log"))  # just before it
+    assert "checkpoint-2: " in interrupted(trainer)
+
+
 @pytest.mark.parametrize("fields", [{}, {"save_only_model": True}, {"save_strategy": "best"}])
 def test_a_signal_in_the_final_scoring_mixes_no_steps(town_data, tmp_path, fields):
     scores = {2: 0.9, 4: 0.1}
