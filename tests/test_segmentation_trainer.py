@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from pathlib import Path
 
 import datasets
@@ -22,6 +23,7 @@ from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.data import LabelImage
 from scl_hf.data.pictures import read_label
 from scl_hf.errors import InputError
+from scl_hf.output import LOCK, FolderLock
 
 SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": 3}
 SETTINGS |= {"crop_size": [32, 32], "class_uniform_tile": 48, "num_boxes": 4, "num_loss_boxes": 4}
@@ -267,3 +269,25 @@ def test_weight_decay_leaves_out_what_is_named(town_data, tmp_path):
     assert free >= {name for name, _ in model.named_parameters() if name.endswith("bias") or "layer_norm" in name}
     with pytest.raises(InputError, match="no_weight_decay: must be any of norms, biases, position_embeddings"):
         build_trainer(town_data, tmp_path / "run", no_weight_decay=["embeddings"])
+
+
+def test_training_in_python_is_the_one_writer_of_its_folder(make_trainer, tmp_path):
+    """Another run's half checkpoint is not touched, and the lock goes with the training."""
+    partial = tmp_path / "run/_partial/checkpoint-2"
+    partial.mkdir(parents=True)
+    (ready, locked), (wait, go_on) = os.pipe(), os.pipe()
+    if not (child := os.fork()):
+        lock = FolderLock("output_dir", tmp_path / "run")
+        os.write(locked, b"x")
+        os.read(wait, 1)
+        lock.release()
+        os._exit(0)
+    os.read(ready, 1)
+    trainer = make_trainer(max_steps=1)
+    with pytest.raises(InputError, match=f"is written to by another run, process {child} "):
+        trainer.train()
+    assert partial.is_dir()
+    os.write(go_on, b"x")
+    os.waitpid(child, 0)
+    trainer.train()
+    assert not partial.exists() and not (tmp_path / "run" / LOCK).exists()

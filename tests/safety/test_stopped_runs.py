@@ -118,7 +118,9 @@ def check_whole(place, output, run, number, code=None):
         assert "Traceback" not in log, log
     assert len(re.findall(r"^stopped by ", log, re.M)) == 1, log
     assert not (output / "model.safetensors").exists() and not (output / "README.md").exists()
-    if place != "start":
+    if place == "start":
+        assert "(with --resume_from_checkpoint true where there are checkpoints)" in log, log
+    else:
         assert "--resume_from_checkpoint true goes on from here" in log, log
         assert list(output.glob("checkpoint-*/trainer_state.json"))
 
