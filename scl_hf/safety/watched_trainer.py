@@ -15,15 +15,13 @@ from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
 
 from ..callbacks import At
-from ..errors import InputError, first_few
+from ..errors import GO_ON, InputError, first_few
 from ..output import replacing
 from . import interruption
 from .disk import disk_full, is_disk_full
 from .finite import GRADIENT, NotFiniteError, Step, StepWatch, check_weights, finite, tensors_of
 from .interruption import Interrupted
 from .resumable_trainer import ResumableTrainer
-
-GO_ON = "the same command with --resume_from_checkpoint true"
 
 
 class WatchedTrainer(ResumableTrainer):
