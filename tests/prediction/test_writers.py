@@ -183,7 +183,7 @@ def test_empty_files_and_hidden_ones_of_a_killed_run_are_not_done(tmp_path):
     folder.check_inputs([item])
     folder.start()
     folder.write(item, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), None)
-    hidden = touch(tmp_path / "out/train_ids/deep/.y.4711.png")
+    hidden = touch(tmp_path / "out/train_ids/deep/.y.4711.partial.png")
     folder = make_folder(tmp_path / "out", write=["train_ids"])
     assert folder.check_inputs([item]) == []
     folder.file("train_ids", item).write_bytes(b"")
