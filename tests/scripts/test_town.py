@@ -158,7 +158,9 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
 def test_command_line(tmp_path, monkeypatch, capsys):
     options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", "streets", str(tmp_path / "a"), "--seed", "5", *options])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert end.value.code == 0
     draw_streets(tmp_path / "b", seed=5, **SMALL)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     capsys.readouterr()
