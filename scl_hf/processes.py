@@ -5,11 +5,11 @@ import os
 import torch
 
 
-def is_main_process() -> bool:
-    """Whether this is the first process of a run, or its only one; known before any of them have met."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def are_several() -> bool:
     """Whether this process has met others, so that collective operations are possible, and due in all of them."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def is_main_process() -> bool:
+    """Whether this is the first process of a run, or its only one; before they have met, as the launcher says."""
+    return torch.distributed.get_rank() == 0 if are_several() else os.environ.get("RANK", "0") == "0"
