@@ -1,6 +1,5 @@
 """EfficientNet-Lite: the published network, layer by layer, and its conversion from published weights."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from scl_hf.backbones import load_on_backbone
+from scl_hf.errors import InputError
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
 from scl_hf.models.modeling_efficientnet_lite import EfficientNetLiteBackbone
 
@@ -141,8 +141,11 @@ def test_config_entries_must_agree():
         EfficientNetLiteConfig(strides=[1, 2])
 
 
-def test_script_without_the_package_or_with_a_folder_that_is_there(folder, tmp_path):
-    script = str(SCRIPT)
-    for target, message in ((folder, "is there already"), (tmp_path / "new", "pip install 'scl_hf[evidence]'")):
-        run = subprocess.run([sys.executable, script, str(target)], capture_output=True, text=True)
-        assert run.returncode == 2 and run.stderr.startswith("error: ") and message in run.stderr
+def test_script_without_the_package_or_with_a_folder_that_is_there(folder, tmp_path, monkeypatch):
+    script = load_script(SCRIPT)
+    for target, message in ((folder, "is there already"), (tmp_path / "new", r"pip install 'scl_hf\[evidence\]'")):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(target)])
+        monkeypatch.setattr(script, "PACKAGE", "no_such_package")
+        with pytest.raises(InputError, match=message):
+            script.main()
+    assert not (tmp_path / "new").exists()

@@ -135,6 +135,7 @@ def start(command_line):
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed process leaves its children")
 def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, town, tmp_path, capfd):
     assert reproduce() == 0
