@@ -173,10 +173,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         )
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
         installed = get_available_reporting_integrations()
-        known = {*installed, "flyte"}.issuperset(trackers) or trackers in (
-            ["none"],
-            ["all"],
-        )  # it does not look for flyte
+        # transformers does not look whether flyte is installed.
+        known = trackers in (["none"], ["all"]) or {*installed, "flyte"}.issuperset(trackers)
         check_field(self, "report_to", known, f"none, or what is installed here, of {', '.join(installed)}")
         for inherited in (SamplingArguments, AugmentationArguments, TrainingArguments):
             inherited.__post_init__(self)

@@ -1,6 +1,7 @@
 """The one exception for what a user can mend, and how its message is put together."""
 
 import contextlib
+import difflib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -42,6 +43,12 @@ def first_few(items: Iterable[str], n: int = 3) -> str:
     """The first `n` items in one line, with `…` where there are more."""
     few = list(islice(items, n + 1))
     return ", ".join(few[:n] + ["…"] * (len(few) > n))
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """A question that names the known name which is like `name`, or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def first_line(error: Exception) -> str:

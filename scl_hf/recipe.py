@@ -1,7 +1,6 @@
 """A recipe (YAML) and the command line on top of it -> dataclasses."""
 
 import argparse
-import difflib
 import inspect
 import itertools
 import json
@@ -19,7 +18,7 @@ from transformers.hf_argparser import string_to_bool
 from .checkpoints import ModelArguments
 from .config import SemiSupervisedConfig
 from .data import DataArguments
-from .errors import InputError, first_line
+from .errors import InputError, did_you_mean, first_line
 
 TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
 
@@ -159,8 +158,7 @@ class RecipeParser(HfArgumentParser):
                         action.type = _or_null(action.type)
 
     def _unknown_field(self, name: str) -> NoReturn:
-        close = difflib.get_close_matches(name, self.alternatives, n=1)
-        self.error(f"unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+        self.error(f"unknown field '{name}'.{did_you_mean(name, self.alternatives)}")
 
     def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
         for name, value in values.items():

@@ -1,7 +1,8 @@
 """What the teacher's targets hold: a class that fades from them is lost to the student, too."""
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -22,12 +23,12 @@ class TargetShares:
     agree, 0 where the class does not occur in the targets any more. Counted since the last report.
 
     Args:
-        label_shares (`np.ndarray`, *optional*): (C,) share of each class in the labels; not needed without targets.
+        label_shares (`Callable`): Gives (C,), the share of each class in the labels. Called once, by the first report.
         id2label (`Mapping[int, str]`): Names of the classes.
     """
 
-    def __init__(self, label_shares: np.ndarray | None, id2label: Mapping[int, str]):
-        self.label_shares, self.id2label = label_shares, id2label
+    def __init__(self, label_shares: Callable[[], np.ndarray], id2label: Mapping[int, str]):
+        self.label_shares, self.id2label = functools.cache(label_shares), id2label
         self._pixels: Tensor | None = None
         self._warned: set[str] = set()
 
@@ -42,17 +43,13 @@ class TargetShares:
 
     def report(self, accelerator: Accelerator) -> dict[str, float]:
         """`target_share_pole` and so on, of all processes, for each class in the labels; warns of those that fade."""
-        any_process = accelerator.reduce(torch.tensor(float(self._pixels is not None), device=accelerator.device))
-        if not any_process:
+        if self._pixels is None:  # in no process: all of them take the same steps
             return {}
-        pixels = self._pixels
-        if pixels is None:
-            pixels = torch.zeros(len(self.id2label), dtype=torch.int64, device=accelerator.device)
-        pixels, self._pixels = accelerator.reduce(pixels).double().cpu(), None
+        pixels, self._pixels = accelerator.reduce(self._pixels).double().cpu(), None
         shares = (pixels / pixels.sum().clamp(min=1)).tolist()
         ratios = {
             self.id2label[i]: share / expected
-            for i, (share, expected) in enumerate(zip(shares, self.label_shares))
+            for i, (share, expected) in enumerate(zip(shares, self.label_shares()))
             if expected > 0
         }
         faded = [name for name, ratio in ratios.items() if ratio < FADED and name not in self._warned]

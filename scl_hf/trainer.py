@@ -134,8 +134,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self.teacher = EMATeacher(self.model, args.ema_decay)
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
-        shares = class_shares(self._crops.labeled.rows) if self._crops and args.semi_supervised else None
-        self._targets = TargetShares(shares, self.id2label)
+        self._targets = TargetShares(lambda: class_shares(self._crops.labeled.rows), self.id2label)
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data

@@ -20,12 +20,11 @@ class NotFiniteError(InputError):
 def check_weights(name: str, model: nn.Module, remedy: str) -> None:
     """Refuses a model with weights that are no finite numbers; `name` is what the message calls it."""
     tensors = {key: value for key, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
-    if not tensors or not torch.stack(torch._foreach_norm(list(tensors.values()), float("inf"))).isfinite().all():
+    if tensors and not torch.stack(torch._foreach_norm(list(tensors.values()), float("inf"))).isfinite().all():
         wrong = [key for key, value in tensors.items() if not value.isfinite().all()]
-        if wrong:
-            raise InputError(
-                f"{name}: {len(wrong)} of its {len(tensors)} tensors hold NaN or infinity ({wrong[0]}). {remedy}"
-            )
+        raise InputError(
+            f"{name}: {len(wrong)} of its {len(tensors)} tensors hold NaN or infinity ({wrong[0]}). {remedy}"
+        )
 
 
 @dataclass

@@ -33,21 +33,17 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {GO_ON} goes on"
         line = line if is_main else None
     except Exception as error:
-        if not is_disk_full(error):
-            if not isinstance(error, OSError):
-                raise
-            sys.exit(_say(f"error: a file cannot be read or written ({first_line(error)})", 2))
-        name = getattr(error, "filename", None)
-        full = disk_full(error, str(name or "a file"), os.path.dirname(str(name or "")) or ".", "Free some space.")
-        code, line = 2, f"error: {full}"
-    _say(line, code)
+        if is_disk_full(error):
+            name = str(getattr(error, "filename", None) or "")
+            full = disk_full(error, name or "a file", os.path.dirname(name) or ".", "Free some space.")
+            code, line = 2, f"error: {full}"
+        elif isinstance(error, OSError):
+            code, line = 2, f"error: a file cannot be read or written ({first_line(error)})"
+        else:
+            raise
+    if line is not None:
+        tqdm.write(line, file=sys.stderr)  # on a line of its own, below a progress bar
     if are_several():
         sys.stdout.flush()
         os._exit(code)  # the threads of its connections would abort the process
     sys.exit(code)
-
-
-def _say(line: str | None, code: int) -> int:
-    if line is not None:
-        tqdm.write(line, file=sys.stderr)  # on a line of its own, below a progress bar
-    return code

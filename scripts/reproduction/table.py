@@ -1,6 +1,5 @@
 """A table (YAML) -> its cells: each row at each label share with each seed, one run of scripts/train.py."""
 
-import difflib
 import json
 import os
 import re
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scl_hf.data import DataArguments
-from scl_hf.errors import InputError
+from scl_hf.errors import InputError, did_you_mean
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser, other_fields, read_yaml
 
 KEYS = ("title", "shares", "seeds", "baseline", "rows", "gpus")
@@ -61,7 +60,7 @@ def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Tab
     values = read_yaml(path)
     for key in values:
         if key not in KEYS:
-            raise InputError(f"{path}: unknown field '{key}'.{_did_you_mean(key, KEYS)}")
+            raise InputError(f"{path}: unknown field '{key}'.{_like_one_of(key, KEYS)}")
     shares = {str(name): _share(path, name, share) for name, share in _mapping(path, values, "shares").items()}
     rows = {str(name): row or {} for name, row in _mapping(path, values, "rows").items()}
     seeds = _seeds(path, values)
@@ -69,7 +68,7 @@ def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Tab
     baseline = tuple(map(str, baseline)) if isinstance(baseline, list) else (str(baseline),)
     for name in baseline:
         if name not in rows:
-            raise InputError(f"{path}: baseline: '{name}' is no row.{_did_you_mean(name, rows)}")
+            raise InputError(f"{path}: baseline: '{name}' is no row.{_like_one_of(name, rows)}")
     gpus = values.get("gpus", 1)
     if not isinstance(gpus, int) or gpus < 1:
         raise InputError(f"{path}: gpus: must be 1 or more, got {gpus!r}.")
@@ -165,8 +164,7 @@ def _check_fields(where: str, names: Sequence[str] | Mapping[str, Any]) -> None:
         if name in OWN_FIELDS:
             raise InputError(f"{where}: {name}: each cell has its own, from the table's seeds and --output_dir.")
         if name not in known:  # argparse would take the beginning of a name, too
-            close = difflib.get_close_matches(str(name), known, n=1)
-            raise InputError(f"{where}: unknown field '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+            raise InputError(f"{where}: unknown field '{name}'.{did_you_mean(name, known)}")
 
 
 def _times(where: str, name: str, value: Any, recipe: Mapping[str, Any]) -> Any:
@@ -184,6 +182,5 @@ def _folder_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name)
 
 
-def _did_you_mean(name: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(str(name), [*known], n=1)
-    return f" Did you mean '{close[0]}'?" if close else f" There are {', '.join(known)}."
+def _like_one_of(name: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
+    return did_you_mean(name, known) or f" There are {', '.join(known)}."
