@@ -50,6 +50,17 @@ TINY_MOBILEVIT = {
 }
 
 
+# Of a recipe for a run of the scripts that takes a moment
+SMALL_RUN = {
+    "model_config": TINY,
+    "crop_size": [32, 32],
+    "num_boxes": 4,
+    "num_loss_boxes": 4,
+    "per_device_train_batch_size": 2,
+    "use_cpu": True,
+}
+
+
 @pytest.fixture(autouse=True, scope="session")
 def private_datasets_cache(tmp_path_factory):
     """`datasets` keeps its tables here, not in the user's cache."""

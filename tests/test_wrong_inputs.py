@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY, tiny_model
+from conftest import SMALL_RUN, TINY, tiny_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, SegformerImageProcessorPil
@@ -31,21 +31,15 @@ pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 CLASSES = {0: "grass", 1: "path", 2: "sky"}
-RECIPE = {
+RECIPE = SMALL_RUN | {
     "dataset": "folder",
     "data_dir": "mine",
     "labeled_fraction": 0.5,
     "output_dir": "run",
-    "model_config": TINY,
-    "crop_size": [32, 32],
     "class_uniform_tile": 32,
-    "num_boxes": 4,
-    "num_loss_boxes": 4,
-    "per_device_train_batch_size": 2,
     "max_steps": 1,
     "report_to": "none",
     "disable_tqdm": True,
-    "use_cpu": True,
 }
 TRAIN = "train.py recipe.yaml"
 EVAL = "eval.py model --dataset folder --data_dir mine"

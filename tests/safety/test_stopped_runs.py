@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import SMALL_RUN
 from safetensors.torch import load_file
 from test_watched_trainer import same
 
@@ -21,13 +21,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TRAIN = str(ROOT / "scripts/train.py")
 DRIVER = str(Path(__file__).parent / "stopped_run.py")
-RUN = {
-    "model_config": TINY,
-    "crop_size": [32, 32],
+RUN = SMALL_RUN | {
     "class_uniform_share": 0.0,
-    "num_boxes": 4,
-    "num_loss_boxes": 4,
-    "per_device_train_batch_size": 2,
     "max_steps": 3,
     "logging_steps": 1,
     "eval_strategy": "steps",
@@ -35,7 +30,6 @@ RUN = {
     "save_strategy": "steps",
     "save_steps": 2,
     "disable_tqdm": True,
-    "use_cpu": True,
     "report_to": "none",
     "panel_images": 0,
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY, load_script
+from conftest import SMALL_RUN, load_script
 from reproduction import running
 from reproduction.report import plus_minus
 from reproduction.summary import T_QUANTILES, Summary, estimate
@@ -25,20 +25,14 @@ from scl_hf.safety.manifest import seal
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/reproduce.py"
-RECIPE = {
-    "model_config": TINY,
-    "crop_size": [32, 32],
+RECIPE = SMALL_RUN | {
     "class_uniform_share": 0,
-    "num_boxes": 4,
-    "num_loss_boxes": 4,
-    "per_device_train_batch_size": 2,
     "max_steps": 16,
     "save_strategy": "steps",
     "save_steps": 1,
     "save_total_limit": 1,
     "panel_images": 0,
     "report_to": "none",
-    "use_cpu": True,
     "output_dir": "unused",
 }
 ALONE = {"consistency_weight": 0, "structured_consistency_weight": 0}

@@ -11,7 +11,7 @@ import datasets
 import pytest
 import torch
 import yaml
-from conftest import TINY, TINY_MOBILEVIT, load_script
+from conftest import SMALL_RUN, TINY, TINY_MOBILEVIT, load_script
 from mini_hub import mini_hub
 from PIL import Image
 from safetensors.torch import load_file
@@ -35,13 +35,8 @@ from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
-SETTINGS = {
-    "model_config": TINY,
-    "crop_size": [32, 32],
+SETTINGS = SMALL_RUN | {
     "class_uniform_tile": 32,
-    "num_boxes": 4,
-    "num_loss_boxes": 4,
-    "per_device_train_batch_size": 2,
     "max_steps": 2,
     "logging_steps": 1,
     "eval_strategy": "steps",
@@ -49,7 +44,6 @@ SETTINGS = {
     "save_strategy": "steps",
     "save_steps": 2,
     "disable_tqdm": True,
-    "use_cpu": True,
 }
 
 
