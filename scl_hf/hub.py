@@ -26,6 +26,7 @@ SETTINGS = (
     "num_pairs",
     "cutmix_ratio",
     "relaxation_window",
+    "logit_adjustment",
     "ema_decay",
     "ema_teacher",
     "semi_supervised_start_step",

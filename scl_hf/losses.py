@@ -1,6 +1,6 @@
 """
 The losses of the paper, each equation in one function: boundary label relaxation (2), consistency (4) and structured
-consistency (7) to (10). Tensors in, scalar out.
+consistency (7) to (10). Tensors in, scalar out. And logit adjustment, for rare classes, which is not the paper's.
 
 All of them compute in float32 (in float64 if given that), whatever the precision of their inputs and under autocast.
 """
@@ -49,6 +49,25 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
     log_probs = F.log_softmax(_at_least_float32(logits), dim=1)
     losses = -_LogProbabilityOfSet.apply(log_probs, *class_sets)
     return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tensor:
+    """
+    Logit adjustment (Menon et al., 2021): logits + τ log(share of the class), for the loss of labelled pixels. A model
+    trained on that answers, without the term, as if every class were closer to equally frequent: a thin or rare class
+    is the answer where it is likely, not only where it is likelier than the large ones around it.
+
+    Args:
+        logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
+        class_shares (`torch.Tensor`): Share of each class in the pixels of the labels, shape (C,).
+        strength (`float`): τ; 0 leaves the logits as they are, 1 makes all classes equally frequent.
+
+    Returns:
+        `torch.Tensor`: Of the shape of `logits`.
+    """
+    shares = class_shares.to(logits.device, logits.dtype)
+    # A class without labels, and a very rare one, count as one pixel of a thousand.
+    return logits + strength * (shares + 1e-3).log().view(1, -1, 1, 1)
 
 
 def window_class_sets(labels: Tensor, num_classes: int, window: int = 3, ignore_index: int = 255) -> list[Tensor]:

@@ -1,10 +1,8 @@
 """What the teacher's targets hold: a class that fades from them is lost to the student, too."""
 
-import functools
 import logging
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -23,12 +21,12 @@ class TargetShares:
     agree, 0 where the class does not occur in the targets any more. Counted since the last report.
 
     Args:
-        label_shares (`Callable`): Gives (C,), the share of each class in the labels. Called once, by the first report.
+        label_shares (`Callable`): Gives (C,), the share of each class in the labels. Called by each report.
         id2label (`Mapping[int, str]`): Names of the classes.
     """
 
-    def __init__(self, label_shares: Callable[[], np.ndarray], id2label: Mapping[int, str]):
-        self.label_shares, self.id2label = functools.cache(label_shares), id2label
+    def __init__(self, label_shares: Callable[[], Tensor], id2label: Mapping[int, str]):
+        self.label_shares, self.id2label = label_shares, id2label
         self._pixels: Tensor | None = None
         self._warned: set[str] = set()
 
@@ -49,7 +47,7 @@ class TargetShares:
         shares = (pixels / pixels.sum().clamp(min=1)).tolist()
         ratios = {
             self.id2label[i]: share / expected
-            for i, (share, expected) in enumerate(zip(shares, self.label_shares()))
+            for i, (share, expected) in enumerate(zip(shares, self.label_shares().tolist()))
             if expected > 0
         }
         faded = [name for name, ratio in ratios.items() if ratio < FADED and name not in self._warned]

@@ -1,5 +1,6 @@
 """`SemiSupervisedTrainer`: transformers' Trainer, with the loss of equation (1) and an EMA teacher."""
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from .errors import InputError, killed_workers
 from .evaluation.protocol import score
 from .hub import fill_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
-from .losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
+from .losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
 from .safety.run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
@@ -134,7 +135,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self.teacher = EMATeacher(self.model, args.ema_decay)
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
-        self._targets = TargetShares(lambda: class_shares(self._crops.labeled.rows), self.id2label)
+        self._class_shares = functools.cache(lambda: torch.from_numpy(class_shares(self._crops.labeled.rows)))
+        self._targets = TargetShares(self._class_shares, self.id2label)
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data
@@ -245,7 +247,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._pace.add(len(pixel_values))
         outputs = model(pixel_values=channels_last(pixel_values))
         logits = upsample_logits(outputs.logits, labels.shape[-2:])
-        loss_x = relaxed_cross_entropy(logits[: len(labels)], labels, window=args.relaxation_window)
+        labeled_logits = logits[: len(labels)]
+        if args.logit_adjustment > 0:
+            labeled_logits = adjust_logits(labeled_logits, self._class_shares(), args.logit_adjustment)
+        loss_x = relaxed_cross_entropy(labeled_logits, labels, window=args.relaxation_window)
         loss, terms = loss_x, {"loss_x": loss_x}
         if ramp > 0:
             student_probs = logits[len(labels) :].softmax(dim=1)

@@ -42,8 +42,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
 from scl_hf.backbones import load_on_backbone
 from scl_hf.errors import InputError
-from scl_hf.inference import size_divisor
-from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation
+from scl_hf.inference import aligned_stride, predict_probs, size_divisor
+from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation, DeepLabV3PlusConfig
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
 from scl_hf.models.modeling_efficientnet_lite import EfficientNetLiteBackbone
 
@@ -302,6 +302,19 @@ def test_sides_must_be_multiples_of_a_vits_patches(encoders):
         )
         assert size_divisor(SegformerForSemanticSegmentation(SegformerConfig())) == 1
         assert size_divisor(MobileViTForSemanticSegmentation(MobileViTConfig())) == 1
+
+
+def test_deeplabv3plus_over_a_backbone_predicts_at_sides_that_are_multiples_of_its_stride(encoders):
+    model = built(encoders, "resnet", "deeplabv3plus")
+    assert aligned_stride(model) == 32
+    assert DeepLabV3PlusConfig(backbone_config=EfficientNetLiteConfig(**LITE)).stride == 16
+    assert aligned_stride(built(encoders, "resnet", "upernet")) == 1
+    pixel_values = torch.randn(1, 3, 37, 70)
+    filled_up = torch.nn.functional.pad(pixel_values, (0, 26, 0, 27))
+    model.eval()
+    with torch.no_grad():
+        expected = model(pixel_values=filled_up).logits.softmax(1)[..., :37, :70]
+    torch.testing.assert_close(predict_probs(model, pixel_values), expected)
 
 
 @pytest.mark.parametrize(

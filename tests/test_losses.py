@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scl_hf.cutmix import sample_boxes
 from scl_hf.losses import (
+    adjust_logits,
     consistency_loss,
     drop,
     relaxed_cross_entropy,
@@ -113,6 +114,40 @@ def test_window_of_one_is_cross_entropy(ignore_index):
         lambda x: F.cross_entropy(x, labels, ignore_index=ignore_index),
         logits,
     )
+
+
+def test_logit_adjustment_adds_the_logarithm_of_the_shares():
+    logits = torch.randn(2, 3, 4, 5, generator=generator(), dtype=torch.float64)
+    shares = torch.tensor([0.899, 0.1, 0.001], dtype=torch.float64)
+    adjusted = adjust_logits(logits, shares, 0.5)
+    for c, share in enumerate((0.9, 0.101, 0.002)):
+        torch.testing.assert_close(adjusted[:, c], logits[:, c] + 0.5 * math.log(share))
+    assert torch.equal(adjust_logits(logits, shares, 0.0), logits)
+
+
+def test_logit_adjustment_makes_a_rare_class_the_answer_sooner():
+    # A tenth of the pixels, all alike, are of class 1: the best constant answer has its share, or more.
+    labels = torch.zeros(1, 10, 10, dtype=torch.int64)
+    labels[:, :, 0] = 1
+    shares, answers = torch.tensor([0.9, 0.1]), []
+    for strength in (0.0, 0.5, 1.0):
+        scores = torch.zeros(1, 2, 1, 1, requires_grad=True)
+        optimizer = torch.optim.LBFGS([scores], max_iter=50)
+
+        def closure(scores=scores, optimizer=optimizer, strength=strength):
+            optimizer.zero_grad()
+            loss = relaxed_cross_entropy(adjust_logits(scores.expand(1, 2, 10, 10), shares, strength), labels, 1)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        answers.append(scores.softmax(1)[0, 1].item())
+    assert answers == pytest.approx([0.1, 0.25, 0.5], abs=0.01)
+
+
+def test_a_class_without_labels_gets_no_infinite_logit():
+    adjusted = adjust_logits(torch.zeros(1, 2, 1, 1), torch.tensor([1.0, 0.0]), 2.0)
+    assert adjusted.isfinite().all()
 
 
 def test_class_sets_hold_more_classes_than_a_word():

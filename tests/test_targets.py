@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -19,7 +18,7 @@ def probs(*classes):
 
 
 def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(caplog):
-    shares, accelerator = TargetShares(lambda: np.array([0.5, 0.3, 0.2, 0.0]), NAMES), Accelerator(cpu=True)
+    shares, accelerator = TargetShares(lambda: torch.tensor([0.5, 0.3, 0.2, 0.0]), NAMES), Accelerator(cpu=True)
     assert shares.report(accelerator) == {}
     valid = torch.tensor([[[True, True, True, False]]])
     shares.add(probs(0, 0, 0, 1), valid)

@@ -25,9 +25,10 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedTrainer
 from scl_hf.cutmix import mix
+from scl_hf.data.class_shares import class_shares
 from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
-from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
+from scl_hf.losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
 from scl_hf.safety.resumable_trainer import ResumableTrainer
 from scl_hf.segmentation_trainer import SegmentationTrainer
@@ -85,6 +86,25 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert isinstance(outputs, SemanticSegmenterOutput)  # of the labelled images, then of the mixed ones
     torch.testing.assert_close(outputs.logits, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_logit_adjustment_is_in_the_labelled_loss_alone(make_trainer):
+    plain, adjusted = make_trainer(), make_trainer(logit_adjustment=0.5)
+    inputs, weights, terms = batch_of(plain), copy.deepcopy(plain.model.state_dict()), []
+    for trainer in (plain, adjusted):
+        trainer.model.load_state_dict(weights)
+        trainer.teacher.module.load_state_dict(weights)
+        torch.manual_seed(0)  # of the channel dropout
+        _, outputs = trainer.compute_loss(trainer.model.train(), inputs, return_outputs=True)
+        terms.append(trainer.last_terms)
+    labels = inputs["labels"]
+    shares = torch.from_numpy(class_shares(adjusted._crops.labeled.rows))
+    logits = adjust_logits(outputs.logits[: len(labels)], shares, 0.5)
+    expected = relaxed_cross_entropy(logits, labels, window=adjusted.args.relaxation_window)
+    torch.testing.assert_close(terms[1]["loss_x"], expected, rtol=1e-4, atol=1e-5)
+    assert terms[1]["loss_x"] != terms[0]["loss_x"]
+    for term in ("loss_c", "loss_sc"):
+        torch.testing.assert_close(terms[1][term], terms[0][term], rtol=1e-3, atol=1e-5)
 
 
 def test_no_gradient_reaches_the_teacher(make_trainer):

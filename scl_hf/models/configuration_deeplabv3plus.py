@@ -142,7 +142,8 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         if self.backbone_config is None:
             return 8
         stages = len(getattr(self.backbone_config, "depths", (1,)))
-        return self.output_stride or self._patch_size * 2 ** (stages - 1)
+        own = getattr(self.backbone_config, "deepest_stride", None)  # EfficientNet-Lite knows
+        return self.output_stride or own or self._patch_size * 2 ** (stages - 1)
 
     @property
     def _patch_size(self) -> int:

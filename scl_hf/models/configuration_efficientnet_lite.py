@@ -1,5 +1,6 @@
 """EfficientNet-Lite encoder configuration"""
 
+import math
 from collections.abc import Sequence
 
 from huggingface_hub.dataclasses import strict
@@ -63,6 +64,11 @@ class EfficientNetLiteConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
         super().__post_init__(**kwargs)
+
+    @property
+    def deepest_stride(self) -> int:
+        """`int`: Stride of the last of `out_features`, the stem's two included."""
+        return 2 * math.prod(self.strides[: self.out_indices[-1]])
 
     def validate_architecture(self):
         """Part of `@strict`-powered validation. Validates the architecture of the config."""
