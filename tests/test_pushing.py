@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from conftest import SMALL_RUN
 from mini_hub import mini_hub, sha_of
 from safetensors.torch import load_file
 
-from scl_hf.safety.manifest import flaw_of
+from scl_hf import pushing
+from scl_hf.safety.manifest import flaw_of, on_the_hub
 
 ROOT = Path(__file__).parents[1]
 TRAIN, PUSH = str(ROOT / "scripts/train.py"), str(ROOT / "scripts/push.py")
@@ -116,6 +118,7 @@ def test_a_push_that_fails_loses_nothing_and_is_completed_later(hub, train, tmp_
             assert lines[-1].endswith(f"All is in {run}; this completes it: python scripts/push.py {run}")
         else:
             assert "All is in" not in said
+        assert (run / "checkpoint-4/modeling_deeplabv3plus.py").is_file()  # of which each revision has a copy
         assert flaw_of(run / "checkpoint-4") is None and load_file(run / "model.safetensors")
         is_there = hub.repos.get(f"models/me/{name}", {"files": {}})["files"] == wanted(run, strategy)
         assert is_there == (reason is None)
@@ -189,3 +192,130 @@ def test_a_run_goes_on_from_the_hub_bit_for_bit(hub, train, tmp_path):
         assert code == 2 and len(said.splitlines()) == 1, said
         assert f"error: resume_from_checkpoint {name}: " in said and message in said, said
     assert not list(tmp_path.glob("wrong-*/*"))
+
+
+def folder_of_a_run(path, steps, content="step {}"):
+    for step in steps:
+        (path / f"checkpoint-{step}").mkdir(parents=True)
+        for name in ("model.safetensors", "config.json", "optimizer.pt", "modeling.py", "manifest.json"):
+            (path / f"checkpoint-{step}" / name).write_text(content.format(step))
+    return path
+
+
+class Recorder:
+    """In place of `HfApi`: the folders that were uploaded, and what is to go wrong with them."""
+
+    sent, errors = [], []
+
+    def __init__(self, token=None):
+        pass
+
+    def upload_folder(self, folder_path, path_in_repo="", **options):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.sent.append((path_in_repo, folder_path, (Path(folder_path) / "model.safetensors").read_text()))
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    monkeypatch.setattr(pushing, "HfApi", Recorder)
+    monkeypatch.setattr(pushing, "PAUSES", (0.01, 0.01))
+    Recorder.sent, Recorder.errors = [], []
+    return Recorder
+
+
+def push_of(folder, strategy):
+    push = pushing.Push(folder, pushing.HubArguments("me/run", hub_strategy=strategy))
+    push.repo = "me/run"
+    return push
+
+
+def test_a_stopped_run_gives_the_model_of_its_newest_checkpoint(recorder, tmp_path):
+    run = folder_of_a_run(tmp_path / "run", (2, 10))
+    assert not pushing.has_ended(run)
+    push_of(run, "all_checkpoints").push("message", take_model=True)
+    assert recorder.sent == [
+        ("", run, "step 10"),
+        ("checkpoint-2", run / "checkpoint-2", "step 2"),
+        ("checkpoint-10", run / "checkpoint-10", "step 10"),
+    ]
+    assert sorted(path.name for path in run.iterdir() if path.is_file()) == [
+        "config.json",
+        "model.safetensors",
+        "modeling.py",
+    ]
+
+
+def test_a_run_has_ended_where_no_checkpoint_is_newer_than_its_model(tmp_path):
+    run = folder_of_a_run(tmp_path / "run", (2, 10))
+    (run / "trainer_state.json").write_text('{"global_step": 10}')
+    assert pushing.has_ended(run)
+    (run / "trainer_state.json").write_text('{"global_step": 4}')  # of the first part of a run that went on
+    assert not pushing.has_ended(run)
+    (run / "model.safetensors").write_text("saved after the last checkpoint")
+    assert pushing.has_ended(run)
+
+
+def test_saves_during_a_push_are_pushed_after_it_and_a_reason_is_said_once(recorder, tmp_path, capsys, monkeypatch):
+    run, goes_on = folder_of_a_run(tmp_path / "run", (1, 2, 3)), threading.Event()
+    push = push_of(run, "checkpoint")
+    inner = Recorder.upload_folder
+
+    def wait(self, **options):
+        goes_on.wait(10)
+        inner(self, **options)
+
+    monkeypatch.setattr(Recorder, "upload_folder", wait)
+    for step in (1, 2, 3):
+        push.start(f"step {step}", run / f"checkpoint-{step}")
+    goes_on.set()
+    push.finish()
+    assert recorder.sent[-2:] == [("", run, "step 3"), ("last-checkpoint", run / "checkpoint-3", "step 3")]
+    for _ in range(2):
+        recorder.errors[:] = [ConnectionError("no route")] * 3
+        push.start("step 3", run / "checkpoint-3")
+        push.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "push_to_hub me/run: the Hub cannot be reached (no route). The run goes on, and tries again later."
+    ]
+    recorder.errors[:] = [ConnectionError("no route")] * 3
+    assert push.end("end") is None
+    line = f"push_to_hub me/run: the Hub cannot be reached (no route). All is in {run}; this completes it: "
+    assert capsys.readouterr().err == f"{line}python scripts/push.py {run}\n"
+
+
+def test_what_cannot_pass_is_not_tried_again(recorder, tmp_path):
+    push = push_of(folder_of_a_run(tmp_path / "run", (1,)), "end")
+    for error, left in ((ValueError("invalid metadata in README.md"), 1), (ConnectionError("no route"), 0)):
+        recorder.errors[:] = [error, ConnectionError("again")]
+        try:
+            push.try_hard("message", take_model=True)
+        except ValueError:
+            pass
+        assert len(recorder.errors) == left
+
+
+def test_a_reason_holds_no_token_and_no_signature(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    error = ConnectionError(f"Illegal header b'Bearer {TOKEN}' for 'https://hub/lfs?X-Signature=abc' and hf_Given")
+    assert (
+        pushing.reason_of(error, "hf_Given")
+        == "the Hub cannot be reached (Illegal header b'Bearer …' for 'https://hub/lfs and …)"
+    )
+
+
+def test_which_names_are_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    assert on_the_hub("me/town") == ("me/town", None) and on_the_hub("me/town@v1.0") == ("me/town", "v1.0")
+    for name in (
+        "runs/mine",
+        "runs/mine/checkpoint-2",
+        "runs/checkpoint-2",
+        "town",
+        "/me/town",
+        "../town",
+        "a\nb",
+        "./x",
+    ):
+        assert on_the_hub(name) is None, name

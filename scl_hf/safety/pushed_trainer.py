@@ -77,7 +77,7 @@ class PushedTrainer(Trainer):
             return None
         push = self._push
         push.token = token or push.token
-        if revision:
+        if revision and revision != push.settings.hub_revision:
             push.settings.hub_revision, push.repo = revision, None  # opened again, for it may be new
         tags = kwargs.pop("tags", None) or []
         tags = [tags] if isinstance(tags, str) else tags
