@@ -1,4 +1,4 @@
-"""What a run gives to the Hub: the model card, filled from plain values, and the model's code beside its weights."""
+"""The model card of a run, filled from plain values."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +8,7 @@ import datasets
 import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedModel, TrainerCallback
-from transformers.dynamic_module_utils import custom_object_save
+from transformers import PreTrainedModel
 
 from .config import SemiSupervisedConfig
 from .errors import InputError, first_line
@@ -47,14 +46,6 @@ TRAINING_SETTINGS = (
 def brings_code(model: PreTrainedModel) -> bool:
     """Whether `save_pretrained` puts the model's own code beside its weights."""
     return getattr(model, "_auto_class", None) is not None
-
-
-class CodeBesideWeights(TrainerCallback):
-    """Puts the model's own code into what the Trainer is about to push: it copies weights alone while training."""
-
-    def on_push_begin(self, args, state, control, model=None, **kwargs):
-        if brings_code(model):
-            custom_object_save(model, args.output_dir, config=model.config)
 
 
 def check_card_template(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:

@@ -18,7 +18,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from .errors import InputError
 from .processes import is_main_process
 from .safety.disk import writing
-from .safety.manifest import checkpoints_in, clear_partial
+from .safety.manifest import checkpoints_in, clear_partial, on_the_hub
 
 try:
     import fcntl
@@ -61,18 +61,18 @@ def write_json(path: Path, values: Mapping) -> None:
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | bool | None:
     """
-    The checkpoint folder that a run resumes from, `True` for the newest whole one, which the trainer looks for, `None`
-    if it does not. Refuses a folder that holds another run.
+    The checkpoint folder that a run resumes from, its name on the Hub or `True` for the newest whole one, which the
+    trainer looks for, `None` if it does not. Refuses a folder that holds another run.
     """
     check_writable("output_dir", output_dir)
     path = Path(output_dir)
     if resume and resume.lower() != "false":
         if resume.lower() == "true":
             return True
-        if not os.path.isdir(resume):
+        if not os.path.isdir(resume) and not on_the_hub(resume):
             raise InputError(
                 f"resume_from_checkpoint: {resume} is not a checkpoint folder. Name one such as"
-                f" {path}/checkpoint-500, or give true for the newest whole one."
+                f" {path}/checkpoint-500, give true for the newest whole one, or user/repo@revision of the Hub."
             )
         return resume
     found = bool(checkpoints_in(path))
@@ -115,7 +115,7 @@ def clear_output_dir(output_dir: str | os.PathLike) -> None:
     for folder in checkpoints_in(path):
         shutil.rmtree(folder, ignore_errors=True)
     # By their names: whoever names a folder with other things in it shall not lose those.
-    own = ("panels/step-*.png", "runs/*/events.out.tfevents.*", "_not_finite-*.safetensors")
+    own = ("panels/step-*.png", "runs/*/events.out.tfevents.*", "_not_finite-*.safetensors", "trainer_state.json")
     for pattern in (*own, SAFE_WEIGHTS_NAME, CONFIG_NAME):
         for file in path.glob(pattern):
             file.unlink()

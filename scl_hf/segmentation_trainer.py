@@ -11,7 +11,6 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from huggingface_hub.errors import HTTPError
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
@@ -26,15 +25,14 @@ from .data.crops import EvaluationImages
 from .data.labels import LabelImage
 from .data.palette import palette_of
 from .data.rows import check_labels, picture_rows
-from .errors import GO_ON, InputError, first_line
+from .errors import InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
-from .hub import CodeBesideWeights, check_card_template
+from .hub import check_card_template
 from .inference import size_divisor, smallest_side
 from .output import FolderLock, replacing
 from .safety import interruption
-from .safety.disk import is_disk_full
 from .safety.watched_trainer import WatchedTrainer
 
 
@@ -166,7 +164,7 @@ class SegmentationTrainer(WatchedTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*callbacks, CodeBesideWeights()],
+            callbacks=list(callbacks),
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False
@@ -354,26 +352,6 @@ class SegmentationTrainer(WatchedTrainer):
         """As upstream; arguments that the schedule does not take are the user's to mend."""
         with _fields_to_mend("lr_scheduler_type, lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As upstream; a Hub that cannot be reached is the user's to mend."""
-        with _hub():
-            super().init_hf_repo(token=token, private=private)
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream; a Hub that cannot be reached is the user's to mend."""
-        with _hub(f". All is saved in {self.args.output_dir}; {GO_ON} pushes it again"):
-            return super().push_to_hub(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _hub(remedy: str = "") -> Iterator[None]:
-    try:
-        yield
-    except (OSError, HTTPError) as error:
-        if getattr(error, "filename", None) or is_disk_full(error):
-            raise  # a file of this machine
-        raise InputError(f"push_to_hub: the Hub cannot be used ({first_line(error)}){remedy}") from error
 
 
 @contextlib.contextmanager

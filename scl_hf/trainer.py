@@ -48,7 +48,8 @@ OVERRIDDEN_PRIVATE_METHODS = (
     "_load_best_model",  # both of them
     "_save_checkpoint",  # under another name, until it is whole
     "_get_output_dir",  # that other name
-    "_push_from_checkpoint",  # not before it is whole
+    "_push_from_checkpoint",  # not before it is whole; one that fails is tried again, and stops nothing
+    "_finish_current_push",  # of those pushes
     "_load_optimizer_and_scheduler",  # with the settings of this run, and in one line where that cannot be
     "_finalize_training",  # keeps the last checkpoint, of which a finished run is known
 )

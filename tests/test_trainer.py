@@ -30,6 +30,7 @@ from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
 from scl_hf.losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
+from scl_hf.safety.pushed_trainer import PushedTrainer
 from scl_hf.safety.resumable_trainer import ResumableTrainer
 from scl_hf.segmentation_trainer import SegmentationTrainer
 from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS
@@ -294,8 +295,6 @@ def test_what_a_user_can_mend_is_one_line(make_trainer, monkeypatch):
         make_trainer(metric_for_best_model="miou")
     with pytest.raises(InputError, match="eval_scales, eval_tile: image .* cannot be evaluated"):
         make_trainer(eval_scales=[0.1]).evaluate()
-    with pytest.raises(InputError, match="push_to_hub: the Hub cannot be used"):
-        make_trainer(push_to_hub=True, hub_model_id="nobody/nothing", hub_token="none")
 
 
 @pytest.mark.parametrize(
@@ -450,6 +449,7 @@ SIGNATURES = {
     "_save_checkpoint": ["self", "model", "trial"],
     "_get_output_dir": ["self", "trial"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "_finish_current_push": ["self"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
     "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
 }
@@ -462,13 +462,14 @@ CALLERS = {
     "_save_checkpoint": "_maybe_log_save_evaluate",
     "_get_output_dir": "_save_checkpoint",
     "_push_from_checkpoint": "_save_checkpoint",
+    "_finish_current_push": "_finalize_training",
     "_load_optimizer_and_scheduler": "_prepare_for_training",
     "_finalize_training": "_inner_training_loop",
 }
 
 
 def test_the_list_of_overridden_private_methods_is_complete():
-    classes = vars(SemiSupervisedTrainer) | vars(SegmentationTrainer) | vars(ResumableTrainer)
+    classes = vars(SemiSupervisedTrainer) | vars(SegmentationTrainer) | vars(ResumableTrainer) | vars(PushedTrainer)
     own = {name for name in classes if name.startswith("_") and not name.startswith("__")}
     assert own & set(vars(Trainer)) == set(OVERRIDDEN_PRIVATE_METHODS) == set(SIGNATURES)
 

@@ -23,6 +23,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL_RUN, TINY, tiny_model
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, SegformerImageProcessorPil
@@ -55,6 +56,10 @@ COUNTS = Counter()
 
 def fields(**values):
     return lambda: Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE | values))
+
+
+def token():
+    os.environ["HF_TOKEN"] = "hf_MadeUp"
 
 
 def recipe(content):
@@ -290,6 +295,11 @@ CASES = {
     "resume from nothing": (fields(resume_from_checkpoint="true"), TRAIN, "resume_from_checkpoint"),
     "resume from no checkpoint": (fields(resume_from_checkpoint="mine"), TRAIN, "resume_from_checkpoint"),
     "resume from two lines": (fields(resume_from_checkpoint="a\nb"), TRAIN, "a b is not a checkpoint"),
+    "resume from a Hub that is off": (
+        fields(resume_from_checkpoint="me/x@v1"),
+        TRAIN,
+        "me/x@v1: .* cannot be reached",
+    ),
     "labels alone missing": (fields(unlabeled_includes_labeled=False, labeled_fraction=1), TRAIN, "no unlabelled"),
     # Recipe files
     "recipe too long": (None, f"train.py {BAD_NAME}", "no such recipe"),
@@ -607,6 +617,10 @@ CASES = {
     "push label of another size": (picture("mine/train/labels/frame0.png", size=(9, 9)), PUSH, "frame0.png.*9×9"),
     "push missing label": (remove("mine/train/labels/frame0.png"), PUSH, "frame0.png: its label is missing"),
     "push without a licence": (None, f"{PUSH} --repo me/mine", "license"),
+    "push a run that is none": (None, "push.py mine", "mine: holds no run"),
+    "push a run to nowhere": (None, "push.py model", "hub_model_id: is missing"),
+    "push a run to a bad name": (token, "push.py model --hub_model_id a/b/c", "hub_model_id a/b/c: Repo id"),
+    "push without a token": (fields(push_to_hub=True), TRAIN, "push_to_hub: there is no token"),
     "push to no repository": (None, f"{PUSH} --repo mine --private", "repo: 'mine'"),
     "streets over something": (None, "prepare_dataset.py streets mine", "mine"),
     "streets of no size": (None, "prepare_dataset.py streets town --width 0", "width"),
@@ -654,8 +668,10 @@ def counts(request):
 
 @pytest.fixture
 def world(own_folder, model, tmp_path, monkeypatch):
-    """A folder with data, a model, a recipe that trains and the log of a run."""
+    """A folder with data, a model, a recipe that trains and the log of a run; without a token."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "none")
     shutil.copytree(model, "model")
     fields()()
     log(json.dumps({"global_step": 2, "log_history": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}))()

@@ -28,6 +28,12 @@ def step_of(checkpoint: str | os.PathLike) -> int:
     return int(match[1]) if match else -1
 
 
+def on_the_hub(name: str | os.PathLike) -> tuple[str, str | None] | None:
+    """Repository and revision of a name that is no folder here but may be one of the Hub: user/repo@revision."""
+    match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", str(name))
+    return match.groups() if match and not os.path.exists(name) and step_of(match[1]) < 0 else None
+
+
 def checkpoints_in(output_dir: str | os.PathLike) -> list[Path]:
     """What is called a checkpoint in a folder, whole or not, the newest last."""
     return sorted((path for path in Path(output_dir).glob("*") if step_of(path) >= 0), key=step_of)

@@ -3,29 +3,27 @@
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..errors import InputError, first_line
 from ..output import write_json
-from .manifest import PARTIAL_DIR, checkpoints_in, clear_partial, flaw_of, publish, rotate, step_of
+from ..processes import on_main_process
+from .fetching import fetch_checkpoint
+from .manifest import PARTIAL_DIR, checkpoints_in, clear_partial, flaw_of, on_the_hub, publish, rotate, step_of
+from .pushed_trainer import PushedTrainer
 from .run_recipe import RECIPE_NAME, changes
 
 logger = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
 
-
-class ResumableTrainer(Trainer):
+class ResumableTrainer(PushedTrainer):
     """
     What a run that can be interrupted at any time needs of [`~transformers.Trainer`].
 
@@ -55,7 +53,8 @@ class ResumableTrainer(Trainer):
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
                 A checkpoint folder, or `True` for the newest whole one in `output_dir`; those that are passed over
-                are named. A folder that is not whole or was written by another recipe is refused.
+                are named. `user/repo` or `user/repo@revision` for the newest one of a repository on the Hub, which is
+                put into `output_dir`. One that is not whole or was written by another recipe is refused.
             trial (`optuna.Trial` or `dict[str, Any]`, *optional*): As upstream.
             ignore_keys_for_eval (`list[str]`, *optional*): As upstream.
 
@@ -152,6 +151,8 @@ class ResumableTrainer(Trainer):
 
     def _whole_checkpoint(self, name: Path | bool) -> tuple[Path, int]:
         """The checkpoint to resume from, verified and of this recipe, and its step."""
+        if name is not True and (found := on_the_hub(name)):
+            name = fetch_checkpoint(*found, Path(self.args.output_dir), self.args.hub_token)
         if name is not True:
             if flaw := self._flaw_of(name):
                 raise InputError(
@@ -256,17 +257,3 @@ class ResumableTrainer(Trainer):
         """Whether a signal broke an evaluation off at the step of the checkpoint that was loaded."""
         control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
         return self.args.eval_strategy != "no" and control.get("should_evaluate", False)
-
-
-def on_main_process(find: Callable[[], Found]) -> Found:
-    """What the main process finds, in every process; what it refuses, each of them refuses."""
-    found: list[Any] = [None]
-    if PartialState().is_main_process:
-        try:
-            found = [find()]
-        except InputError as error:
-            found = [error]
-    broadcast_object_list(found)
-    if isinstance(found[0], InputError):
-        raise found[0]
-    return found[0]

@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import build_trainer, tiny_model
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from scl_hf.errors import InputError
 from scl_hf.safety.manifest import checkpoints_in, flaw_of, seal
+from scl_hf.safety.pushed_trainer import PushedTrainer
 
 SAVING = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}  # 3 steps are an epoch
 
@@ -233,7 +234,7 @@ def test_what_may_change_takes_effect(finished, make_trainer, caplog):
 def test_what_is_pushed_is_whole(make_trainer, monkeypatch):
     pushed = []
     monkeypatch.setattr(
-        Trainer,
+        PushedTrainer,
         "_push_from_checkpoint",
         lambda self, folder: pushed.append((Path(folder).name, flaw_of(Path(folder)))),
     )
