@@ -1,6 +1,7 @@
 """
 Measures speed and memory, as ratios, and says whether the project's targets hold.
 
+    python scripts/benchmark.py checkpoints [--threads 1] [--rounds 7]
     python scripts/benchmark.py losses [--size 896] [--threads 1] [--rounds 7]
     python scripts/benchmark.py data [--crop_size 896] [--labels 500] [--threads 1] [--rounds 7]
     python scripts/benchmark.py encoders [--crop_size 518]
@@ -13,12 +14,18 @@ the median over the rounds, so that a neighbour's load falls on all of them alik
 import argparse
 
 import torch
-from benchmarks import data, encoders, inference, losses
+from benchmarks import checkpoints, data, encoders, inference, losses
 from benchmarks.common import print_machine
 
 from scl_hf.safety import script
 
-BENCHMARKS = {"data": data, "encoders": encoders, "inference": inference, "losses": losses}
+BENCHMARKS = {
+    "checkpoints": checkpoints,
+    "data": data,
+    "encoders": encoders,
+    "inference": inference,
+    "losses": losses,
+}
 
 
 def main() -> None:

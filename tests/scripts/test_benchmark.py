@@ -69,3 +69,15 @@ def test_encoders(benchmark, monkeypatch):
     monkeypatch.setattr(encoders, "ResNetConfig", lambda **fields: tiny)
     printed = benchmark("encoders", "--crop_size", 70, "--rounds", 1)
     assert printed.count("\n### ") == 2 and "| DINOv2-base, DPT | 70×70 |" in printed
+
+
+def test_checkpoints(benchmark, monkeypatch, tmp_path):
+    from benchmarks import checkpoints
+    from conftest import TINY as SIZES
+
+    monkeypatch.setattr(checkpoints, "SIZES", SIZES)
+    monkeypatch.setattr(checkpoints, "CONVERT", tmp_path / "script.py")  # it would import torch three times
+    checkpoints.CONVERT.write_text("")
+    printed = benchmark("checkpoints", "--folder", tmp_path, "--rounds", 1)
+    assert printed.count("\n### ") == 3 and "| from_pretrained, weights copied |" in printed
+    assert list(tmp_path.iterdir()) == [checkpoints.CONVERT]

@@ -1,0 +1,252 @@
+"""
+Turns a checkpoint of the public baseline (Zhu et al. 2019), DeepLabV3+ on WideResNet-38, into a folder for
+`from_pretrained`, with the same logits:
+
+    python scripts/convert_checkpoint.py cityscapes.pth --output models/cityscapes
+    python scripts/convert_checkpoint.py mapillary.pth --output models/mapillary --id2label names.json
+    python scripts/convert_checkpoint.py wider_resnet38.pth --output models/imagenet    # the trunk: a start
+
+Sizes and the number of classes are read from the weights. What they do not tell, dilations and dropout, is the default
+of `DeepLabV3PlusConfig`. No code in the file is run. The licence of the weights stays that of their publisher.
+"""
+
+import os
+import re
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from scl_hf.checkpoints import load_processor
+from scl_hf.data.cityscapes import ID2LABEL
+from scl_hf.data.labels import read_id2label
+from scl_hf.errors import InputError, first_few
+from scl_hf.output import check_writable
+from scl_hf.recipe import RecipeParser, split_command_line
+from scl_hf.safety import script
+from scl_hf.safety.disk import writing
+
+USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
+NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
+
+LAYERS = {  # ours -> the baseline's, but for residual blocks and the branches of the ASPP
+    "trunk.mod1": "mod1.conv1",
+    "aspp.image_pooling.convolution": "aspp.img_conv.0",
+    "aspp.image_pooling.normalization": "aspp.img_conv.1",
+    "aspp.projection": "bot_aspp",
+    "decoder.skip_projection": "bot_fine",
+    "decoder.layers.0.convolution": "final.0",
+    "decoder.layers.0.normalization": "final.1",
+    "decoder.layers.1.convolution": "final.3",
+    "decoder.layers.1.normalization": "final.4",
+    "decoder.classifier": "final.6",
+}
+HEAD = ("aspp.", "bot_aspp.", "bot_fine.", "final.")
+CLASSIFIER = ("bn_out.", "classifier.")  # ImageNet's, of no use here
+
+# Beside its tensors a checkpoint of the baseline holds its mean IoU: a NumPy number, also by its name before NumPy 2.
+_scalar = np.float64().__reduce__()[0]
+NUMBERS = [np.dtype, np.dtypes.Float64DType, _scalar, (_scalar, "numpy.core.multiarray.scalar")]
+
+
+@dataclass
+class ConversionArguments:
+    """
+    Where the model goes, and what its classes are called.
+
+    Args:
+        output (`str`):
+            Folder of the model, which is not there yet.
+        id2label (`str`, *optional*):
+            JSON file with the names of the classes, `{"0": "road", "1": "sidewalk", …}`. By default 19 classes are
+            those of Cityscapes, and others have no names.
+        partial (`bool`, *optional*, defaults to `False`):
+            Whether a checkpoint that fits in part is taken. What is missing is then new where training starts from it.
+    """
+
+    output: str
+    id2label: str | None = None
+    partial: bool = False
+
+
+def main() -> None:
+    # 1. What is converted, and to where
+    given, fields = split_command_line(sys.argv[1:])
+    if len(given) != 1 and not {"-h", "--help"} & set(fields):
+        raise InputError(f"one checkpoint comes first: {USAGE}")
+    (args,) = RecipeParser(ConversionArguments, usage=USAGE).parse_recipe(fields)
+    source, output = Path(given[0]), Path(args.output)
+    check_writable("output", args.output)
+    if os.path.lexists(output):
+        raise InputError(f"output {output}: is there already. Name a new folder.")
+
+    # 2. Its tensors, and the network that they are of
+    weights = read_weights(source)
+    config = read_config(source, weights)
+    name_classes(config, weights, args.id2label)
+    with torch.device("meta"):
+        model = DeepLabV3PlusForSemanticSegmentation(config)
+
+    # 3. What fits
+    has_head = any(name.startswith(HEAD) for name in weights)
+    wanted = {name: t for name, t in model.state_dict().items() if has_head or name.startswith("trunk.")}
+    taken, missing, unexpected = match(weights, wanted)
+    unused = [] if has_head else [name for name in unexpected if name.startswith(CLASSIFIER)]
+    unexpected = [name for name in unexpected if name not in unused]
+    check_finite(source, taken)
+    parameters = sum(taken[name].numel() for name, _ in model.named_parameters() if name in taken)
+    print(f"{source}: {len(taken)} of {len(wanted)} tensors taken, {parameters / 1e6:.1f} M parameters")
+    print(f"renamed: {counted([f'{baseline_name(name)} → {name}' for name in taken])}")
+    print(f"missing: {counted(missing)}")
+    print(f"unexpected: {counted(unexpected)}")
+    if unused:
+        print(f"ImageNet's classifier, not used: {counted(unused)}")
+    if (missing or unexpected) and not args.partial:
+        raise InputError(
+            f"{source}: fits in part only, {len(missing)} tensors are missing and {len(unexpected)} unexpected. "
+            f"{NEEDED} --partial true takes what fits."
+        )
+
+    # 4. The folder, whole or not there
+    logging.disable_progress_bar()
+    save(output, model, taken)
+    print(f"{output}: {described(config, args.id2label, is_whole=has_head and not missing)}")
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by the names of its network. Those of a zip, as torch writes, stay on the disk."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Name a checkpoint of the baseline, such as cityscapes.pth.")
+    with open(path, "rb") as file:
+        if re.match(rb"(\xef\xbb\xbf)?\s*<", file.read(512)):
+            raise InputError(
+                f"{path}: is a web page, which a dead link or a login gives in place of the file. Download it anew."
+            )
+    try:
+        with torch.serialization.safe_globals(NUMBERS), warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # what others wrote may hold anything
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputError(
+                f"{path}: holds Python code ({code[1]}), which is not run. Where you trust it, save its state_dict "
+                "alone, torch.save(model.state_dict(), …), and convert that."
+            ) from error
+        raise InputError(f"{path}: is cut off, or no checkpoint of torch.save. Download it anew.") from error
+    if isinstance(checkpoint, Mapping):
+        held = (checkpoint.get(key) for key in ("state_dict", "model"))
+        checkpoint = next((value for value in held if isinstance(value, Mapping)), checkpoint)
+        tensors = {name: value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+        if tensors:
+            return {str(name).removeprefix("module."): value.detach() for name, value in tensors.items()}
+    raise InputError(f"{path}: holds no tensors by name, in state_dict, in model or bare. {NEEDED}")
+
+
+def read_config(source: Path, weights: Mapping[str, torch.Tensor]) -> DeepLabV3PlusConfig:
+    """The config of the network that the weights are of, still without the names of its classes."""
+    kernels = {name: tensor.shape for name, tensor in weights.items() if tensor.dim() == 4 and tensor.numel()}
+    depths, channels = [], []
+    for module in (f"mod{n}" for n in range(2, 8)):
+        blocks = {block[1] for name in weights if (block := re.match(rf"{module}\.block(\d+)\.", name))}
+        convolutions = [f"{module}.block1.convs.conv{n}.weight" for n in (1, 2, 3)]
+        depths.append(len(blocks))
+        channels.append([kernels[name][0] for name in convolutions if name in kernels])
+    if "mod1.conv1.weight" not in kernels or any(len(widths) < 2 for widths in channels):
+        raise InputError(
+            f"{source}: is of another network, {len(weights)} tensors such as {first_few(weights, 2)}. {NEEDED}"
+        )
+    sizes = {"aspp_channels": "aspp.img_conv.0", "skip_channels": "bot_fine", "decoder_channels": "final.0"}
+    sizes = {field: kernels[f"{name}.weight"][0] for field, name in sizes.items() if f"{name}.weight" in kernels}
+    sizes |= {"num_labels": kernels["final.6.weight"][0]} if "final.6.weight" in kernels else {}
+    stem_channels, num_channels = kernels["mod1.conv1.weight"][:2]
+    return DeepLabV3PlusConfig(
+        num_channels=num_channels, stem_channels=stem_channels, depths=depths, channels=channels, **sizes
+    )
+
+
+def name_classes(config: DeepLabV3PlusConfig, weights: Mapping[str, torch.Tensor], file: str | None) -> None:
+    """Gives the classes the names in a file, or those of Cityscapes where they are 19."""
+    if file is None and (config.num_labels != len(ID2LABEL) or "final.6.weight" not in weights):
+        return
+    id2label = ID2LABEL if file is None else read_id2label(Path(file))
+    if "final.6.weight" not in weights:
+        raise InputError("id2label: this checkpoint has no classes to name (final.6.weight). Leave it out.")
+    if len(id2label) != config.num_labels:
+        raise InputError(f"id2label {file}: names {len(id2label)} classes, the checkpoint has {config.num_labels}.")
+    config.id2label, config.label2id = dict(id2label), {name: i for i, name in id2label.items()}
+
+
+def baseline_name(name: str) -> str:
+    """The baseline's name of a tensor: `trunk.mod2.0.norm1.weight` -> `mod2.block1.bn1.0.weight`."""
+    layer, _, tensor = name.rpartition(".")
+    if layer in LAYERS:
+        return f"{LAYERS[layer]}.{tensor}"
+    if branch := re.fullmatch(r"aspp\.branches\.(\d+)\.(convolution|normalization)", layer):
+        return f"aspp.features.{branch[1]}.{int(branch[2] == 'normalization')}.{tensor}"
+    module, block, inner = re.fullmatch(r"trunk\.(mod\d)\.(\d+)\.(.+)", layer).groups()
+    inner = inner.replace("residual", "convs").replace("projection", "proj_conv")
+    inner = re.sub(r"norm(\d)", r"bn\1.0", inner)  # a BatchNorm and its ReLU are a pair there
+    return f"{module}.block{int(block) + 1}.{inner}.{tensor}"
+
+
+def match(
+    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
+    """What is taken, by our names; what is missing and what is unexpected, by the baseline's."""
+    taken, missing, used = {}, [], set()
+    for name, like in wanted.items():
+        old = baseline_name(name)
+        if old in weights and weights[old].shape == like.shape:
+            taken[name] = weights[old]
+            used.add(old)
+        elif name.endswith(".num_batches_tracked") and old not in weights:
+            taken[name] = torch.zeros((), dtype=torch.long)  # files from before torch 0.4.1 do not count
+        else:
+            missing.append(old)
+    return taken, missing, [name for name in weights if name not in used]
+
+
+def check_finite(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuses NaN and infinity. By minimum and maximum, which need no memory."""
+    ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items()}
+    if wrong := [baseline_name(name) for name, values in ends.items() if not values.isfinite().all()]:
+        raise InputError(
+            f"{source}: {len(wrong)} of its tensors hold NaN or infinity ({wrong[0]}). Take another checkpoint."
+        )
+
+
+def counted(names: list[str]) -> str:
+    return f"{len(names)} ({first_few(names, 3)})" if names else "none"
+
+
+def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes the folder of a model whose tensors are these; the image processor is ImageNet's, as in the baseline."""
+    model.to(next(iter(tensors.values())).dtype)
+    with writing(str(output), output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".partial") as folder:
+            model.save_pretrained(f"{folder}/model", state_dict=tensors)
+            load_processor(None).save_pretrained(f"{folder}/model")
+            os.rename(f"{folder}/model", output)
+
+
+def described(config: DeepLabV3PlusConfig, id2label: str | None, is_whole: bool) -> str:
+    """What the folder is, and how to go on."""
+    if not is_whole:
+        return "a start for training, as model_name_or_path of a recipe; what is missing will be new"
+    if id2label is None and config.num_labels != len(ID2LABEL):
+        names = "without names (LABEL_0, …), for which eval.py and predict.py ask: name them by --id2label FILE.json"
+    else:
+        names = f"{first_few(config.id2label.values())}, named by {id2label}" if id2label else "those of Cityscapes"
+    return f"a model with {config.num_labels} classes, {names}"
+
+
+if __name__ == "__main__":
+    script.run(main)
