@@ -46,6 +46,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             Decay of the EMA teacher. It is the weight of the teacher's past in its average, once a training step.
         ema_teacher (`bool`, *optional*, defaults to `True`):
             Targets from the EMA model. If not, they come from the student's own weights (Table 3).
+        teacher_renewal_steps (`int`, *optional*):
+            Steps for which the targets come from one copy of the EMA model. It is made when the unlabelled images
+            join, and anew after so many steps, so that teacher and student do not confirm each other's errors. Without
+            it, as in the paper, they come from the EMA model of each step.
         ema_validation (`bool`, *optional*, defaults to `True`):
             Whether the EMA model is the one that is evaluated and published. If not, it is the student (Table 3).
         semi_supervised_start_step (`int`, *optional*, defaults to 0):
@@ -99,6 +103,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     logit_adjustment: float = 0.0
     ema_decay: float = 0.999
     ema_teacher: bool = True
+    teacher_renewal_steps: int | None = None
     ema_validation: bool = True
     semi_supervised_start_step: int = 0
     semi_supervised_ramp_steps: int = 0
@@ -172,6 +177,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         odd = self.relaxation_window >= 1 and self.relaxation_window % 2 == 1
         check_field(self, "relaxation_window", odd, "odd")
         check_field(self, "logit_adjustment", 0 <= self.logit_adjustment <= 2, "0 to 2")
+        renewal = self.teacher_renewal_steps
+        check_field(self, "teacher_renewal_steps", renewal is None or renewal >= 1, "1 or more, or left out")
+        both = renewal is None or self.ema_teacher
+        check_field(self, "teacher_renewal_steps", both, "left out where ema_teacher is off")
         check_field(self, "ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
         check_field(
             self, "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"
@@ -207,6 +216,11 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         if steps < 0 or not self.semi_supervised:
             return 0.0
         return min(1.0, (steps + 1) / max(1, self.semi_supervised_ramp_steps))
+
+    def renews_teacher(self, step: int) -> bool:
+        """Whether the copy of the EMA model that gives the targets is made, or made anew, before a step."""
+        steps = step - self.semi_supervised_start_step
+        return self.teacher_renewal_steps is not None and steps >= 0 and steps % self.teacher_renewal_steps == 0
 
     @property
     def published_name(self) -> str:

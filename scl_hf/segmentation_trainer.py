@@ -24,7 +24,7 @@ from .config import SemiSupervisedConfig
 from .data.crops import EvaluationImages
 from .data.labels import LabelImage
 from .data.palette import palette_of
-from .data.rows import check_labels, picture_rows
+from .data.rows import check_labels, labeled_rows, picture_rows
 from .errors import InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
@@ -90,18 +90,6 @@ def _check_optimizer(model: PreTrainedModel, args: SemiSupervisedConfig) -> None
     with _fields_to_mend("lr_scheduler_type, lr_scheduler_kwargs"):
         steps = args.max_steps if args.max_steps > 0 else 10**9  # how many there will be is not known yet
         get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, args.lr_scheduler_kwargs)
-
-
-def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
-    """Rows `image`, `label` and `id` of a data set with the classes of the model."""
-    rows = picture_rows(dataset, name, LabelImage.of(id2label))
-    theirs, own, remedy = rows.features["label"].id2label, id2label, "give a model with the id2label of the data"
-    if len(theirs) != len(own):
-        raise InputError(f"{name}: has {len(theirs)} classes, the model {len(own)}; {remedy}.")
-    for i, label in theirs.items():
-        if own[i] not in (label, f"LABEL_{i}"):
-            raise InputError(f"{name}: class {i} is {label!r}, that of the model {own[i]!r}; {remedy}.")
-    return rows
 
 
 def encoder_of(model: PreTrainedModel) -> nn.Module:

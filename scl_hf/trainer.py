@@ -1,5 +1,6 @@
 """`SemiSupervisedTrainer`: transformers' Trainer, with the loss of equation (1) and an EMA teacher."""
 
+import copy
 import functools
 import os
 import time
@@ -21,12 +22,9 @@ from .callbacks import Pace, SkippedFiles
 from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix
-from .data.augmentation import Augmentation
-from .data.class_index import ClassIndex
 from .data.class_shares import class_shares
-from .data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from .data.draws import DrawSampler, LabeledDraws
-from .data.rows import check_labels, picture_rows
+from .data.crops import EvaluationImages, PairCollator, PairedCrops
+from .data.draws import DrawSampler
 from .errors import InputError, killed_workers
 from .evaluation.protocol import score
 from .hub import fill_model_card
@@ -34,9 +32,10 @@ from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
 from .safety.run_recipe import recipe_of
-from .segmentation_trainer import SegmentationTrainer, check_settings_of, labeled_rows, open_model
+from .segmentation_trainer import SegmentationTrainer, check_settings_of, open_model
 from .targets import TargetShares
 from .teacher import EMATeacher
+from .training_data import crops_and_draws
 
 # Private methods of transformers.Trainer that are overridden, here and in the classes above; tests/test_trainer.py
 # holds each to its upstream signature and to the place it is called from.
@@ -55,6 +54,9 @@ OVERRIDDEN_PRIVATE_METHODS = (
 )
 
 
+KEPT_TEACHER = "kept_teacher"  # sub-folder of a checkpoint
+
+
 class SemiSupervisedTrainer(SegmentationTrainer):
     """
     Trains a semantic-segmentation model on labelled and unlabelled images with L_x + λ_c L_c + λ_sc L_sc.
@@ -65,7 +67,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
     drawn, augmented and mixed in here, as `args` say.
 
     A checkpoint folder, and the output directory at the end, hold the model to use at their root: the EMA model, or
-    the student where `ema_validation` is off. The other one lies in the checkpoint's `student/` or `teacher/`.
+    the student where `ema_validation` is off. The other one lies in the checkpoint's `student/` or `teacher/`, and the
+    copy of `teacher_renewal_steps` in its `kept_teacher/`.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -117,11 +120,13 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             )
         if train_dataset is not None:
             check_settings_of(model, args)
-        self.unlabeled_dataset, self.coarse_dataset = unlabeled_dataset, coarse_dataset
+        self.unlabeled_dataset = unlabeled_dataset
         # Before anything is written: what is wrong with the data shows here.
         self._crops, self._draws = None, None
         if train_dataset is not None:
-            self._crops, self._draws = self._crops_and_draws(model, args, train_dataset, processing_class)
+            given = (train_dataset, unlabeled_dataset, coarse_dataset)
+            pixels = pixels_of(processing_class)
+            self._crops, self._draws = crops_and_draws(args, model.config.id2label, pixels, *given)
         super().__init__(
             model=model,
             args=args,
@@ -134,6 +139,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             optimizers=optimizers,
         )
         self.teacher = EMATeacher(self.model, args.ema_decay)
+        self._kept_teacher: PreTrainedModel | None = None  # the copy that `teacher_renewal_steps` is for
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
         self._class_shares = functools.cache(lambda: torch.from_numpy(class_shares(self._crops.labeled.rows)))
@@ -141,35 +147,6 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data
-
-    def _crops_and_draws(
-        self,
-        model: PreTrainedModel,
-        args: SemiSupervisedConfig,
-        train_dataset: datasets.Dataset,
-        processing_class: BaseImageProcessor,
-    ) -> tuple[PairedCrops, LabeledDraws]:
-        """Crops of the rows, and which labelled ones an epoch draws."""
-        if args.semi_supervised and not self.unlabeled_dataset:
-            raise InputError(
-                "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
-                " Add some (unlabeled_dataset; in a recipe unlabeled_dirs or unlabeled_splits), or set both to 0."
-            )
-        augmentation = Augmentation(args, pixels_of(processing_class))
-        labeled = labeled_rows(train_dataset, "train_dataset", model.config.id2label)
-        check_labels(labeled, "train_dataset")
-        coarse = index = unlabeled = None
-        if self.coarse_dataset is not None:
-            coarse = labeled_rows(self.coarse_dataset, "coarse_dataset", model.config.id2label)
-        if args.semi_supervised:
-            unlabeled = picture_rows(self.unlabeled_dataset, "unlabeled_dataset", None)
-            unlabeled = UnlabeledCrops(unlabeled, augmentation, args.skip_corrupt)
-        if args.class_uniform_share > 0:
-            with args.main_process_first(desc="class index"):
-                settings = (args.class_uniform_tile, args.coarse_classes, os.cpu_count(), args.skip_corrupt)
-                index = ClassIndex.build(labeled, coarse, *settings)
-        draws = LabeledDraws(len(labeled), args.draw_seed, index, args.class_uniform_share, args.coarse_until_epoch)
-        return PairedCrops(LabeledCrops(labeled, augmentation, coarse, args.skip_corrupt), unlabeled), draws
 
     def get_train_dataloader(self) -> DataLoader:
         """As upstream, of pairs of crops in place of the rows of `train_dataset`."""
@@ -207,6 +184,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def _begin(self, state: TrainerState) -> None:
         super()._begin(state)
+        self._renew_teacher(state.global_step)
         self._pace.restart(state.global_step)
 
     def _begin_epoch(self, state: TrainerState) -> None:
@@ -215,7 +193,12 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def _end_step(self, state: TrainerState) -> None:
         self.teacher.update_parameters(self.model)
+        self._renew_teacher(state.global_step)
         super()._end_step(state)
+
+    def _renew_teacher(self, step: int) -> None:
+        if self.args.semi_supervised and self.args.renews_teacher(step):
+            self._kept_teacher = copy.deepcopy(self.teacher.module)
 
     # Losses
 
@@ -292,6 +275,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
         """
         model = self.teacher.module if self.args.ema_teacher else self.model
+        if self._kept_teacher is not None:
+            model = self._kept_teacher
         with evaluation_mode(model), self.accelerator.autocast():
             logits = model(pixel_values=channels_last(torch.cat([unlabeled_a, unlabeled_b]))).logits
         probs_a, probs_b = upsample_logits(logits, unlabeled_a.shape[-2:]).softmax(dim=1).chunk(2)
@@ -356,12 +341,18 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         folder, model = self._other
         if self.args.should_save:
             model.save_pretrained(os.path.join(output_dir, folder))
+            if self._kept_teacher is not None:
+                self._kept_teacher.save_pretrained(os.path.join(output_dir, KEPT_TEACHER))
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder, other = self._other
         load_weights(Path(resume_from_checkpoint), self.evaluated_model)
         load_weights(Path(resume_from_checkpoint, folder), other)
+        self._kept_teacher = None
+        if (kept := Path(resume_from_checkpoint, KEPT_TEACHER)).is_dir():
+            self._kept_teacher = copy.deepcopy(self.teacher.module)
+            load_weights(kept, self._kept_teacher)
 
     def _load_best_model(self) -> None:
         best, (folder, other) = self._verified_best(), self._other

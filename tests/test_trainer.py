@@ -166,6 +166,27 @@ def test_the_teacher_is_the_average_after_every_step(make_trainer):
     assert not trainer.teacher.module.training
 
 
+def test_a_copy_of_the_teacher_gives_the_targets_until_it_is_renewed(make_trainer):
+    trainer = make_trainer(ema_decay=0.5, max_steps=6, semi_supervised_start_step=1, teacher_renewal_steps=3)
+    inputs, targets, averages = batch_of(trainer), [], []
+    views = [inputs[name] for name in ("unlabeled_a", "unlabeled_b", "box_ids")]
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            targets.append(trainer.teacher_probs(*views))
+            averages.append(copy.deepcopy(trainer.teacher.module.state_dict()))
+
+    trainer.add_callback(Look())
+    trainer.train()
+    # Steps 1 to 3 learn from the EMA model as it was before step 1, steps 4 and 5 from that before step 4.
+    assert all(torch.equal(targets[step], targets[1]) for step in (2, 3)) and torch.equal(targets[5], targets[4])
+    for made in (1, 4):
+        trainer._kept_teacher = None
+        trainer.teacher.module.load_state_dict(averages[made])
+        assert torch.equal(trainer.teacher_probs(*views), targets[made])
+    assert not torch.equal(targets[1], targets[4])
+
+
 def test_without_ema_the_students_own_weights_teach(make_trainer):
     trainer = make_trainer(ema_teacher=False)
     inputs = batch_of(trainer)
@@ -359,8 +380,8 @@ def test_gradient_accumulation_averages_the_micro_batches(make_trainer):
 
 
 @pytest.mark.parametrize("stop", [3, 4])  # 3 steps of 2 crops are an epoch of the 5 labelled images
-@pytest.mark.parametrize("ema_validation", [True, False])
-def test_a_resumed_run_ends_with_the_same_bits(town_data, tmp_path, stop, ema_validation):
+@pytest.mark.parametrize(("ema_validation", "renewal"), [(True, None), (False, None), (True, 2)])
+def test_a_resumed_run_ends_with_the_same_bits(town_data, tmp_path, stop, ema_validation, renewal):
     fields = {
         "max_steps": 6,
         "num_pairs": 40,
@@ -368,7 +389,7 @@ def test_a_resumed_run_ends_with_the_same_bits(town_data, tmp_path, stop, ema_va
         "save_steps": stop,
         "optim_args": "momentum=0.9",
     }
-    fields["ema_validation"] = ema_validation
+    fields |= {"ema_validation": ema_validation, "teacher_renewal_steps": renewal}
     torch.manual_seed(1)
     whole = build_trainer(town_data, tmp_path / "whole", **fields)
     whole.train()

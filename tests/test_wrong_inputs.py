@@ -179,6 +179,12 @@ CASES = {
     "no box": (fields(num_boxes=0), TRAIN, "num_boxes"),
     "more loss boxes than boxes": (fields(num_loss_boxes=5), TRAIN, "num_loss_boxes"),
     "adjustment beyond reason": (fields(logit_adjustment=5.0), TRAIN, "logit_adjustment"),
+    "no step for a teacher": (fields(teacher_renewal_steps=0), TRAIN, "teacher_renewal_steps"),
+    "copies without an EMA teacher": (
+        fields(teacher_renewal_steps=10, ema_teacher=False),
+        TRAIN,
+        "teacher_renewal_steps",
+    ),
     "even window": (fields(relaxation_window=4), TRAIN, "relaxation_window"),
     "negative rate": (fields(learning_rate=-0.1), TRAIN, "learning_rate"),
     "negative decay": (fields(weight_decay=-1.0), TRAIN, "weight_decay"),

@@ -113,6 +113,18 @@ def picture_rows(dataset: datasets.Dataset, name: str, labels: LabelImage | None
     return select_pictures(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
 
 
+def labeled_rows(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
+    """Rows `image`, `label` and `id` of a data set with the classes of the model."""
+    rows = picture_rows(dataset, name, LabelImage.of(id2label))
+    theirs, own, remedy = rows.features["label"].id2label, id2label, "give a model with the id2label of the data"
+    if len(theirs) != len(own):
+        raise InputError(f"{name}: has {len(theirs)} classes, the model {len(own)}; {remedy}.")
+    for i, label in theirs.items():
+        if own[i] not in (label, f"LABEL_{i}"):
+            raise InputError(f"{name}: class {i} is {label!r}, that of the model {own[i]!r}; {remedy}.")
+    return rows
+
+
 def select_pictures(
     rows: datasets.Dataset,
     columns: Mapping[str, str],

@@ -1,0 +1,45 @@
+"""What a run draws from: the rows of its data sets, checked, as crops, and which of them an epoch draws."""
+
+import os
+
+import datasets
+
+from .config import SemiSupervisedConfig
+from .data.augmentation import Augmentation
+from .data.class_index import ClassIndex
+from .data.crops import LabeledCrops, PairedCrops, UnlabeledCrops
+from .data.draws import LabeledDraws
+from .data.pixels import Pixels
+from .data.rows import check_labels, labeled_rows, picture_rows
+from .errors import InputError
+
+
+def crops_and_draws(
+    args: SemiSupervisedConfig,
+    id2label: dict[int, str],
+    pixels: Pixels,
+    train_dataset: datasets.Dataset,
+    unlabeled_dataset: datasets.Dataset | None,
+    coarse_dataset: datasets.Dataset | None,
+) -> tuple[PairedCrops, LabeledDraws]:
+    """Crops of the rows of a run for a model of these classes and pixels, and which labelled ones an epoch draws."""
+    if args.semi_supervised and not unlabeled_dataset:
+        raise InputError(
+            "consistency_weight and structured_consistency_weight: above 0, but there are no unlabelled images."
+            " Add some (unlabeled_dataset; in a recipe unlabeled_dirs or unlabeled_splits), or set both to 0."
+        )
+    augmentation = Augmentation(args, pixels)
+    labeled = labeled_rows(train_dataset, "train_dataset", id2label)
+    check_labels(labeled, "train_dataset")
+    coarse = index = unlabeled = None
+    if coarse_dataset is not None:
+        coarse = labeled_rows(coarse_dataset, "coarse_dataset", id2label)
+    if args.semi_supervised:
+        unlabeled = picture_rows(unlabeled_dataset, "unlabeled_dataset", None)
+        unlabeled = UnlabeledCrops(unlabeled, augmentation, args.skip_corrupt)
+    if args.class_uniform_share > 0:
+        with args.main_process_first(desc="class index"):
+            settings = (args.class_uniform_tile, args.coarse_classes, os.cpu_count(), args.skip_corrupt)
+            index = ClassIndex.build(labeled, coarse, *settings)
+    draws = LabeledDraws(len(labeled), args.draw_seed, index, args.class_uniform_share, args.coarse_until_epoch)
+    return PairedCrops(LabeledCrops(labeled, augmentation, coarse, args.skip_corrupt), unlabeled), draws
