@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .callbacks import LogLines, ProgressBar, write
+from .card import check_card_template
 from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
 from .config import SemiSupervisedConfig
 from .data.crops import EvaluationImages
@@ -30,7 +31,7 @@ from .errors import GO_ON, InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
-from .hub import CodeBesideWeights, check_card_template
+from .hub import CodeBesideWeights
 from .inference import size_divisor, smallest_side
 from .output import FolderLock, replacing
 from .safety import interruption
