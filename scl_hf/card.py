@@ -189,7 +189,6 @@ def fill_model_card(
             ious=ious,
             curves=CURVES if CURVES in pictures else None,
             panel=PANEL if PANEL in pictures else None,
-            mixed=args.ramp(facts.steps - 1) > 0,
             settings=_settings(args),
             crop_size=args.crop_size,
             recipe=facts.recipe,

@@ -99,9 +99,15 @@ _RecipeLoader.add_constructor(
 
 
 class _RecipeDumper(yaml.SafeDumper):
-    """Writes what [`_RecipeLoader`] reads as it was, with quotes around text that it would take for a number."""
+    """
+    Writes what [`_RecipeLoader`] reads as it was, with quotes around text that it would take for a number. A list
+    stands in its line.
+    """
 
     yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
+
+    def represent_sequence(self, tag: str, sequence: Iterable, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -131,7 +137,8 @@ class RecipeParser(HfArgumentParser):
         super().__init__(dataclass_types, **defaults | kwargs)
         self.own_defaults: dict[str, Any] = {}  # those of the dataclasses, which a recipe replaces
         for action in self._actions:
-            self.own_defaults.setdefault(action.dest, action.default)
+            default = self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+            self.own_defaults.setdefault(action.dest, default)
 
     def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
         """One instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
@@ -261,7 +268,7 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(item) for item in value]
     if not isinstance(value, str):
-        return value
+        return int(value) if isinstance(value, float) and value.is_integer() else value
     if value.startswith("{"):
         return json.loads(value)
     here = os.path.isabs(value) or value.startswith("~") or ".." in Path(value).parts

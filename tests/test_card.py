@@ -106,7 +106,7 @@ def test_other_data_and_weights(card_of, tmp_path):
     values = metadata(text)
     assert values["datasets"] == ["me/mine"] and values["license"] == "cc-by-4.0" and "base_model" not in values
     assert values["model-index"][0]["results"][0]["dataset"] == {"name": "mine", "type": "me/mine"}
-    assert "[me/mine](https://huggingface.co/datasets/me/mine), and the terms of these data apply" in text
+    assert "[me/mine](https://huggingface.co/datasets/me/mine), whose terms apply" in text
     assert f"It started from other weights, `{tmp_path.name}`." in text and str(tmp_path) + "`" not in text
     assert "The terms of the weights that the training started from hold as well." in text
 
