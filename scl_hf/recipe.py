@@ -132,7 +132,8 @@ class RecipeParser(HfArgumentParser):
     def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
         self.source = "command line"  # what error messages name
         self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
-        self.values: dict[str, Any] = {}  # as they were given, before the dataclasses complete them
+        self.in_recipe: set[str] = set()  # the fields that the recipe or its base holds
+        self.values: dict[str, Any] = {}  # of all fields, as they were given, before the dataclasses complete them
         defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
         super().__init__(dataclass_types, **defaults | kwargs)
         self.own_defaults: dict[str, Any] = {}  # those of the dataclasses, which a recipe replaces
@@ -147,6 +148,7 @@ class RecipeParser(HfArgumentParser):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
                 self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
+                self.in_recipe |= values.keys()
             self.source = f"{recipe} or command line"
         try:
             *parsed, unknown = self.parse_args_into_dataclasses(
@@ -167,10 +169,14 @@ class RecipeParser(HfArgumentParser):
 
     def portable_recipe(self) -> str:
         """
-        What was parsed as one recipe without a base, for another machine: the fields whose values are not the
-        defaults, and of paths that are of this machine only the name.
+        What was parsed as one recipe without a base, for another machine: the fields that the recipe holds and those
+        whose values are not the defaults, and of paths that are of this machine only the name.
         """
-        given = {name: value for name, value in self.values.items() if value != self.own_defaults[name]}
+        given = {
+            name: value
+            for name, value in self.values.items()
+            if name in self.in_recipe or value != self.own_defaults[name]
+        }
         parts = []
         for group in self._action_groups:
             names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in given)

@@ -380,6 +380,7 @@ def test_the_recipe_that_is_passed_on_is_the_same_run(tmp_path, name):
     parsed = parser.parse_recipe([str(RECIPES[name]), *given, "--output_dir", "/home/me/runs/town"])
     text = parser.portable_recipe()
     assert not {"/home", "..", "me/secret", "first", "Strategy", "Names", "!!", "hub_", "base"} & set(text.split())
+    assert "relaxation_window: 3" in text or name != "demo"  # as the recipe says, though it is the default
     assert "include_num_input_tokens_seen" not in text  # a default that argparse converts
     assert "/home" not in text and "secret" not in text and "unlabeled_dirs: [drive, more/drives]\n" in text
     (tmp_path / "recipe.yaml").write_text(text)
