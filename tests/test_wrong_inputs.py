@@ -173,6 +173,7 @@ CASES = {
     "negative warm-up": (fields(warmup_steps=-5), TRAIN, "warmup_steps"),
     "no box": (fields(num_boxes=0), TRAIN, "num_boxes"),
     "more loss boxes than boxes": (fields(num_loss_boxes=5), TRAIN, "num_loss_boxes"),
+    "licence in words": (fields(license="Apache 2.0"), TRAIN, "license: must be written as on the Hub"),
     "even window": (fields(relaxation_window=4), TRAIN, "relaxation_window"),
     "negative rate": (fields(learning_rate=-0.1), TRAIN, "learning_rate"),
     "negative decay": (fields(weight_decay=-1.0), TRAIN, "weight_decay"),
