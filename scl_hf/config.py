@@ -73,6 +73,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             checkpoint's on which neither the sequence of samples nor a step depends, and the learning rate.
         model_card_template (`str`, *optional*):
             Jinja template of the model card. Without it: the card that `transformers` writes.
+        license (`str`, *optional*):
+            Licence of the published model, as the Hub writes it. It goes into the model card. By default that of
+            Cityscapes or Mapillary Vistas where they are the data, or none.
 
     > [!NOTE]
     > These fields have other defaults than in [`~transformers.TrainingArguments`]:
@@ -115,6 +118,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     overwrite_output_dir: bool = False
     allow_changed_recipe: bool = False
     model_card_template: str | None = None
+    license: str | None = None
 
     # TrainingArguments, with the paper's values …
     optim: str = "sgd"
@@ -165,6 +169,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             steps = getattr(self, f"{name}_steps")
             remedy = f"above 0 ({name}_strategy no switches it off)"
             check_field(self, f"{name}_steps", steps is None or steps > 0, remedy)
+        licence = self.license is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license)
+        check_field(self, "license", licence, "written as on the Hub, like apache-2.0, cc-by-4.0 or other")
         rate = self.backbone_learning_rate
         check_field(self, "backbone_learning_rate", rate is None or rate >= 0, "0 or more, or left out")
         known = set(self.no_weight_decay) <= set(NOT_DECAYED)

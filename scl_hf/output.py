@@ -115,7 +115,8 @@ def clear_output_dir(output_dir: str | os.PathLike) -> None:
     for folder in checkpoints_in(path):
         shutil.rmtree(folder, ignore_errors=True)
     # By their names: whoever names a folder with other things in it shall not lose those.
-    own = ("panels/step-*.png", "runs/*/events.out.tfevents.*", "_not_finite-*.safetensors", "trainer_state.json")
+    own = ("panels/step-*.png", "panel.png", "runs/*/events.out.tfevents.*")
+    own += ("_not_finite-*.safetensors", "trainer_state.json")
     for pattern in (*own, SAFE_WEIGHTS_NAME, CONFIG_NAME):
         for file in path.glob(pattern):
             file.unlink()

@@ -1,4 +1,4 @@
-"""A recipe (YAML) and the command line on top of it -> dataclasses."""
+"""A recipe (YAML) and the command line on top of it -> dataclasses, and the recipe that is to be passed on."""
 
 import argparse
 import inspect
@@ -21,6 +21,19 @@ from .data import DataArguments
 from .errors import InputError, did_you_mean, first_line
 
 TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
+# Fields, by how they begin, of one start of a run and of who started it: no part of what somebody else runs again.
+NOT_PASSED_ON = (
+    "allow_changed_recipe",
+    "hub_",
+    "model_card_template",
+    "overwrite_output_dir",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "resume_from_checkpoint",
+    "run_name",
+    "trackio_",
+)
 
 
 def other_fields(*taken: type) -> set[str]:
@@ -85,6 +98,18 @@ _RecipeLoader.add_constructor(
 )
 
 
+class _RecipeDumper(yaml.SafeDumper):
+    """
+    Writes what [`_RecipeLoader`] reads as it was, with quotes around text that it would take for a number. A list
+    stands in its line.
+    """
+
+    yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
+
+    def represent_sequence(self, tag: str, sequence: Iterable, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """One spelling of each field, with the type of its value, and no `(default: None)`."""
 
@@ -107,8 +132,14 @@ class RecipeParser(HfArgumentParser):
     def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
         self.source = "command line"  # what error messages name
         self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
+        self.in_recipe: set[str] = set()  # the fields that the recipe or its base holds
+        self.values: dict[str, Any] = {}  # of all fields, as they were given, before the dataclasses complete them
         defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
         super().__init__(dataclass_types, **defaults | kwargs)
+        self.own_defaults: dict[str, Any] = {}  # those of the dataclasses, which a recipe replaces
+        for action in self._actions:
+            default = self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+            self.own_defaults.setdefault(action.dest, default)
 
     def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
         """One instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
@@ -117,6 +148,7 @@ class RecipeParser(HfArgumentParser):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
                 self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
+                self.in_recipe |= values.keys()
             self.source = f"{recipe} or command line"
         try:
             *parsed, unknown = self.parse_args_into_dataclasses(
@@ -129,6 +161,30 @@ class RecipeParser(HfArgumentParser):
         if unknown:
             self._unknown_field(unknown[0].removeprefix("--"))
         return tuple(parsed)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        namespace, unknown = super().parse_known_args(*args, **kwargs)
+        self.values = dict(vars(namespace))
+        return namespace, unknown
+
+    def portable_recipe(self) -> str:
+        """
+        What was parsed as one recipe without a base, for another machine: the fields that the recipe holds and those
+        whose values are not the defaults, and of paths that are of this machine only the name.
+        """
+        given = {
+            name: value
+            for name, value in self.values.items()
+            if name in self.in_recipe or value != self.own_defaults[name]
+        }
+        parts = []
+        for group in self._action_groups:
+            names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in given)
+            values = {name: _portable(given[name]) for name in names if not name.startswith(NOT_PASSED_ON)}
+            if values:
+                text = yaml.dump(values, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
+                parts.append(f"# {group.title}\n{text}")
+        return "\n".join(parts)
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"(argument )?--(\w+)(/--[\w-]+)?: ", r"\2: ", message)
@@ -211,6 +267,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
     return values
+
+
+def _portable(value: Any) -> Any:
+    """A value as a recipe holds it, without folders of this machine."""
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if not isinstance(value, str):
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    if value.startswith("{"):
+        return json.loads(value)
+    here = os.path.isabs(value) or value.startswith("~") or ".." in Path(value).parts
+    return Path(os.path.abspath(value)).name if here else value
 
 
 def _json_text(text: str) -> str:

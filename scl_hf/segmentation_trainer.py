@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .callbacks import LogLines, ProgressBar, write
+from .card import check_card_template
 from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
 from .config import SemiSupervisedConfig
 from .data.crops import EvaluationImages
@@ -29,7 +30,6 @@ from .errors import InputError, first_line
 from .evaluation.panels import training_panel
 from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
-from .hub import check_card_template
 from .inference import size_divisor, smallest_side
 from .output import FolderLock, replacing
 from .safety import interruption

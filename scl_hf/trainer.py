@@ -19,6 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import TrainOutput
 
 from .callbacks import Pace, SkippedFiles
+from .card import CardFacts, write_card
 from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix
@@ -27,7 +28,6 @@ from .data.crops import EvaluationImages, PairCollator, PairedCrops
 from .data.draws import DrawSampler
 from .errors import InputError, killed_workers
 from .evaluation.protocol import score
-from .hub import fill_model_card
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from .models import DeepLabV3PlusForSemanticSegmentation
@@ -367,30 +367,29 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         license: str | None = None,
         tags: str | list[str] | None = None,
         model_name: str | None = None,
-        *,
-        dataset: str | None = None,
-        **kwargs: Any,
+        **about: Any,
     ) -> None:
-        """The card of `model_card_template`; without a template, the card of `transformers`."""
+        """
+        The card of `model_card_template`, with pictures and recipe; `about` are further fields of [`CardFacts`], such
+        as `dataset`. Without a template, the card of `transformers`.
+        """
         if self.args.model_card_template is None:
-            super().create_model_card(language, license, tags, model_name, dataset=dataset, **kwargs)
+            super().create_model_card(language, license, tags, model_name, **about)
         elif self.is_world_process_zero():
-            evaluated, logs = self.eval_dataset, self.state.log_history
-            if isinstance(evaluated, dict):  # a card has the scores of the first
-                name, evaluated = next(iter(evaluated.items()))
-                logs = [{key.replace(f"eval_{name}_", "eval_", 1): log[key] for key in log} for log in logs]
-            card = fill_model_card(
-                self.evaluated_model,
-                self.args,
-                logs,
+            several = isinstance(self.eval_dataset, dict)  # a card has the scores of the first
+            name, evaluated = next(iter(self.eval_dataset.items())) if several else (None, self.eval_dataset)
+            repo = (self.hub_model_id or self.args.hub_model_id) if self.args.push_to_hub else None
+            facts = CardFacts(
+                model_name or Path(self.args.output_dir).resolve().name,
+                repo or self.args.output_dir,
+                self.state.log_history,
                 self.state.global_step,
                 num_labeled=len(self.train_dataset or ()),
                 num_unlabeled=len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0,
                 num_evaluated=len(evaluated or ()),
-                model_name=model_name,
-                dataset=dataset,
-                license=license,
-                repo=self.hub_model_id if self.args.push_to_hub else None,
+                evaluated_name=name,
+                license=license or self.args.license,
                 tags=[tags] if isinstance(tags, str) else tags or [],
+                **{"finetuned_from": self.model.config._name_or_path} | about,
             )
-            card.save(Path(self.args.output_dir) / "README.md")
+            write_card(self.evaluated_model, self.args, facts)

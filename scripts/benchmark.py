@@ -5,6 +5,7 @@ Measures speed and memory, as ratios, and says whether the project's targets hol
     python scripts/benchmark.py losses [--size 896] [--threads 1] [--rounds 7]
     python scripts/benchmark.py data [--crop_size 896] [--labels 500] [--threads 1] [--rounds 7]
     python scripts/benchmark.py encoders [--crop_size 518]
+    python scripts/benchmark.py importing [--rounds 5]
     python scripts/benchmark.py inference [--height 1024] [--images 4] [--threads 1] [--rounds 7]
 
 Prints Markdown. Run it on a quiet machine: the cases of a table are timed in turn, round by round, and each number is
@@ -14,7 +15,7 @@ the median over the rounds, so that a neighbour's load falls on all of them alik
 import argparse
 
 import torch
-from benchmarks import checkpoints, data, encoders, inference, losses
+from benchmarks import checkpoints, data, encoders, importing, inference, losses
 from benchmarks.common import print_machine
 
 from scl_hf.safety import script
@@ -23,6 +24,7 @@ BENCHMARKS = {
     "checkpoints": checkpoints,
     "data": data,
     "encoders": encoders,
+    "importing": importing,
     "inference": inference,
     "losses": losses,
 }

@@ -29,18 +29,19 @@ from scl_hf.safety import interruption, script
 
 def main() -> None:
     # 1. The recipe, and the command line on top of it
-    model_args, data_args, args = RecipeParser(TRAINING_RECIPE).parse_recipe(sys.argv[1:])
+    parser = RecipeParser(TRAINING_RECIPE)
+    model_args, data_args, args = parser.parse_recipe(sys.argv[1:])
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     lock = FolderLock("output_dir", args.output_dir)
     try:
-        train(model_args, data_args, args)
+        train(model_args, data_args, args, parser.portable_recipe())
     finally:
         lock.release()
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig) -> None:
-    """What `main` does with the recipe, in a folder that is its own."""
+def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, recipe: str) -> None:
+    """What `main` does with the recipe, in a folder that is its own; the card shows it as it is passed on."""
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
     logging.disable_progress_bar()  # of every file that is written; the run has its own
     # DDP copies the gradients of channels-last convolutions; they are faster all the same.
@@ -77,10 +78,18 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         trainer.save_model(_internal_call=True)  # pushed below, with all that belongs to it
         trainer.save_state()
         trainer.save_metrics("all", metrics)
+    about = {
+        "finetuned_from": model_args.origin,
+        "dataset": data_args.title,
+        "dataset_tags": data_args.hub_id,
+        "eval_split": data_args.eval_split,
+        "data_licence": data.licence,
+        "recipe": recipe,
+    }
     if args.push_to_hub:
-        trainer.push_to_hub(dataset=data_args.title)
+        trainer.push_to_hub(**about)
     else:
-        trainer.create_model_card(dataset=data_args.title)
+        trainer.create_model_card(**about)
 
     # 5. How to use it
     if trainer.is_world_process_zero():

@@ -369,3 +369,36 @@ def test_the_pre_training_of_the_baseline():
     assert args.per_device_train_batch_size == 2 and args.sync_batch_norm and args.bf16
     assert args.crop_size == [896, 896] and args.scale_range == [0.5, 2.0]
     assert args.class_uniform_share == 0.5 and args.class_uniform_tile == 1024
+
+
+@pytest.mark.parametrize("name", ["demo", "cityscapes_1_8_dinov2", "your_data_segformer"])
+def test_the_recipe_that_is_passed_on_is_the_same_run(tmp_path, name):
+    given = ["--use_cpu", "true", "--data_dir", "/home/me/town", "--optim", "adamw_torch", "--lr_scheduler_kwargs"]
+    given += ['{"power": 0.9}', "--unlabeled_dirs", "../drive", "more/drives", "--labeled_seed", "1", "--seed", "5"]
+    given += ["--hub_model_id", "me/secret", "--report_to", "none", "--run_name", "first", "--learning_rate", "1e-5"]
+    parser = RecipeParser(TRAINING_RECIPE)
+    parsed = parser.parse_recipe([str(RECIPES[name]), *given, "--output_dir", "/home/me/runs/town"])
+    text = parser.portable_recipe()
+    assert not {"/home", "..", "me/secret", "first", "Strategy", "Names", "!!", "hub_", "base"} & set(text.split())
+    assert "relaxation_window: 3" in text or name != "demo"  # as the recipe says, though it is the default
+    assert "include_num_input_tokens_seen" not in text  # a default that argparse converts
+    assert "/home" not in text and "secret" not in text and "unlabeled_dirs: [drive, more/drives]\n" in text
+    (tmp_path / "recipe.yaml").write_text(text)
+    again = RecipeParser(TRAINING_RECIPE).parse_recipe([str(tmp_path / "recipe.yaml")])
+    expected = {"data_dir": "town", "output_dir": "town", "unlabeled_dirs": ["drive", "more/drives"]}
+    expected |= {"hub_model_id": None, "report_to": ["tensorboard"], "run_name": None, "logging_dir": None}
+    for before, after in zip(parsed, again):
+        for field_ in fields(before):
+            value = expected.get(field_.name, getattr(before, field_.name))
+            assert getattr(after, field_.name) == value, field_.name
+
+
+def test_text_that_looks_like_a_number_is_passed_on_as_text(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("labeled_split: 1_8\nlabel_column: '08'\nimage_column: '1e-2'\ndata_dir: ~/town\n")
+    parser = RecipeParser((DataArguments,))
+    parser.parse_recipe([str(recipe)])
+    recipe.write_text(parser.portable_recipe())
+    (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)])
+    assert (data.labeled_split, data.label_column, data.image_column) == ("1_8", "08", "1e-2")
+    assert data.data_dir == "town" and recipe.read_text().startswith("# DataArguments\ndata_dir: town\n")

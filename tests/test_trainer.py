@@ -168,7 +168,7 @@ def test_the_teacher_is_the_average_after_every_step(make_trainer):
 
 def test_a_copy_of_the_teacher_gives_the_targets_until_it_is_renewed(make_trainer):
     trainer = make_trainer(ema_decay=0.5, max_steps=6, semi_supervised_start_step=1, teacher_renewal_steps=3)
-    inputs, targets, averages = batch_of(trainer), [], []
+    inputs, targets, averages = batch_of(make_trainer()), [], []
     views = [inputs[name] for name in ("unlabeled_a", "unlabeled_b", "box_ids")]
 
     class Look(TrainerCallback):

@@ -185,6 +185,7 @@ CASES = {
         TRAIN,
         "teacher_renewal_steps",
     ),
+    "licence in words": (fields(license="Apache 2.0"), TRAIN, "license: must be written as on the Hub"),
     "even window": (fields(relaxation_window=4), TRAIN, "relaxation_window"),
     "negative rate": (fields(learning_rate=-0.1), TRAIN, "learning_rate"),
     "negative decay": (fields(weight_decay=-1.0), TRAIN, "weight_decay"),

@@ -120,7 +120,18 @@ _KINDS = {"fine": "gtFine", "coarse": "gtCoarse"}
 DRAWN_MARKER = "DRAWN.txt"
 # This frame of train_extra is a grey field, as the authors of the data set state.
 BROKEN_FRAMES = frozenset({"troisdorf_000000_000073"})
-LICENCE = Licence("cityscapes", "Cityscapes", "https://www.cityscapes-dataset.com/license")
+LICENCE = Licence(
+    "cityscapes",
+    "Cityscapes",
+    "https://www.cityscapes-dataset.com/license",
+    """@inproceedings{cordts2016cityscapes,
+  title = {The {Cityscapes} Dataset for Semantic Urban Scene Understanding},
+  author = {Cordts, Marius and Omran, Mohamed and Ramos, Sebastian and Rehfeld, Timo and Enzweiler, Markus and
+            Benenson, Rodrigo and Franke, Uwe and Roth, Stefan and Schiele, Bernt},
+  booktitle = {Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2016}
+}""",
+)
 _SUBSETS = Path(__file__).with_name("cityscapes_splits")
 
 

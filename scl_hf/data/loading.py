@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError, first_few
 from . import cityscapes, folder, hf_dataset, mapillary
 from .rows import check_labels, open_pictures
-from .source import DataArguments, Source
+from .source import DataArguments, Licence, Source
 from .subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class SegmentationData:
         coarse (`datasets.Dataset`, *optional*): Columns `image`, `label`, `id`; for class-uniform sampling only.
         id2label (`dict[int, str]`): Train id -> name.
         palette (`np.ndarray`): (num_classes, 3) uint8 colours.
+        licence ([`Licence`], *optional*): One that forbids passing the pictures on.
     """
 
     labeled: datasets.Dataset
@@ -44,6 +45,7 @@ class SegmentationData:
     coarse: datasets.Dataset | None
     id2label: dict[int, str]
     palette: np.ndarray
+    licence: Licence | None = None
 
 
 def load_data(args: DataArguments) -> SegmentationData:
@@ -88,7 +90,8 @@ def load_data(args: DataArguments) -> SegmentationData:
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
-    return SegmentationData(labeled, unlabeled, evaluation, coarse, source.labels.id2label, source.palette)
+    id2label, palette, licence = source.labels.id2label, source.palette, source.licence
+    return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, licence)
 
 
 def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:

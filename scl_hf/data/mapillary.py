@@ -22,7 +22,17 @@ _LABELS = {"v1.2": ("v1.2/labels", "labels"), "v2.0": ("v2.0/labels",)}
 # split -> folder
 _FOLDERS = {"train": "training", "validation": "validation", "test": "testing"}
 NUM_IMAGES = {"training": 18000, "validation": 2000, "testing": 5000}
-LICENCE = Licence("mapillary", "Mapillary Vistas", "https://www.mapillary.com/dataset/vistas")
+LICENCE = Licence(
+    "mapillary",
+    "Mapillary Vistas",
+    "https://www.mapillary.com/dataset/vistas",
+    """@inproceedings{neuhold2017vistas,
+  title = {The {Mapillary Vistas} Dataset for Semantic Understanding of Street Scenes},
+  author = {Neuhold, Gerhard and Ollmann, Tobias and Rota Bul{\\`o}, Samuel and Kontschieder, Peter},
+  booktitle = {International Conference on Computer Vision (ICCV)},
+  year = {2017}
+}""",
+)
 
 
 def find_frames(root: str | os.PathLike, version: str | None = None) -> list[Frame]:

@@ -169,7 +169,7 @@ def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, lic
     )
     terms = ""
     if source.licence:
-        key, owner, link = source.licence
+        key, owner, link = source.licence[:3]
         data.license, data.license_name, data.license_link = "other", key, link
         terms = (
             f"\nThis is {owner}, under [its own licence]({link}), which forbids passing it on. Keep this repository\n"

@@ -114,13 +114,22 @@ class DataArguments:
         """What pages call the data: the name of its folder, or what `dataset` names."""
         return Path(self.data_dir).resolve().name if self.data_dir else self.dataset
 
+    @property
+    def hub_id(self) -> str | None:
+        """The id of the data set on the Hub, if it is from there."""
+        return self.dataset if "/" in self.dataset and not os.path.exists(self.dataset) else None
+
 
 class Licence(NamedTuple):
-    """A licence that forbids passing data on: its name on the Hub, whose it is, and where it is."""
+    """
+    A licence that forbids passing data on, and commercial use: its name on the Hub, whose it is, where it is, and the
+    BibTeX entry of the paper to cite.
+    """
 
     key: str
     owner: str
     link: str
+    citation: str
 
 
 @dataclass

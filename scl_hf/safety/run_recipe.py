@@ -21,7 +21,7 @@ MAY_CHANGE = (
     "learning_rate backbone_learning_rate lr_scheduler_ warmup_ max_steps num_train_epochs "
     # what is written and told, and where
     "output_dir overwrite_output_dir logging_ log_ save_ run_name report_to project trackio_ hub_ push_to_hub "
-    "disable_tqdm panel_images model_card_template enable_jit_checkpoint do_train do_eval do_predict "
+    "disable_tqdm panel_images model_card_template license enable_jit_checkpoint do_train do_eval do_predict "
     # evaluation, and which model is the best
     "eval_ evaluate_both load_best_model_at_end metric_for_best_model greater_is_better per_device_eval_batch_size "
     "prediction_loss_only include_for_metrics include_num_input_tokens_seen batch_eval_metrics bf16_full_eval "

@@ -21,7 +21,7 @@ def test_what_may_change_holds_evaluation_and_no_more_of_the_method():
         "panel_images",
         "overwrite_output_dir",
     }
-    of_the_method -= {"backbone_learning_rate", "model_card_template", "allow_changed_recipe"}
+    of_the_method -= {"backbone_learning_rate", "model_card_template", "license", "allow_changed_recipe"}
     # Defaults of TrainingArguments that are the paper's stand among them.
     of_the_method -= {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "num_train_epochs", "report_to"}
     of_the_method -= {"per_device_train_batch_size", "per_device_eval_batch_size", "logging_nan_inf_filter"}

@@ -62,6 +62,14 @@ def test_inference(benchmark):
     assert printed.count("\n### ") == 5 and "| streamed metric: images/s / stored metric's |" in printed
 
 
+def test_importing(benchmark, monkeypatch):
+    from benchmarks import importing
+
+    monkeypatch.setattr(importing, "CASES", ("import json", "import json, csv", "import json, argparse"))
+    printed = benchmark("importing", "--rounds", 1)
+    assert printed.count("\n### ") == 2 and "| `import json, csv` / `import json` |" in printed
+
+
 def test_encoders(benchmark, monkeypatch):
     from benchmarks import encoders
 

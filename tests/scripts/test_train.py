@@ -80,6 +80,9 @@ def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
     card = (run / "README.md").read_text()
     assert "the EMA model after\n2 steps on 5 labelled and 11 unlabelled images of town" in card
     assert f"{metrics['eval_iou_road']:.4f}" in card and "trust_remote_code=True" in card
+    assert "(panel.png)" in card and "of the split `validation` (" in card
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["data_dir"] == "town" and recipe["learning_rate"] == 0.001 and recipe["model_config"] == TINY
     assert list(run.glob("panels/*.png"))
     board = EventAccumulator(str(next(run.glob("runs/*")))).Reload().Tags()
     assert "panel" in board["images"]
@@ -137,7 +140,19 @@ def test_the_same_values_in_python_give_the_same_bits(train, town, tmp_path):
     assert losses == [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
-def test_a_push_is_one_commit_with_all_that_belongs_to_it(town, tmp_path):
+# Runs the Python of a card in this folder, without the package, and prints what it found.
+READER = """
+import json, re, sys
+from huggingface_hub import ModelCard
+names, segments, printed = {}, [], print
+by_pipeline, by_hand = re.findall(r"```python\\n(.*?)```", ModelCard.load("me/town").text, re.S)
+exec(by_pipeline, names | {"print": lambda label, mask: segments.append([label, mask.size])})
+exec(by_hand, names)
+print(json.dumps([segments, names["names"], list(names["label_map"].shape), "scl_hf" in sys.modules]))
+"""
+
+
+def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(town, tmp_path):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     data = {"output_dir": str(run), "dataset": "cityscapes", "data_dir": str(town), "report_to": "none"}
     push = {"push_to_hub": True, "hub_model_id": "me/town", "hub_strategy": "end"}
@@ -149,11 +164,24 @@ def test_a_push_is_one_commit_with_all_that_belongs_to_it(town, tmp_path):
             capture_output=True,
             text=True,
         )
-    assert client.returncode == 0, client.stderr
-    assert len([line for line in hub.log if "/commit/" in line]) == 1
+        assert client.returncode == 0, client.stderr
+        assert len([line for line in hub.log if "/commit/" in line]) == 1
+        shutil.copy(next(town.glob("leftImg8bit/val/*/*.png")), tmp_path / "picture.jpg")
+        reader = subprocess.run(
+            [sys.executable, "-c", READER],
+            env=hub.environment(tmp_path / "reader", HF_HUB_OFFLINE="0"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    assert reader.returncode == 0, reader.stderr
+    segments, names, shape, has_package = json.loads(reader.stdout.splitlines()[-1])
+    assert [label for label, _ in segments] == names and shape == [48, 96] and not has_package
+    assert all(size == [96, 48] for _, size in segments)
     sent = hub.repos["models/me/town"]["files"]
     assert sent["model.safetensors"] == (run / "model.safetensors").read_bytes()
     assert "images of town" in sent["README.md"].decode().replace("\n", " ") and "all_results.json" in sent
+    assert {"recipe.yaml", "curves.png", "panel.png"} <= sent.keys()
     assert not any(name.startswith(("_", "checkpoint-")) for name in sent)
 
 
