@@ -28,8 +28,8 @@ SETTINGS_NAME = "_hub.json"  # in a run's folder: where it is pushed to. What be
 LAST_CHECKPOINT = "last-checkpoint"  # what upstream's `hub_strategy` "checkpoint" calls the newest one
 # Of a checkpoint, what its model is; it is at the root of the repository, too.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", "training_args.bin")
-# Panels, in TensorBoard's files too, and overlays, if predict.py writes into the run's folder, are pictures of the data:
-# not every licence lets them be passed on. The card's own panel, at the root, is there where it may be.
+# Panels, in TensorBoard's files too, and overlays, if predict.py writes into the run's folder, are pictures of the
+# data: not every licence lets them be passed on. The card's own panel, at the root, is there where it may be.
 NOT_PUSHED = ["_*", ".*", "*/.*", f"{PREFIX_CHECKPOINT_DIR}-*", "predictions/*", "panels/*", "*.tfevents.*"]
 # Seconds between the attempts of a push. They are for what takes a while: huggingface_hub itself repeats most requests
 # within half a minute.
