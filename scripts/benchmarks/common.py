@@ -79,6 +79,15 @@ def print_table(title: str, header: list[str], rows: list[list[object]]) -> None
         print("| " + " | ".join(text(cell) for cell in row) + " |", flush=True)
 
 
+def print_targets(title: str, targets: list[tuple[str, float, str, float]]) -> None:
+    """Whether each target holds: its name, what was measured, ≤ or ≥, and the limit."""
+    rows = [
+        [name, value, f"{sign} {limit:g}", "yes" if (value >= limit if sign == "≥" else value <= limit) else "NO"]
+        for name, value, sign, limit in targets
+    ]
+    print_table(title, ["", "measured", "target", "holds"], rows)
+
+
 def print_machine(threads: int) -> None:
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []

@@ -39,7 +39,7 @@ from scl_hf.data.pictures import read_label, read_pair
 from scl_hf.data.pixels import Pixels
 from scl_hf.errors import InputError
 
-from .common import print_table
+from .common import print_table, print_targets
 
 TILE = 1024
 SUFFIXES = {"leftImg8bit": "leftImg8bit.png", "gtFine": "gtFine_labelIds.png", "gtCoarse": "gtCoarse_labelIds.png"}
@@ -92,14 +92,10 @@ def run(args: argparse.Namespace) -> None:
         if torch.cuda.is_available():
             waiting = measure_waiting(rows, Path(folder, "run"), args.steps)
             targets.append(("share of the step waiting for data, 4 workers", waiting, "≤", 0.02))
-    print_table(
+    print_targets(
         f"Targets (set for images of 2048×1024, crops of 896×896; this run: {args.width}×{args.width // 2}, "
         f"{args.crop_size}×{args.crop_size})",
-        ["", "measured", "target", "holds"],
-        [
-            [name, value, f"{sign} {limit:g}", "yes" if (value >= limit if sign == "≥" else value <= limit) else "NO"]
-            for name, value, sign, limit in targets
-        ],
+        targets,
     )
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from .common import print_table
+from .common import print_table, print_targets
 
 CASES = ("from transformers import Trainer", "import scl_hf", "from scl_hf import SemiSupervisedTrainer")
 
@@ -26,8 +26,7 @@ def run(args: argparse.Namespace) -> None:
     ratios = {code: statistics.median(a / b for a, b in zip(seconds[code], base, strict=True)) for code in CASES}
     rows = [[f"`{code}`", statistics.median(seconds[code]), ratios[code]] for code in CASES]
     print_table("Importing in a new process", ["", "s", "times the first"], rows)
-    name, ratio = f"`{CASES[1]}` / `{CASES[0]}`", ratios[CASES[1]]
-    print_table("Targets", ["", "measured", "at most", "holds"], [[name, ratio, 1.1, "yes" if ratio <= 1.1 else "NO"]])
+    print_targets("Targets", [(f"`{CASES[1]}` / `{CASES[0]}`", ratios[CASES[1]], "≤", 1.1)])
 
 
 def time_import(code: str) -> float:
