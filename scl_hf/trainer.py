@@ -142,7 +142,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._kept_teacher: PreTrainedModel | None = None  # the copy that `teacher_renewal_steps` is for
         self._sampler: DrawSampler | None = None
         self._pace, self._skipped = Pace(), SkippedFiles()
-        self._class_shares = functools.cache(lambda: torch.from_numpy(class_shares(self._crops.labeled.rows)))
+        # Read once, where it is needed first; on the device, for every step may need it.
+        self._class_shares = functools.cache(
+            lambda: torch.from_numpy(class_shares(self._crops.labeled.rows)).float().to(args.device)
+        )
         self._targets = TargetShares(self._class_shares, self.id2label)
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 

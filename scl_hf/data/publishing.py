@@ -169,11 +169,11 @@ def _card(source: Source, splits: Mapping[str, datasets.Dataset], repo: str, lic
     )
     terms = ""
     if source.licence:
-        key, owner, link = source.licence[:3]
-        data.license, data.license_name, data.license_link = "other", key, link
+        licence = source.licence
+        data.license, data.license_name, data.license_link = "other", licence.key, licence.link
         terms = (
-            f"\nThis is {owner}, under [its own licence]({link}), which forbids passing it on. Keep this repository\n"
-            "private, and open it only to people who have accepted that licence.\n"
+            f"\nThis is {licence.owner}, under [its own licence]({licence.link}), which forbids passing it on. "
+            "Keep this repository\nprivate, and open it only to people who have accepted that licence.\n"
         )
     return _CARD.format(
         metadata=data.to_yaml(),
