@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,23 +78,22 @@ def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Tab
     _check_fields("command line", given)
 
     cells = []
-    for seed in seeds:
-        for share, (recipe, own) in shares.items():
-            where = f"{path}: shares: {share}"
-            _check_fields(where, own)
-            common = [str(recipe), *as_arguments(own), *command_line]
-            plain = _parse(where, common)
-            for row, fields in rows.items():
-                where = f"{path}: rows: {row}"
-                if not isinstance(fields, dict):
-                    raise InputError(f"{where}: expected `field: value` lines, got {fields!r}.")
-                _check_fields(where, fields)
-                fields = {name: _times(where, name, value, plain.settings) for name, value in fields.items()}
-                fields |= {"seed": seed, "labeled_seed": seed}
-                folder = output_dir / _folder_name(share) / _folder_name(row) / f"seed_{seed}"
-                fields |= {"output_dir": str(folder / "run"), "overwrite_output_dir": True, "disable_tqdm": True}
-                cell = _parse(where, [*common, *as_arguments(fields)])
-                cells.append(replace(cell, share=share, row=row, seed=seed, folder=folder))
+    for share, (recipe, own) in shares.items():
+        where = f"{path}: shares: {share}"
+        _check_fields(where, own)
+        common = [str(recipe), *as_arguments(own), *command_line]
+        plain = _parse(where, common)
+        for seed, (row, fields) in product(seeds, rows.items()):  # a share is whole before the next begins
+            where = f"{path}: rows: {row}"
+            if not isinstance(fields, dict):
+                raise InputError(f"{where}: expected `field: value` lines, got {fields!r}.")
+            _check_fields(where, fields)
+            fields = {name: _times(where, name, value, plain.settings) for name, value in fields.items()}
+            fields |= {"seed": seed, "labeled_seed": seed}
+            folder = output_dir / _folder_name(share) / _folder_name(row) / f"seed_{seed}"
+            fields |= {"output_dir": str(folder / "run"), "overwrite_output_dir": True, "disable_tqdm": True}
+            cell = _parse(where, [*common, *as_arguments(fields)])
+            cells.append(replace(cell, share=share, row=row, seed=seed, folder=folder))
     title = str(values.get("title", path.stem))
     return Table(path, title, tuple(shares), seeds, baseline, tuple(rows), gpus, tuple(cells))
 
