@@ -1,6 +1,6 @@
 """
-The losses of the paper, each equation in one function: boundary label relaxation (2), consistency (4) and structured
-consistency (7) to (10). Tensors in, scalar out. And logit adjustment, for rare classes, which is not the paper's.
+The losses of the paper, each equation in one function: boundary label relaxation (2), consistency (4), structured
+consistency (7), (8), (10). Tensors in, scalar out. And logit adjustment, for rare classes, which is not the paper's.
 
 All of them compute in float32 (in float64 if given that), whatever the precision of their inputs and under autocast.
 """
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .pairs import draw_pairs, visible_pixels
 
 # Classes per int32 word of a set of classes; the sign bit stays unused.
 CLASSES_PER_WORD = 31
@@ -184,8 +186,11 @@ def structured_consistency_loss(
     averaged over the pixel pairs of a box's visible part, summed over the last `num_loss_boxes` boxes, averaged over
     the batch. The gradient flows to the student only, through the norms of its vectors too.
 
-    Exact by default: over all pairs, in time linear in the pixels, with no pair formed (see [`mean_squared_gap`]).
+    Exact by default: over all pairs, in time linear in the pixels, with no pair formed (see [`mean_squared_gaps`]).
     With `num_pairs` the pairs are sampled as in the paper, which adds noise and, at the paper's 9,000, costs more.
+
+    Finding the pixels of the boxes waits for the device. A training step is given them, and the pairs, by its batch,
+    and calls [`loss_of_all_pairs`] or [`loss_of_pairs`].
 
     Args:
         student_probs (`torch.Tensor`): p_s(u_m), softmax probabilities of shape (B, C, H, W).
@@ -209,54 +214,50 @@ def structured_consistency_loss(
     shared, own = (height, width), (batch_size, height, width)
     if box_ids.shape not in (shared, own):
         raise ValueError(f"box_ids must have the shape {own} or {shared}, got {tuple(box_ids.shape)}")
-    if not 1 <= num_loss_boxes <= num_boxes:
-        raise ValueError(f"num_loss_boxes must be in 1 to num_boxes={num_boxes}, got {num_loss_boxes}")
-    if num_pairs is not None and num_pairs < 1:
-        raise ValueError(f"num_pairs must be at least 1, or None for all pairs, got {num_pairs}")
+    box_pixels = visible_pixels(box_ids.expand(own), num_boxes, num_loss_boxes)
+    if num_pairs is None:
+        return loss_of_all_pairs(student_probs, teacher_probs, box_pixels)
+    pairs = draw_pairs(box_pixels, num_pairs, [generator] * batch_size)
+    return loss_of_pairs(student_probs, teacher_probs, pairs)
 
+
+def loss_of_all_pairs(student_probs: Tensor, teacher_probs: Tensor, box_pixels: Tensor) -> Tensor:
+    """
+    Equation (8), summed over boxes and averaged over the batch: [`structured_consistency_loss`] over all pairs of
+    `box_pixels` (B, N_box, P), which [`~scl_hf.pairs.visible_pixels`] gives. All boxes at once, and no waiting for
+    the device.
+    """
+    _check_probs(student_probs, teacher_probs)
     # Before anything is gathered: a pixel's gradient is a sum over its pairs, taken in this precision.
     student_probs, teacher_probs = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
-    images, pixels, sizes = visible_pixels(box_ids.expand(own), num_boxes, num_loss_boxes)
     # Under autocast the matrix products would be in half precision, too coarse for small gaps.
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
-        if num_pairs is None:
-            student = unit_vectors(student_probs, images, pixels).split(sizes)
-            teacher = unit_vectors(teacher_probs, images, pixels).split(sizes)
-            mean_gaps = [mean_squared_gap(*box) for box in zip(student, teacher)]
-        else:
-            # A column (i, j) per pair, counted through the pixels of all boxes.
-            starts = [sum(sizes[:n]) for n in range(len(sizes))]
-            pairs = [drop(size, num_pairs, generator, box_ids.device) + start for size, start in zip(sizes, starts)]
-            ends = torch.cat(pairs, dim=1).flatten()
-            images, pixels = images[ends], pixels[ends]
-            student_similarity = cosine_similarity(*unit_vectors(student_probs, images, pixels).chunk(2))
-            teacher_similarity = cosine_similarity(*unit_vectors(teacher_probs, images, pixels).chunk(2))
-            gaps = (student_similarity - teacher_similarity).square().split([kept.shape[1] for kept in pairs])
-            mean_gaps = [gap.sum() / max(len(gap), 1) for gap in gaps]
-        return torch.stack(mean_gaps).sum() / batch_size
+        student, teacher = gather(student_probs, box_pixels), gather(teacher_probs, box_pixels)
+        return mean_squared_gaps(student, teacher, box_pixels >= 0).sum() / len(student_probs)
 
 
-def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> tuple[Tensor, Tensor, list[int]]:
+def loss_of_pairs(student_probs: Tensor, teacher_probs: Tensor, pairs: Tensor) -> Tensor:
     """
-    The sets T_n of equations (8) and (10): the pixels of each of the last `num_loss_boxes` of `num_boxes` boxes that
-    no later box covers, of `box_ids` (B, H, W). Image and pixel (flat index into H·W) of every one, two int64 tensors
-    ordered by image and box, and a list of the B·N_box sizes |T_n|, zeros included.
+    Equation (10), averaged over the batch: [`structured_consistency_loss`] over `pairs` (B, N_box, 2, M), which
+    [`~scl_hf.pairs.draw_pairs`] gives.
     """
-    first_box = num_boxes - num_loss_boxes + 1
-    box_ids = box_ids.flatten(1)
-    images, pixels = ((box_ids >= first_box) & (box_ids <= num_boxes)).nonzero(as_tuple=True)
-    box_of_pixel = images * num_loss_boxes + box_ids[images, pixels] - first_box
-    order = box_of_pixel.argsort(stable=True)
-    sizes = torch.bincount(box_of_pixel, minlength=box_ids.shape[0] * num_loss_boxes)
-    return images[order], pixels[order], sizes.tolist()
+    _check_probs(student_probs, teacher_probs)
+    student_probs, teacher_probs = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
+    with torch.autocast(device_type=student_probs.device.type, enabled=False):
+        student, teacher = (F.normalize(gather(probs, pairs), dim=-1) for probs in (student_probs, teacher_probs))
+        gaps = (cosine_similarity(*student.unbind(2)) - cosine_similarity(*teacher.unbind(2))).square()
+        kept = pairs[:, :, 0] >= 0
+        means = torch.where(kept, gaps, 0.0).sum(dim=-1) / kept.sum(dim=-1).clamp(min=1)
+        return means.sum() / len(student_probs)
 
 
-def unit_vectors(probs: Tensor, images: Tensor, pixels: Tensor) -> Tensor:
+def gather(probs: Tensor, pixels: Tensor) -> Tensor:
     """
-    p_i / ||p_i|| of equations (5) and (7), (P, C), of P pixels of `probs` (B, C, H, W), named by image and flat index
-    into H·W. They are gathered in one go: with a slice per box the backward pass would write a whole map for each box.
+    The vectors p_i (B, ..., C) of `probs` (B, C, H, W) at `pixels` (B, ...), flat indices into H·W; any where that is
+    -1. In one go: with a slice per box the backward pass would write a whole map for each box.
     """
-    return F.normalize(probs.flatten(2)[images, :, pixels], dim=1)
+    images = torch.arange(len(probs), device=probs.device)[:, None]
+    return probs.flatten(2)[images, :, pixels.flatten(1).clamp(min=0)].view(*pixels.shape, probs.shape[1])
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -264,68 +265,66 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     Equation (7): a_ij = p_i·p_j / (||p_i|| ||p_j||), for pairs (i, j) of pixels.
 
     Args:
-        first (`torch.Tensor`): Unit vectors of the pixels i, shape (P, C). See [`unit_vectors`].
+        first (`torch.Tensor`): Unit vectors p_i / ||p_i||, shape (..., C).
         second (`torch.Tensor`): Unit vectors of the pixels j, the same shape.
 
     Returns:
-        `torch.Tensor`: The similarity of each pair, shape (P,).
+        `torch.Tensor`: The similarity of each pair, shape (...).
     """
-    return (first * second).sum(dim=1)
+    return (first * second).sum(dim=-1)
 
 
-def mean_squared_gap(student: Tensor, teacher: Tensor) -> Tensor:
+def mean_squared_gaps(student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
     """
-    The n-th term of equation (8): the mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs of a box, exact, in
-    O(|T_n|·C²) time and with matrices of C by C only.
+    The terms of equation (8): for each box n the mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs, exact, in
+    O(|T_n|·C²) time and with matrices of C by C only. The gradient flows to `student` only.
 
-    With the unit vectors as the rows of S and T, D = S - T and M = S + T, the matrix of gaps is SSᵀ - TTᵀ =
+    Args:
+        student (`torch.Tensor`): p_i of the student, shape (..., P, C). See [`gather`].
+        teacher (`torch.Tensor`): p_i of the teacher, the same shape.
+        visible (`torch.Tensor`): Which of them count, bool of shape (..., P).
+
+    Returns:
+        `torch.Tensor`: A value between 0 and 1 for each box, shape (...); 0 for one without pixels.
+    """
+    weights = visible.sum(dim=-1).clamp(min=1).to(student.dtype).square().reciprocal()
+    return _SquaredGaps.apply(student, teacher.detach(), visible) * weights
+
+
+class _SquaredGaps(torch.autograd.Function):
+    """
+    Sum of (a_ij^s - a_ij^t)² over all pairs of each box: two (..., P, C), (..., P) bool -> (...).
+
+    With the unit vectors as the rows of S and T, D = S - T and M = S + T, the matrix of gaps is G = SSᵀ - TTᵀ =
     (DMᵀ + MDᵀ) / 2, so its squared norm is (<DᵀD, MᵀM> + <MᵀD, (MᵀD)ᵀ>) / 2. Unlike ||SᵀS||² - 2||SᵀT||² + ||TᵀT||²,
-    this does not cancel as S goes to T.
-
-    Args:
-        student (`torch.Tensor`): S, unit vectors of shape (|T_n|, C). See [`unit_vectors`].
-        teacher (`torch.Tensor`): T, the same shape.
-
-    Returns:
-        `torch.Tensor`: A scalar between 0 and 1; 0, with a graph, for a box without pixels.
+    this does not cancel as S goes to T. Its gradient by S is 4GS = 2 (D(SᵀM)ᵀ + M(SᵀD)ᵀ); from there to p_i it loses
+    its part along p_i and is divided by ||p_i||. Autograd over the same steps takes half as much time again.
     """
-    difference, total = student - teacher, student + teacher
-    cross = total.T @ difference
-    sum_over_pairs = 0.5 * ((difference.T @ difference * (total.T @ total)).sum() + (cross * cross.T).sum())
-    return sum_over_pairs / max(len(student), 1) ** 2
+
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
+        inverse_norms = _inverse_norms(student, visible)
+        unit, unit_t = student * inverse_norms, teacher * _inverse_norms(teacher, visible)
+        difference, total = unit - unit_t, unit + unit_t
+        cross = total.mT @ difference
+        ctx.save_for_backward(difference, total, unit, inverse_norms)
+        gram = (difference.mT @ difference) * (total.mT @ total)
+        return 0.5 * (gram.sum(dim=(-2, -1)) + (cross * cross.mT).sum(dim=(-2, -1)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        difference, total, unit, inverse_norms = ctx.saved_tensors
+        factor = 2 * grad[..., None, None]
+        grad_unit = difference @ (factor * (total.mT @ unit)) + total @ (factor * (difference.mT @ unit))
+        along = (unit * grad_unit).sum(dim=-1, keepdim=True)
+        return (grad_unit - unit * along) * inverse_norms, None, None
 
 
-def drop(num_pixels: int, num_pairs: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """
-    Equation (9), Drop<·, N_pair>: a uniformly random set of `num_pairs` of the num_pixels² ordered pairs (i, j) of a
-    box, without replacement; all of them where there are no more.
-
-    Args:
-        num_pixels (`int`): |T_n|, the number of visible pixels of the box.
-        num_pairs (`int`): N_pair, the most pairs to keep.
-        generator (`torch.Generator`, *optional*): Draws them, on its own device.
-        device (`torch.device`): Where the result lies.
-
-    Returns:
-        `torch.Tensor`: i and j of each kept pair, int64 of shape (2, min(num_pairs, num_pixels²)).
-    """
-    total = num_pixels**2
-    source = device if generator is None else generator.device
-    if total <= num_pairs:
-        pairs = torch.arange(total, device=source)
-    elif total <= 8 * num_pairs:
-        pairs = torch.randperm(total, generator=generator, device=source)[:num_pairs]
-    else:
-        # |T_n|² may be 10¹¹: draw with repeats until enough are distinct. The distinct ones are a uniformly random set
-        # (no pair is preferred), and so is a random part of them.
-        pairs = torch.empty(0, dtype=torch.int64, device=source)
-        while len(pairs) < num_pairs:
-            more = torch.randint(total, (num_pairs + num_pairs // 4 + 8,), generator=generator, device=source)
-            pairs = torch.cat([pairs, more]).unique()
-        pairs = pairs[torch.randperm(len(pairs), generator=generator, device=source)[:num_pairs]]
-    pairs = pairs.to(device)
-    divisor = max(num_pixels, 1)
-    return torch.stack([pairs // divisor, pairs % divisor])
+def _inverse_norms(vectors: Tensor, visible: Tensor) -> Tensor:
+    """1 / ||p_i|| (..., P, 1) of vectors (..., P, C), and 0 for those that do not count."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1e-12)
+    return torch.where(visible[..., None], norms.reciprocal(), 0.0)
 
 
 def _check_probs(student_probs: Tensor, teacher_probs: Tensor) -> None:

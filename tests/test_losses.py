@@ -9,7 +9,6 @@ from scl_hf.cutmix import sample_boxes
 from scl_hf.losses import (
     adjust_logits,
     consistency_loss,
-    drop,
     relaxed_cross_entropy,
     structured_consistency_loss,
     window_class_sets,
@@ -371,29 +370,7 @@ def test_no_pair_is_ever_formed():
         assert max(math.prod(shape) for shape, _ in tensors.seen) <= probs.numel()
 
 
-# Equation (9)
-
-
-@pytest.mark.parametrize(
-    "num_pixels, num_pairs", [(0, 5), (1, 5), (4, 16), (4, 15), (9, 30), (50, 100), (700_000, 40)]
-)
-def test_drop_keeps_distinct_pairs(num_pixels, num_pairs):
-    pairs = drop(num_pixels, num_pairs, generator(), torch.device("cpu"))
-    assert pairs.shape == (2, min(num_pairs, num_pixels**2))
-    assert pairs.unique(dim=1).shape == pairs.shape
-    assert ((pairs >= 0) & (pairs < num_pixels)).all()
-
-
-@pytest.mark.parametrize("num_pixels, num_pairs", [(4, 5), (5, 2)])
-def test_drop_prefers_no_pair(num_pixels, num_pairs):
-    # The first case permutes all pairs, the second draws until enough are distinct.
-    draws, source, counts = 4000, generator(), torch.zeros(num_pixels**2)
-    for _ in range(draws):
-        first, second = drop(num_pixels, num_pairs, source, torch.device("cpu"))
-        counts[first * num_pixels + second] += 1
-    share = num_pairs / num_pixels**2
-    deviation = math.sqrt(draws * share * (1 - share))
-    assert (counts - draws * share).abs().max() < 4.5 * deviation
+# Equation (10)
 
 
 def test_enough_pairs_are_the_exact_form():
