@@ -50,6 +50,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             Steps for which the targets come from one copy of the EMA model. It is made when the unlabelled images
             join, and anew after so many steps, so that teacher and student do not confirm each other's errors. Without
             it, as in the paper, they come from the EMA model of each step.
+        share_unlabeled (`bool`, *optional*, defaults to `False`):
+            Whether each unlabelled image is in two mixes of a batch. It is image a of one and image b of the one
+            before, so that half as many are read and seen by the teacher; needs 2 or more a batch.
         ema_validation (`bool`, *optional*, defaults to `True`):
             Whether the EMA model is the one that is evaluated and published. If not, it is the student (Table 3).
         semi_supervised_start_step (`int`, *optional*, defaults to 0):
@@ -107,6 +110,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     ema_decay: float = 0.999
     ema_teacher: bool = True
     teacher_renewal_steps: int | None = None
+    share_unlabeled: bool = False
     ema_validation: bool = True
     semi_supervised_start_step: int = 0
     semi_supervised_ramp_steps: int = 0
@@ -187,6 +191,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(self, "teacher_renewal_steps", renewal is None or renewal >= 1, "1 or more, or left out")
         both = renewal is None or self.ema_teacher
         check_field(self, "teacher_renewal_steps", both, "left out where ema_teacher is off")
+        several = self.per_device_train_batch_size > 1
+        remedy = "left out where per_device_train_batch_size is 1: an image would be mixed with itself"
+        check_field(self, "share_unlabeled", several or not self.share_unlabeled, remedy)
         check_field(self, "ema_decay", 0 <= self.ema_decay <= 1, "0 to 1")
         check_field(
             self, "per_device_eval_batch_size", self.per_device_eval_batch_size == 1, "1: sizes differ in a data set"

@@ -22,14 +22,14 @@ from .callbacks import Pace, SkippedFiles
 from .card import CardFacts, write_card
 from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
-from .cutmix import mix
+from .cutmix import mix, partners
 from .data.class_shares import class_shares
 from .data.crops import EvaluationImages, PairCollator, PairedCrops
-from .data.draws import DrawSampler
+from .data.draws import UNLABELED_A, UNLABELED_B, DrawSampler
 from .errors import InputError, killed_workers
 from .evaluation.protocol import score
 from .inference import channels_last, evaluation_mode, upsample_logits
-from .losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
+from .losses import adjust_logits, consistency_loss, loss_of_all_pairs, loss_of_pairs, relaxed_cross_entropy
 from .models import DeepLabV3PlusForSemanticSegmentation
 from .safety.run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, open_model
@@ -127,10 +127,11 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             given = (train_dataset, unlabeled_dataset, coarse_dataset)
             pixels = pixels_of(processing_class)
             self._crops, self._draws = crops_and_draws(args, model.config.id2label, pixels, *given)
+        num_loss_boxes = args.num_loss_boxes if args.structured_consistency_weight > 0 else 0
         super().__init__(
             model=model,
             args=args,
-            data_collator=PairCollator(args.num_boxes, args.cutmix_ratio),
+            data_collator=PairCollator(args.num_boxes, args.cutmix_ratio, num_loss_boxes, args.num_pairs),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -165,7 +166,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         num_unlabeled = len(self._crops.unlabeled or ())
         start_step = self.args.semi_supervised_start_step
-        self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step)
+        streams = (UNLABELED_A,) if self.args.share_unlabeled else (UNLABELED_A, UNLABELED_B)
+        self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step, streams)
         return self._sampler
 
     def recipe(self) -> dict[str, Any]:
@@ -224,10 +226,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         ramp = args.ramp(self.state.global_step)
         pixel_values = inputs["pixel_values"]
         if ramp > 0:
-            box_ids = inputs["box_ids"]
-            mixed = mix(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
-            valid = mix(inputs["valid_a"], inputs["valid_b"], box_ids)
-            teacher_probs = self.teacher_probs(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
+            unlabeled = inputs["unlabeled_a"], inputs.get("unlabeled_b")
+            box_ids, valid = inputs["box_ids"], inputs["valid"]
+            mixed = mix(*partners(*unlabeled), box_ids)
+            teacher_probs = self.teacher_probs(*unlabeled, box_ids)
             self._targets.add(teacher_probs, valid)
             pixel_values = torch.cat([pixel_values, mixed])
 
@@ -245,15 +247,9 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 terms["loss_c"] = consistency_loss(student_probs, teacher_probs, valid)
                 loss = loss + ramp * args.consistency_weight * terms["loss_c"]
             if args.structured_consistency_weight > 0:
-                terms["loss_sc"] = structured_consistency_loss(
-                    student_probs,
-                    teacher_probs,
-                    box_ids.masked_fill(~valid, 0),
-                    num_boxes=args.num_boxes,
-                    num_loss_boxes=args.num_loss_boxes,
-                    num_pairs=args.num_pairs,
-                    generator=self._pair_generator(),
-                )
+                sampled = args.num_pairs is not None
+                loss_of, compared = (loss_of_pairs, "pairs") if sampled else (loss_of_all_pairs, "box_pixels")
+                terms["loss_sc"] = loss_of(student_probs, teacher_probs, inputs[compared])
                 loss = loss + ramp * args.structured_consistency_weight * terms["loss_sc"]
             self.last_pair = {
                 "image": mixed[0].detach(),
@@ -269,10 +265,11 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     @torch.no_grad()
     def teacher_probs(
-        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor
+        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor | None, box_ids: torch.Tensor
     ) -> torch.Tensor:
         """
         p_mt(u'_a, u'_b), the target: the teacher sees both images whole, and its predictions are mixed as the images.
+        Without `unlabeled_b` it sees each image once, for two mixes.
 
         Returns:
             `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
@@ -280,17 +277,12 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         model = self.teacher.module if self.args.ema_teacher else self.model
         if self._kept_teacher is not None:
             model = self._kept_teacher
+        images = unlabeled_a if unlabeled_b is None else torch.cat([unlabeled_a, unlabeled_b])
         with evaluation_mode(model), self.accelerator.autocast():
-            logits = model(pixel_values=channels_last(torch.cat([unlabeled_a, unlabeled_b]))).logits
-        probs_a, probs_b = upsample_logits(logits, unlabeled_a.shape[-2:]).softmax(dim=1).chunk(2)
-        return mix(probs_a, probs_b, box_ids)
-
-    def _pair_generator(self) -> torch.Generator | None:
-        if self.args.num_pairs is None:
-            return None
-        # Seeded by the step, so that a resumed run drops the same pairs.
-        seed = np.random.SeedSequence([self.args.seed, self.state.global_step, self.args.process_index])
-        return torch.Generator(self.args.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+            logits = model(pixel_values=channels_last(images)).logits
+        probs = upsample_logits(logits, images.shape[-2:]).softmax(dim=1)
+        probs_a, probs_b = (probs, None) if unlabeled_b is None else probs.chunk(2)
+        return mix(*partners(probs_a, probs_b), box_ids)
 
     # Evaluation and log
 

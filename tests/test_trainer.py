@@ -66,7 +66,7 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
     with torch.no_grad():
         box_ids = inputs["box_ids"]
         mixed = mix(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
-        valid = mix(inputs["valid_a"], inputs["valid_b"], box_ids)
+        valid = inputs["valid"]
         teacher = trainer.teacher.module
         # The teacher sees the two images whole, in evaluation mode.
         target = mix(
@@ -87,6 +87,59 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert isinstance(outputs, SemanticSegmenterOutput)  # of the labelled images, then of the mixed ones
     torch.testing.assert_close(outputs.logits, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_sampled_pairs_come_with_the_batch(make_trainer):
+    trainer = make_trainer(num_pairs=10**6)  # more than a box has: all of them
+    inputs = batch_of(trainer)
+    assert "box_pixels" not in inputs and inputs["pairs"].shape[:3] == (2, 3, 2)
+    exact = batch_of(make_trainer())
+    assert exact["box_pixels"].shape[:2] == (2, 3) and torch.equal(exact["box_ids"], inputs["box_ids"])
+    terms = []
+    for batch, num_pairs in ((inputs, 10**6), (exact, None)):
+        trainer.args.num_pairs = num_pairs
+        torch.manual_seed(0)  # of the channel dropout
+        trainer.compute_loss(trainer.model.train(), batch)
+        terms.append(trainer.last_terms["loss_sc"])
+    torch.testing.assert_close(*terms)
+    assert not {"box_pixels", "pairs"} & batch_of(make_trainer(structured_consistency_weight=0)).keys()
+
+
+def test_shared_unlabelled_images_are_in_two_mixes(make_trainer):
+    trainer = make_trainer(share_unlabeled=True)
+    inputs = batch_of(trainer)
+    assert "unlabeled_b" not in inputs
+    a, box_ids = inputs["unlabeled_a"], inputs["box_ids"]
+    seen = []
+    trainer.teacher.module.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    probs = trainer.teacher_probs(a, None, box_ids)
+    assert seen == [len(a)] and torch.equal(a, batch_of(make_trainer())["unlabeled_a"])
+    torch.testing.assert_close(probs, trainer.teacher_probs(a, a.flip(0), box_ids))  # the other one of two
+    trainer.compute_loss(trainer.model.train(), inputs)
+    assert torch.equal(trainer.last_pair["image"], mix(a[0], a[1], box_ids[0]))
+    trainer.train()
+    assert all("loss_sc" in log for log in train_logs(trainer))
+    with pytest.raises(InputError, match="share_unlabeled: must be left out where per_device_train_batch_size is 1"):
+        make_trainer(share_unlabeled=True, per_device_train_batch_size=1)
+
+
+def test_nothing_in_the_losses_waits_for_a_device(make_trainer):
+    """On the CPU, labels are looked at (see `window_class_sets`); elsewhere that is left out."""
+    for fields in ({}, {"num_pairs": 9}, {"logit_adjustment": 0.5}, {"share_unlabeled": True}):
+        trainer = make_trainer(**fields)
+        inputs = batch_of(trainer)
+        trainer.compute_loss(trainer.model.train(), inputs)  # what is read once
+        looks = {"supervised": 0, "all": 0}
+        for name in looks:
+            trainer.state.global_step = 0
+            trainer.args.semi_supervised_start_step = 10 if name == "supervised" else 0
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                trainer.compute_loss(trainer.model, inputs).backward()
+            waits = ("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::masked_select")
+            looks[name] = sum(event.count for event in profile.key_averages() if event.key in waits)
+        assert looks["all"] == looks["supervised"]
 
 
 def test_logit_adjustment_is_in_the_labelled_loss_alone(make_trainer):

@@ -8,8 +8,9 @@ import torch
 from datasets import Dataset as Rows
 from torch.utils.data import Dataset
 
-from ..cutmix import sample_boxes
+from ..cutmix import mix, partners, sample_boxes
 from ..errors import InputError
+from ..pairs import draw_pairs, visible_pixels
 from .augmentation import Augmentation
 from .draws import Draw, PairDraw
 from .pictures import CorruptFileError, read_image, read_pair
@@ -94,11 +95,11 @@ class PairedCrops(Dataset):
     def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int | list]:
         crops = [self.labeled[draw.labeled]]
         pair = {"pixel_values": crops[0]["pixel_values"], "labels": crops[0]["labels"]}
-        if draw.unlabeled_a is not None:
-            a, b = self.unlabeled[draw.unlabeled_a], self.unlabeled[draw.unlabeled_b]
-            crops += [a, b]
-            pair |= {"unlabeled_a": a["pixel_values"], "unlabeled_b": b["pixel_values"]}
-            pair |= {"valid_a": a["valid"], "valid_b": b["valid"], "cutmix_seed": draw.cutmix_seed}
+        for which, unlabeled in (("a", draw.unlabeled_a), ("b", draw.unlabeled_b)):
+            if unlabeled is not None:
+                crops.append(crop := self.unlabeled[unlabeled])
+                pair |= {f"unlabeled_{which}": crop["pixel_values"], f"valid_{which}": crop["valid"]}
+                pair["cutmix_seed"] = draw.cutmix_seed
         return pair | {"skipped": [file for crop in crops for file in crop.get("skipped", [])]}
 
 
@@ -106,22 +107,34 @@ class PairedCrops(Dataset):
 class PairCollator:
     """
     Stacks the items of [`PairedCrops`] and draws each pair's CutMix boxes from its own seed: "pixel_values"
-    (B, 3, h, w) and "labels" (B, h, w); unless supervised also "unlabeled_a", "unlabeled_b" (B, 3, h, w), "valid_a",
-    "valid_b" (B, h, w) bool, "box_ids" (B, h, w) int64; where corrupt files were skipped also "skipped", file and
-    reason of each.
+    (B, 3, h, w) and "labels" (B, h, w). Unless supervised also "unlabeled_a", "unlabeled_b" (B, 3, h, w), the latter
+    only where a mix has an image b of its own, the CutMix map "box_ids" (B, h, w) int64, "valid" (B, h, w) bool, the
+    mixed pixels that are no padding, and, for a structured loss, "box_pixels" or "pairs": they are found here, where
+    nothing waits for a device. Where corrupt files were skipped also "skipped", file and reason of each.
     """
 
     num_boxes: int
     ratio: float
+    num_loss_boxes: int  # 0: no structured loss
+    num_pairs: int | None  # None: all of them
 
     def __call__(self, pairs: Sequence[dict[str, torch.Tensor | int | list]]) -> dict[str, torch.Tensor | list]:
         tensors = [name for name, value in pairs[0].items() if isinstance(value, torch.Tensor)]
         batch = {name: torch.stack([pair[name] for pair in pairs]) for name in tensors}
         if "cutmix_seed" in pairs[0]:
-            height, width = batch["valid_a"].shape[-2:]
+            valid_a, valid_b = partners(batch.pop("valid_a"), batch.pop("valid_b", None))
+            height, width = valid_a.shape[-2:]
             generators = [torch.Generator().manual_seed(pair["cutmix_seed"]) for pair in pairs]
             box_ids = [sample_boxes(height, width, self.num_boxes, self.ratio, generator) for generator in generators]
             batch["box_ids"] = torch.stack(box_ids)
+            batch["valid"] = mix(valid_a, valid_b, batch["box_ids"])
+            if self.num_loss_boxes > 0:
+                compared = batch["box_ids"].masked_fill(~batch["valid"], 0)
+                box_pixels = visible_pixels(compared, self.num_boxes, self.num_loss_boxes)
+                if self.num_pairs is None:
+                    batch["box_pixels"] = box_pixels
+                else:
+                    batch["pairs"] = draw_pairs(box_pixels, self.num_pairs, generators)
         skipped = [file for pair in pairs for file in pair["skipped"]]
         return batch | {"skipped": skipped} if skipped else batch
 

@@ -57,7 +57,10 @@ class Draw(NamedTuple):
 
 
 class PairDraw(NamedTuple):
-    """One position of an epoch: a labelled crop, the unlabelled u_a and u_b, if any, and the seed of their boxes."""
+    """
+    One position of an epoch: a labelled crop, the unlabelled u_a and u_b, if any, and the seed of what is drawn at the
+    mixing. Without a u_b it is the next position's u_a.
+    """
 
     labeled: Draw
     unlabeled_a: Draw | None
@@ -152,14 +155,20 @@ class DrawSampler(Sampler[PairDraw]):
     """
     Yields the draws of an epoch, in whole batches of a step. They are values that carry their own seeds, so workers
     and processes, however many, and a resumed run take the same crops. Each has two of `num_unlabeled` rows beside it,
-    but for those before the step `start_step`, which are supervised.
+    or what `streams` has, but for those before the step `start_step`, which are supervised.
     """
 
     def __init__(
-        self, labeled: LabeledDraws, num_unlabeled: int = 0, seed: int = 0, batch_size: int = 1, start_step: int = 0
+        self,
+        labeled: LabeledDraws,
+        num_unlabeled: int = 0,
+        seed: int = 0,
+        batch_size: int = 1,
+        start_step: int = 0,
+        streams: tuple[int, ...] = (UNLABELED_A, UNLABELED_B),
     ):
         self.labeled = replace(labeled, batch_size=batch_size)
-        streams = (UNLABELED_A, UNLABELED_B) if num_unlabeled else ()
+        streams = streams if num_unlabeled else ()
         self.unlabeled = [UnlabeledDraws(num_unlabeled, len(self.labeled), seed, stream) for stream in streams]
         self.seed = seed
         self.batch_size = batch_size
@@ -199,5 +208,6 @@ class DrawSampler(Sampler[PairDraw]):
         unlabeled = [draws(epoch, first) for draws in self.unlabeled]
         for position, draw in enumerate(self.labeled(epoch, first), first):
             alone = not unlabeled or (epoch, position) < self.unlabeled_from
-            a, b = (None, None) if alone else (draws[position - first] for draws in unlabeled)
+            beside = [] if alone else [draws[position - first] for draws in unlabeled]
+            a, b = [*beside, None, None][:2]
             yield PairDraw(draw, a, b, draw_seed(self.seed, CUTMIX, epoch, position))

@@ -47,7 +47,7 @@ def batches(crops, num_workers, **options):
         crops,
         2,
         sampler=sampler(),
-        collate_fn=PairCollator(num_boxes=4, ratio=0.5),
+        collate_fn=PairCollator(num_boxes=4, ratio=0.5, num_loss_boxes=2, num_pairs=None),
         num_workers=num_workers,
         **options,
     )
@@ -57,14 +57,15 @@ def batches(crops, num_workers, **options):
 
 def test_batch_has_the_shapes_the_trainer_expects(crops):
     batch = batches(crops, num_workers=0)[0]
+    box_pixels = batch.pop("box_pixels")
+    assert (box_pixels.shape[:2], box_pixels.dtype) == ((2, 2), torch.int64)
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
         "pixel_values": ((2, 3, *CROP), torch.float32),
         "labels": ((2, *CROP), torch.int64),
         "unlabeled_a": ((2, 3, *CROP), torch.float32),
         "unlabeled_b": ((2, 3, *CROP), torch.float32),
-        "valid_a": ((2, *CROP), torch.bool),
-        "valid_b": ((2, *CROP), torch.bool),
         "box_ids": ((2, *CROP), torch.int64),
+        "valid": ((2, *CROP), torch.bool),
     }
     assert not torch.equal(batch["box_ids"][0], batch["box_ids"][1])
     assert not torch.equal(batch["unlabeled_a"], batch["unlabeled_b"])
@@ -86,7 +87,23 @@ def test_supervised_batch_has_the_labelled_part_alone(crops):
     supervised = PairedCrops(crops.labeled)
     pairs = [supervised[draw] for draw in DrawSampler(LabeledDraws(6, seed=0), seed=0)]
     assert len(supervised) == len(pairs) == 6
-    assert set(PairCollator(4, 0.5)(pairs)) == {"pixel_values", "labels"}
+    assert set(PairCollator(4, 0.5, 4, None)(pairs)) == {"pixel_values", "labels"}
+
+
+def test_what_the_structured_loss_compares_is_in_the_boxes_and_no_padding(crops):
+    pairs = [crops[draw] for draw in sampler()][:2]
+    pairs[0]["valid_a"][:], pairs[0]["valid_b"][:] = True, False  # all that is pasted is padding
+    batch = PairCollator(4, 0.5, 2, None)(pairs)
+    assert torch.equal(batch["valid"][0], batch["box_ids"][0] == 0)
+    assert (batch["box_pixels"][0] == -1).all()
+    kept = batch["box_pixels"][1][batch["box_pixels"][1] >= 0]
+    shown = (batch["box_ids"][1] > 2) & batch["valid"][1]
+    assert torch.equal(kept.sort().values, shown.flatten().nonzero().flatten())
+    drawn = PairCollator(4, 0.5, 2, 30)(pairs)
+    assert torch.equal(drawn["box_ids"], batch["box_ids"]) and "box_pixels" not in drawn
+    assert drawn["pairs"].shape == (2, 2, 2, 30) and torch.equal(
+        drawn["pairs"], PairCollator(4, 0.5, 2, 30)(pairs)["pairs"]
+    )
 
 
 def test_coarse_draw_reads_the_coarse_rows(rows):

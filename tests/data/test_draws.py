@@ -137,6 +137,13 @@ def test_sampler_yields_the_draws_of_its_epoch():
     assert len(set(seeds)) == 4 * 12
 
 
+def test_one_stream_leaves_image_b_out_and_draws_the_same_images_a():
+    both = list(sampler())
+    alone = list(DrawSampler(LabeledDraws(6, seed=0), num_unlabeled=6, streams=(UNLABELED_A,)))
+    assert all(pair.unlabeled_b is None for pair in alone)
+    assert [pair._replace(unlabeled_b=None) for pair in both] == alone
+
+
 def test_a_sampler_that_goes_on_yields_nothing_for_what_is_skipped():
     whole, rest = sampler(), sampler()
     steps = len(whole) // whole.batch_size
