@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # `accelerate launch` gives a process one thread unless told otherwise.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Without these glibc hands large blocks back when they are freed, and each step faults them in again (recipes/README.md).
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
+export THP_MEM_ALLOC_ENABLE ?= 1
 
 .PHONY: demo test test-slow lint clean
 

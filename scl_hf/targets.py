@@ -30,11 +30,11 @@ class TargetShares:
         self._pixels: Tensor | None = None
         self._warned: set[str] = set()
 
-    def add(self, teacher_probs: Tensor, valid: Tensor) -> None:
-        """Counts the most probable class of each valid pixel: probabilities (B, C, H, W), valid (B, H, W)."""
-        num_classes = teacher_probs.shape[1]
+    def add(self, classes: Tensor, valid: Tensor) -> None:
+        """Counts the valid pixels of each class of the targets: classes (B, H, W), valid (B, H, W)."""
+        num_classes = len(self.id2label)
         # Pixels that do not count go into a row of their own: a mask would wait for the device.
-        classes = teacher_probs.argmax(dim=1).masked_fill(~valid, num_classes)
+        classes = classes.masked_fill(~valid, num_classes)
         pixels = torch.zeros(num_classes + 1, dtype=torch.int64, device=classes.device)
         pixels.scatter_add_(0, classes.flatten(), torch.ones_like(classes.flatten()))
         self._pixels = pixels[:-1] if self._pixels is None else self._pixels + pixels[:-1]

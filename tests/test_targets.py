@@ -5,24 +5,23 @@ import logging
 import pytest
 import torch
 from accelerate import Accelerator
-from torch.nn.functional import one_hot
 
 from scl_hf.targets import TargetShares
 
 NAMES = {0: "road", 1: "pole", 2: "traffic light", 3: "train"}
 
 
-def probs(*classes):
-    """(1, 4, 1, W) probabilities whose most probable classes are these."""
-    return one_hot(torch.tensor(classes), 4).T[None, :, None].float()
+def classes(*ids):
+    """(1, 1, W) of them."""
+    return torch.tensor(ids)[None, None]
 
 
 def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(caplog):
     shares, accelerator = TargetShares(lambda: torch.tensor([0.5, 0.3, 0.2, 0.0]), NAMES), Accelerator(cpu=True)
     assert shares.report(accelerator) == {}
     valid = torch.tensor([[[True, True, True, False]]])
-    shares.add(probs(0, 0, 0, 1), valid)
-    shares.add(probs(0, 2, 3, 1), valid)
+    shares.add(classes(0, 0, 0, 1), valid)
+    shares.add(classes(0, 2, 3, 1), valid)
     logging.getLogger("scl_hf").propagate = True
     with caplog.at_level(logging.WARNING):
         report = shares.report(accelerator)
@@ -34,9 +33,9 @@ def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(ca
 
     # Counted anew, and warned of once.
     caplog.clear()
-    shares.add(probs(1, 1, 0, 0), torch.ones(1, 1, 4, dtype=torch.bool))
+    shares.add(classes(1, 1, 0, 0), torch.ones(1, 1, 4, dtype=torch.bool))
     assert shares.report(accelerator)["target_share_pole"] == pytest.approx(0.5 / 0.3)
-    shares.add(probs(0, 2), torch.ones(1, 1, 2, dtype=torch.bool))
+    shares.add(classes(0, 2), torch.ones(1, 1, 2, dtype=torch.bool))
     shares.report(accelerator)
     assert "pole" not in caplog.text
 

