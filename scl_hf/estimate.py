@@ -170,16 +170,17 @@ def estimate(
 
 def _describe_steps(plan: RunPlan, args: SemiSupervisedConfig, num_labeled: int, num_unlabeled: int) -> list[str]:
     height, width = args.crop_size
-    step = f"{plan.batch_size} labelled crop{'s' * (plan.batch_size > 1)} of {height}×{width}"
+    step = f"{_several(plan.batch_size, 'labelled crop')} of {height}×{width}"
     if plan.unlabeled_crops:
         step += f" and {plan.batch_size} mixed, of {2 * plan.batch_size} unlabelled ones"
     gpus = "one GPU or CPU" if plan.num_gpus == 1 else f"{plan.num_gpus} GPUs"
-    epochs = f"{plan.steps / plan.epoch_steps:,.1f} epochs of {plan.epoch_steps:,}"
-    alone = f", the first {plan.supervised_steps:,} of labels alone" if plan.supervised_steps else ""
-    alone = ", of labels alone" if plan.supervised_steps == plan.steps else alone
+    run = f"{_several(plan.steps, 'step')}: {plan.steps / plan.epoch_steps:,.1f} epochs of {plan.epoch_steps:,}"
+    if plan.supervised_steps:
+        start = "all" if plan.supervised_steps == plan.steps else f"the first {plan.supervised_steps:,}"
+        run += f"; {start} of labels alone"
     lines = [
         _line("a step", f"{step}, on {gpus}"),
-        _line("the run", f"{plan.steps:,} steps{alone}: {epochs}"),
+        _line("the run", run),
         _line("", f"{plan.labeled_crops:,} labelled crops, {plan.labeled_crops / num_labeled:,.1f} an image"),
     ]
     if plan.unlabeled_crops:
@@ -251,6 +252,10 @@ def _describe_memory(parts: dict[str, float], args: SemiSupervisedConfig) -> lis
 
 def _line(name: str, text: str) -> str:
     return f"{name:<11}{text}"
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _flops(number: float) -> str:

@@ -65,9 +65,8 @@ class StepCost:
     """
     Arithmetic of an image, and memory of a step on one device.
 
-    FLOPs are those of the products (convolutions, matrix products, attention), where a multiply-add is 2: everything
-    else is less than a hundredth of a convolutional network's. With gradient checkpointing, what is computed again
-    counts again.
+    FLOPs are those of convolutions, matrix products and attention, where a multiply-add is 2; norms, activations,
+    resizing and losses are left out. With gradient checkpointing, what is computed again counts again.
 
     Args:
         student_flops (`float`): Forward and backward, of one image.

@@ -41,7 +41,8 @@ def main() -> None:
     parser = RecipeParser((*TRAINING_RECIPE, DryRunArguments))
     model_args, data_args, args, dry = parser.parse_recipe(sys.argv[1:])
     if dry.dry_run:
-        return say_what_it_would_be(model_args, data_args, args, dry)
+        say_what_it_would_be(model_args, data_args, args, dry)
+        return
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     lock = FolderLock("output_dir", args.output_dir)
