@@ -24,6 +24,7 @@ TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
 # Fields, by how they begin, of one start of a run and of who started it: no part of what somebody else runs again.
 NOT_PASSED_ON = (
     "allow_changed_recipe",
+    "dry_run",
     "hub_",
     "model_card_template",
     "overwrite_output_dir",

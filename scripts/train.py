@@ -3,8 +3,10 @@ Trains a model from a recipe:
 
     accelerate launch scripts/train.py recipes/demo.yaml
     accelerate launch scripts/train.py recipes/camvid.yaml --data_dir DATA --learning_rate 0.001
+    python scripts/train.py recipes/cityscapes.yaml --dry_run true --num_gpus 8 --tflops_per_second 60
 
-Every field of a recipe can be given on the command line, which wins. Exit code 2: wrong input, numbers that are not
+Every field of a recipe can be given on the command line, which wins. `--dry_run true` only says what the run would be:
+its samples and steps, parameters, FLOPs, memory, hours. Exit code 2: wrong input, numbers that are not
 finite, or a full disk, in one line; 128 + its number (143 of SIGTERM, 130 of SIGINT, 129 of SIGHUP, 138 of SIGUSR1): a
 signal, before which a checkpoint was saved. The same command with --resume_from_checkpoint true goes on from there.
 """
@@ -13,24 +15,34 @@ import stopping  # noqa: F401 isort: skip (signals, while the rest is being impo
 
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 from transformers.utils import logging
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.callbacks import run_summary, usage
-from scl_hf.checkpoints import ModelArguments, load_model, load_processor
+from scl_hf.checkpoints import ModelArguments, load_model, load_processor, pixels_of
 from scl_hf.data import DataArguments, load_data
+from scl_hf.data.rows import check_labels, labeled_rows
+from scl_hf.estimate import DryRunArguments, estimate
 from scl_hf.output import FolderLock, check_output_dir, clear_output_dir
+from scl_hf.processes import is_main_process
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 from scl_hf.safety import interruption, script
+from scl_hf.segmentation_trainer import check_settings_of
+from scl_hf.training_data import crops_and_draws
 
 
 def main() -> None:
     # 1. The recipe, and the command line on top of it
-    parser = RecipeParser(TRAINING_RECIPE)
-    model_args, data_args, args = parser.parse_recipe(sys.argv[1:])
+    parser = RecipeParser((*TRAINING_RECIPE, DryRunArguments))
+    model_args, data_args, args, dry = parser.parse_recipe(sys.argv[1:])
+    if dry.dry_run:
+        say_what_it_would_be(model_args, data_args, args, dry)
+        return
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     lock = FolderLock("output_dir", args.output_dir)
@@ -96,6 +108,22 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         print(usage(model, args))
     trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
     trainer.accelerator.end_training()
+
+
+def say_what_it_would_be(
+    model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, dry: DryRunArguments
+) -> None:
+    """What `main` does with the recipe in a dry run: data, model and settings are opened and checked as by `train`."""
+    logging.disable_progress_bar()
+    data = load_data(data_args)
+    with torch.device("meta") if model_args.origin is None else nullcontext():  # random weights need not be drawn
+        model = load_model(model_args, data.id2label)
+    check_settings_of(model, args)
+    pixels = pixels_of(load_processor(model_args.origin, model_args.trust_remote_code))
+    crops, draws = crops_and_draws(args, data.id2label, pixels, data.labeled, data.unlabeled, data.coarse)
+    check_labels(labeled_rows(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
+    if is_main_process():
+        print(estimate(model, args, crops, draws, len(data.evaluation), dry))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,15 @@ class Draw(NamedTuple):
     coarse: bool = False
 
 
+class Place(NamedTuple):
+    """Where a labelled crop is taken."""
+
+    row: int  # as of a draw
+    center: tuple[float, float] | None = None
+    coarse: bool = False
+    category: int | None = None  # the class that it is placed on; None: anywhere
+
+
 class PairDraw(NamedTuple):
     """
     One position of an epoch: a labelled crop, the unlabelled u_a and u_b, if any, and the seed of what is drawn at the
@@ -105,19 +114,21 @@ class LabeledDraws:
 
     def __call__(self, epoch: int, first: int = 0) -> list[Draw]:
         """The draws of an epoch, counted from 0, in order, from the position `first` on."""
+        return [
+            Draw(place.row, draw_seed(self.seed, LABELED, epoch, position), place.center, place.coarse)
+            for position, place in enumerate(self.places(epoch)[first:], first)
+        ]
+
+    def places(self, epoch: int) -> list[Place]:
+        """What the draws of an epoch show, in order, without the seeds, which take most of the time."""
         rng = np.random.default_rng([self.seed, LABELED, epoch])
         places = self._class_places(epoch, rng)
         num_uniform = len(self) - len(places)
         rows = shuffled_rows(self.num_rows, epoch * num_uniform, (epoch + 1) * num_uniform, self.seed, LABELED)
-        places += [(int(row), None, False) for row in rows]
-        return [
-            Draw(row, draw_seed(self.seed, LABELED, epoch, position), center, coarse)
-            for position, (row, center, coarse) in enumerate(
-                (places[i] for i in rng.permutation(len(places))[first:]), first
-            )
-        ]
+        places += [Place(row) for row in rows.tolist()]
+        return [places[i] for i in rng.permutation(len(places))]
 
-    def _class_places(self, epoch: int, rng: np.random.Generator) -> list[tuple[int, tuple[float, float], bool]]:
+    def _class_places(self, epoch: int, rng: np.random.Generator) -> list[Place]:
         if self.class_index is None:
             return []
         use_coarse = self.coarse_until_epoch is None or epoch < self.coarse_until_epoch
@@ -128,7 +139,7 @@ class LabeledDraws:
             return []
         # The shuffle decides which classes get one crop more where the number does not divide evenly.
         categories = np.resize(rng.permutation(present), round(self.class_uniform_share * len(self)))
-        return [index.place(i, int(rng.integers(counts[i]))) for i in categories.tolist()]
+        return [Place(*index.place(i, int(rng.integers(counts[i]))), i) for i in categories.tolist()]
 
 
 @dataclass
