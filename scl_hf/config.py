@@ -236,6 +236,11 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         return self.teacher_renewal_steps is not None and steps >= 0 and steps % self.teacher_renewal_steps == 0
 
     @property
+    def unlabeled_per_mix(self) -> int:
+        """Unlabelled images that are read, and seen by the teacher, for each mixed one."""
+        return 1 if self.share_unlabeled else 2
+
+    @property
     def published_name(self) -> str:
         """How tables, pictures and the card call the model that is evaluated and published."""
         return "EMA model" if self.ema_validation else "student"

@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from .config import SemiSupervisedConfig
-from .data.crops import PairCollator, PairedCrops
+from .data.crops import PairedCrops
 from .data.draws import DrawSampler, LabeledDraws
 from .errors import InputError, check_field, check_finite
 from .segmentation_trainer import encoder_of
 from .step_cost import StepCost, optimizer_bytes_per_value, parameter_bytes, step_cost
+from .training_data import pair_collator
 
 
 @dataclass
@@ -57,6 +58,7 @@ class RunPlan:
         epoch_steps (`int`): Steps of an epoch of the labelled images, which is rounded up to whole steps.
         steps (`int`): All of them, as the trainer counts them.
         supervised_steps (`int`): Those of labels alone, at the start.
+        unlabeled_per_mix (`int`): Unlabelled crops for each mixed one.
     """
 
     num_gpus: int
@@ -64,6 +66,7 @@ class RunPlan:
     epoch_steps: int
     steps: int
     supervised_steps: int
+    unlabeled_per_mix: int
 
     @classmethod
     def of(cls, args: SemiSupervisedConfig, num_labeled: int, num_gpus: int | None = None) -> "RunPlan":
@@ -73,7 +76,7 @@ class RunPlan:
         epoch_steps = -(-num_labeled // batch_size)
         steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps)
         supervised = min(steps, args.semi_supervised_start_step) if args.semi_supervised else steps
-        return cls(num_gpus, batch_size, epoch_steps, steps, supervised)
+        return cls(num_gpus, batch_size, epoch_steps, steps, supervised, args.unlabeled_per_mix)
 
     @property
     def labeled_crops(self) -> int:
@@ -82,16 +85,18 @@ class RunPlan:
 
     @property
     def unlabeled_crops(self) -> int:
-        """Of the run: two, u_a and u_b, beside each labelled crop, once the unlabelled images have joined."""
-        return 2 * (self.steps - self.supervised_steps) * self.batch_size
+        """Of the run: u_a and u_b beside each labelled crop, once the unlabelled images have joined."""
+        return self.unlabeled_per_mix * (self.steps - self.supervised_steps) * self.batch_size
 
     def step_flops(self, cost: StepCost) -> tuple[float, float]:
         """
         FLOPs of a step on one GPU: of labels alone, and with unlabelled images, for which the student sees as many
-        mixed crops and the teacher u_a and u_b.
+        mixed crops and the teacher those that they are mixed of.
         """
         crops = self.batch_size / self.num_gpus
-        return crops * cost.student_flops, crops * (2 * cost.student_flops + 2 * cost.teacher_flops)
+        return crops * cost.student_flops, crops * (
+            2 * cost.student_flops + self.unlabeled_per_mix * cost.teacher_flops
+        )
 
     def run_flops(self, cost: StepCost) -> float:
         """FLOPs of all steps on all GPUs; evaluations are not in it."""
@@ -112,8 +117,8 @@ def count_placed_crops(draws: LabeledDraws, plan: RunPlan) -> Counter[int]:
 def batch_bytes(crops: PairedCrops, draws: LabeledDraws, args: SemiSupervisedConfig) -> int:
     """Bytes of the first batch of one GPU that has all that a batch can have, and of the images mixed from it."""
     size, num_unlabeled = args.per_device_train_batch_size, len(crops.unlabeled or ())
-    sampler = DrawSampler(draws, num_unlabeled, args.draw_seed, size)
-    batch = PairCollator(args.num_boxes, args.cutmix_ratio)([crops[draw] for draw in sampler.of_step(0)])
+    sampler = DrawSampler(draws, num_unlabeled, args.draw_seed, size, unlabeled_per_mix=args.unlabeled_per_mix)
+    batch = pair_collator(args)([crops[draw] for draw in sampler.of_step(0)])
     held = sum(value.numel() * value.element_size() for value in batch.values() if isinstance(value, torch.Tensor))
     # The mixed images, and once more after the labelled ones, as the student sees them
     return held + (3 * batch["pixel_values"].numel() * 4 if num_unlabeled else 0)
@@ -172,7 +177,7 @@ def _describe_steps(plan: RunPlan, args: SemiSupervisedConfig, num_labeled: int,
     height, width = args.crop_size
     step = f"{_several(plan.batch_size, 'labelled crop')} of {height}×{width}"
     if plan.unlabeled_crops:
-        step += f" and {plan.batch_size} mixed, of {2 * plan.batch_size} unlabelled ones"
+        step += f" and {plan.batch_size} mixed, of {plan.unlabeled_per_mix * plan.batch_size} unlabelled ones"
     gpus = "one GPU or CPU" if plan.num_gpus == 1 else f"{plan.num_gpus} GPUs"
     run = f"{_several(plan.steps, 'step')}: {plan.steps / plan.epoch_steps:,.1f} epochs of {plan.epoch_steps:,}"
     if plan.supervised_steps:

@@ -24,8 +24,8 @@ from .checkpoints import load_weights, pixels_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix, partners
 from .data.class_shares import class_shares
-from .data.crops import EvaluationImages, PairCollator, PairedCrops
-from .data.draws import UNLABELED_A, UNLABELED_B, DrawSampler
+from .data.crops import EvaluationImages, PairedCrops
+from .data.draws import DrawSampler
 from .errors import InputError, killed_workers
 from .evaluation.protocol import score
 from .inference import channels_last, evaluation_mode, upsample_logits
@@ -35,7 +35,7 @@ from .safety.run_recipe import recipe_of
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, open_model
 from .targets import TargetShares
 from .teacher import EMATeacher
-from .training_data import crops_and_draws
+from .training_data import crops_and_draws, pair_collator
 
 # Private methods of transformers.Trainer that are overridden, here and in the classes above; tests/test_trainer.py
 # holds each to its upstream signature and to the place it is called from.
@@ -127,11 +127,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             given = (train_dataset, unlabeled_dataset, coarse_dataset)
             pixels = pixels_of(processing_class)
             self._crops, self._draws = crops_and_draws(args, model.config.id2label, pixels, *given)
-        num_loss_boxes = args.num_loss_boxes if args.structured_consistency_weight > 0 else 0
         super().__init__(
             model=model,
             args=args,
-            data_collator=PairCollator(args.num_boxes, args.cutmix_ratio, num_loss_boxes, args.num_pairs),
+            data_collator=pair_collator(args),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -165,9 +164,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         # Of a step: processes and accumulated batches can stand in for one another.
         batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         num_unlabeled = len(self._crops.unlabeled or ())
-        start_step = self.args.semi_supervised_start_step
-        streams = (UNLABELED_A,) if self.args.share_unlabeled else (UNLABELED_A, UNLABELED_B)
-        self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, start_step, streams)
+        more = (self.args.semi_supervised_start_step, self.args.unlabeled_per_mix)
+        self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, *more)
         return self._sampler
 
     def recipe(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import datasets
 from .config import SemiSupervisedConfig
 from .data.augmentation import Augmentation
 from .data.class_index import ClassIndex
-from .data.crops import LabeledCrops, PairedCrops, UnlabeledCrops
+from .data.crops import LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
 from .data.draws import LabeledDraws
 from .data.pixels import Pixels
 from .data.rows import check_labels, labeled_rows, picture_rows
@@ -43,3 +43,9 @@ def crops_and_draws(
             index = ClassIndex.build(labeled, coarse, *settings)
     draws = LabeledDraws(len(labeled), args.draw_seed, index, args.class_uniform_share, args.coarse_until_epoch)
     return PairedCrops(LabeledCrops(labeled, augmentation, coarse, args.skip_corrupt), unlabeled), draws
+
+
+def pair_collator(args: SemiSupervisedConfig) -> PairCollator:
+    """What makes batches of the crops of a run."""
+    num_loss_boxes = args.num_loss_boxes if args.structured_consistency_weight > 0 else 0
+    return PairCollator(args.num_boxes, args.cutmix_ratio, num_loss_boxes, args.num_pairs)

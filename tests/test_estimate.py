@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedConfig
 from scl_hf.errors import InputError
 from scl_hf.estimate import DryRunArguments, RunPlan, batch_bytes, count_placed_crops, memory_parts
-from scl_hf.step_cost import LiveBytes, optimizer_bytes_per_value, step_cost
+from scl_hf.step_cost import LiveBytes, StepCost, optimizer_bytes_per_value, step_cost
 
 
 class ThreeConvolutions(PreTrainedModel):
@@ -111,6 +111,10 @@ def test_labels_alone_at_the_start(tmp_path):
     args = settings(tmp_path, max_steps=10, semi_supervised_start_step=4, per_device_train_batch_size=3)
     plan = RunPlan.of(args, 5)
     assert (plan.labeled_crops, plan.unlabeled_crops, plan.supervised_steps) == (30, 2 * 6 * 3, 4)
+    shared = settings(tmp_path, max_steps=10, per_device_train_batch_size=3, share_unlabeled=True)
+    assert RunPlan.of(shared, 5).unlabeled_crops == 10 * 3
+    cost = StepCost(student_flops=100, teacher_flops=10, activation_bytes=0)
+    assert RunPlan.of(shared, 5).step_flops(cost) == (300, 600 + 30)
     late = RunPlan.of(settings(tmp_path, max_steps=10, semi_supervised_start_step=20), 5)
     never = settings(tmp_path, max_steps=10, consistency_weight=0, structured_consistency_weight=0)
     for plan in (late, RunPlan.of(never, 5)):

@@ -165,8 +165,8 @@ class UnlabeledDraws:
 class DrawSampler(Sampler[PairDraw]):
     """
     Yields the draws of an epoch, in whole batches of a step. They are values that carry their own seeds, so workers
-    and processes, however many, and a resumed run take the same crops. Each has two of `num_unlabeled` rows beside it,
-    or what `streams` has, but for those before the step `start_step`, which are supervised.
+    and processes, however many, and a resumed run take the same crops. Each has `unlabeled_per_mix`, 1 or 2, of
+    `num_unlabeled` rows beside it, but for those before the step `start_step`, which are supervised.
     """
 
     def __init__(
@@ -176,10 +176,10 @@ class DrawSampler(Sampler[PairDraw]):
         seed: int = 0,
         batch_size: int = 1,
         start_step: int = 0,
-        streams: tuple[int, ...] = (UNLABELED_A, UNLABELED_B),
+        unlabeled_per_mix: int = 2,
     ):
         self.labeled = replace(labeled, batch_size=batch_size)
-        streams = streams if num_unlabeled else ()
+        streams = (UNLABELED_A, UNLABELED_B)[:unlabeled_per_mix] if num_unlabeled else ()
         self.unlabeled = [UnlabeledDraws(num_unlabeled, len(self.labeled), seed, stream) for stream in streams]
         self.seed = seed
         self.batch_size = batch_size

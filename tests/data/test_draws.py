@@ -139,7 +139,7 @@ def test_sampler_yields_the_draws_of_its_epoch():
 
 def test_one_stream_leaves_image_b_out_and_draws_the_same_images_a():
     both = list(sampler())
-    alone = list(DrawSampler(LabeledDraws(6, seed=0), num_unlabeled=6, streams=(UNLABELED_A,)))
+    alone = list(DrawSampler(LabeledDraws(6, seed=0), num_unlabeled=6, unlabeled_per_mix=1))
     assert all(pair.unlabeled_b is None for pair in alone)
     assert [pair._replace(unlabeled_b=None) for pair in both] == alone
 
