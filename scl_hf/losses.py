@@ -304,21 +304,24 @@ class _SquaredGaps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
         inverse_norms = _inverse_norms(student, visible)
-        unit, unit_t = student * inverse_norms, teacher * _inverse_norms(teacher, visible)
-        difference, total = unit - unit_t, unit + unit_t
+        difference, total = student * inverse_norms, teacher * _inverse_norms(teacher, visible)  # S and T at first
+        difference -= total
+        total *= 2
+        total += difference
         cross = total.mT @ difference
-        ctx.save_for_backward(difference, total, unit, inverse_norms)
+        ctx.save_for_backward(difference, total, inverse_norms)
         gram = (difference.mT @ difference) * (total.mT @ total)
         return 0.5 * (gram.sum(dim=(-2, -1)) + (cross * cross.mT).sum(dim=(-2, -1)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        difference, total, unit, inverse_norms = ctx.saved_tensors
+        difference, total, inverse_norms = ctx.saved_tensors
+        unit = (difference + total) / 2
         factor = 2 * grad[..., None, None]
         grad_unit = difference @ (factor * (total.mT @ unit)) + total @ (factor * (difference.mT @ unit))
         along = (unit * grad_unit).sum(dim=-1, keepdim=True)
-        return (grad_unit - unit * along) * inverse_norms, None, None
+        return torch.addcmul(grad_unit, unit, along, value=-1).mul_(inverse_norms), None, None
 
 
 def _inverse_norms(vectors: Tensor, visible: Tensor) -> Tensor:
