@@ -10,6 +10,8 @@ address that is printed; with GRADIO_SERVER_NAME=0.0.0.0 in the environment, to 
 wrong input.
 """
 
+import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,7 @@ def main() -> None:
     if args.space is not None:
         check_space(args.space, names)
     try:
-        from scl_hf.prediction.page import load_models, make_page, serve
+        from scl_hf.prediction.page import launch, load_models, make_page
     except ImportError as error:
         remedy = "run pip install -c constraints.txt -e '.[app]' in this project"
         raise InputError(f"app.py: Gradio is not installed ({error}); {remedy}.") from error
@@ -67,12 +69,14 @@ def main() -> None:
     logging.disable_progress_bar()
     checkpoints = load_models(names, args.trust_remote_code)
 
-    # 3. The page, or the files for it
-    if args.space is None:
-        serve(make_page(checkpoints, examples))
+    # 3. The files for a page on the Hub, or the page
+    if args.space is not None:
+        write_space(args.space, names, examples, args.trust_remote_code)
+        print(f"{args.space}: to push it, hf upload USER/NAME {args.space} --repo-type space")
         return
-    write_space(args.space, names, examples, args.trust_remote_code)
-    print(f"{args.space}: to push it, hf upload USER/NAME {args.space} --repo-type space")
+    page = make_page(checkpoints, examples)
+    print(f"The page is at {launch(page)} until Ctrl-C.", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -22,26 +22,20 @@ KEPT = 3600  # seconds: uploads, and a visitor's last prediction
 
 HINT = "Choose a picture, or one of the examples."
 CSS = """
-.gradio-container {max-width: 1200px !important; margin: auto}
+.gradio-container {max-width: 1280px !important; width: 100%; margin: auto}
 .message {font-size: 1.1em; margin: 0; overflow-wrap: anywhere}
 .error {border-left: 4px solid #b3261e; padding-left: 12px}
+.picture label[data-testid="block-label"] {position: static; border: 0}
+.picture img {width: 100% !important; max-height: 75vh; object-fit: contain !important}
 .shares {width: 100%; border-collapse: collapse; overflow-wrap: anywhere}
 .shares caption {text-align: left; padding-bottom: 6px}
-.shares th, .shares td {text-align: left; padding: 3px 12px 3px 0; font-weight: inherit; border: 0}
-.shares td + td, .shares th + td {font-variant-numeric: tabular-nums}
-.shares thead th {font-weight: 600}
+.shares, .shares tr, .shares th, .shares td {border: 0 !important; text-align: left; font-weight: inherit}
+.shares th, .shares td {padding: 3px 12px 3px 0 !important}
+.shares tr {border-bottom: 1px solid #adb5bd !important}
 .swatch {display: inline-block; min-width: 2.4em; text-align: center; border: 1px solid #adb5bd; border-radius: 3px}
 """
-
-
-class Upload(gr.Image):
-    """A picture as it was uploaded: Gradio opens none, so that the page can say what is wrong with one."""
-
-    is_template = True
-
-    def preprocess(self, payload: gr.data_classes.ImageData | None) -> str | None:
-        """The path of the file."""
-        return payload and payload.path
+NAME_EXAMPLES = """() => document.querySelectorAll(".gallery-item").forEach(
+    (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
 
 
 class Prediction(NamedTuple):
@@ -70,7 +64,8 @@ def predict(checkpoint: Checkpoint, picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     try:
         pixel_values = checkpoint.pixels.of(picture).unsqueeze(0).to(checkpoint.model.device)
-        return predict_probs(checkpoint.model, pixel_values, tile=TILE)[0].argmax(dim=0).cpu().numpy()
+        probs = predict_probs(checkpoint.model, pixel_values, tile=TILE)[0]
+        return probs.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(probs) <= 255 else np.uint16)
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
         remedy = "smaller" if is_out_of_memory(error) else "larger"
         raise InputError(
@@ -83,7 +78,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
     """The page for one or two checkpoints of the same classes, with pictures to choose from."""
     names = [checkpoint.name for checkpoint in checkpoints]
     palette, id2label = checkpoints[0].palette, checkpoints[0].id2label
-    captions = names if len(names) == 1 else [f"{letter}: {name}" for letter, name in zip("AB", names)]
+    letters = "AB"[: len(names)]
 
     def segment(path: str | None, opacity: float) -> list:
         """All that is shown of a file; `None` where it was removed."""
@@ -97,13 +92,14 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
             return [_message(str(error), "error"), *nothing]
         maps = [numbered_map(label, palette) for label in labels]
         prediction = Prediction(picture, labels)
-        table = share_table(labels, id2label, palette, captions if len(names) == 2 else ["Share"])
+        table = share_table(labels, id2label, palette, letters if len(names) == 2 else ["Share"])
         results = [prediction, gr.Column(visible=True), *blend(prediction, opacity), *maps, table]
         if len(names) == 2:
             share, where = difference(*labels, picture)
             note = f"A and B differ in {percent(share)} of the pixels. {note}"
             results.append(where)
-        return [_message(f"{Path(path).name} is predicted. {note}"), *results]
+        height, width = picture.shape[:2]
+        return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
 
     def blend(prediction: Prediction | None, opacity: float) -> list[np.ndarray | None]:
         """The overlays."""
@@ -112,39 +108,42 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         return [overlay(prediction.picture, label, palette, opacity / 100) for label in prediction.labels]
 
     with gr.Blocks(title="Try a segmentation model", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        gr.HTML(f"<h1>What is where in a picture?</h1><p>{html.escape(' — '.join(captions))}</p>")
+        models = names if len(names) == 1 else [f"{letter}: {name}" for letter, name in zip(letters, names)]
+        gr.HTML(f"<h1>What is where in a picture?</h1><p>{'<br>'.join(map(html.escape, models))}</p>")
         kept = gr.State(None, time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                upload = Upload(
-                    label="Picture",
-                    sources=["upload", "clipboard"],
-                    height=280,
-                    alt_text="The picture that was chosen",
-                )
+                upload = _picture("Your picture", sources=["upload", "clipboard"], height=300)
+                upload.preprocess = lambda file: file and file.path  # the page says what is wrong with a file
                 if examples:
                     gr.Examples([[str(path)] for path in examples], upload, label="Examples", cache_examples=False)
+            with gr.Column(scale=5, min_width=320):
                 message = gr.HTML(_message(HINT), min_height=40)
-            with gr.Column(scale=5, min_width=320, visible=False) as results:
-                opacity = gr.Slider(0, 100, 60, step=5, label="Opacity of the classes over the picture, in percent")
-                shown = [message, kept, results]
-                for what, kind in (("Overlay", "jpeg"), ("Colour map", "png")):
-                    with gr.Row():
-                        shown += [_picture(f"{what}, {caption}", kind) for caption in captions]
-                if len(names) == 2:
-                    where = _picture("Where A and B differ: in orange, on the pale picture", "png")
-                table = gr.HTML()
-        shown += [table] + [where] * (len(names) == 2)
+                with gr.Column(visible=False) as results:
+                    opacity = gr.Slider(0, 100, 60, step=5, label="Opacity of the overlay, in percent")
+                    shown = [message, kept, results]
+                    for what, kind in (("Overlay", "jpeg"), ("Colour map", "png")):
+                        with gr.Row():
+                            titles = [f"{what}, {letter}" for letter in letters] if len(names) == 2 else [what]
+                            shown += [_output(title, kind) for title in titles]
+                    shown.append(gr.HTML())  # the table
+                    if len(names) == 2:
+                        shown.append(_output("Where A and B differ: orange on the pale picture", "png"))
         overlays = shown[3 : 3 + len(names)]
         upload.change(segment, [upload, opacity], shown, api_name="segment", show_progress_on=message)
         opacity.change(
             blend, [kept, opacity], overlays, api_name="blend", show_progress="hidden", trigger_mode="always_last"
         )
+        page.load(None, js=NAME_EXAMPLES)
     return page
 
 
-def _picture(label: str, kind: str) -> gr.Image:
-    return gr.Image(label=label, alt_text=label, format=kind, interactive=False, buttons=["download", "fullscreen"])
+def _output(title: str, kind: str) -> gr.Image:
+    return _picture(title, format=kind, interactive=False, buttons=["download", "fullscreen"])
+
+
+def _picture(title: str, **options: Any) -> gr.Image:
+    return gr.Image(label=title, alt_text=title, elem_classes="picture", **options)
 
 
 def _message(text: str, kind: str = "") -> str:
@@ -153,13 +152,20 @@ def _message(text: str, kind: str = "") -> str:
     return f'<p class="message {kind}" role="{role}">{html.escape(text)}</p>'
 
 
-def serve(page: gr.Blocks, **options: object) -> None:
+def launch(page: gr.Blocks) -> str:
     """
-    Shows the page until it is stopped: on this machine, or where the environment's GRADIO_SERVER_NAME and
-    GRADIO_SERVER_PORT say. It fetches nothing from elsewhere.
+    Shows the page from now on, and returns its address: on this machine only, or as GRADIO_SERVER_NAME and
+    GRADIO_SERVER_PORT in the environment say. It fetches nothing from elsewhere.
     """
-    own_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Default(**own_fonts)
-    page.launch(
-        theme=theme, css=CSS, share=False, ssr_mode=False, footer_links=[], max_file_size=LARGEST_UPLOAD, **options
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # by default Google's
+    _, address, _ = page.launch(
+        theme=gr.themes.Default(**fonts),
+        css=CSS,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size=LARGEST_UPLOAD,
+        prevent_thread_lock=True,
+        quiet=True,
     )
+    return address

@@ -33,13 +33,15 @@ APP = '''"""The page, written by scripts/app.py of scl_hf, whose code is in the 
 
 from pathlib import Path
 
-from scl_hf.prediction.page import load_models, make_page, serve
+from scl_hf.prediction.page import launch, load_models, make_page
 
 CHECKPOINTS = {names!r}
 EXAMPLES = sorted(Path(__file__).parent.glob("examples/*"))
 
 if __name__ == "__main__":
-    serve(make_page(load_models(CHECKPOINTS, trust_remote_code={trust_remote_code}), EXAMPLES))
+    page = make_page(load_models(CHECKPOINTS, trust_remote_code={trust_remote_code}), EXAMPLES)
+    launch(page)
+    page.block_thread()
 '''
 
 README = """---

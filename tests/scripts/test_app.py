@@ -1,10 +1,13 @@
 """scripts/app.py: the page as its visitors' browsers use it, over HTTP on this machine, and the files of a Space."""
 
+import dataclasses
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -16,7 +19,7 @@ from PIL import Image
 from scl_hf.errors import InputError
 from scl_hf.evaluation.panels import WRONG, overlay
 from scl_hf.prediction import page as page_module
-from scl_hf.prediction.page import load_models, make_page, serve
+from scl_hf.prediction.page import launch, load_models, make_page
 from scl_hf.prediction.space import NEEDED
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +47,7 @@ def models(checkpoints):
 def client(models, tmp_path_factory):
     """A visitor of a page of two models."""
     page = make_page(models, EXAMPLES[:1])
-    serve(page, prevent_thread_lock=True, quiet=True)
-    yield Client(page.local_url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    yield Client(launch(page), verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
     page.close()
 
 
@@ -66,8 +68,7 @@ def pixels(path):
 
 
 def test_a_picture_gives_maps_shares_and_what_differs(client, models, monkeypatch):
-    message, results, *pictures, table, where = client.predict(handle_file(EXAMPLES[0]), 60, api_name="/segment")
-    assert results["visible"]
+    message, *pictures, table, where = client.predict(handle_file(EXAMPLES[0]), 60, api_name="/segment")
     share = float(re.search(r"A and B differ in ([\d.]+) % of the pixels", message)[1]) / 100
     picture = np.asarray(Image.open(EXAMPLES[0]).convert("RGB"))
     labels = [page_module.predict(model, picture) for model in models]
@@ -79,7 +80,7 @@ def test_a_picture_gives_maps_shares_and_what_differs(client, models, monkeypatc
         enlarged = model.palette[label].repeat(4, 0).repeat(4, 1)
         assert (pixels(shown) == enlarged).all(-1).mean() > 0.95  # but for the numbers
     assert "grass &amp; &lt;b&gt;moss&lt;/b&gt;" in table and "<b>" not in table
-    assert "A: " in table and "B: " in table
+    assert '<th scope="col">A</th><th scope="col">B</th>' in table
 
     # The opacity asks no model
     monkeypatch.setattr(page_module, "predict_probs", None)
@@ -92,14 +93,14 @@ def test_a_picture_gives_maps_shares_and_what_differs(client, models, monkeypatc
 def test_what_cannot_be_shown_is_a_sentence(client, tmp_path):
     whole = EXAMPLES[0].read_bytes()
     for name, content, sentence in (
-        ("<i>cut.png", whole[:9000], "&lt;i&gt;cut.png cannot be read as a picture: "),
+        ("cut.png", whole[:9000], "cut.png cannot be read as a picture: "),
         ("page.jpg", b"<html>", "page.jpg cannot be read as a picture: "),
         ("empty.png", b"", "empty.png is empty. Choose another file."),
     ):
         (tmp_path / name).write_bytes(content)
-        message, results, *rest = client.predict(handle_file(tmp_path / name), 60, api_name="/segment")
-        assert sentence in message.replace("icut.png", "&lt;i&gt;cut.png") and 'role="alert"' in message
-        assert not results["visible"] and rest == [None] * len(rest)
+        message, *rest = client.predict(handle_file(tmp_path / name), 60, api_name="/segment")
+        assert sentence in message and 'role="alert"' in message
+        assert rest == [None] * 6
     Image.new("RGB", (2, 2)).save(tmp_path / "icon.png")
     message, *_ = client.predict(handle_file(tmp_path / "icon.png"), 60, api_name="/segment")
     assert "2×2 pixels cannot be predicted by " in message and "Choose a larger picture." in message
@@ -108,23 +109,23 @@ def test_what_cannot_be_shown_is_a_sentence(client, tmp_path):
 
 
 def test_the_page_asks_nothing_of_others_and_is_not_shared(client, monkeypatch):
-    import httpx
-
     text = httpx.get(client.src).text
     loaded = re.findall(r"""(?:src|href)=["'](?:https?:)?//([^/"']+)""", text)
     assert set(loaded) <= {"127.0.0.1"}, loaded
     given = {}
-    monkeypatch.setattr(page_module.gr.Blocks, "launch", lambda self, **options: given.update(options))
-    with page_module.gr.Blocks(analytics_enabled=False) as page:
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: given.update(options) or (None, "here", ""))
+    with gr.Blocks(analytics_enabled=False) as page:
         pass
-    serve(page)
-    assert given["share"] is False and given["max_file_size"]
+    assert launch(page) == "here" and given["share"] is False and given["max_file_size"] == "50mb"
 
 
 def test_one_model_and_no_examples(models):
-    page = make_page(models[:1], [])
-    labels = [block.label for block in page.blocks.values() if isinstance(block, page_module.gr.Image)]
-    assert len(labels) == 3 and not any("differ" in label for label in labels)
+    page = make_page([dataclasses.replace(models[0], name="me/<i>town</i>")], [])
+    shown = {
+        kind: [block for block in page.blocks.values() if isinstance(block, kind)] for kind in (gr.Image, gr.HTML)
+    }
+    assert [block.label for block in shown[gr.Image]] == ["Your picture", "Overlay", "Colour map"]
+    assert "me/&lt;i&gt;town" in shown[gr.HTML][0].value and not any("<i>" in (b.value or "") for b in shown[gr.HTML])
 
 
 def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
@@ -161,25 +162,20 @@ print(scl_hf.__file__, model.name, len(app.EXAMPLES), len(model.id2label))
 """
 
 
-def test_the_files_of_a_space_run_by_themselves(checkpoints, tmp_path):
+def test_the_files_of_a_space_run_by_themselves(app, checkpoints, tmp_path, monkeypatch, capsys):
     space = tmp_path / "space"
+    monkeypatch.setattr(page_module, "load_models", lambda names, trust_remote_code: [])
+    app("me/town@v1", "--space", space)
+    assert capsys.readouterr().out == f"{space}: to push it, hf upload USER/NAME {space} --repo-type space\n"
+    _, metadata, text = (space / "README.md").read_text().split("---\n")
+    assert yaml.safe_load(metadata)["models"] == ["me/town"] and "`me/town@v1`" in text
+    requirements = (space / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in requirements] == list(NEEDED)
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in requirements)
     with mini_hub() as hub:
         files = {path.name: path.read_bytes() for path in (checkpoints / "one").iterdir()}
         hub.repos["models/me/town"] = {"private": False, "files": {}, "branches": {"v1": files}}
         environment = hub.environment(tmp_path / "home", HF_HUB_OFFLINE="0", PYTHONDONTWRITEBYTECODE="1")
-        written = subprocess.run(
-            [sys.executable, SCRIPT, "me/town@v1", "--space", space],
-            env=environment | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert written.returncode == 0, written.stderr
-        assert written.stdout == f"{space}: to push it, hf upload USER/NAME {space} --repo-type space\n"
-        _, metadata, text = (space / "README.md").read_text().split("---\n")
-        assert yaml.safe_load(metadata)["models"] == ["me/town"] and "`me/town@v1`" in text
-        requirements = (space / "requirements.txt").read_text().splitlines()
-        assert [line.partition("==")[0] for line in requirements] == list(NEEDED)
-        assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in requirements)
         visited = subprocess.run(
             [sys.executable, "-c", VISIT],
             env=environment | {"PYTHONPATH": str(space)},
