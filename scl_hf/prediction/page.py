@@ -1,9 +1,10 @@
 """The page to try models on. Beside it nothing in the package knows Gradio."""
 
 import html
+import unittest.mock
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -36,6 +37,18 @@ CSS = """
 """
 NAME_EXAMPLES = """() => document.querySelectorAll(".gallery-item").forEach(
     (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
+
+
+with unittest.mock.patch("gradio.component_meta.create_or_modify_pyi"):  # it would write a file beside this one
+
+    class Upload(gr.Image):
+        """A picture's file as it was uploaded: Gradio does not open it, so that the page can say what is wrong."""
+
+        is_template = True
+
+        def preprocess(self, payload: gr.data_classes.ImageData | None) -> str | None:
+            """The path of the file."""
+            return payload and payload.path
 
 
 class Prediction(NamedTuple):
@@ -113,8 +126,8 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         kept = gr.State(None, time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                upload = _picture("Your picture", sources=["upload", "clipboard"], height=300)
-                upload.preprocess = lambda file: file and file.path  # the page says what is wrong with a file
+                title = "Your picture"
+                upload = Upload(label=title, alt_text=title, sources=["upload", "clipboard"], height=300)
                 if examples:
                     gr.Examples([[str(path)] for path in examples], upload, label="Examples", cache_examples=False)
             with gr.Column(scale=5, min_width=320):
@@ -139,10 +152,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
 
 
 def _output(title: str, kind: str) -> gr.Image:
-    return _picture(title, format=kind, interactive=False, buttons=["download", "fullscreen"])
-
-
-def _picture(title: str, **options: Any) -> gr.Image:
+    options = {"format": kind, "interactive": False, "buttons": ["download", "fullscreen"]}
     return gr.Image(label=title, alt_text=title, elem_classes="picture", **options)
 
 
