@@ -15,7 +15,7 @@ from ..errors import InputError, first_few, first_line
 from ..evaluation.panels import overlay
 from ..evaluation.protocol import is_out_of_memory
 from ..inference import predict_probs
-from .views import difference, numbered_map, percent, read_upload, share_table
+from .views import difference, enlarged, numbered_map, percent, read_upload, share_table
 
 TILE = 1024  # larger pictures are predicted in overlapping tiles, which bounds the memory
 LARGEST_UPLOAD = "50mb"
@@ -27,7 +27,7 @@ CSS = """
 .message {font-size: 1.1em; margin: 0; overflow-wrap: anywhere}
 .error {border-left: 4px solid #b3261e; padding-left: 12px}
 .picture label[data-testid="block-label"] {position: static; border: 0}
-.picture img {width: 100% !important; max-height: 75vh; object-fit: contain !important}
+.picture img {max-height: 75vh}
 .shares {width: 100%; border-collapse: collapse; overflow-wrap: anywhere}
 .shares caption {text-align: left; padding-bottom: 6px}
 .shares, .shares tr, .shares th, .shares td {border: 0 !important; text-align: left; font-weight: inherit}
@@ -110,7 +110,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         if len(names) == 2:
             share, where = difference(*labels, picture)
             note = f"A and B differ in {percent(share)} of the pixels. {note}"
-            results.append(where)
+            results.append(enlarged(where))
         height, width = picture.shape[:2]
         return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
 
@@ -118,7 +118,8 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         """The overlays."""
         if prediction is None:
             return [None] * len(names)
-        return [overlay(prediction.picture, label, palette, opacity / 100) for label in prediction.labels]
+        picture, labels = prediction
+        return [enlarged(overlay(picture, label, palette, opacity / 100)) for label in labels]
 
     with gr.Blocks(title="Try a segmentation model", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         models = names if len(names) == 1 else [f"{letter}: {name}" for letter, name in zip(letters, names)]

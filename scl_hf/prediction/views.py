@@ -17,7 +17,7 @@ from ..evaluation.panels import colorize, error_map
 
 LARGEST_SIDE = 2048  # a larger picture is made smaller
 MOST_PIXELS = 100_000_000  # 300 MB in memory; a larger picture is refused
-READABLE_SIDE = 768  # a smaller map is enlarged, so that the numbers on it can be read
+READABLE_SIDE = 768  # smaller ones are shown enlarged
 DARK, LIGHT = (33, 37, 41), (255, 255, 255)
 
 
@@ -61,16 +61,21 @@ def _unreadable(name: str) -> str:
     return f"{name} cannot be read as a picture: it is damaged, incomplete or of another kind. Choose a JPEG or PNG."
 
 
+def enlarged(pixels: np.ndarray) -> np.ndarray:
+    """Small pictures (H, W, 3) and label maps (H, W) by a whole factor larger."""
+    factor = max(1, READABLE_SIDE // max(pixels.shape[:2]))
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+
+
 def numbered_map(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """
-    A label map (H, W) in the colours of a palette (C, 3), small ones enlarged by a whole factor, as (H, W, 3) uint8.
-    The id of the class is written into each area that has room for it: not everybody tells all colours apart.
+    A label map (H, W) in the colours of a palette (C, 3), [`enlarged`] where it is small, as (H, W, 3) uint8. The
+    id of the class is written into each area that has room for it: not everybody tells all colours apart.
     """
-    factor = max(1, READABLE_SIDE // max(label.shape))
-    label = label.repeat(factor, 0).repeat(factor, 1)
+    label = enlarged(label)
     image = Image.fromarray(colorize(label, palette))
     draw = ImageDraw.Draw(image)
-    font_size = max(label.shape) / 32
+    font_size = max(label.shape) / 26
     font = ImageFont.load_default(font_size)
     for index in np.unique(label).tolist():
         mask = np.pad(label == index, 1).astype(np.uint8)  # what is beyond the border is another area

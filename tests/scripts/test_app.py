@@ -21,6 +21,7 @@ from scl_hf.evaluation.panels import WRONG, overlay
 from scl_hf.prediction import page as page_module
 from scl_hf.prediction.page import launch, load_models, make_page
 from scl_hf.prediction.space import NEEDED
+from scl_hf.prediction.views import enlarged, read_upload
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/app.py"
@@ -70,24 +71,24 @@ def pixels(path):
 def test_a_picture_gives_maps_shares_and_what_differs(client, models, monkeypatch):
     message, *pictures, table, where = client.predict(handle_file(EXAMPLES[0]), 60, api_name="/segment")
     share = float(re.search(r"A and B differ in ([\d.]+) % of the pixels", message)[1]) / 100
-    picture = np.asarray(Image.open(EXAMPLES[0]).convert("RGB"))
+    picture = read_upload(EXAMPLES[0])[0]
     labels = [page_module.predict(model, picture) for model in models]
     assert share == pytest.approx((labels[0] != labels[1]).mean(), abs=0.001) and 0 < share
-    assert ((pixels(where) == WRONG).all(-1) == (labels[0] != labels[1])).all()
+    assert ((pixels(where) == WRONG).all(-1) == enlarged(labels[0] != labels[1])).all()
     for shown, label, model in zip(pictures, labels, models):
-        assert np.abs(pixels(shown) - overlay(picture, label, model.palette)).mean() < 6  # JPEG
+        assert np.abs(pixels(shown) - enlarged(overlay(picture, label, model.palette))).mean() < 6  # JPEG
     for shown, label, model in zip(pictures[2:], labels, models):
-        enlarged = model.palette[label].repeat(4, 0).repeat(4, 1)
-        assert (pixels(shown) == enlarged).all(-1).mean() > 0.95  # but for the numbers
+        colors = enlarged(model.palette[label])
+        assert (pixels(shown) == colors).all(-1).mean() > 0.95  # but for the numbers
     assert "grass &amp; &lt;b&gt;moss&lt;/b&gt;" in table and "<b>" not in table
     assert '<th scope="col">A</th><th scope="col">B</th>' in table
 
     # The opacity asks no model
     monkeypatch.setattr(page_module, "predict_probs", None)
     bare, _ = client.predict(0, api_name="/blend")
-    assert np.abs(pixels(bare) - picture).mean() < 6
+    assert np.abs(pixels(bare) - enlarged(picture)).mean() < 6
     full, _ = client.predict(100, api_name="/blend")
-    assert np.abs(pixels(full) - models[0].palette[labels[0]]).mean() < 12
+    assert np.abs(pixels(full) - enlarged(models[0].palette[labels[0]])).mean() < 12
 
 
 def test_what_cannot_be_shown_is_a_sentence(client, tmp_path):
