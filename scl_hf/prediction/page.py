@@ -25,13 +25,14 @@ HINT = "Choose a picture, or one of the examples."
 CSS = """
 .gradio-container {max-width: 1280px !important; width: 100%; margin: auto}
 .message {font-size: 1.1em; margin: 0; overflow-wrap: anywhere}
-.error {border-left: 4px solid #b3261e; padding-left: 12px}
+.problem {border-left: 4px solid #b3261e; padding-left: 12px}
 .picture label[data-testid="block-label"] {position: static; border: 0}
 .picture img {max-height: 75vh}
-.shares {width: 100%; border-collapse: collapse; overflow-wrap: anywhere}
+.shares {width: 100%; border-collapse: collapse; overflow-wrap: break-word}
 .shares caption {text-align: left; padding-bottom: 6px}
 .shares, .shares tr, .shares th, .shares td {border: 0 !important; text-align: left; font-weight: inherit}
 .shares th, .shares td {padding: 3px 12px 3px 0 !important}
+.shares td {white-space: nowrap}
 .shares tr {border-bottom: 1px solid #adb5bd !important}
 .swatch {display: inline-block; min-width: 2.4em; text-align: center; border: 1px solid #adb5bd; border-radius: 3px}
 """
@@ -102,7 +103,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
             picture, note = read_upload(path)
             labels = [predict(checkpoint, picture) for checkpoint in checkpoints]
         except InputError as error:
-            return [_message(str(error), "error"), *nothing]
+            return [_message(str(error), "problem"), *nothing]
         maps = [numbered_map(label, palette) for label in labels]
         prediction = Prediction(picture, labels)
         table = share_table(labels, id2label, palette, letters if len(names) == 2 else ["Share"])
@@ -159,7 +160,7 @@ def _output(title: str, kind: str) -> gr.Image:
 
 def _message(text: str, kind: str = "") -> str:
     """HTML: a sentence that is read out where it changes."""
-    role = "alert" if kind == "error" else "status"
+    role = "alert" if kind == "problem" else "status"
     return f'<p class="message {kind}" role="{role}">{html.escape(text)}</p>'
 
 

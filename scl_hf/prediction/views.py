@@ -125,7 +125,7 @@ def share_table(
             absent.append(name)
             continue
         color, text = (f"#{bytes(c).hex()}" for c in (palette[index].tolist(), ink(palette[index])))
-        cells = "".join(f"<td>{percent(share)}</td>" for share in columns[:, index])
+        cells = "".join(f"<td>{html.escape(percent(share))}</td>" for share in columns[:, index])
         rows.append(
             f'<tr><td><span class="swatch" style="background:{color};color:{text}">{index}</span></td>'
             f'<th scope="row">{name}</th>{cells}</tr>'
@@ -141,4 +141,4 @@ def share_table(
 
 def percent(share: float) -> str:
     """A share as it is read; what is there is never 0."""
-    return "under 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

@@ -127,5 +127,5 @@ def test_the_table_has_every_class_and_escapes_names():
     table = views.share_table([first, second], names, make_palette(4), ["<one>", "two"])
     rows = re.findall(r'<tr><td><span[^>]*>(\d)</span></td><th scope="row">(.*?)</th>(.*?)</tr>', table)
     assert [(number, name) for number, name, _ in rows] == [("0", "a &amp; b"), ("2", "sky"), ("1", "&lt;script&gt;")]
-    assert rows[0][2] == "<td>100.0 %</td><td>0.0 %</td>" and rows[2][2] == "<td>0.0 %</td><td>under 0.1 %</td>"
+    assert rows[0][2] == "<td>100.0 %</td><td>0.0 %</td>" and rows[2][2] == "<td>0.0 %</td><td>&lt; 0.1 %</td>"
     assert "&lt;one&gt;" in table and "<p>Not in this picture: sea.</p>" in table
