@@ -31,6 +31,7 @@ from .errors import InputError, first_few, first_line
 from .models import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from .processes import is_main_process
 from .safety.finite import check_weights
+from .safety.manifest import on_the_hub
 
 logger = logging.getLogger(__name__)
 
@@ -179,9 +180,14 @@ def _say_once(line: str) -> None:
 
 
 def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str = "") -> Checkpoint:
-    """A trained model in evaluation mode, perhaps in a `subfolder`; its image processor is at the root."""
+    """
+    A trained model in evaluation mode: of a folder, or of the Hub by user/repo or user/repo@revision; perhaps in a
+    `subfolder`. Its image processor is at the root.
+    """
     field = f"checkpoint {name}"
-    model, report = _open_weights(field, name, trust_remote_code=trust_remote_code, subfolder=subfolder)
+    repo, revision = on_the_hub(name) or (name, None)
+    options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    model, report = _open_weights(field, repo, subfolder=subfolder, **options)
     if report["missing_keys"]:
         raise InputError(
             f"{field}: is not a trained segmentation model, {len(report['missing_keys'])} of its tensors "
@@ -199,7 +205,7 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
         raise InputError(
             f"{field}: brings no class names, only {names[0]}, …. Write them into id2label of its {CONFIG_NAME}."
         )
-    _, pixels = _open_processor(field, name, trust_remote_code)
+    _, pixels = _open_processor(field, repo, **options)
     return Checkpoint(name, model.eval(), pixels)
 
 
@@ -294,12 +300,15 @@ def _open_weights(
     return model, report
 
 
-def _open_processor(field: str, name: str, trust_remote_code: bool) -> tuple[BaseImageProcessor | None, Pixels]:
+def _open_processor(
+    field: str, name: str, trust_remote_code: bool, revision: str = "main"
+) -> tuple[BaseImageProcessor | None, Pixels]:
     """The image processor of a checkpoint and its pixels; `None` and ImageNet's where it brings none."""
     is_local(field, name)
+    options = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
-        if any(has_file(name, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
-            processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        if any(has_file(name, file, revision) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
+            processor = AutoImageProcessor.from_pretrained(name, **options)
             return processor, pixels_of(processor)
     except Exception as error:  # what others wrote may hold anything
         raise InputError(

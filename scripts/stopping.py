@@ -48,7 +48,7 @@ def _follow_launcher() -> None:
     _leave_with_launcher(signal.SIGRTMIN, None)  # it may have ended before
 
 
-if __name__ != "__main__" and SCRIPT in ("train.py", "eval.py", "predict.py", "push.py"):
+if __name__ != "__main__" and SCRIPT in ("train.py", "eval.py", "predict.py", "push.py", "app.py"):
     for _name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) != signal.SIG_IGN:  # as of nohup
             signal.signal(getattr(signal, _name), leave)

@@ -1,6 +1,7 @@
 """Who may know whom: the package's imports go one way, and importing it costs and changes nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -51,6 +52,14 @@ def test_the_data_knows_nothing_of_models_and_training():
     for module in MODULES:
         if module.startswith("scl_hf.data"):
             assert all(name.startswith(allowed) for name in imports_of(module)), module
+
+
+def test_the_page_alone_knows_gradio():
+    knows = [
+        module for module, path in MODULES.items() if re.search(r"^\s*(import|from) gradio", path.read_text(), re.M)
+    ]
+    assert knows == ["scl_hf.prediction.page"]
+    assert not any("scl_hf.prediction.page" in imports_of(module) for module in MODULES)
 
 
 def test_nothing_takes_the_trainer_as_an_argument():

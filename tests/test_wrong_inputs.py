@@ -599,6 +599,19 @@ CASES = {
     "predictions' scales": (None, f"{PREDICT} --eval_scales 0", "eval_scales"),
     "predictions' tile": (None, f"{PREDICT} --eval_tile 1 2 3", "eval_tile"),
     "predictions' workers": (None, f"{PREDICT} --dataloader_num_workers -1", "dataloader_num_workers"),
+    # app.py
+    "page of nothing": (None, "app.py", "one checkpoint or two"),
+    "page of three": (None, "app.py model model model", "one checkpoint or two"),
+    "page of no model": (None, "app.py mine", "checkpoint mine"),
+    "example missing": (None, "app.py model --examples none.png", "input none.png"),
+    "example broken": (
+        cut("mine/train/images/frame0.png", 900),
+        "app.py model --examples mine",
+        "frame0.png cannot be",
+    ),
+    "space over something": (None, "app.py me/town --space mine", "space mine: is there already"),
+    "space below a file": (write("file", ""), "app.py me/town --space file/space", "space file/space"),
+    "space of a folder": (None, "app.py model --space space", "takes its model from the Hub"),
     # prepare_dataset.py
     "check no folder": (remove("mine"), CHECK, "mine"),
     "check a model": (None, "prepare_dataset.py check model", "model: holds no data set"),

@@ -1,0 +1,183 @@
+"""The page to try models on. Beside it nothing in the package knows Gradio."""
+
+import html
+import unittest.mock
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import gradio as gr
+import numpy as np
+import torch
+
+from ..checkpoints import Checkpoint, load_checkpoint
+from ..errors import InputError, first_few, first_line
+from ..evaluation.panels import overlay
+from ..evaluation.protocol import is_out_of_memory
+from ..inference import predict_probs
+from .views import difference, enlarged, numbered_map, percent, read_upload, share_table
+
+TILE = 1024  # larger pictures are predicted in overlapping tiles, which bounds the memory
+LARGEST_UPLOAD = "50mb"
+KEPT = 3600  # seconds: uploads, and a visitor's last prediction
+
+HINT = "Choose a picture, or one of the examples."
+CSS = """
+.gradio-container {max-width: 1280px !important; width: 100%; margin: auto}
+.message {font-size: 1.1em; margin: 0; overflow-wrap: anywhere}
+.problem {border-left: 4px solid #b3261e; padding-left: 12px}
+.picture label[data-testid="block-label"] {position: static; border: 0}
+.picture img {max-height: 75vh}
+.shares {width: 100%; border-collapse: collapse; overflow-wrap: break-word}
+.shares caption {text-align: left; padding-bottom: 6px}
+.shares, .shares tr, .shares th, .shares td {border: 0 !important; text-align: left; font-weight: inherit}
+.shares th, .shares td {padding: 3px 12px 3px 0 !important}
+.shares td {white-space: nowrap}
+.shares tr {border-bottom: 1px solid #adb5bd !important}
+.swatch {display: inline-block; min-width: 2.4em; text-align: center; border: 1px solid #adb5bd; border-radius: 3px}
+"""
+NAME_EXAMPLES = """() => document.querySelectorAll(".gallery-item").forEach(
+    (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
+
+
+with unittest.mock.patch("gradio.component_meta.create_or_modify_pyi"):  # it would write a file beside this one
+
+    class Upload(gr.Image):
+        """A picture's file as it was uploaded: Gradio does not open it, so that the page can say what is wrong."""
+
+        is_template = True
+
+        def preprocess(self, payload: gr.data_classes.ImageData | None) -> str | None:
+            """The path of the file."""
+            return payload and payload.path
+
+
+class Prediction(NamedTuple):
+    """What the page keeps of a picture: a new opacity needs no model."""
+
+    picture: np.ndarray
+    labels: list[np.ndarray]
+
+
+def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[Checkpoint]:
+    """One checkpoint, or two of the same classes, on the GPU if there is one."""
+    checkpoints = [load_checkpoint(name, trust_remote_code) for name in names]
+    theirs, *others = (checkpoint.id2label for checkpoint in checkpoints)
+    if others and others[0] != theirs:
+        raise InputError(
+            f"checkpoint {names[1]}: its classes ({first_few(others[0].values())}) are not those of {names[0]} "
+            f"({first_few(theirs.values())}). Compare two that were trained on the same classes."
+        )
+    for checkpoint in checkpoints:
+        checkpoint.model.to(torch.accelerator.current_accelerator() or "cpu")
+    return checkpoints
+
+
+def predict(checkpoint: Checkpoint, picture: np.ndarray) -> np.ndarray:
+    """The class ids (H, W) of a picture (H, W, 3)."""
+    height, width = picture.shape[:2]
+    try:
+        pixel_values = checkpoint.pixels.of(picture).unsqueeze(0).to(checkpoint.model.device)
+        probs = predict_probs(checkpoint.model, pixel_values, tile=TILE)[0]
+        return probs.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(probs) <= 255 else np.uint16)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
+        remedy = "smaller" if is_out_of_memory(error) else "larger"
+        raise InputError(
+            f"{width}×{height} pixels cannot be predicted by {checkpoint.name} ({first_line(error)}). "
+            f"Choose a {remedy} picture."
+        ) from error
+
+
+def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path]) -> gr.Blocks:
+    """The page for one or two checkpoints of the same classes, with pictures to choose from."""
+    names = [checkpoint.name for checkpoint in checkpoints]
+    palette, id2label = checkpoints[0].palette, checkpoints[0].id2label
+    letters = "AB"[: len(names)]
+
+    def segment(path: str | None, opacity: float) -> list:
+        """All that is shown of a file; `None` where it was removed."""
+        nothing = [None, gr.Column(visible=False)] + [None] * (len(shown) - 3)
+        if path is None:
+            return [_message(HINT), *nothing]
+        try:
+            picture, note = read_upload(path)
+            labels = [predict(checkpoint, picture) for checkpoint in checkpoints]
+        except InputError as error:
+            return [_message(str(error), "problem"), *nothing]
+        maps = [numbered_map(label, palette) for label in labels]
+        prediction = Prediction(picture, labels)
+        table = share_table(labels, id2label, palette, letters if len(names) == 2 else ["Share"])
+        results = [prediction, gr.Column(visible=True), *blend(prediction, opacity), *maps, table]
+        if len(names) == 2:
+            share, where = difference(*labels, picture)
+            note = f"A and B differ in {percent(share)} of the pixels. {note}"
+            results.append(enlarged(where))
+        height, width = picture.shape[:2]
+        return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
+
+    def blend(prediction: Prediction | None, opacity: float) -> list[np.ndarray | None]:
+        """The overlays."""
+        if prediction is None:
+            return [None] * len(names)
+        picture, labels = prediction
+        return [enlarged(overlay(picture, label, palette, opacity / 100)) for label in labels]
+
+    with gr.Blocks(title="Try a segmentation model", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+        models = names if len(names) == 1 else [f"{letter}: {name}" for letter, name in zip(letters, names)]
+        gr.HTML(f"<h1>What is where in a picture?</h1><p>{'<br>'.join(map(html.escape, models))}</p>")
+        kept = gr.State(None, time_to_live=KEPT)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                title = "Your picture"
+                upload = Upload(label=title, alt_text=title, sources=["upload", "clipboard"], height=300)
+                if examples:
+                    gr.Examples([[str(path)] for path in examples], upload, label="Examples", cache_examples=False)
+            with gr.Column(scale=5, min_width=320):
+                message = gr.HTML(_message(HINT), min_height=40)
+                with gr.Column(visible=False) as results:
+                    opacity = gr.Slider(0, 100, 60, step=5, label="Opacity of the overlay, in percent")
+                    shown = [message, kept, results]
+                    for what, kind in (("Overlay", "jpeg"), ("Colour map", "png")):
+                        with gr.Row():
+                            titles = [f"{what}, {letter}" for letter in letters] if len(names) == 2 else [what]
+                            shown += [_output(title, kind) for title in titles]
+                    shown.append(gr.HTML())  # the table
+                    if len(names) == 2:
+                        shown.append(_output("Where A and B differ: orange on the pale picture", "png"))
+        overlays = shown[3 : 3 + len(names)]
+        upload.change(segment, [upload, opacity], shown, api_name="segment", show_progress_on=message)
+        opacity.change(
+            blend, [kept, opacity], overlays, api_name="blend", show_progress="hidden", trigger_mode="always_last"
+        )
+        page.load(None, js=NAME_EXAMPLES)
+    return page
+
+
+def _output(title: str, kind: str) -> gr.Image:
+    options = {"format": kind, "interactive": False, "buttons": ["download", "fullscreen"]}
+    return gr.Image(label=title, alt_text=title, elem_classes="picture", **options)
+
+
+def _message(text: str, kind: str = "") -> str:
+    """HTML: a sentence that is read out where it changes."""
+    role = "alert" if kind == "problem" else "status"
+    return f'<p class="message {kind}" role="{role}">{html.escape(text)}</p>'
+
+
+def launch(page: gr.Blocks) -> str:
+    """
+    Shows the page from now on, and returns its address: on this machine only, or as GRADIO_SERVER_NAME and
+    GRADIO_SERVER_PORT in the environment say. It fetches nothing from elsewhere.
+    """
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # by default Google's
+    _, address, _ = page.launch(
+        theme=gr.themes.Default(**fonts),
+        css=CSS,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size=LARGEST_UPLOAD,
+        prevent_thread_lock=True,
+        quiet=True,
+    )
+    return address
