@@ -107,8 +107,8 @@ def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
     print_table(f"Where the host reads values of tensors: {case}", ["", "times a step"], places)
 
     # 2. Rate and memory
-    tflop = trainer.count_flops() / 1e12
-    rate = matrix_rate(torch.bfloat16 if trainer.args.bf16 else torch.float32) / 1e12
+    flop = trainer.count_flops()
+    rate = matrix_rate(torch.bfloat16 if trainer.args.bf16 else torch.float32)
     peak = trainer.peak_bytes() / 2**20
 
     # 3. Beside the plain step
@@ -122,7 +122,7 @@ def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
     except torch.OutOfMemoryError:
         print("\nThe plain step does not fit into the memory.")
         ms, plain_ms, ratio, plain_peak = 1e3 * trainer.round(), float("nan"), float("nan"), float("nan")
-    achieved = tflop / (ms / 1e3)
+    achieved = flop / (ms / 1e3)
     release(trainer)
 
     limits = (0.5, 0.05, 2.5, 0.6) if on_gpu else (None, 0.1, 1.25, None)
@@ -136,10 +136,16 @@ def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
         if limit is not None:
             targets.append((f"{case.name}: {name}", value, sign, limit))
     share = f"{achieved / rate:.0%}"
-    return [case, ms, plain_ms, ratio, peak, plain_peak, peak / plain_peak, tflop, achieved, rate, share]
+    figures = [number / unit()[1] for number in (flop, achieved, rate)]
+    return [case, ms, plain_ms, ratio, peak, plain_peak, peak / plain_peak, *figures, share]
+
+
+def unit() -> tuple[str, float]:
+    """In which operations are given: those of a GPU are a thousand times those of a CPU."""
+    return ("TFLOP", 1e12) if torch.cuda.is_available() else ("GFLOP", 1e9)
 
 
 def print_summary(rows: list[list[object]]) -> None:
     header = ["", "step, ms", "plain, ms", "plain / ours", "peak, MiB", "plain, MiB", "ours / plain"]
-    header += ["TFLOP", "TFLOP/s", "of matrix products", "share"]
+    header += [unit()[0], f"{unit()[0]}/s", "of matrix products", "share"]
     print_table("The step beside the plain one: data left out, medians of rounds in turn", header, rows)
