@@ -39,7 +39,7 @@ def teacher_in_float32(trainer: MeasuredTrainer) -> None:
 VARIANTS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "default": ({}, None),
     "torch.compile": ({"torch_compile": True}, None),
-    "activation checkpointing": ({"gradient_checkpointing": True}, None),
+    "activation checkpointing": ({"activation_checkpointing": True}, None),
     "weights channels-last": ({}, weights_channels_last),
     "optimizer foreach": ({}, with_optimizer(foreach=True)),
     "optimizer fused": ({}, with_optimizer(fused=True)),
