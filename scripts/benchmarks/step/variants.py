@@ -65,13 +65,14 @@ def measure_variants(case: Case, town: Town) -> None:
             notes[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             trainers.pop(name, None)
     seconds = in_turn({name: trainer.round for name, trainer in trainers.items()}, case.rounds)
-    base, base_peak, rows = seconds["default"], trainers["default"].peak_bytes(), []
+    peaks = {name: trainer.peak_bytes() for name, trainer in trainers.items()}
+    base, base_peak, rows = seconds["default"], peaks["default"], []
     for name, note in notes.items():
         if name not in trainers:
             rows.append([name, *["not measured"] * 4, note])
             continue
         ratio = statistics.median(own / other for own, other in zip(seconds[name], base, strict=True))
-        peak = trainers[name].peak_bytes()
+        peak = peaks[name]
         rows.append([name, 1e3 * statistics.median(seconds[name]), ratio, peak / 2**20, peak / base_peak, note])
     header = ["", "step, ms", "times the default", "peak, MiB", "times the default", ""]
     print_table(f"Variants: {case}", header, rows)
