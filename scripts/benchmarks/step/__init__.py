@@ -20,6 +20,8 @@ from pathlib import Path
 import datasets
 import torch
 
+from scl_hf.errors import InputError
+
 from ..common import Measured, print_table, print_targets
 from .case import Case, Town, build_trainer, cases, in_turn, matrix_rate, repeat
 from .growth import measure_growth, release
@@ -102,7 +104,8 @@ def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
         parts_table(parts),
     )
     if on_gpu:
-        print(f"\nThe host waits {parts.synchronizations:.3g} times a step for the GPU.")
+        waits, copies = parts.synchronizations, parts.copies
+        print(f"\nThe host waits {waits:.3g} times a step for the GPU, and copies {copies:.3g} times from it.")
     places = [[place, f"{number:.3g}"] for place, number in host_reads(trainer).items()]
     print_table(f"Where the host reads values of tensors: {case}", ["", "times a step"], places)
 
@@ -119,7 +122,7 @@ def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
         ratio = measured["plain"].times_slower_than(measured["ours"])
         plain_peak, plain_ms = plain.peak_bytes(batch) / 2**20, measured["plain"].milliseconds
         ms = measured["ours"].milliseconds
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, InputError):
         print("\nThe plain step does not fit into the memory.")
         ms, plain_ms, ratio, plain_peak = 1e3 * trainer.round(), float("nan"), float("nan"), float("nan")
     achieved = flop / (ms / 1e3)

@@ -134,6 +134,7 @@ class MeasuredTrainer(SemiSupervisedTrainer):
     round_seconds = 0.0  # a step of the last `train`, without its data
     last_batch: dict[str, torch.Tensor]
     _start = _waited = 0.0
+    _recording = False
     _range: record_function | None = None
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple:
@@ -162,11 +163,16 @@ class MeasuredTrainer(SemiSupervisedTrainer):
             self.round_seconds = (now - self._start - waited) / (last - self.warmup)
         if self.profiler is not None and step == self.warmup:
             self.profiler.start()
-        if self.profiler is not None and step == last:
-            self.profiler.stop()
-        elif self.profiler is not None and step >= self.warmup:
+            self._recording = True
+        if self._recording and step == last:
+            self._stop_recording()
+        elif self._recording:
             self._range = record_function(PART + STEP)
             self._range.__enter__()
+
+    def _stop_recording(self) -> None:
+        self.profiler.stop()
+        self._recording = False
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any) -> torch.Tensor:
         self.last_batch = inputs
@@ -203,7 +209,9 @@ class MeasuredTrainer(SemiSupervisedTrainer):
             self.train()
             return self.profiler
         finally:
-            self.profiler = None
+            if self._recording:  # a step has failed; the next profile would not begin
+                self._stop_recording()
+            self.profiler = self._range = None
 
     def count_flops(self) -> int:
         """Floating-point operations of a step, a multiply-add being two, of matrix products and convolutions."""

@@ -77,6 +77,7 @@ class Parts:
     waiting: float  # of it, the host for data
     of: dict[str, Part] = field(default_factory=lambda: {name: Part() for name in PARTS})
     synchronizations: float = 0.0
+    copies: float = 0.0  # from the GPU
 
     @property
     def idle(self) -> float:
@@ -167,8 +168,8 @@ def measure_parts(trainer: MeasuredTrainer) -> Parts:
         is_leaf = event.name.startswith("aten::") and not any(c.name.startswith("aten::") for c in event.cpu_children)
         part.operators += per_step * (len(kernels) if on_gpu else is_leaf)
         part.reads += per_step * (event.name in READS)
-        reads_memory = sum("DtoH" in kernel.name for kernel in kernels)
-        parts.synchronizations += per_step * ((event.name in SYNCHRONIZATIONS) + reads_memory)
+        parts.synchronizations += per_step * (event.name in SYNCHRONIZATIONS)
+        parts.copies += per_step * sum("DtoH" in kernel.name for kernel in kernels)
     unseen = [name for name in PARTS if not parts.of[name].milliseconds and name not in (TRANSFER, LOGGING)]
     if unseen and not on_gpu:
         raise AssertionError(f"the profile does not hold {', '.join(unseen)}: a name has changed in the package")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._dynamo.utils import counters
 from transformers import Trainer
 
 from ..common import print_table
@@ -36,6 +35,10 @@ def teacher_in_float32(trainer: MeasuredTrainer) -> None:
     model.forward = torch.autocast(trainer.args.device.type, enabled=False)(model.forward)
 
 
+def kernels_by_trial(trainer: MeasuredTrainer) -> None:
+    trainer.train = torch.backends.cudnn.flags(enabled=True, benchmark=True)(trainer.train)
+
+
 VARIANTS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "default": ({}, None),
     "torch.compile": ({"torch_compile": True}, None),
@@ -46,8 +49,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "structured loss of 9000 pairs": ({"num_pairs": 9000}, None),
 }
 # bfloat16 on a CPU says nothing: some take a hundred times as long, and some that announce it cannot do it.
-MIXED = {
+ON_GPU = {
     "teacher in float32": ({}, teacher_in_float32),
+    "convolutions chosen by trial": ({}, kernels_by_trial),
     "all in float32": ({"bf16": False}, None),
 }
 
@@ -55,7 +59,7 @@ MIXED = {
 def measure_variants(case: Case, town: Town) -> None:
     """Prints step time and peak memory of each variant, and what compiling takes."""
     trainers, notes = {}, {}
-    for name, (fields, change) in (VARIANTS | (MIXED if torch.cuda.is_available() else {})).items():
+    for name, (fields, change) in (VARIANTS | (ON_GPU if torch.cuda.is_available() else {})).items():
         try:
             trainer = build_trainer(case, town, **fields)
             if change is not None:
@@ -83,6 +87,8 @@ def first_round(trainer: MeasuredTrainer) -> str:
     if not trainer.args.torch_compile:
         trainer.train()
         return ""
+    from torch._dynamo.utils import counters  # seconds
+
     torch._dynamo.reset()
     counters.clear()
     start = time.perf_counter()
