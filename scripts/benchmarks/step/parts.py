@@ -33,13 +33,9 @@ STUDENT, BACKWARD, MIX, EMA, OPTIMIZER, NUMBERS = (
     "look at the numbers",
 )
 L_X, L_C, L_SC = "L_x", "L_c", "L_sc"
-FUNCTIONS = {
-    cutmix.mix: MIX,
-    losses.relaxed_cross_entropy: L_X,
-    losses.adjust_logits: L_X,
-    losses.consistency_loss: L_C,
-    losses.structured_consistency_loss: L_SC,
-}
+NAMES = {"relaxed_cross_entropy": L_X, "adjust_logits": L_X, "consistency_loss": L_C}
+NAMES |= dict.fromkeys(("structured_consistency_loss", "loss_of_all_pairs", "loss_of_pairs"), L_SC)
+FUNCTIONS = {getattr(losses, name): part for name, part in NAMES.items() if hasattr(losses, name)} | {cutmix.mix: MIX}
 METHODS = [(EMATeacher, "update_parameters", EMA), (Accelerator, "backward", BACKWARD)]
 METHODS += [(StepWatch, name, NUMBERS) for name in ("before", "after", "end", "settle")]
 METHODS += [(data_loader, "send_to_device", TRANSFER)]

@@ -8,7 +8,7 @@ from transformers import Trainer
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.inference import upsample_logits
-from scl_hf.losses import drop, relaxed_cross_entropy
+from scl_hf.losses import relaxed_cross_entropy
 
 from .case import bytes_of, bytes_of_state, most_bytes
 
@@ -33,10 +33,10 @@ class PlainStep:
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> None:
         args, labels, box_ids = self.args, batch["labels"], batch["box_ids"]
-        a, b, valid_a, valid_b = (batch[name] for name in ("unlabeled_a", "unlabeled_b", "valid_a", "valid_b"))
+        a, b = batch["unlabeled_a"], batch["unlabeled_b"]
         pasted = box_ids > 0
         mixed = torch.where(pasted[:, None], b, a)
-        valid = torch.where(pasted, valid_b, valid_a)
+        valid = batch["valid"] if "valid" in batch else torch.where(pasted, batch["valid_b"], batch["valid_a"])
         with torch.no_grad():
             probs_a, probs_b = (self.logits(self.teacher, images).softmax(dim=1) for images in (a, b))
             teacher_probs = torch.where(pasted[:, None], probs_b, probs_a)
@@ -70,7 +70,8 @@ class PlainStep:
                 pixels = (box_ids[image] == box).flatten().nonzero()[:, 0]
                 if not len(pixels):
                     continue
-                i, j = pixels[drop(len(pixels), NUM_PAIRS, None, pixels.device)]
+                # A pair may come twice, which is cheaper than to see that none does.
+                i, j = pixels[torch.randint(len(pixels), (2, NUM_PAIRS), device=pixels.device)]
                 similarity = [
                     torch.cosine_similarity(probs[image].flatten(1)[:, i], probs[image].flatten(1)[:, j], dim=0)
                     for probs in (student, teacher)
