@@ -7,16 +7,20 @@ Measures speed and memory, as ratios, and says whether the project's targets hol
     python scripts/benchmark.py encoders [--crop_size 518]
     python scripts/benchmark.py importing [--rounds 5]
     python scripts/benchmark.py inference [--height 1024] [--images 4] [--threads 1] [--rounds 7]
+    python scripts/benchmark.py step [--everything] [--threads 1] [--rounds 7]
 
-Prints Markdown. Run it on a quiet machine: the cases of a table are timed in turn, round by round, and each number is
-the median over the rounds, so that a neighbour's load falls on all of them alike.
+Prints Markdown, with --output FILE.md to that file, too. Run it on a quiet machine: the cases of a table are timed in
+turn, round by round, and each number is the median over the rounds, so that a neighbour's load falls on all of them
+alike.
 """
 
 import argparse
+import contextlib
+from pathlib import Path
 
 import torch
-from benchmarks import checkpoints, data, encoders, importing, inference, losses
-from benchmarks.common import print_machine
+from benchmarks import checkpoints, data, encoders, importing, inference, losses, step
+from benchmarks.common import Also, print_machine
 
 from scl_hf.safety import script
 
@@ -27,6 +31,7 @@ BENCHMARKS = {
     "importing": importing,
     "inference": inference,
     "losses": losses,
+    "step": step,
 }
 
 
@@ -38,10 +43,15 @@ def main() -> None:
         module.add_arguments(command)
         command.add_argument("--threads", type=int, default=1, help="threads for torch (default: 1)")
         command.add_argument("--rounds", type=int, default=7, help="runs of each case; medians count (default: 7)")
+        command.add_argument("--output", type=Path, metavar="FILE.md", help="a file that gets the tables, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print_machine(args.threads)
-    BENCHMARKS[args.benchmark].run(args)
+    with contextlib.ExitStack() as stack:
+        if args.output is not None:
+            file = stack.enter_context(args.output.open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(Also(file)))
+        print_machine(args.threads)
+        BENCHMARKS[args.benchmark].run(args)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Timing, memory and tables that the benchmarks share."""
 
+import io
 import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -93,6 +96,19 @@ def print_machine(threads: int) -> None:
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     cpu = models[0] if models else platform.processor() or platform.machine()
-    print(
-        f"{cpu}, {os.cpu_count()} cores, {threads} used; torch {torch.__version__}; Python {platform.python_version()}"
-    )
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    machine = f"{gpu}{cpu}, {os.cpu_count()} cores, {threads} used"
+    print(f"{machine}; torch {torch.__version__}; Python {platform.python_version()}")
+
+
+class Also(io.TextIOBase):
+    """Standard output that a file gets, too, at once."""
+
+    def __init__(self, file: TextIO):
+        self.streams = (sys.stdout, file)
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+            stream.flush()
+        return len(text)

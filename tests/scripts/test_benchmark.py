@@ -1,3 +1,4 @@
+import functools
 import runpy
 import sys
 from pathlib import Path
@@ -89,3 +90,84 @@ def test_checkpoints(benchmark, monkeypatch, tmp_path):
     printed = benchmark("checkpoints", "--folder", tmp_path, "--rounds", 1)
     assert printed.count("\n### ") == 3 and "| from_pretrained, weights copied |" in printed
     assert list(tmp_path.iterdir()) == [checkpoints.CONVERT]
+
+
+@pytest.fixture
+def small_step(monkeypatch):
+    """The models of `step`, a few channels wide."""
+    from benchmarks.step import case, growth, processes, start, variants
+    from conftest import TINY as SIZES
+
+    deeplab, narrow = case.deeplab, {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16}
+    monkeypatch.setitem(case.DEMO, "model_config", SIZES)
+    monkeypatch.setattr(case, "deeplab", lambda classes, **fields: deeplab(classes, **(fields or SIZES)))
+    monkeypatch.setattr(case, "SegformerConfig", functools.partial(case.SegformerConfig, **narrow))
+    for name, values in {"BOXES": (4,), "BATCHES": (2,), "CLASSES": (65,)}.items():
+        monkeypatch.setattr(growth, name, values)
+    monkeypatch.setattr(growth, "scaled_crops", lambda case: [(32, 32)])
+    monkeypatch.setattr(processes, "NUMBERS", (2,))
+    # Its graphs alone: a compiler takes minutes, and is not everywhere.
+    monkeypatch.setitem(variants.VARIANTS, "torch.compile", ({"torch_compile": True, **EAGER}, None))
+    monkeypatch.setattr(start, "DEMO_TOWN", {"num_train": 4, "num_train_extra": 4, "num_val": 1, "num_test": 1})
+
+
+EAGER = {"torch_compile_backend": "eager"}
+SMALL_STEP = ("--crop_size", 32, "--steps", 1, "--rounds", 1)
+
+
+def table_of(printed, title):
+    """The cells of the rows of a table, by the first cell."""
+    lines = printed.split(f"### {title}")[1].split("\n\n")[1].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_step(benchmark, small_step):
+    printed = benchmark("step", *SMALL_STEP)
+    assert printed.count("\n### Parts of the step: ") == printed.count("\n### Where the host reads values") == 3
+    for model in ("model of the demo", "SegFormer-B0", "DeepLabV3+, WideResNet-38"):
+        parts = table_of(printed, f"Parts of the step: {model}")
+        step = float(parts.pop("step")[0])
+        assert sum(float(ms or 0) for row in parts.values() for ms in row[:2]) == pytest.approx(step, rel=0.02)
+        for part in ("student", "L_x", "L_c", "L_sc"):
+            assert float(parts[part][0]) > 0 and float(parts[part][1]) > 0
+        for part in ("teacher", "CutMix", "EMA", "optimizer", "waiting for data"):
+            assert float(parts[part][0]) > 0 and parts[part][1] == ""
+    assert "losses.py" in printed and len(table_of(printed, "The step beside the plain one")) == 3
+    assert "| model of the demo: plain step / step |" in printed
+
+
+def test_step_everything(benchmark, small_step, monkeypatch, tmp_path):
+    from benchmarks.step import start
+
+    monkeypatch.setattr(start, "time_start", lambda *given: {"imports": 2.0, "first step": 1.0})
+    file = tmp_path / "step.md"
+    arguments = (*SMALL_STEP, "--models", "tiny", "--images", 2, 1, "--output", file)
+    printed = benchmark("step", "--everything", *arguments)
+    assert file.read_text() == printed and "not measured" not in printed
+    for title in ("Parts of the step", "Variants", "Growth with the crop", "Growth with the classes", "Processes"):
+        assert f"\n### {title}" in printed
+    assert "graph(s)" in table_of(printed, "Variants")["torch.compile"][-1]
+    assert table_of(printed, "From the command")["in all"][0] == "3"
+
+
+def test_step_passes_over_what_fails(benchmark, small_step, monkeypatch):
+    from benchmarks import step
+
+    def fail(*given):
+        raise RuntimeError("no such device")
+
+    for name in ("measure_step", "measure_variants", "measure_growth", "measure_processes"):
+        monkeypatch.setattr(step, name, fail)
+    monkeypatch.setattr(step, "measure_start", lambda *given: print("the start was measured"))
+    printed = benchmark("step", "--everything", "--models", "tiny")
+    assert "variants: not measured (RuntimeError: no such device)" in printed and "the start was measured" in printed
+
+
+def test_start_of_the_step(benchmark, small_step, town, tmp_path):
+    from benchmarks.step.start import draw_tiny_tree, time_start
+
+    draw_tiny_tree(tmp_path / "tree", 6, 2)
+    seconds = time_start(tmp_path / "tree", tmp_path / "start", ["--crop_size", "32", "64", "--use_cpu", "true"], 1)
+    names = ["Python", "imports", "data opened", "model built", "trainer built", "start of the training"]
+    assert list(seconds) == [*names, "first batch", "first step"] and min(seconds.values()) >= 0

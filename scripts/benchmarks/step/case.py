@@ -1,0 +1,316 @@
+"""What is measured: three models, a data set for them, and the trainer as it is, timed from one step to the next."""
+
+import argparse
+import contextlib
+import copy
+import functools
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import yaml
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel, SegformerConfig, SegformerForSemanticSegmentation
+
+from scl_hf import (
+    DeepLabV3PlusConfig,
+    DeepLabV3PlusForSemanticSegmentation,
+    SemiSupervisedConfig,
+    SemiSupervisedTrainer,
+)
+from scl_hf.callbacks import LogLines
+from scl_hf.data import load_cityscapes
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
+
+from ..common import peak_memory
+from ..data import draw_tree
+
+DEMO = yaml.safe_load(Path(__file__).parents[3].joinpath("recipes/demo.yaml").read_text(encoding="utf-8"))
+SETTINGS_OF_DEMO = ("consistency_weight", "structured_consistency_weight", "num_boxes", "num_loss_boxes", "ema_decay")
+SETTINGS_OF_DEMO += ("optim", "optim_args", "weight_decay")
+PART = "part: "  # before the name of each of the profiler's ranges
+LOG_EVERY = 5  # steps
+DATA, TRANSFER, TEACHER, LOGGING = "waiting for data", "transfer", "teacher", f"logging, every {LOG_EVERY} steps"
+LOSSES, STEP = "softmax, counters", "rest"  # what is left of the losses' function and of the step
+
+
+@dataclass
+class Case:
+    """A model at a size, with the settings of its recipe where they are not the paper's."""
+
+    name: str
+    build: Callable[[int], PreTrainedModel]  # for a number of classes
+    crop: tuple[int, int]
+    settings: dict[str, Any] = field(default_factory=dict)
+    classes: int = 19
+    warmup: int = 2  # steps that do not count
+    steps: int = 5  # steps that do
+    rounds: int = 7
+
+    def __str__(self) -> str:
+        images = self.settings.get("per_device_train_batch_size", 1)
+        return f"{self.name}, {self.crop[0]}×{self.crop[1]}, {images} + {images} images"
+
+    def changed(self, **settings: Any) -> "Case":
+        """The same with other settings."""
+        changed = copy.copy(self)
+        changed.settings = self.settings | settings
+        return changed
+
+
+def names_of(num_classes: int) -> dict[str, dict]:
+    id2label = ID2LABEL if num_classes == 19 else {i: f"class {i}" for i in range(num_classes)}
+    return {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+
+
+def deeplab(num_classes: int, **fields: Any) -> PreTrainedModel:
+    return DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**fields, **names_of(num_classes)))
+
+
+def segformer(num_classes: int) -> PreTrainedModel:
+    return SegformerForSemanticSegmentation(SegformerConfig(**names_of(num_classes)))
+
+
+def cases(args: argparse.Namespace) -> dict[str, Case]:
+    """The models that were asked for, by the names of `--models`."""
+    on_gpu = torch.cuda.is_available()
+    demo = {name: DEMO[name] for name in SETTINGS_OF_DEMO} | {"per_device_train_batch_size": 4}
+    full_size = 896 if on_gpu or args.full else 64
+    found = {
+        "tiny": Case(
+            "model of the demo", functools.partial(deeplab, **DEMO["model_config"]), tuple(DEMO["crop_size"]), demo
+        ),
+        "segformer": Case(
+            "SegFormer-B0", segformer, (512, 512) if on_gpu else (128, 128), {"per_device_train_batch_size": 2}
+        ),
+        "full": Case("DeepLabV3+, WideResNet-38", deeplab, (full_size, full_size)),
+    }
+    if not on_gpu:  # seconds a step
+        found["full"].warmup, found["full"].steps, found["full"].rounds = 1, 2, min(args.rounds, 3)
+    for name, case in found.items():
+        if args.crop_size:
+            case.crop = (args.crop_size, args.crop_size)
+        if name != "full" or on_gpu:
+            case.steps, case.rounds = args.steps, args.rounds
+    return {name: found[name] for name in args.models}
+
+
+class Town:
+    """Pictures in the proportion to a crop that those of Cityscapes have to the paper's, drawn once for each size."""
+
+    def __init__(self, folder: Path, images: int = 2):
+        self.folder, self.images = folder, images
+        self.output_dir = folder / "run"
+
+    @functools.cache  # noqa: B019 (there is one)
+    def rows(self, crop_height: int) -> datasets.Dataset:
+        width = max(128, 4 * round(4 / 7 * crop_height))
+        root = self.folder / f"town-{width}"
+        if not root.exists():
+            with contextlib.redirect_stdout(io.StringIO()):
+                draw_tree(root, argparse.Namespace(width=width, images=self.images, labels=128))
+        return load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
+
+    def labeled(self, case: Case) -> datasets.Dataset:
+        """With the classes of Cityscapes; or, for other numbers of classes, with the ids that lie on the disk."""
+        rows = self.rows(case.crop[0])
+        return rows.cast_column("label", LABEL_IMAGE if case.classes == 19 else datasets.Image())
+
+
+class MeasuredTrainer(SemiSupervisedTrainer):
+    """
+    The trainer, with a range of the profiler round the parts that are methods of its own, and a clock that runs from
+    the step after `warmup` to the last step, which is left out: it ends with what belongs to the end of a run.
+    """
+
+    warmup = 0
+    profiler: profile | None = None  # for the steps that count
+    round_seconds = 0.0  # a step of the last `train`, without its data
+    last_batch: dict[str, torch.Tensor]
+    _start = _waited = 0.0
+    _recording = False
+    _range: record_function | None = None
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple:
+        self._next_step()
+        start = time.perf_counter()
+        with record_function(PART + DATA):
+            batches = super().get_batch_samples(*args, **kwargs)
+        self._waited += (time.perf_counter() - start) * (
+            self.warmup <= self.state.global_step < self.args.max_steps - 1
+        )
+        return batches
+
+    def _next_step(self) -> None:
+        step, last = self.state.global_step, self.args.max_steps - 1
+        if self._range is not None:
+            self._range.__exit__(None, None, None)
+            self._range = None
+        if step in (self.warmup, last) and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if step == self.warmup:
+            self._start, self._waited = now, 0.0
+        if step == last:
+            # On a GPU the host waits while the device computes.
+            waited = 0.0 if torch.cuda.is_available() else self._waited
+            self.round_seconds = (now - self._start - waited) / (last - self.warmup)
+        if self.profiler is not None and step == self.warmup:
+            self.profiler.start()
+            self._recording = True
+        if self._recording and step == last:
+            self._stop_recording()
+        elif self._recording:
+            self._range = record_function(PART + STEP)
+            self._range.__enter__()
+
+    def _stop_recording(self) -> None:
+        self.profiler.stop()
+        self._recording = False
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any) -> torch.Tensor:
+        self.last_batch = inputs
+        return super().training_step(model, inputs, *args)
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with record_function(PART + TRANSFER):
+            return super()._prepare_inputs(inputs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        with record_function(PART + LOSSES):
+            return super().compute_loss(*args, **kwargs)
+
+    def teacher_probs(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with record_function(PART + TEACHER):
+            return super().teacher_probs(*args, **kwargs)
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        with record_function(PART + LOGGING):
+            super().log(*args, **kwargs)
+
+    # What a benchmark asks for
+
+    def round(self) -> float:
+        """Trains for some steps; seconds of one, without its data."""
+        self.train()
+        return self.round_seconds
+
+    def profiled(self, **settings: Any) -> profile:
+        """The profiler's record of the steps that count."""
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+        self.profiler = profile(activities=activities, **settings)
+        try:
+            self.train()
+            return self.profiler
+        finally:
+            if self._recording:  # a step has failed; the next profile would not begin
+                self._stop_recording()
+            self.profiler = self._range = None
+
+    def count_flops(self) -> int:
+        """Floating-point operations of a step, a multiply-add being two, of matrix products and convolutions."""
+        with FlopCounterMode(display=False) as counter:
+            self.train()
+        return counter.get_total_flops() // self.args.max_steps
+
+    def bytes_between_steps(self) -> int:
+        """Weights and buffers of student and teacher, and the optimizer's state."""
+        return bytes_of(self.model) + bytes_of(self.teacher.module) + bytes_of_state(self.optimizer)
+
+    def peak_bytes(self) -> int:
+        """Of a step: what lives between steps, and the most beyond it."""
+        return self.bytes_between_steps() + most_bytes(self.train)
+
+
+def bytes_of(model: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def bytes_of_state(optimizer: torch.optim.Optimizer) -> int:
+    states = optimizer.state.values()
+    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def most_bytes(run: Callable[[], object]) -> int:
+    """The most bytes alive at once on the device, beyond those alive before."""
+    if not torch.cuda.is_available():
+        return peak_memory(run)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
+    """A trainer of the case, and its model, with `fields` instead of the settings."""
+    torch.manual_seed(0)
+    on_gpu, rows = torch.cuda.is_available(), town.labeled(case)
+    settings = {
+        "output_dir": str(town.output_dir),
+        "max_steps": case.warmup + case.steps + 1,
+        "crop_size": list(case.crop),
+        "class_uniform_share": 0.0,  # makes no difference to the step
+        "bf16": on_gpu,
+        "use_cpu": not on_gpu,
+        "dataloader_num_workers": 4 if on_gpu else 0,
+        "logging_steps": LOG_EVERY,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    trainer = MeasuredTrainer(
+        model=case.build(case.classes),
+        args=SemiSupervisedConfig(**(settings | case.settings | fields)),
+        train_dataset=rows,
+        unlabeled_dataset=rows.remove_columns("label"),
+    )
+    trainer.warmup = case.warmup
+    trainer.remove_callback(LogLines)  # its lines would stand between the tables
+    return trainer
+
+
+def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step of each, all in turn in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run())
+    return seconds
+
+
+def repeat(step: Callable[[], object], case: Case) -> float:
+    """Seconds of a step, as a round of the trainer takes them."""
+    for _ in range(case.warmup):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(case.steps):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / case.steps
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of the best of some products of large matrices."""
+    on_gpu = torch.cuda.is_available()
+    side, best = (8192 if on_gpu else 1024), float("inf")
+    a, b = (torch.randn(side, side, dtype=dtype, device="cuda" if on_gpu else "cpu") for _ in range(2))
+    for _ in range(10):
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ b
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best

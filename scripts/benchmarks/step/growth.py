@@ -1,0 +1,111 @@
+"""How the cost of a step grows: with the crop, the boxes, the batch and the classes."""
+
+from collections.abc import Iterator
+
+import torch
+
+from scl_hf.errors import InputError
+
+from ..common import print_table
+from .case import Case, MeasuredTrainer, Town, build_trainer
+from .parts import COMPUTE, DATA, EMA, L_C, L_SC, L_X, LOSSES, MIX, STUDENT, TEACHER, TRANSFER, Parts, measure_parts
+from .plain import NUM_PAIRS
+
+BOXES = (4, 16, 32, 64)
+BATCHES = (1, 2, 4, 8)
+CLASSES = (19, 65, 150, 1000)
+HEADER = [
+    "step without data, ms",
+    "networks, ms",
+    "L_x",
+    "L_c",
+    "L_sc",
+    "other of the method",
+    "its share",
+    "peak MiB",
+]
+TOO_LARGE = "does not fit into the memory"
+
+
+def measure_growth(case: Case, town: Town) -> None:
+    """Prints a table for each of them. What a table does not change is that of the case."""
+    case = case.changed()
+    case.steps = min(case.steps, 3)  # there are many rows
+    sides = scaled_crops(case)
+    tables: dict[str, dict[str, Case]] = {
+        "crop": {f"{height}×{width}": at_crop(case, (height, width)) for height, width in sides},
+        "boxes N, half of them with a loss": {
+            str(number): case.changed(num_boxes=number, num_loss_boxes=number // 2) for number in BOXES
+        },
+        "labelled images, and as many mixed ones": {
+            str(number): case.changed(per_device_train_batch_size=number) for number in BATCHES
+        },
+    }
+    for what, rows in tables.items():
+        print_table(f"Growth with the {what}: {case}", [what, *HEADER], growth_rows(rows, town))
+    measure_classes(case, town)
+
+
+def scaled_crops(case: Case) -> list[tuple[int, int]]:
+    factors = (0.25, 0.5, 1) if torch.cuda.is_available() else (0.5, 1, 2)
+    return [tuple(max(16, round(factor * side / 16) * 16) for side in case.crop) for factor in factors]
+
+
+def at_crop(case: Case, crop: tuple[int, int]) -> Case:
+    changed = case.changed()
+    changed.crop = crop
+    return changed
+
+
+def growth_rows(rows: dict[str, Case], town: Town) -> Iterator[list[object]]:
+    for name, case in rows.items():
+        trainer = build_trainer(case, town)
+        try:
+            parts = measure_parts(trainer)
+            yield [name, *growth_of(parts), trainer.peak_bytes() / 2**20]
+        except InputError:  # which the trainer makes of too little memory
+            yield [name, TOO_LARGE, *[""] * 7]
+        release(trainer)
+
+
+def growth_of(parts: Parts) -> list[object]:
+    def ms(*names: str) -> float:
+        return sum(parts.of[name].milliseconds for name in names)
+
+    other = (MIX, LOSSES, EMA)
+    share = parts.share([L_X, L_C, L_SC, *other])
+    networks = ms(STUDENT, TEACHER)
+    return [parts.milliseconds - ms(DATA, TRANSFER), networks, ms(L_X), ms(L_C), ms(L_SC), ms(*other), f"{share:.1%}"]
+
+
+def measure_classes(case: Case, town: Town) -> None:
+    """Prints what the exact structured loss, which takes time with the square of the classes, and the sampled cost."""
+    rows = []
+    for classes in CLASSES:
+        found = {}
+        for num_pairs in (None, NUM_PAIRS):
+            of_classes = case.changed(num_pairs=num_pairs)
+            of_classes.classes = classes
+            trainer = build_trainer(of_classes, town)
+            try:
+                parts, peak = measure_parts(trainer), trainer.peak_bytes() / 2**20
+                step = sum(parts.of[name].milliseconds for name in COMPUTE) + parts.idle
+                found[num_pairs] = (parts.of[L_SC].milliseconds, step, peak)
+            except InputError:  # which the trainer makes of too little memory
+                found[num_pairs] = (float("nan"),) * 3
+            release(trainer)
+        (exact, *rest), (sampled, *rest_sampled) = found[None], found[NUM_PAIRS]
+        both = [value for pair in zip(rest, rest_sampled) for value in pair]
+        rows.append([classes, exact, sampled, exact / sampled, *both])
+    print_table(
+        f"Growth with the classes, all pairs and {NUM_PAIRS} a box: {case}",
+        ["classes", "L_sc exact, ms", "sampled", "ratio", "step exact, ms", "sampled", "peak exact, MiB", "sampled"],
+        rows,
+    )
+
+
+def release(trainer: MeasuredTrainer) -> None:
+    """Frees what a trainer holds on a GPU."""
+    trainer.model = trainer.model_wrapped = trainer.teacher = trainer.optimizer = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

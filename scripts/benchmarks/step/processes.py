@@ -1,0 +1,83 @@
+"""One step in several processes: gloo on CPUs, NCCL on GPUs. `torchrun` runs this module as the processes' script."""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import torch
+
+from ..common import print_table
+from .case import Case, Town, build_trainer, cases
+
+NUMBERS = (1, 2, 4)
+
+
+def measure_processes(name: str, case: Case, town: Town, args: argparse.Namespace) -> None:
+    """Prints the step's time in as many processes as there are GPUs, or in 1, 2 and 4 on CPUs."""
+    town.labeled(case)  # drawn before the processes look for it
+    rows, alone = [], None
+    for number in (n for n in NUMBERS if not torch.cuda.is_available() or n <= torch.cuda.device_count()):
+        file = town.folder / f"processes-{number}.json"
+        own = ["--model", name, "--folder", str(town.folder), "--file", str(file), "--threads", str(args.threads)]
+        own += ["--steps", str(case.steps), "--rounds", str(min(case.rounds, 3)), "--crop", *map(str, case.crop)]
+        own += ["--cache", str(datasets.config.HF_DATASETS_CACHE)]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
+        scripts = str(Path(__file__).parents[2])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([scripts, os.environ.get("PYTHONPATH", "")])}
+        environment["OMP_NUM_THREADS"] = str(args.threads)
+        result = subprocess.run(
+            [*command, "--module", "benchmarks.step.processes", *own],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode:
+            rows.append([number, *["not measured"] * 3, last_line(result.stderr)])
+            continue
+        seconds = statistics.median(json.loads(file.read_text()))
+        alone = alone or seconds
+        images = 2 * number * case.settings.get("per_device_train_batch_size", 1)
+        rows.append([number, 1e3 * seconds, images / seconds, number * alone / seconds, f"{alone / seconds:.0%}"])
+    print_table(
+        f"Processes, {os.cpu_count()} cores, {torch.cuda.device_count()} GPUs: {case} in each",
+        ["processes", "step, ms", "images/s of the student", "times one process", "efficiency"],
+        rows,
+    )
+
+
+def last_line(text: str) -> str:
+    errors = [line for line in text.splitlines() if "Error" in line]
+    return (errors or text.splitlines() or ["failed"])[-1].strip()[:150]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for option in ("--model", "--folder", "--file", "--cache"):
+        parser.add_argument(option)
+    for option in ("--threads", "--steps", "--rounds"):
+        parser.add_argument(option, type=int)
+    parser.add_argument("--crop", type=int, nargs=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = Path(args.cache)
+    args.models, args.crop_size, args.full = [args.model], None, False
+    case = cases(args)[args.model]
+    case.crop, case.steps = tuple(args.crop), args.steps
+    with contextlib.redirect_stdout(None):
+        trainer = build_trainer(case, Town(Path(args.folder)))
+        seconds = [trainer.round() for _ in range(args.rounds)]
+    if trainer.is_world_process_zero():
+        Path(args.file).write_text(json.dumps(seconds))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

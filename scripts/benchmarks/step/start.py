@@ -1,0 +1,73 @@
+"""Seconds from the command to the first step, of scripts/train.py in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from town import draw_streets
+
+from ..common import print_table
+from ..data import file_in
+
+ROOT = Path(__file__).parents[3]
+STAMPED = Path(__file__).with_name("stamped.py")
+DEMO_TOWN: dict[str, int] = {}  # as the demo draws it
+TINY_SIZE = (64, 32)
+
+
+def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
+    """Prints how long the demo, and its model on a tree of many tiny files, take to their first step, twice."""
+    town, tree = folder / "demo", folder / "tree"
+    draw_streets(town, **DEMO_TOWN)
+    draw_tiny_tree(tree, *images)
+    cases = {"the demo": (town, []), f"{images[0]} + {images[1]} tiny files": (tree, ["--crop_size", "32", "64"])}
+    columns, seconds = {}, {}
+    for name, (data_dir, more) in cases.items():
+        for again in (False, True):
+            column = f"{name}, again" if again else name
+            columns[column] = time_start(data_dir, folder / "start", more, threads)
+            seconds[column] = sum(columns[column].values())
+    parts = list(next(iter(columns.values())))
+    rows = [[part, *(column[part] for column in columns.values())] for part in parts]
+    print_table(
+        "From the command to the end of the first step, recipes/demo.yaml, s",
+        ["until", *columns],
+        [*rows, ["in all", *seconds.values()]],
+    )
+
+
+def time_start(data_dir: Path, folder: Path, more: list[str], threads: int) -> dict[str, float]:
+    """Seconds of each part of a start."""
+    stamps = folder.with_suffix(".json")
+    train = [str(ROOT / "scripts/train.py"), str(ROOT / "recipes/demo.yaml"), "--data_dir", str(data_dir)]
+    train += ["--output_dir", str(folder), "--overwrite_output_dir", "true", "--report_to", "none"]
+    train += ["--semi_supervised_start_step", "0", *more]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_DATASETS_CACHE": str(folder.parent / "cache")}
+    started = time.time()
+    result = subprocess.run(
+        [sys.executable, str(STAMPED), str(stamps), *train], env=environment, capture_output=True, text=True
+    )
+    if result.returncode or not stamps.exists():
+        raise RuntimeError(f"scripts/train.py ended before its first step: {result.stderr.strip()[-500:]}")
+    times = json.loads(stamps.read_text())
+    stamps.unlink()
+    return {name: after - before for (name, after), (_, before) in zip(times.items(), [("", started), *times.items()])}
+
+
+def draw_tiny_tree(root: Path, num_train: int, num_val: int) -> None:
+    """Images and labels of a few pixels in the folder layout of Cityscapes, no two of them alike."""
+    rng, (width, height) = np.random.default_rng(0), TINY_SIZE
+    for split, number in (("train", num_train), ("val", num_val)):
+        for i in range(number):
+            pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+            # Blocks of the ids that Cityscapes trains on
+            ids = rng.choice(np.array([7, 8, 11, 21, 23, 24, 26], np.uint8), (4, 4)).repeat(height // 4, 0)
+            for kind, picture in (("leftImg8bit", pixels), ("gtFine", ids.repeat(width // 4, 1))):
+                path = file_in(root, kind, split, i)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path, compress_level=1)
