@@ -211,9 +211,11 @@ class DeepLabV3PlusASPP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         pooled = self.image_pooling(hidden_states.mean(dim=(2, 3), keepdim=True))
-        # A single pixel, resized, is the same value everywhere.
-        pooled = pooled.expand(-1, -1, *hidden_states.shape[-2:])
-        return self.projection(torch.cat([pooled, *(branch(hidden_states) for branch in self.branches)], dim=1))
+        branches = [branch(hidden_states) for branch in self.branches]
+        # A single pixel, resized, is the same value everywhere. It is written out in the memory format of the others,
+        # which the concatenation, and all that follows, would lose otherwise.
+        pooled = torch.empty_like(branches[0]).copy_(pooled)
+        return self.projection(torch.cat([pooled, *branches], dim=1))
 
 
 class DeepLabV3PlusDecoder(nn.Module):
