@@ -32,11 +32,10 @@ class PlainStep:
         self.optimizer = optimizer_class(self.student.parameters(), **settings)
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> None:
-        args, labels, box_ids = self.args, batch["labels"], batch["box_ids"]
+        args, labels, box_ids, valid = self.args, batch["labels"], batch["box_ids"], batch["valid"]
         a, b = batch["unlabeled_a"], batch["unlabeled_b"]
         pasted = box_ids > 0
         mixed = torch.where(pasted[:, None], b, a)
-        valid = batch["valid"] if "valid" in batch else torch.where(pasted, batch["valid_b"], batch["valid_a"])
         with torch.no_grad():
             probs_a, probs_b = (self.logits(self.teacher, images).softmax(dim=1) for images in (a, b))
             teacher_probs = torch.where(pasted[:, None], probs_b, probs_a)
