@@ -41,14 +41,14 @@ def test_no_two_modules_know_each_other():
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
-@pytest.mark.parametrize("module", ["losses", "cutmix", "teacher", "errors", "models.modeling_deeplabv3plus"])
+@pytest.mark.parametrize("module", ["losses", "pairs", "cutmix", "teacher", "errors", "models.modeling_deeplabv3plus"])
 def test_the_method_and_the_network_stand_alone(module):
-    allowed = ("scl_hf.models.", "scl_hf.processes")  # which knows torch and errors alone
+    allowed = ("scl_hf.models.", "scl_hf.pairs", "scl_hf.processes")  # which know torch and errors alone
     assert all(name.startswith(allowed) for name in imports_of(f"scl_hf.{module}"))
 
 
 def test_the_data_knows_nothing_of_models_and_training():
-    allowed = ("scl_hf.data", "scl_hf.errors", "scl_hf.output", "scl_hf.cutmix")
+    allowed = ("scl_hf.data", "scl_hf.errors", "scl_hf.output", "scl_hf.cutmix", "scl_hf.pairs")
     for module in MODULES:
         if module.startswith("scl_hf.data"):
             assert all(name.startswith(allowed) for name in imports_of(module)), module

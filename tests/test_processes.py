@@ -76,7 +76,9 @@ def tensors_hash(tensors):
 
 
 def sample_hash(tensors, i):
-    return tensors_hash({name: value[i] for name, value in tensors.items()})
+    sample = {name: value[i] for name, value in tensors.items()}
+    sample["box_pixels"] = sample["box_pixels"][sample["box_pixels"] >= 0]  # filled up to the largest of the batch
+    return tensors_hash(sample)
 
 
 def bits_of(out, world_size):
