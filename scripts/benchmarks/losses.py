@@ -13,6 +13,7 @@ from .common import measure, print_table, print_targets
 NUM_CLASSES, NUM_BOXES, NUM_LOSS_BOXES, BOX_RATIO = 19, 32, 16, 0.77
 NAIVE_SIDES = (32, 64, 96)  # all pairs of 96 by 96 pixels: 0.3 GiB a matrix, and several are alive
 SAMPLED_PAIRS = (1000, 9000, 90000)
+CLASSES = (19, 65, 150, 1000)  # the exact loss takes time with their square
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +41,8 @@ def multi_hot_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, window: 
 def run(args: argparse.Namespace) -> None:
     size, generator = args.size, torch.Generator().manual_seed(0)
 
-    def random_maps(side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = 3 * torch.randn(1, NUM_CLASSES, side, side, generator=generator)
+    def random_maps(side: int, classes: int = NUM_CLASSES) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = 3 * torch.randn(1, classes, side, side, generator=generator)
         teacher = torch.softmax(logits + torch.randn(logits.shape, generator=generator), dim=1)
         return logits.requires_grad_(), torch.softmax(logits, dim=1).detach().requires_grad_(), teacher
 
@@ -95,6 +96,28 @@ def run(args: argparse.Namespace) -> None:
             ]
             for name, m in result.items()
         ],
+    )
+
+    side, rows = size // 4, []
+    box_ids = sample_boxes(side, side, NUM_BOXES, BOX_RATIO, generator)
+    for classes in CLASSES:
+        _, probs, target = random_maps(side, classes)
+        cases = {
+            num_pairs: lambda p=probs, t=target, ids=box_ids, n=num_pairs: structured_consistency_loss(
+                p, t, ids, NUM_BOXES, NUM_LOSS_BOXES, n, generator
+            )
+            for num_pairs in (None, 9000)
+        }
+        result_classes = measure(cases, [probs], min(args.rounds, 3))
+        exact_c, sampled_c = result_classes[None], result_classes[9000]
+        peaks = [m.peak_bytes / 2**20 for m in (exact_c, sampled_c)]
+        rows.append(
+            [classes, exact_c.milliseconds, sampled_c.milliseconds, exact_c.times_slower_than(sampled_c), *peaks]
+        )
+    print_table(
+        f"Structured loss and the number of classes, at {side}×{side}, forward and backward",
+        ["classes", "exact, ms", "9000 pairs, ms", "ratio", "exact, peak MiB", "9000 pairs, peak MiB"],
+        rows,
     )
 
     # Labels in patches, most pixels inside one: about as many pixels near a border as in a street scene.

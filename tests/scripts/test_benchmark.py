@@ -100,9 +100,9 @@ def small_step(monkeypatch):
 
     deeplab, narrow = case.deeplab, {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16}
     monkeypatch.setitem(case.DEMO, "model_config", SIZES)
-    monkeypatch.setattr(case, "deeplab", lambda classes, **fields: deeplab(classes, **(fields or SIZES)))
+    monkeypatch.setattr(case, "deeplab", lambda **fields: deeplab(**(fields or SIZES)))
     monkeypatch.setattr(case, "SegformerConfig", functools.partial(case.SegformerConfig, **narrow))
-    for name, values in {"BOXES": (4,), "BATCHES": (2,), "CLASSES": (65,)}.items():
+    for name, values in {"BOXES": (4,), "BATCHES": (2,)}.items():
         monkeypatch.setattr(growth, name, values)
     monkeypatch.setattr(growth, "scaled_crops", lambda case: [(32, 32)])
     monkeypatch.setattr(processes, "NUMBERS", (2,))
@@ -146,7 +146,7 @@ def test_step_everything(benchmark, small_step, monkeypatch, tmp_path):
     arguments = (*SMALL_STEP, "--models", "tiny", "--images", 2, 1, "--output", file)
     printed = benchmark("step", "--everything", *arguments)
     assert file.read_text() == printed and "not measured" not in printed
-    for title in ("Parts of the step", "Variants", "Growth with the crop", "Growth with the classes", "Processes"):
+    for title in ("Parts of the step", "Variants", "Growth with the crop", "Processes"):
         assert f"\n### {title}" in printed
     assert "graph(s)" in table_of(printed, "Variants")["torch.compile"][-1]
     assert table_of(printed, "From the command")["in all"][0] == "3"

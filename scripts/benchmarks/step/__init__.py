@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps in a round, after two others (default: 5)")
     parser.add_argument("--full", action="store_true", help="the large model at 896×896 on a CPU, too")
     parser.add_argument("--variants", action="store_true", help="torch.compile, checkpointing, optimizers instead")
-    parser.add_argument("--grow", action="store_true", help="crops, boxes, batches, classes, processes instead")
+    parser.add_argument("--grow", action="store_true", help="crops, boxes, batches, processes instead")
     parser.add_argument("--start", action="store_true", help="seconds from the command to the first step instead")
     parser.add_argument("--everything", action="store_true", help="all of this; what fails is named and passed over")
     parser.add_argument(

@@ -26,7 +26,7 @@ from scl_hf import (
 )
 from scl_hf.callbacks import LogLines
 from scl_hf.data import load_cityscapes
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.data.cityscapes import ID2LABEL
 
 from ..common import peak_memory
 from ..data import draw_tree
@@ -37,6 +37,7 @@ SETTINGS_OF_DEMO += ("optim", "optim_args", "weight_decay")
 PART = "part: "  # before the name of each of the profiler's ranges
 LOG_EVERY = 5  # steps
 DATA, TRANSFER, TEACHER, LOGGING = "waiting for data", "transfer", "teacher", f"logging, every {LOG_EVERY} steps"
+NAMES = {"id2label": ID2LABEL, "label2id": {name: i for i, name in ID2LABEL.items()}}
 LOSSES, STEP = "softmax, counters", "rest"  # what is left of the losses' function and of the step
 
 
@@ -45,10 +46,9 @@ class Case:
     """A model at a size, with the settings of its recipe where they are not the paper's."""
 
     name: str
-    build: Callable[[int], PreTrainedModel]  # for a number of classes
+    build: Callable[[], PreTrainedModel]
     crop: tuple[int, int]
     settings: dict[str, Any] = field(default_factory=dict)
-    classes: int = 19
     warmup: int = 2  # steps that do not count
     steps: int = 5  # steps that do
     rounds: int = 7
@@ -64,17 +64,12 @@ class Case:
         return changed
 
 
-def names_of(num_classes: int) -> dict[str, dict]:
-    id2label = ID2LABEL if num_classes == 19 else {i: f"class {i}" for i in range(num_classes)}
-    return {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+def deeplab(**fields: Any) -> PreTrainedModel:
+    return DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**fields, **NAMES))
 
 
-def deeplab(num_classes: int, **fields: Any) -> PreTrainedModel:
-    return DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**fields, **names_of(num_classes)))
-
-
-def segformer(num_classes: int) -> PreTrainedModel:
-    return SegformerForSemanticSegmentation(SegformerConfig(**names_of(num_classes)))
+def segformer() -> PreTrainedModel:
+    return SegformerForSemanticSegmentation(SegformerConfig(**NAMES))
 
 
 def cases(args: argparse.Namespace) -> dict[str, Case]:
@@ -118,9 +113,8 @@ class Town:
         return load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
 
     def labeled(self, case: Case) -> datasets.Dataset:
-        """With the classes of Cityscapes; or, for other numbers of classes, with the ids that lie on the disk."""
-        rows = self.rows(case.crop[0])
-        return rows.cast_column("label", LABEL_IMAGE if case.classes == 19 else datasets.Image())
+        """Rows of the case's crops, with the classes of Cityscapes."""
+        return self.rows(case.crop[0])
 
 
 class MeasuredTrainer(SemiSupervisedTrainer):
@@ -267,7 +261,7 @@ def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
         "disable_tqdm": True,
     }
     trainer = MeasuredTrainer(
-        model=case.build(case.classes),
+        model=case.build(),
         args=SemiSupervisedConfig(**(settings | case.settings | fields)),
         train_dataset=rows,
         unlabeled_dataset=rows.remove_columns("label"),

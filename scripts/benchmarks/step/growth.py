@@ -1,4 +1,4 @@
-"""How the cost of a step grows: with the crop, the boxes, the batch and the classes."""
+"""How the cost of a step grows: with the crop, the boxes and the batch. With the classes: see losses.py."""
 
 from collections.abc import Iterator
 
@@ -8,12 +8,10 @@ from scl_hf.errors import InputError
 
 from ..common import print_table
 from .case import Case, MeasuredTrainer, Town, build_trainer
-from .parts import COMPUTE, DATA, EMA, L_C, L_SC, L_X, LOSSES, MIX, STUDENT, TEACHER, TRANSFER, Parts, measure_parts
-from .plain import NUM_PAIRS
+from .parts import DATA, EMA, L_C, L_SC, L_X, LOSSES, MIX, STUDENT, TEACHER, TRANSFER, Parts, measure_parts
 
 BOXES = (4, 16, 32, 64)
 BATCHES = (1, 2, 4, 8)
-CLASSES = (19, 65, 150, 1000)
 HEADER = [
     "step without data, ms",
     "networks, ms",
@@ -43,7 +41,6 @@ def measure_growth(case: Case, town: Town) -> None:
     }
     for what, rows in tables.items():
         print_table(f"Growth with the {what}: {case}", [what, *HEADER], growth_rows(rows, town))
-    measure_classes(case, town)
 
 
 def scaled_crops(case: Case) -> list[tuple[int, int]]:
@@ -76,32 +73,6 @@ def growth_of(parts: Parts) -> list[object]:
     share = parts.share([L_X, L_C, L_SC, *other])
     networks = ms(STUDENT, TEACHER)
     return [parts.milliseconds - ms(DATA, TRANSFER), networks, ms(L_X), ms(L_C), ms(L_SC), ms(*other), f"{share:.1%}"]
-
-
-def measure_classes(case: Case, town: Town) -> None:
-    """Prints what the exact structured loss, which takes time with the square of the classes, and the sampled cost."""
-    rows = []
-    for classes in CLASSES:
-        found = {}
-        for num_pairs in (None, NUM_PAIRS):
-            of_classes = case.changed(num_pairs=num_pairs)
-            of_classes.classes = classes
-            trainer = build_trainer(of_classes, town)
-            try:
-                parts, peak = measure_parts(trainer), trainer.peak_bytes() / 2**20
-                step = sum(parts.of[name].milliseconds for name in COMPUTE) + parts.idle
-                found[num_pairs] = (parts.of[L_SC].milliseconds, step, peak)
-            except InputError:  # which the trainer makes of too little memory
-                found[num_pairs] = (float("nan"),) * 3
-            release(trainer)
-        (exact, *rest), (sampled, *rest_sampled) = found[None], found[NUM_PAIRS]
-        both = [value for pair in zip(rest, rest_sampled) for value in pair]
-        rows.append([classes, exact, sampled, exact / sampled, *both])
-    print_table(
-        f"Growth with the classes, all pairs and {NUM_PAIRS} a box: {case}",
-        ["classes", "L_sc exact, ms", "sampled", "ratio", "step exact, ms", "sampled", "peak exact, MiB", "sampled"],
-        rows,
-    )
 
 
 def release(trainer: MeasuredTrainer) -> None:
