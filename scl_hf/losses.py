@@ -308,18 +308,17 @@ class _SquaredGaps(torch.autograd.Function):
         difference -= total
         total *= 2
         total += difference
-        cross = total.mT @ difference
-        ctx.save_for_backward(difference, total, inverse_norms)
-        gram = (difference.mT @ difference) * (total.mT @ total)
-        return 0.5 * (gram.sum(dim=(-2, -1)) + (cross * cross.mT).sum(dim=(-2, -1)))
+        grams = difference.mT @ difference, total.mT @ total, total.mT @ difference
+        ctx.save_for_backward(difference, total, inverse_norms, *grams)
+        of_difference, of_total, cross = grams
+        return 0.5 * (of_difference * of_total + cross * cross.mT).sum(dim=(-2, -1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        difference, total, inverse_norms = ctx.saved_tensors
-        unit = (difference + total) / 2
-        factor = 2 * grad[..., None, None]
-        grad_unit = difference @ (factor * (total.mT @ unit)) + total @ (factor * (difference.mT @ unit))
+        difference, total, inverse_norms, of_difference, of_total, cross = ctx.saved_tensors
+        unit, factor = (difference + total) / 2, grad[..., None, None]  # S, and so MᵀS = (MᵀM + MᵀD) / 2
+        grad_unit = difference @ (factor * (of_total + cross)) + total @ (factor * (of_difference + cross.mT))
         along = (unit * grad_unit).sum(dim=-1, keepdim=True)
         return torch.addcmul(grad_unit, unit, along, value=-1).mul_(inverse_norms), None, None
 
