@@ -187,7 +187,7 @@ def structured_consistency_loss(
     the batch. The gradient flows to the student only, through the norms of its vectors too.
 
     Exact by default: over all pairs, in time linear in the pixels, with no pair formed (see [`mean_squared_gaps`]).
-    With `num_pairs` the pairs are sampled as in the paper, which adds noise and, at the paper's 9,000, costs more.
+    With `num_pairs` the pairs are sampled as in the paper, which adds noise and memory.
 
     Finding the pixels of the boxes waits for the device. A training step is given them, and the pairs, by its batch,
     and calls [`loss_of_all_pairs`] or [`loss_of_pairs`].
