@@ -29,7 +29,7 @@ def benchmark(monkeypatch, capsys, tmp_path):
 
 def test_losses(benchmark):
     printed = benchmark("losses", "--size", 32, "--rounds", 1)
-    assert printed.count("\n### ") == 4 and "| exact structured loss / sampled, 9000 pairs a box |" in printed
+    assert printed.count("\n### ") == 5 and "| exact structured loss / sampled, 9000 pairs a box |" in printed
 
 
 TINY = {

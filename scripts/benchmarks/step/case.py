@@ -26,7 +26,7 @@ from scl_hf import (
 )
 from scl_hf.callbacks import LogLines
 from scl_hf.data import load_cityscapes
-from scl_hf.data.cityscapes import ID2LABEL
+from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
 
 from ..common import peak_memory
 from ..data import draw_tree
@@ -114,7 +114,7 @@ class Town:
 
     def labeled(self, case: Case) -> datasets.Dataset:
         """Rows of the case's crops, with the classes of Cityscapes."""
-        return self.rows(case.crop[0])
+        return self.rows(case.crop[0]).cast_column("label", LABEL_IMAGE)
 
 
 class MeasuredTrainer(SemiSupervisedTrainer):
