@@ -60,6 +60,12 @@ def convolution_backward_flops(
     return 2 * grad_output[0] * math.prod(of_side[2:]) * math.prod(weight) * sum(output_mask[:2])
 
 
+def counting_flops() -> FlopCounterMode:
+    """Counts the FLOPs of what runs within it, a multiply-add as 2."""
+    counts = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    return FlopCounterMode(display=False, custom_mapping=counts)
+
+
 @dataclass
 class StepCost:
     """
@@ -95,8 +101,7 @@ def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, 
             twin.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         pixel_values = torch.empty(images, 3, *args.crop_size)
         # CPU tensors, on which autocast does what it does on a GPU but for upsampling, which is in float32 here.
-        counts = {torch.ops.aten.convolution_backward: convolution_backward_flops}
-        with LiveBytes() as live, FlopCounterMode(display=False, custom_mapping=counts) as flops:
+        with LiveBytes() as live, counting_flops() as flops:
             with torch.autocast("cpu", dtype=precision, enabled=args.bf16 or args.fp16):
                 logits = twin(pixel_values=pixel_values).logits
             forward, num_classes = flops.get_total_flops(), logits.shape[1]

@@ -40,17 +40,27 @@ def measure(cases: dict[str, Step], leaves: list[torch.Tensor], rounds: int) -> 
         for leaf in leaves:
             leaf.grad = None
 
-    peaks, seconds = {}, {name: [] for name in cases}
+    def timed(step: Step) -> float:
+        forget_gradients()
+        start = time.perf_counter()
+        step().backward()
+        return time.perf_counter() - start
+
+    peaks = {}
     for name, step in cases.items():
         forget_gradients()
         peaks[name] = peak_memory(lambda step=step: step().backward())
-    for _ in range(rounds):
-        for name, step in cases.items():
-            forget_gradients()
-            start = time.perf_counter()
-            step().backward()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = in_turn({name: lambda step=step: timed(step) for name, step in cases.items()}, rounds)
     return {name: Measured(seconds[name], peaks[name]) for name in cases}
+
+
+def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """The seconds that each run returns, all runs in turn in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run())
+    return seconds
 
 
 def peak_memory(run: Callable[[], object]) -> int:

@@ -22,8 +22,8 @@ import torch
 
 from scl_hf.errors import InputError
 
-from ..common import Measured, print_table, print_targets
-from .case import Case, Town, build_trainer, cases, in_turn, matrix_rate, repeat
+from ..common import Measured, in_turn, print_table, print_targets
+from .case import Case, Town, build_trainer, cases, matrix_rate, repeat
 from .growth import measure_growth, release
 from .parts import METHOD, host_reads, measure_parts, parts_table
 from .plain import PlainStep

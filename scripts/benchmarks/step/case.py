@@ -2,12 +2,11 @@
 
 import argparse
 import contextlib
-import copy
 import functools
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import datasets
 import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, SegformerConfig, SegformerForSemanticSegmentation
 
 from scl_hf import (
@@ -27,6 +25,7 @@ from scl_hf import (
 from scl_hf.callbacks import LogLines
 from scl_hf.data import load_cityscapes
 from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.step_cost import counting_flops
 
 from ..common import peak_memory
 from ..data import draw_tree
@@ -59,9 +58,7 @@ class Case:
 
     def changed(self, **settings: Any) -> "Case":
         """The same with other settings."""
-        changed = copy.copy(self)
-        changed.settings = self.settings | settings
-        return changed
+        return replace(self, settings=self.settings | settings)
 
 
 def deeplab(**fields: Any) -> PreTrainedModel:
@@ -104,17 +101,15 @@ class Town:
         self.output_dir = folder / "run"
 
     @functools.cache  # noqa: B019 (there is one)
-    def rows(self, crop_height: int) -> datasets.Dataset:
+    def labeled(self, crop_height: int) -> datasets.Dataset:
+        """Rows for crops of a height, with the classes of Cityscapes."""
         width = max(128, 4 * round(4 / 7 * crop_height))
         root = self.folder / f"town-{width}"
         if not root.exists():
             with contextlib.redirect_stdout(io.StringIO()):
                 draw_tree(root, argparse.Namespace(width=width, images=self.images, labels=128))
-        return load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
-
-    def labeled(self, case: Case) -> datasets.Dataset:
-        """Rows of the case's crops, with the classes of Cityscapes."""
-        return self.rows(case.crop[0]).cast_column("label", LABEL_IMAGE)
+        rows = load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
+        return rows.cast_column("label", LABEL_IMAGE)
 
 
 class MeasuredTrainer(SemiSupervisedTrainer):
@@ -209,7 +204,7 @@ class MeasuredTrainer(SemiSupervisedTrainer):
 
     def count_flops(self) -> int:
         """Floating-point operations of a step, a multiply-add being two, of matrix products and convolutions."""
-        with FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             self.train()
         return counter.get_total_flops() // self.args.max_steps
 
@@ -246,7 +241,7 @@ def most_bytes(run: Callable[[], object]) -> int:
 def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
     """A trainer of the case, and its model, with `fields` instead of the settings."""
     torch.manual_seed(0)
-    on_gpu, rows = torch.cuda.is_available(), town.labeled(case)
+    on_gpu, rows = torch.cuda.is_available(), town.labeled(case.crop[0])
     settings = {
         "output_dir": str(town.output_dir),
         "max_steps": case.warmup + case.steps + 1,
@@ -269,15 +264,6 @@ def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
     trainer.warmup = case.warmup
     trainer.remove_callback(LogLines)  # its lines would stand between the tables
     return trainer
-
-
-def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step of each, all in turn in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(run())
-    return seconds
 
 
 def repeat(step: Callable[[], object], case: Case) -> float:

@@ -1,6 +1,7 @@
 """How the cost of a step grows: with the crop, the boxes and the batch. With the classes: see losses.py."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -27,11 +28,10 @@ TOO_LARGE = "does not fit into the memory"
 
 def measure_growth(case: Case, town: Town) -> None:
     """Prints a table for each of them. What a table does not change is that of the case."""
-    case = case.changed()
-    case.steps = min(case.steps, 3)  # there are many rows
+    case = replace(case, steps=min(case.steps, 3))  # there are many rows
     sides = scaled_crops(case)
     tables: dict[str, dict[str, Case]] = {
-        "crop": {f"{height}×{width}": at_crop(case, (height, width)) for height, width in sides},
+        "crop": {f"{height}×{width}": replace(case, crop=(height, width)) for height, width in sides},
         "boxes N, half of them with a loss": {
             str(number): case.changed(num_boxes=number, num_loss_boxes=number // 2) for number in BOXES
         },
@@ -46,12 +46,6 @@ def measure_growth(case: Case, town: Town) -> None:
 def scaled_crops(case: Case) -> list[tuple[int, int]]:
     factors = (0.25, 0.5, 1) if torch.cuda.is_available() else (0.5, 1, 2)
     return [tuple(max(16, round(factor * side / 16) * 16) for side in case.crop) for factor in factors]
-
-
-def at_crop(case: Case, crop: tuple[int, int]) -> Case:
-    changed = case.changed()
-    changed.crop = crop
-    return changed
 
 
 def growth_rows(rows: dict[str, Case], town: Town) -> Iterator[list[object]]:

@@ -20,7 +20,7 @@ NUMBERS = (1, 2, 4)
 
 def measure_processes(name: str, case: Case, town: Town, args: argparse.Namespace) -> None:
     """Prints the step's time in as many processes as there are GPUs, or in 1, 2 and 4 on CPUs."""
-    town.labeled(case)  # drawn before the processes look for it
+    town.labeled(case.crop[0])  # drawn before the processes look for it
     rows, alone = [], None
     for number in (n for n in NUMBERS if not torch.cuda.is_available() or n <= torch.cuda.device_count()):
         file = town.folder / f"processes-{number}.json"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from ..common import print_table
-from .case import Case, MeasuredTrainer, Town, build_trainer, in_turn
+from ..common import in_turn, print_table
+from .case import Case, MeasuredTrainer, Town, build_trainer
 
 Change = Callable[[MeasuredTrainer], None]
 
