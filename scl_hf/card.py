@@ -36,6 +36,7 @@ SEMI_SUPERVISED_SETTINGS = (
     "cutmix_ratio",
     "ema_teacher",
     "teacher_renewal_steps",
+    "share_unlabeled",
     "semi_supervised_start_step",
     "semi_supervised_ramp_steps",
 )
