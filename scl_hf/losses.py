@@ -227,12 +227,9 @@ def loss_of_all_pairs(student_probs: Tensor, teacher_probs: Tensor, box_pixels: 
     `box_pixels` (B, N_box, P), which [`~scl_hf.pairs.visible_pixels`] gives. All boxes at once, and no waiting for
     the device.
     """
-    _check_probs(student_probs, teacher_probs)
-    # Before anything is gathered: a pixel's gradient is a sum over its pairs, taken in this precision.
-    student_probs, teacher_probs = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
+    student, teacher = _gather_both(student_probs, teacher_probs, box_pixels)
     # Under autocast the matrix products would be in half precision, too coarse for small gaps.
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
-        student, teacher = gather(student_probs, box_pixels), gather(teacher_probs, box_pixels)
         return mean_squared_gaps(student, teacher, box_pixels >= 0).sum() / len(student_probs)
 
 
@@ -241,10 +238,9 @@ def loss_of_pairs(student_probs: Tensor, teacher_probs: Tensor, pairs: Tensor) -
     Equation (10), averaged over the batch: [`structured_consistency_loss`] over `pairs` (B, N_box, 2, M), which
     [`~scl_hf.pairs.draw_pairs`] gives.
     """
-    _check_probs(student_probs, teacher_probs)
-    student_probs, teacher_probs = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
+    both = _gather_both(student_probs, teacher_probs, pairs)
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
-        student, teacher = (F.normalize(gather(probs, pairs), dim=-1) for probs in (student_probs, teacher_probs))
+        student, teacher = (F.normalize(vectors, dim=-1) for vectors in both)
         gaps = (cosine_similarity(*student.unbind(2)) - cosine_similarity(*teacher.unbind(2))).square()
         kept = pairs[:, :, 0] >= 0
         means = torch.where(kept, gaps, 0.0).sum(dim=-1) / kept.sum(dim=-1).clamp(min=1)
@@ -258,6 +254,14 @@ def gather(probs: Tensor, pixels: Tensor) -> Tensor:
     """
     images = torch.arange(len(probs), device=probs.device)[:, None]
     return probs.flatten(2)[images, :, pixels.flatten(1).clamp(min=0)].view(*pixels.shape, probs.shape[1])
+
+
+def _gather_both(student_probs: Tensor, teacher_probs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The student's and the teacher's vectors at `pixels`, as [`gather`] gives them, the latter without a gradient."""
+    _check_probs(student_probs, teacher_probs)
+    # Before anything is gathered: a pixel's gradient is a sum over its pairs, taken in this precision.
+    student, teacher = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
+    return gather(student, pixels), gather(teacher, pixels)
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:

@@ -164,8 +164,14 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         # Of a step: processes and accumulated batches can stand in for one another.
         batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         num_unlabeled = len(self._crops.unlabeled or ())
-        more = (self.args.semi_supervised_start_step, self.args.unlabeled_per_mix)
-        self._sampler = DrawSampler(self._draws, num_unlabeled, self.args.draw_seed, batch_size, *more)
+        self._sampler = DrawSampler(
+            self._draws,
+            num_unlabeled,
+            self.args.draw_seed,
+            batch_size,
+            start_step=self.args.semi_supervised_start_step,
+            unlabeled_per_mix=self.args.unlabeled_per_mix,
+        )
         return self._sampler
 
     def recipe(self) -> dict[str, Any]:

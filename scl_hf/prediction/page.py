@@ -15,6 +15,7 @@ from ..errors import InputError, first_few, first_line
 from ..evaluation.panels import overlay
 from ..evaluation.protocol import is_out_of_memory
 from ..inference import predict_probs
+from .predicting import class_ids
 from .views import difference, enlarged, numbered_map, percent, read_upload, share_table
 
 TILE = 1024  # larger pictures are predicted in overlapping tiles, which bounds the memory
@@ -78,8 +79,7 @@ def predict(checkpoint: Checkpoint, picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     try:
         pixel_values = checkpoint.pixels.of(picture).unsqueeze(0).to(checkpoint.model.device)
-        probs = predict_probs(checkpoint.model, pixel_values, tile=TILE)[0]
-        return probs.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(probs) <= 255 else np.uint16)
+        return class_ids(predict_probs(checkpoint.model, pixel_values, tile=TILE)[0])
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
         remedy = "smaller" if is_out_of_memory(error) else "larger"
         raise InputError(

@@ -172,10 +172,13 @@ class Predictor:
             if tile_is_wrong or compiler or is_out_of_memory(cause):
                 raise _StopError(f"compile: {error}" if compiler else str(error)) from error
             raise
-        # 255 stands for ignored pixels in 8 bits.
-        dtype = np.uint8 if len(probs) <= 255 else np.uint16
-        train_ids = probs.argmax(dim=0).cpu().numpy().astype(dtype)
-        return train_ids, probs.half().cpu().numpy() if self.probabilities else None
+        return class_ids(probs), probs.half().cpu().numpy() if self.probabilities else None
+
+
+def class_ids(probs: torch.Tensor) -> np.ndarray:
+    """The most probable class of each pixel (H, W) of probabilities (C, H, W)."""
+    # 255 stands for ignored pixels in 8 bits.
+    return probs.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(probs) <= 255 else np.uint16)
 
 
 class _StopError(InputError):
