@@ -6,7 +6,8 @@ Runs a table of results, rows × label shares × seeds, each cell of it a proces
 
 Further `--field value` are those of train.py, for all cells; the table's rows win over them. Stopped in any way and
 started again it goes on where it was: cells that are done are kept, one in the middle resumes from its checkpoint.
-Writes per cell a result.json and its logs, and in the end one page of Markdown and one picture, named after the table.
+Writes per cell a result.json and its logs, and in the end a page of Markdown, a picture and the scores of all cells as
+CSV, named after the table.
 Exit code 1: a cell failed, the others are done; started again it is tried again. 2: wrong input. 130: stopped.
 """
 
@@ -18,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from reproduction.figure import plot_table
-from reproduction.report import markdown_page
+from reproduction.report import markdown_page, scores_csv
 from reproduction.running import check_folder, command, only_one, read_result, run_cells, slots
 from reproduction.summary import Summary
 from reproduction.table import Table, read_table
@@ -65,18 +66,21 @@ def main() -> int:
         print(f"{len(todo)} of {len(table.cells)} cells to train, {len(environments)} at once, in {output_dir}")
         failed = run_cells(todo, table.gpus, environments, lock)
 
-        # 4. The page and the picture
+        # 4. The page, the picture and the scores
         results = {cell: result for cell in table.cells if (result := read_result(cell))}
         scores = {(cell.share, cell.row, cell.seed): result["scores"] for cell, result in results.items()}
         summary = Summary(table.rows, table.shares, table.baseline, scores)
-        picture = output_dir / f"{table.path.stem}.png"
+        page = output_dir / f"{table.path.stem}.md"
+        picture, cells = page.with_suffix(".png"), page.with_suffix(".csv")
         if results:
             plot_table(summary, table.title, picture)
+            with replacing(cells) as partial:
+                partial.write_text(scores_csv(results), encoding="utf-8")
         hours = sum(result["seconds"] for result in results.values()) / 3600
-        page = picture.with_suffix(".md")
         with replacing(page) as partial:
             partial.write_text(markdown_page(table, summary, failed, hours, picture.name), encoding="utf-8")
-    print(f"\n{page.read_text(encoding='utf-8')}\ntable and picture are {page} and {picture.name} beside it")
+    beside = f", beside it are {picture.name} and {cells.name}" if results else ""
+    print(f"\n{page.read_text(encoding='utf-8')}\nthe table is {page}{beside}")
     return 1 if failed else 0
 
 

@@ -1,7 +1,10 @@
-"""A table's results as a page of Markdown."""
+"""A table's results as a page of Markdown, and each cell's scores as CSV."""
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .running import VERSIONS
 from .summary import MEAN, Estimate, Summary
@@ -32,6 +35,21 @@ def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], ho
     versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
     parts.append(f"{number} of {len(table.cells)} cells, {hours:.1f} hours of single cells in all. {versions}.")
     return "\n\n".join(parts) + "\n"
+
+
+def scores_csv(results: Mapping[Cell, Mapping[str, Any]]) -> str:
+    """One line a cell: its names, its seconds, its scores and the IoU of each class, as parts of 1."""
+    lines = []
+    for cell, result in results.items():
+        scores = dict(result["scores"])
+        per_class = {f"IoU {label}": value for label, value in scores.pop("iou").items()}
+        names = {"share": cell.share, "row": cell.row, "seed": cell.seed, "seconds": result["seconds"]}
+        lines.append(names | scores | per_class)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def _main_table(summary: Summary) -> str:
