@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
+from .checkpoints import brings_code
 from .config import SemiSupervisedConfig
 from .errors import first_few
-from .hub import brings_code
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from .checkpoints import brings_code
 from .config import SemiSupervisedConfig
 from .data.source import Licence
 from .errors import InputError, first_line
 from .evaluation.protocol import SCORES, iou_name, protocol_in_words
-from .hub import brings_code
 from .output import replacing
 from .recipe import field_help, first_sentence
 

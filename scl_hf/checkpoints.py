@@ -242,6 +242,11 @@ def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseIma
     return SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True, **values)
 
 
+def brings_code(model: PreTrainedModel) -> bool:
+    """Whether `save_pretrained` puts the model's own code beside its weights."""
+    return getattr(model, "_auto_class", None) is not None
+
+
 def own_size(processor: BaseImageProcessor) -> BaseImageProcessor:
     """A copy of an image processor that leaves pictures at their size and labels as they are."""
     own = copy.deepcopy(processor)

@@ -1,27 +1,23 @@
-"""A run's folder and its repository on the Hub: what goes there, what may fail about it, and how that is said."""
+"""A run's folder and its repository on the Hub: what goes there, and when."""
 
 import contextlib
 import json
-import logging
-import re
 import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi, get_session, get_token, set_client_factory
-from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from tqdm.auto import tqdm
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from .errors import InputError, check_field, first_line
+from .hub import LOG_IN, check_token, is_refusal, quiet_hub, reason_of, status_of
 from .output import replacing, write_json
 from .safety import interruption
-from .safety.disk import is_disk_full
 from .safety.manifest import MANIFEST_NAME, checkpoints_in, step_of
 
 SETTINGS_NAME = "_hub.json"  # in a run's folder: where it is pushed to. What begins with _ is pushed nowhere itself
@@ -34,19 +30,6 @@ NOT_PUSHED = ["_*", ".*", "*/.*", f"{PREFIX_CHECKPOINT_DIR}-*", "predictions/*",
 # Seconds between the attempts of a push. They are for what takes a while: huggingface_hub itself repeats most requests
 # within half a minute.
 PAUSES = (5, 30, 120)
-# Seconds, of connecting, and of each reading, writing and waiting for a free connection. Its own limit is none.
-TIMEOUT = (10, 120, 120, 10)
-# The answers of the Hub that may be others a little later, apart from 5xx
-PASSING = (408, 409, 412, 425, 429)
-ANSWERS = {
-    401: "the Hub does not know the token",
-    402: "the Hub wants to be paid for it",
-    403: "the token may not write there",
-    404: "the repository or its revision is gone, or the token may not see it",
-    409: "something else is being written there",
-    429: "there were too many requests",
-}
-_LOG_IN = "Run `hf auth login`, or set HF_TOKEN, with one that may write."
 
 
 @dataclass
@@ -103,71 +86,10 @@ def has_ended(folder: Path) -> bool:
     return newest is None or written >= newest.stat().st_mtime
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether the same request would fail tomorrow, too: a name or a right is wrong, and not the connection."""
-    status = _status_of(error)
-    if status is not None:
-        return 400 <= status < 500 and status not in PASSING
-    return isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
-
-
-def reason_of(error: BaseException, token: str | None = None) -> str:
-    """Why the Hub could not be used, in a few words, without the token and without signed addresses."""
-    status = _status_of(error)
-    if status is not None:
-        said = str(getattr(error, "server_message", None) or getattr(error.response, "reason_phrase", "")).strip()
-        words = ANSWERS.get(status, "the Hub cannot do it now" if status >= 500 else "the Hub refuses it")
-        reason = f"{words} ({' '.join(f'{status} {said}'.split())})"
-    elif isinstance(error, ValueError) or getattr(error, "filename", None) or is_disk_full(error):
-        reason = first_line(error)
-    elif isinstance(error, (OSError, HTTPError)):
-        reason = f"the Hub cannot be reached ({first_line(error)})"
-    else:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-    for secret in filter(None, (token, _token_or_none())):
-        reason = reason.replace(secret.strip(), "…")
-    return re.sub(r"(https?://[^\s?]+)\?[^\s)]+", r"\1", reason)
-
-
-def check_token(token: str | None) -> None:
-    """Refuses to begin without a token, or with what cannot be one: HTTP libraries quote it in their errors."""
-    token = token or _token_or_none()
-    if token is None:
-        raise InputError(f"push_to_hub: there is no token. {_LOG_IN}")
-    if not re.fullmatch(r"[!-~]+", token):
-        raise InputError(
-            "hub_token: holds characters that no token has. Copy it again, without spaces or line breaks."
-        )
-
-
 def say(line: str) -> None:
     """On standard error, below a progress bar."""
     with contextlib.suppress(OSError):  # a terminal that is gone stops no training
         tqdm.write(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def quiet_hub() -> Iterator[None]:
-    """
-    Within this, huggingface_hub does not wait for ever, and says nothing of what it tries again: its warnings have
-    addresses with signatures. Its progress bars are for terminals.
-    """
-    client = get_session()
-    if client.timeout.read is None:  # else the user has a factory of clients with limits of its own
-        options = {"event_hooks": client.event_hooks, "follow_redirects": True, "timeout": TIMEOUT}
-        set_client_factory(lambda: type(client)(**options))
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    bars = not are_progress_bars_disabled() and not sys.stderr.isatty()
-    if bars:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            enable_progress_bars()
 
 
 class Push:
@@ -305,9 +227,9 @@ class Push:
 
     def refusal(self, error: Exception) -> InputError:
         """What is wrong with a name or a right, and the remedy."""
-        status, reason = _status_of(error), reason_of(error, self.token)
+        status, reason = status_of(error), reason_of(error, self.token)
         if status == 401:
-            return InputError(f"hub_token: {reason}. {_LOG_IN}")
+            return InputError(f"hub_token: {reason}. {LOG_IN}")
         if status == 400 and "/branch/" in str(error.response.url):
             return InputError(f"hub_revision: {reason}. Name a branch.")
         if status is None and not isinstance(error, HFValidationError):
@@ -316,13 +238,3 @@ class Push:
             f"hub_model_id {self.settings.hub_model_id}: {reason}. Name a repository of models, as user/name, that"
             " the token may write to."
         )
-
-
-def _status_of(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _token_or_none() -> str | None:
-    with contextlib.suppress(Exception):  # a machine's own ways to get one may fail
-        return get_token()
-    return None

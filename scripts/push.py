@@ -16,8 +16,9 @@ from pathlib import Path
 from transformers.utils import logging
 
 from scl_hf.errors import InputError
+from scl_hf.hub import check_token, is_refusal, reason_of
 from scl_hf.output import FolderLock
-from scl_hf.pushing import HubArguments, Push, check_token, has_ended, is_refusal, reason_of, settings_of
+from scl_hf.pushing import HubArguments, Push, has_ended, settings_of
 from scl_hf.recipe import RecipeParser, split_command_line
 from scl_hf.safety import script
 from scl_hf.safety.manifest import checkpoints_in

@@ -151,7 +151,7 @@ def test_what_would_not_be_pushed_at_the_end_either_is_refused_before_the_run(hu
         "name": (["--hub_model_id", "me/a b"], "hub_model_id me/a b: Repo id must use"),
         "type": (["--hub_model_id", "datasets/me/town"], "hub_model_id datasets/me/town: Repo id must be"),
         "spaces": (["--hub_token", f"{TOKEN} x"], "hub_token: holds characters that no token has"),
-        "none": ([], "push_to_hub: there is no token. Run `hf auth login`"),
+        "none": ([], "hub_token: there is no token. Run `hf auth login`"),
     }
     jobs = [["HF_TOKEN="] * (name == "none") + train(name, *fields) for name, (fields, _) in cases.items()]
     for (name, (_, message)), (code, printed, said) in zip(cases.items(), client(hub, tmp_path / "home", jobs)):
@@ -297,15 +297,6 @@ def test_what_cannot_pass_is_not_tried_again(recorder, tmp_path):
         except ValueError:
             pass
         assert len(recorder.errors) == left
-
-
-def test_a_reason_holds_no_token_and_no_signature(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    error = ConnectionError(f"Illegal header b'Bearer {TOKEN}' for 'https://hub/lfs?X-Signature=abc' and hf_Given")
-    assert (
-        pushing.reason_of(error, "hf_Given")
-        == "the Hub cannot be reached (Illegal header b'Bearer …' for 'https://hub/lfs and …)"
-    )
 
 
 def test_which_names_are_of_the_hub(tmp_path, monkeypatch):

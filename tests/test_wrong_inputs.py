@@ -640,7 +640,7 @@ CASES = {
     "push a run that is none": (None, "push.py mine", "mine: holds no run"),
     "push a run to nowhere": (None, "push.py model", "hub_model_id: is missing"),
     "push a run to a bad name": (token, "push.py model --hub_model_id a/b/c", "hub_model_id a/b/c: Repo id"),
-    "push without a token": (fields(push_to_hub=True), TRAIN, "push_to_hub: there is no token"),
+    "push without a token": (fields(push_to_hub=True), TRAIN, "hub_token: there is no token"),
     "push to no repository": (None, f"{PUSH} --repo mine --private", "repo: 'mine'"),
     "streets over something": (None, "prepare_dataset.py streets mine", "mine"),
     "streets of no size": (None, "prepare_dataset.py streets town --width 0", "width"),

@@ -11,11 +11,12 @@ from pathlib import Path
 import datasets
 import yaml
 from datasets.table import embed_table_storage
-from huggingface_hub import DatasetCardData, HfApi, constants, get_token
+from huggingface_hub import DatasetCardData, HfApi, constants
 from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm.auto import tqdm
 
-from ..errors import InputError, first_few, first_line
+from ..errors import InputError, first_few
+from ..hub import check_token, quiet_hub, reason_of
 from ..output import check_writable, write_json
 from .checking import check_data, find_layout
 from .labels import LabelImage
@@ -94,16 +95,17 @@ def push_data(
         return f"written to {output}; nothing was sent (--repo user/name pushes it)"
     _prepare_repo(repo, private)  # once more: writing takes hours, in which somebody may have made it public
     try:
-        HfApi().upload_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=output,
-            commit_message="Upload the data set",
-            delete_patterns="data/*.parquet",
-        )
+        with quiet_hub():
+            HfApi().upload_folder(
+                repo_id=repo,
+                repo_type="dataset",
+                folder_path=output,
+                commit_message="Upload the data set",
+                delete_patterns="data/*.parquet",
+            )
     except (OSError, HTTPError) as error:
         command = f"hf upload {repo} {output} . --repo-type dataset"
-        raise InputError(f"{repo}: {_reason(error)}; the files are in {output}, go on with: {command}") from error
+        raise InputError(f"{repo}: {reason_of(error)}; the files are in {output}, go on with: {command}") from error
     return f"written to {output} and pushed to {constants.ENDPOINT}/datasets/{repo}"
 
 
@@ -208,22 +210,18 @@ def _check_terms(source: Source, repo: str, private: bool, accepted: bool, licen
 
 def _prepare_repo(repo: str, private: bool) -> None:
     """Makes sure that the repository is there and, if it has to be, private."""
-    if get_token() is None:
-        raise InputError("you are not logged in to the Hub; run `hf auth login` with a token that may write")
+    check_token(None)
     api = HfApi()
     try:
-        if not api.repo_exists(repo, repo_type="dataset"):
-            api.create_repo(repo, repo_type="dataset", private=private)
-        public = not api.repo_info(repo, repo_type="dataset").private
+        with quiet_hub():
+            if not api.repo_exists(repo, repo_type="dataset"):
+                api.create_repo(repo, repo_type="dataset", private=private)
+            public = not api.repo_info(repo, repo_type="dataset").private
     except HFValidationError as error:
         raise InputError(f"repo: {error}") from error
     except (OSError, HTTPError) as error:
-        raise InputError(f"{repo}: {_reason(error)}") from error
+        raise InputError(f"{repo}: {reason_of(error)}") from error
     if private and public:
         raise InputError(
             f"{repo}: is public, so nothing was sent; make it private in its settings or name another one"
         )
-
-
-def _reason(error: Exception) -> str:
-    return f"the Hub cannot be reached or refused ({first_line(error)})"

@@ -9,7 +9,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from ..errors import InputError
-from ..pushing import LAST_CHECKPOINT, quiet_hub, reason_of
+from ..hub import quiet_hub, reason_of
+from ..pushing import LAST_CHECKPOINT
 from .disk import is_disk_full
 from .manifest import MANIFEST_NAME, PARTIAL_DIR, clear_partial, flaw_of, publish, step_of
 
