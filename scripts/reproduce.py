@@ -75,7 +75,7 @@ def main() -> int:
         if results:
             plot_table(summary, table.title, picture)
             with replacing(cells) as partial:
-                partial.write_text(scores_csv(results), encoding="utf-8")
+                partial.write_text(scores_csv(results.values()), encoding="utf-8")
         hours = sum(result["seconds"] for result in results.values()) / 3600
         with replacing(page) as partial:
             partial.write_text(markdown_page(table, summary, failed, hours, picture.name), encoding="utf-8")

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .running import VERSIONS
@@ -37,14 +37,13 @@ def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], ho
     return "\n\n".join(parts) + "\n"
 
 
-def scores_csv(results: Mapping[Cell, Mapping[str, Any]]) -> str:
+def scores_csv(results: Iterable[Mapping[str, Any]]) -> str:
     """One line a cell: its names, its seconds, its scores and the IoU of each class, as parts of 1."""
     lines = []
-    for cell, result in results.items():
+    for result in results:
         scores = dict(result["scores"])
         per_class = {f"IoU {label}": value for label, value in scores.pop("iou").items()}
-        names = {"share": cell.share, "row": cell.row, "seed": cell.seed, "seconds": result["seconds"]}
-        lines.append(names | scores | per_class)
+        lines.append({name: result[name] for name in ("share", "row", "seed", "seconds")} | scores | per_class)
     text = io.StringIO()
     writer = csv.DictWriter(text, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
     writer.writeheader()
