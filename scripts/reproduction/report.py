@@ -12,7 +12,7 @@ from .table import Cell, Table
 
 
 def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], hours: float, picture: str) -> str:
-    """The main table, the gaps in it with their reasons, a picture of it all, and the gains of each class."""
+    """The main table, its gaps with their reasons, a picture, differences between rows, gains of each class."""
     number = len(table.cells) - len(failed)
     several = len(table.seeds) > 1
     parts = [
@@ -30,6 +30,8 @@ def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], ho
     if number:
         parts.append(f"![{_plain(table.title)}]({picture})")
     for share in summary.shares:
+        if summary.classes[share] and len(summary.rows) > 2:
+            parts += [f"Each row less each other, {_plain(share)}:", _row_table(summary, share)]
         if summary.classes[share] and len(summary.rows) > 1:
             parts += [f"Gains of each class, {_plain(share)}:", _class_table(summary, share)]
     versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
@@ -64,6 +66,15 @@ def _main_table(summary: Summary) -> str:
             cells += ["baseline" if is_baseline else plus_minus(summary.gain(share, row), signed=True)]
         lines.append(cells)
     return _lines(header, lines)
+
+
+def _row_table(summary: Summary, share: str) -> str:
+    """Beside a row its differences to all others, which head the columns."""
+    lines = []
+    for row in summary.rows:
+        others = (None if other == row else summary.difference(share, row, other) for other in summary.rows)
+        lines.append([row, *(plus_minus(difference, signed=True) for difference in others)])
+    return _lines(["", *(f"to {row}" for row in summary.rows)], lines)
 
 
 def _class_table(summary: Summary, share: str) -> str:

@@ -78,9 +78,12 @@ class Summary:
         """Over the seeds of a row."""
         return estimate([*self.values(share, row, name).values()])
 
-    def gain(self, share: str, row: str, name: str = MEAN) -> Estimate | None:
-        """Over the seeds that a row and the baseline both have: the differences of the one to the other."""
-        if self.baseline[share] is None:
-            return None
-        ours, theirs = self.values(share, row, name), self.values(share, self.baseline[share], name)
+    def difference(self, share: str, row: str, other: str, name: str = MEAN) -> Estimate | None:
+        """Of a row to another, over the seeds that both have: paired, for the labelled images are the same."""
+        ours, theirs = self.values(share, row, name), self.values(share, other, name)
         return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+
+    def gain(self, share: str, row: str, name: str = MEAN) -> Estimate | None:
+        """The difference to the baseline of the share, if it has one yet."""
+        baseline = self.baseline[share]
+        return self.difference(share, row, baseline, name) if baseline else None

@@ -172,6 +172,8 @@ def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
     assert "| labels alone | 41.33 ± 3.79 | baseline | 41.33 ± 3.79 | baseline |" in page
     assert "| both | 51.33 ± 3.79 | **+10.00** ± 0.00 | 51.33 ± 3.79 | **+10.00** ± 0.00 |" in page
     assert "| longer | 41.33 ± 3.79 | 0.00 ± 0.00 |" in page
+    assert "| both | **+10.00** ± 0.00 | – | **+10.00** ± 0.00 |\n| longer | 0.00 ± 0.00 | **−10.00** ± 0.00 |" in page
+    assert "|  | to labels alone | to both | to longer |" in page
     assert (
         "of labels alone and longer the one with the higher mean. 2 labels: labels alone; all: labels alone." in page
     )
@@ -393,6 +395,7 @@ def test_differences_are_paired_and_the_better_baseline_counts():
     assert gain.mean == pytest.approx(2.5) and gain.half == pytest.approx(6.353, abs=1e-3) and gain.number == 2
     assert summary.mean("12", "both").mean == pytest.approx(36) and summary.mean("46", "short") is None
     assert summary.gain("12", "both", "sky")[::2] == pytest.approx((6, 1))  # of the seed in which both have a score
+    assert summary.difference("12", "short", "both").mean == pytest.approx(-4)
     assert summary.gain("46", "both") is None and summary.classes == {"12": ["road", "sky"], "46": ["road"]}
     assert plus_minus(gain, signed=True) == "+2.50 ± 6.35" and plus_minus(None) == "–"
     assert plus_minus(estimate([-1.0, -1.1, -1.2]), signed=True) == "**−1.10** ± 0.25"
