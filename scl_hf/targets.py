@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from .callbacks import write
 from .errors import first_few
 from .evaluation.protocol import iou_name
 
@@ -40,7 +41,10 @@ class TargetShares:
         self._pixels = pixels[:-1] if self._pixels is None else self._pixels + pixels[:-1]
 
     def report(self, accelerator: Accelerator) -> dict[str, float]:
-        """`target_share_pole` and so on, of all processes, for each class in the labels; warns of those that fade."""
+        """
+        `target_share_pole` and so on, of all processes, for each class in the labels. Shows the lowest, warns of those
+        that fade.
+        """
         if self._pixels is None:  # in no process: all of them take the same steps
             return {}
         pixels, self._pixels = accelerator.reduce(self._pixels).double().cpu(), None
@@ -59,4 +63,7 @@ class TargetShares:
                 100 * FADED,
             )
         self._warned.update(faded)
+        if accelerator.is_main_process:
+            lowest = (f"{name} {ratios[name]:.2f}" for name in sorted(ratios, key=ratios.get))
+            write(f"\nshare in the targets over share in the labels, lowest first: {first_few(lowest, 5)}")
         return {f"target_share_{iou_name(name).removeprefix('iou_')}": ratio for name, ratio in ratios.items()}

@@ -18,7 +18,8 @@ def small(own_folder, tmp_path, monkeypatch):
     tiny_model({i: f"class {i}" for i in range(5)}).save_pretrained("starting")
     text = EXAMPLE
     for old, new in (
-        ('"MY_DATA", labeled_fraction=0.1', f'"{own_folder}", labeled_fraction=0.5'),
+        ('"MY_DATA"', f'"{own_folder}"'),
+        ('"MY_PHOTOS"', f'"{own_folder}/train/images"'),
         ('"nvidia/mit-b0"', '"starting"'),
         ("crop_size=[512, 512]", "crop_size=[32, 32], use_cpu=True, report_to=[], save_strategy='no'"),
         ("semi_supervised_start_step=500", "semi_supervised_start_step=1"),

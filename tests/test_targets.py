@@ -16,7 +16,7 @@ def classes(*ids):
     return torch.tensor(ids)[None, None]
 
 
-def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(caplog):
+def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(caplog, capsys):
     shares, accelerator = TargetShares(lambda: torch.tensor([0.5, 0.3, 0.2, 0.0]), NAMES), Accelerator(cpu=True)
     assert shares.report(accelerator) == {}
     valid = torch.tensor([[[True, True, True, False]]])
@@ -30,6 +30,8 @@ def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(ca
         {"target_share_road": 4 / 6 / 0.5, "target_share_pole": 0, "target_share_traffic_light": 1 / 6 / 0.2}
     )
     assert "hardly show pole: less than 10 %" in caplog.text
+    lowest = "share in the targets over share in the labels, lowest first: pole 0.00, traffic light 0.83, road 1.33\n"
+    assert capsys.readouterr().out == f"\n{lowest}"
 
     # Counted anew, and warned of once.
     caplog.clear()
