@@ -25,6 +25,7 @@ from reproduction.summary import Summary
 from reproduction.table import Table, read_table
 from transformers.hf_argparser import string_to_bool
 
+from scl_hf.checkpoints import load_model
 from scl_hf.data import load_data
 from scl_hf.errors import InputError
 from scl_hf.output import check_writable, replacing
@@ -54,13 +55,15 @@ def main() -> int:
     # 2. All that can be wrong before the first cell is trained
     check_writable("output_dir", output_dir)
     environments = slots(table, args.jobs)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
     with only_one(output_dir) as lock:
         check_folder(table, output_dir)
         todo = [cell for cell in table.cells if read_result(cell) is None]
         for share in dict.fromkeys(cell.share for cell in todo):
-            load_data(next(cell.data for cell in todo if cell.share == share))
+            cell = next(cell for cell in todo if cell.share == share)
+            load_model(cell.model, load_data(cell.data).id2label)
 
         # 3. The cells that are not done
         print(f"{len(todo)} of {len(table.cells)} cells to train, {len(environments)} at once, in {output_dir}")

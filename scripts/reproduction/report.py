@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from .running import VERSIONS
 from .summary import MEAN, Estimate, Summary
@@ -28,7 +29,7 @@ def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], ho
     if failed:
         parts += ["Gaps:", "\n".join(f"- {cell}: {_plain(reason)}" for cell, reason in failed.items())]
     if number:
-        parts.append(f"![{_plain(table.title)}]({picture})")
+        parts.append(f"![{_plain(table.title)}]({quote(picture)})")
     for share in summary.shares:
         if summary.classes[share] and len(summary.rows) > 2:
             parts += [f"Each row less each other, {_plain(share)}:", _row_table(summary, share)]

@@ -55,9 +55,11 @@ def check_folder(table: Table, output_dir: Path) -> None:
     """Refuses a folder with cells of another table, of other values or of another version that would be kept."""
     cells = {cell.folder: cell for cell in table.cells}
     for file in sorted(output_dir.glob("*/*/seed_*/cell.json")):
-        if not ((file.parent / "result.json").is_file() or can_resume(file.parent)):
+        done = (file.parent / "result.json").is_file()
+        if not (done or can_resume(file.parent)):
             continue
-        before, remedy = json.loads(file.read_text(encoding="utf-8")), "name another --output_dir"
+        before = json.loads(file.read_text(encoding="utf-8"))
+        remedy = "name another --output_dir" if done else f"remove {file.parent}, name another --output_dir"
         name = f"{before['share']}, {before['row']}, seed {before['seed']}"
         cell = cells.get(file.parent)
         if cell is None:
@@ -67,7 +69,9 @@ def check_folder(table: Table, output_dir: Path) -> None:
                 f"output_dir {output_dir}: {name} was trained with {changed[0]} {changed[1]}, this is {changed[2]}; "
                 f"{remedy}, or go on with that version."
             )
-        if changed := changed_setting(_compared(before["recipe"]), _compared(cell.settings)):
+        # Their number is a factor of the batch. Where it does not stand, it was one.
+        recipe = _compared(before["recipe"]) | {"gpus": before.get("gpus", 1)}
+        if changed := changed_setting(recipe, _compared(cell.settings) | {"gpus": table.gpus}):
             raise InputError(
                 f"output_dir {output_dir}: {name} was trained with {changed[0]} {changed[1]!r}, the table has "
                 f"{changed[2]!r}; {remedy}, or put the value back."
@@ -93,14 +97,20 @@ def only_one(output_dir: Path) -> Iterator[int]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 lock.seek(0)
                 owner = lock.read().strip()
-            # Cells of one that was killed may need a moment to end.
-            if attempt == 599 or not owner.isdigit() or os.path.isdir(f"/proc/{owner}"):
+            except OSError:  # a file system without locks; each cell's folder has one that does without
+                break
+            if not owner.isdigit() or os.path.isdir(f"/proc/{owner}"):
                 raise InputError(
                     f"output_dir {output_dir}: reproduce.py runs in it already (process {owner or 'unknown'}); "
                     "wait for its end, or name another --output_dir."
+                )
+            if attempt == 599:  # cells of one that was killed may need a moment to end
+                raise InputError(
+                    f"output_dir {output_dir}: cells of process {owner}, which has ended, still run in it; wait for "
+                    "their end, or name another --output_dir."
                 )
             time.sleep(0.1)
         lock.truncate(0)
@@ -140,7 +150,7 @@ def run_cells(cells: Sequence[Cell], gpus: int, environments: Sequence[dict[str,
             for process in [process for process in running if process.poll() is not None]:
                 cell, environment = running.pop(process)
                 free.append(environment)
-                reason = _finish(cell, process.returncode)
+                reason = _finish(cell, gpus, process.returncode)
                 if reason:
                     failed[cell] = reason
                 said = f"failed: {reason}" if reason else _in_short(read_result(cell))
@@ -154,8 +164,8 @@ def _start(cell: Cell, gpus: int, environment: dict[str, str], lock: int) -> sub
     """Starts a cell, from its last checkpoint if it has one."""
     resume = can_resume(cell.folder)
     begun = {"share": cell.share, "row": cell.row, "seed": cell.seed, "versions": VERSIONS, "recipe": cell.settings}
-    seconds = _seconds(cell, _last_write(cell)) if resume else 0.0
-    write_json(cell.folder / "cell.json", begun | {"seconds": seconds, "started": time.time()})
+    begun |= {"gpus": gpus, "seconds": _seconds(cell, _last_write(cell)) if resume else 0.0, "started": time.time()}
+    cell.folder.mkdir(parents=True, exist_ok=True)
     parent = os.getpid()
 
     def end_with_parent() -> None:
@@ -166,6 +176,7 @@ def _start(cell: Cell, gpus: int, environment: dict[str, str], lock: int) -> sub
 
     mode = "ab" if resume else "wb"
     with open(cell.folder / "stdout.txt", mode) as stdout, open(cell.folder / "stderr.txt", mode) as stderr:
+        write_json(cell.folder / "cell.json", begun | {"stderr_before": stderr.tell()})  # of earlier starts
         return subprocess.Popen(
             command(cell, gpus) + ["--resume_from_checkpoint", "true"] * resume,
             env=os.environ | environment,
@@ -178,20 +189,21 @@ def _start(cell: Cell, gpus: int, environment: dict[str, str], lock: int) -> sub
         )
 
 
-def _finish(cell: Cell, returncode: int) -> str | None:
+def _finish(cell: Cell, gpus: int, returncode: int) -> str | None:
     """Writes the result of a cell that has ended, or returns why there is none."""
+    begun = json.loads((cell.folder / "cell.json").read_text(encoding="utf-8"))
     if returncode:
-        lines = (cell.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line.rpartition("\r")[2].strip() for line in lines if line.strip()]
+        file = cell.folder / "stderr.txt"
+        text = file.read_bytes()[begun["stderr_before"] :].decode(errors="replace")
+        said = [line.strip() for line in text.splitlines() if line.strip()]
+        # The first one of several processes has the cause; what their launcher says last is a frame of its own.
+        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        if returncode > 0 and (errors or said and gpus == 1):
+            return errors[0] if errors else said[-1]
         ended = f"ended by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
-        return (
-            said[-1].removeprefix("error: ")
-            if said and returncode > 0
-            else f"{ended}, see {cell.folder / 'stderr.txt'}"
-        )
+        return f"{ended}, see {file}"
     metrics = json.loads((cell.folder / "run/all_results.json").read_text(encoding="utf-8"))
     config = json.loads((cell.folder / "run/config.json").read_text(encoding="utf-8"))
-    begun = json.loads((cell.folder / "cell.json").read_text(encoding="utf-8"))
     scores = {name: metrics[f"eval_{name}"] for name in SCORES}
     labels = [label for _, label in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
     scores["iou"] = {label: metrics.get(f"eval_{iou_name(label)}") for label in labels}

@@ -45,7 +45,8 @@ class Summary:
     Args:
         rows (`Sequence[str]`): In their order.
         shares (`Sequence[str]`): In their order.
-        baseline (`Sequence[str]`): Rows of which the one with the higher mean IoU is a share's baseline.
+        baseline (`Sequence[str]`):
+            Rows of which the one with the higher mean IoU is a share's baseline, over the seeds that all of them have.
         results (`Mapping[tuple[str, str, int], Mapping[str, Any]]`):
             (share, row, seed) -> the `scores` of its result.json; cells without a result are left out.
     """
@@ -64,10 +65,17 @@ class Summary:
             ious = {name: 100 * iou for name, iou in scores["iou"].items() if iou is not None}
             self._values.setdefault((share, row), {})[seed] = {MEAN: 100 * scores["mean_iou"]} | ious
             self.classes[share] = self.classes[share] or [*scores["iou"]]
-        self.baseline: dict[str, str | None] = {}
-        for share in shares:
-            means = {row: found.mean for row in baseline if (found := self.mean(share, row))}
-            self.baseline[share] = max(means, key=means.get) if means else None
+        self.baseline = {share: self._better(share, baseline) for share in shares}
+
+    def _better(self, share: str, rows: Sequence[str]) -> str | None:
+        """Of the rows that have results, the one with the higher mean: over the same seeds, if there are any."""
+        values = {row: found for row in rows if (found := self.values(share, row))}
+        shared = set.intersection(*map(set, values.values())) if values else set()
+        means = {
+            row: statistics.fmean(value for seed, value in found.items() if seed in shared or not shared)
+            for row, found in values.items()
+        }
+        return max(means, key=means.get, default=None)
 
     def values(self, share: str, row: str, name: str = MEAN) -> dict[int, float]:
         """Seed -> the mean IoU, or the IoU of a class."""

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from scl_hf.checkpoints import ModelArguments
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, did_you_mean
 from scl_hf.recipe import TRAINING_RECIPE, RecipeParser, other_fields, read_yaml
@@ -28,6 +29,7 @@ class Cell:
     folder: Path
     arguments: tuple[str, ...]  # of scripts/train.py
     settings: dict[str, Any]  # all of the recipe, as parsed
+    model: ModelArguments
     data: DataArguments
 
     def __str__(self) -> str:
@@ -114,7 +116,7 @@ def _parse(where: str, arguments: Sequence[str]) -> Cell:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     settings = json.loads(json.dumps(asdict(model) | asdict(data) | args.to_dict()))
-    return Cell("", "", 0, Path(), tuple(arguments), settings, data)
+    return Cell("", "", 0, Path(), tuple(arguments), settings, model, data)
 
 
 def _mapping(path: Path, values: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
@@ -169,7 +171,7 @@ def _check_fields(where: str, names: Sequence[str] | Mapping[str, Any]) -> None:
 
 def _times(where: str, name: str, value: Any, recipe: Mapping[str, Any]) -> Any:
     """`x2` is twice what the recipe has."""
-    factor = re.fullmatch(r"x([0-9.]+)", value) if isinstance(value, str) else None
+    factor = re.fullmatch(r"x(\d+\.?\d*|\.\d+)", value) if isinstance(value, str) else None
     if factor is None:
         return value
     if name not in recipe or not isinstance(recipe[name], (int, float)) or recipe[name] <= 0:

@@ -1,6 +1,7 @@
 """scripts/reproduce.py: a table of real runs that is killed on the way, and tables of a stand-in for train.py."""
 
 import csv
+import errno
 import json
 import math
 import multiprocessing
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,7 +71,8 @@ scores = dict(eval_mean_iou=score, eval_mean_accuracy=0.5, eval_overall_accuracy
 @pytest.fixture
 def reproduce(tmp_path, town, monkeypatch):
     """Runs the script in this process on a table, `TABLE` but for `changes`; returns its exit code."""
-    script, before = load_script(SCRIPT), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    script = load_script(SCRIPT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*command_line, **changes):
         monkeypatch.setattr(sys, "argv", ["reproduce.py", *write_table(tmp_path, town, **changes), *command_line])
@@ -252,6 +255,7 @@ WRONG_TABLES = {
     "field of a row": ({"rows": {"labels alone": {"max_step": 3}}}, "rows: labels alone: .*Did you mean 'max_steps'"),
     "value": ({"rows": {"labels alone": {"num_boxes": 0}}}, "rows: labels alone: .*num_boxes: must be 1 to 10000"),
     "times": ({"rows": {"labels alone": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
+    "times of what": ({"rows": {"labels alone": {"max_steps": "x1.2.3"}}}, "max_steps: .*x1.2.3"),
     "own field": ({"rows": {"labels alone": {"seed": 3}}}, "rows: labels alone: seed: each cell has its own"),
     "like names": ({"rows": {"labels alone": {}, "labels_alone": {}}}, "rows: 'labels alone' is too like another"),
     "no name": ({"rows": {"labels alone": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
@@ -283,6 +287,7 @@ def test_a_wrong_table_is_one_line(reproduce, tmp_path, case):
         (("--seed", "1"), "command line: seed: each cell has its own, from the table's seeds"),
         (("--max_step", "1"), "unknown field 'max_step'. Did you mean 'max_steps'"),
         (("--data_dir", "nowhere"), "data_dir: there is no folder nowhere"),
+        (("--model_config", '{"width": 3}'), "model_config: .*width"),
         (("--output_dir", str(SCRIPT)), "is a file"),
     ],
 )
@@ -313,6 +318,59 @@ def test_an_output_folder_of_another_table_or_version_is_refused_and_kept(reprod
     with pytest.raises(InputError, match=message):
         reproduce()
     assert results_of(tmp_path / "out") == before
+
+
+def test_a_cell_in_the_middle_can_be_removed_and_a_batch_of_more_gpus_is_another_run(reproduce, stand_in, tmp_path):
+    assert reproduce() == 0
+    cell = tmp_path / "out/2_labels/both/seed_0"
+    rows = TABLE["rows"] | {"both": {"num_boxes": 5}}
+    (cell / "result.json").unlink()
+    (cell / "run/checkpoint-1").mkdir()
+    (cell / "run/checkpoint-1/optimizer.pt").write_text("rates")
+    seal(cell / "run/checkpoint-1")
+    with pytest.raises(InputError, match=f"num_boxes 4, the table has 5; remove {cell}, name another"):
+        reproduce(rows=rows)
+    shutil.rmtree(cell)
+    assert reproduce(rows=rows) == 0
+
+    begun = json.loads((cell / "cell.json").read_text())
+    (cell / "cell.json").write_text(json.dumps(begun | {"gpus": 8}))
+    with pytest.raises(InputError, match="both, seed 0 was trained with gpus 8, the table has 1; name another"):
+        reproduce(rows=rows)
+
+
+def test_the_reason_is_what_the_first_process_says_and_not_the_frame_of_its_launcher(tmp_path):
+    cell = SimpleNamespace(folder=tmp_path)
+    (tmp_path / "cell.json").write_text(json.dumps({"stderr_before": 10}))
+    error = tmp_path / "stderr.txt"
+    error.write_text("error: old\n  1%|\rerror: no good\nerror: stopped\nChildFailedError:\n====\n")
+    assert running._finish(cell, 2, 1) == running._finish(cell, 1, 1) == "no good"
+    error.write_text("error: old\nTraceback\nValueError: three\n")
+    assert running._finish(cell, 1, 1) == "ValueError: three"
+    assert running._finish(cell, 2, 1) == f"exit code 1, see {error}"
+    assert running._finish(cell, 1, -signal.SIGKILL) == f"ended by SIGKILL, see {error}"
+
+
+def test_a_folder_without_locks_and_one_whose_cells_still_run(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(running.fcntl, "flock", refuse)
+    with running.only_one(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+    def held(file, operation):
+        raise BlockingIOError
+
+    ended = multiprocessing.get_context("fork").Process(target=int)
+    ended.start()
+    ended.join()
+    (tmp_path / ".lock").write_text(str(ended.pid))
+    monkeypatch.setattr(running.fcntl, "flock", held)
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
+    message = f"cells of process {ended.pid}, which has ended, still run in it; wait for their end"
+    with pytest.raises(InputError, match=message), running.only_one(tmp_path):
+        pass
 
 
 def test_two_in_one_folder(reproduce, stand_in, tmp_path):
@@ -387,16 +445,20 @@ def test_differences_are_paired_and_the_better_baseline_counts():
         ("12", "both", 1): scores(54, road=90, sky=30),
         ("12", "both", 2): scores(10, road=10, sky=10),  # the baseline has no such seed
         ("46", "both", 0): scores(60, road=70),
+        # With the seed that both have, the short one is better.
+        ("all", "short", 0): scores(40, road=80),
+        ("all", "short", 1): scores(50, road=80),
+        ("all", "long", 1): scores(49, road=80),
     }
-    summary = Summary(["short", "long", "both"], ["12", "46"], ["short", "long"], results)
-    assert summary.baseline == {"12": "long", "46": None}
+    summary = Summary(["short", "long", "both"], ["12", "46", "all"], ["short", "long"], results)
+    assert summary.baseline == {"12": "long", "46": None, "all": "short"}
     gain = summary.gain("12", "both")
     # 3 and 2: their standard deviation is 0.7071; 12.706 · 0.7071 / √2 = 6.353
     assert gain.mean == pytest.approx(2.5) and gain.half == pytest.approx(6.353, abs=1e-3) and gain.number == 2
     assert summary.mean("12", "both").mean == pytest.approx(36) and summary.mean("46", "short") is None
     assert summary.gain("12", "both", "sky")[::2] == pytest.approx((6, 1))  # of the seed in which both have a score
     assert summary.difference("12", "short", "both").mean == pytest.approx(-4)
-    assert summary.gain("46", "both") is None and summary.classes == {"12": ["road", "sky"], "46": ["road"]}
+    assert summary.gain("46", "both") is None and summary.classes["12"] == ["road", "sky"]
     assert plus_minus(gain, signed=True) == "+2.50 ± 6.35" and plus_minus(None) == "–"
     assert plus_minus(estimate([-1.0, -1.1, -1.2]), signed=True) == "**−1.10** ± 0.25"
     assert plus_minus(estimate([-0.001]), signed=True) == "0.00"
