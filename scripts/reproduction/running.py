@@ -150,10 +150,11 @@ def run_cells(cells: Sequence[Cell], gpus: int, environments: Sequence[dict[str,
             for process in [process for process in running if process.poll() is not None]:
                 cell, environment = running.pop(process)
                 free.append(environment)
-                reason = _finish(cell, gpus, process.returncode)
-                if reason:
-                    failed[cell] = reason
-                said = f"failed: {reason}" if reason else _in_short(read_result(cell))
+                if process.returncode:
+                    failed[cell] = _reason(cell, gpus, process.returncode)
+                    said = f"failed: {failed[cell]}"
+                else:
+                    said = _in_short(_finish(cell))
                 print(f"{len(cells) - len(waiting) - len(running)}/{len(cells)}  {cell}: {said}", flush=True)
     finally:
         _stop(running)
@@ -189,19 +190,24 @@ def _start(cell: Cell, gpus: int, environment: dict[str, str], lock: int) -> sub
         )
 
 
-def _finish(cell: Cell, gpus: int, returncode: int) -> str | None:
-    """Writes the result of a cell that has ended, or returns why there is none."""
+def _reason(cell: Cell, gpus: int, returncode: int) -> str:
+    """Why a cell has failed, as its last start has said it."""
+    file = cell.folder / "stderr.txt"
+    if returncode < 0:
+        return f"ended by {signal.Signals(-returncode).name}, see {file}"
+    before = json.loads((cell.folder / "cell.json").read_text(encoding="utf-8"))["stderr_before"]
+    text = file.read_bytes()[before:].decode(errors="replace")
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    # The first one of several processes has the cause; what their launcher says last is a frame of its own.
+    errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+    if errors:
+        return errors[0]
+    return said[-1] if said and gpus == 1 else f"exit code {returncode}, see {file}"
+
+
+def _finish(cell: Cell) -> dict[str, Any]:
+    """Writes the result of a cell that is done, and returns it."""
     begun = json.loads((cell.folder / "cell.json").read_text(encoding="utf-8"))
-    if returncode:
-        file = cell.folder / "stderr.txt"
-        text = file.read_bytes()[begun["stderr_before"] :].decode(errors="replace")
-        said = [line.strip() for line in text.splitlines() if line.strip()]
-        # The first one of several processes has the cause; what their launcher says last is a frame of its own.
-        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-        if returncode > 0 and (errors or said and gpus == 1):
-            return errors[0] if errors else said[-1]
-        ended = f"ended by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
-        return f"{ended}, see {file}"
     metrics = json.loads((cell.folder / "run/all_results.json").read_text(encoding="utf-8"))
     config = json.loads((cell.folder / "run/config.json").read_text(encoding="utf-8"))
     scores = {name: metrics[f"eval_{name}"] for name in SCORES}
@@ -210,7 +216,7 @@ def _finish(cell: Cell, gpus: int, returncode: int) -> str | None:
     result = {name: begun[name] for name in ("share", "row", "seed", "versions", "recipe")}
     result |= {"scores": scores, "seconds": round(_seconds(cell, time.time()), 1)}
     write_json(cell.folder / "result.json", result)
-    return None
+    return result
 
 
 def _in_short(result: dict[str, Any]) -> str:

@@ -344,11 +344,11 @@ def test_the_reason_is_what_the_first_process_says_and_not_the_frame_of_its_laun
     (tmp_path / "cell.json").write_text(json.dumps({"stderr_before": 10}))
     error = tmp_path / "stderr.txt"
     error.write_text("error: old\n  1%|\rerror: no good\nerror: stopped\nChildFailedError:\n====\n")
-    assert running._finish(cell, 2, 1) == running._finish(cell, 1, 1) == "no good"
+    assert running._reason(cell, 2, 1) == running._reason(cell, 1, 1) == "no good"
     error.write_text("error: old\nTraceback\nValueError: three\n")
-    assert running._finish(cell, 1, 1) == "ValueError: three"
-    assert running._finish(cell, 2, 1) == f"exit code 1, see {error}"
-    assert running._finish(cell, 1, -signal.SIGKILL) == f"ended by SIGKILL, see {error}"
+    assert running._reason(cell, 1, 1) == "ValueError: three"
+    assert running._reason(cell, 2, 1) == f"exit code 1, see {error}"
+    assert running._reason(cell, 1, -signal.SIGKILL) == f"ended by SIGKILL, see {error}"
 
 
 def test_a_folder_without_locks_and_one_whose_cells_still_run(tmp_path, monkeypatch):
@@ -371,6 +371,15 @@ def test_a_folder_without_locks_and_one_whose_cells_still_run(tmp_path, monkeypa
     message = f"cells of process {ended.pid}, which has ended, still run in it; wait for their end"
     with pytest.raises(InputError, match=message), running.only_one(tmp_path):
         pass
+
+
+def test_a_terminal_that_is_closed_ends_the_cells_unless_nohup_was_there(reproduce, stand_in):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert reproduce() == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert reproduce() == 0
+    with pytest.raises(SystemExit, match="130"):
+        signal.raise_signal(signal.SIGHUP)
 
 
 def test_two_in_one_folder(reproduce, stand_in, tmp_path):
@@ -458,7 +467,8 @@ def test_differences_are_paired_and_the_better_baseline_counts():
     assert summary.mean("12", "both").mean == pytest.approx(36) and summary.mean("46", "short") is None
     assert summary.gain("12", "both", "sky")[::2] == pytest.approx((6, 1))  # of the seed in which both have a score
     assert summary.difference("12", "short", "both").mean == pytest.approx(-4)
-    assert summary.gain("46", "both") is None and summary.classes["12"] == ["road", "sky"]
+    assert summary.gain("46", "both") is None
+    assert summary.classes == {"12": ["road", "sky"], "46": ["road"], "all": ["road"]}
     assert plus_minus(gain, signed=True) == "+2.50 ± 6.35" and plus_minus(None) == "–"
     assert plus_minus(estimate([-1.0, -1.1, -1.2]), signed=True) == "**−1.10** ± 0.25"
     assert plus_minus(estimate([-0.001]), signed=True) == "0.00"
