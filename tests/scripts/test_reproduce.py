@@ -393,7 +393,7 @@ def test_the_dry_run_lists_the_cells_of_each_table_of_the_project(reproduce, tmp
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     tables = sorted(Path("recipes/tables").glob("*.yaml"))
-    assert len(tables) == 6
+    assert len(tables) == 7
     printed = {}
     for table in tables:
         monkeypatch.setattr(sys, "argv", ["reproduce.py", str(table), "--dry_run", "true", "--seconds_per_step", "2"])
