@@ -61,7 +61,7 @@ def load_on_backbone(
 
     weights = {f"backbone.{name}": tensor for name, tensor in encoder.state_dict().items()}
     try:
-        with no_load_report():  # initialises the head, and nothing of the encoder
+        with no_load_report():  # initializes the head, and nothing of the encoder
             model, report = head_class.from_pretrained(
                 None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
             )

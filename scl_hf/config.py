@@ -1,16 +1,18 @@
 """The settings of a run: `transformers.TrainingArguments` with the paper's values, and the method's own fields."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
+from .data import DataArguments
 from .data.augmentation import AugmentationArguments
-from .data.draws import SamplingArguments
+from .data.sampler import SamplingArguments
 from .errors import check_field
-from .evaluation.protocol import EvaluationArguments
+from .evaluation.scoring import EvaluationArguments
+from .pretrained import ModelArguments
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
 
@@ -40,18 +42,18 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         relaxation_window (`int`, *optional*, defaults to 3):
             w, window of boundary label relaxation. Side in pixels, equation (2); 1 is plain cross-entropy.
         logit_adjustment (`float`, *optional*, defaults to 0.0):
-            τ, logit adjustment of the labelled loss. Menon et al. (2021); lifts thin and rare classes, with labels
+            τ, logit adjustment of the labeled loss. Menon et al. (2021); lifts thin and rare classes, with labels
             alone, too: 0.5 on CamVid. Not in the paper.
         ema_decay (`float`, *optional*, defaults to 0.999):
             Decay of the EMA teacher. It is the weight of the teacher's past in its average, once a training step.
         ema_teacher (`bool`, *optional*, defaults to `True`):
             Targets from the EMA model. If not, they come from the student's own weights (Table 3).
-        teacher_renewal_steps (`int`, *optional*):
-            Steps for which the targets come from one copy of the EMA model. It is made when the unlabelled images
+        teacher_update_interval (`int`, *optional*):
+            Steps for which the targets come from one copy of the EMA model. It is made when the unlabeled images
             join, and anew after so many steps, so that teacher and student do not confirm each other's errors. Without
             it, as in the paper, they come from the EMA model of each step.
         share_unlabeled (`bool`, *optional*, defaults to `False`):
-            Whether each unlabelled image is in two mixes of a batch. It is image a of one and image b of the one
+            Whether each unlabeled image is in two mixes of a batch. It is image a of one and image b of the one
             before, so that half as many are read and seen by the teacher; needs 2 or more a batch.
         ema_validation (`bool`, *optional*, defaults to `True`):
             Whether the EMA model is the one that is evaluated and published. If not, it is the student (Table 3).
@@ -77,7 +79,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         model_card_template (`str`, *optional*):
             Jinja template of the model card. Without it: the card that `transformers` writes.
         license (`str`, *optional*):
-            Licence of the published model, as the Hub writes it. It goes into the model card. By default that of
+            License of the published model, as the Hub writes it. It goes into the model card. By default that of
             Cityscapes or Mapillary Vistas where they are the data, or none.
 
     > [!NOTE]
@@ -109,7 +111,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     logit_adjustment: float = 0.0
     ema_decay: float = 0.999
     ema_teacher: bool = True
-    teacher_renewal_steps: int | None = None
+    teacher_update_interval: int | None = None
     share_unlabeled: bool = False
     ema_validation: bool = True
     semi_supervised_start_step: int = 0
@@ -173,8 +175,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             steps = getattr(self, f"{name}_steps")
             remedy = f"above 0 ({name}_strategy no switches it off)"
             check_field(self, f"{name}_steps", steps is None or steps > 0, remedy)
-        licence = self.license is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license)
-        check_field(self, "license", licence, "written as on the Hub, like apache-2.0, cc-by-4.0 or other")
+        license = self.license is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license)
+        check_field(self, "license", license, "written as on the Hub, like apache-2.0, cc-by-4.0 or other")
         rate = self.backbone_learning_rate
         check_field(self, "backbone_learning_rate", rate is None or rate >= 0, "0 or more, or left out")
         known = set(self.no_weight_decay) <= set(NOT_DECAYED)
@@ -187,10 +189,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         odd = self.relaxation_window >= 1 and self.relaxation_window % 2 == 1
         check_field(self, "relaxation_window", odd, "odd")
         check_field(self, "logit_adjustment", 0 <= self.logit_adjustment <= 2, "0 to 2")
-        renewal = self.teacher_renewal_steps
-        check_field(self, "teacher_renewal_steps", renewal is None or renewal >= 1, "1 or more, or left out")
+        renewal = self.teacher_update_interval
+        check_field(self, "teacher_update_interval", renewal is None or renewal >= 1, "1 or more, or left out")
         both = renewal is None or self.ema_teacher
-        check_field(self, "teacher_renewal_steps", both, "left out where ema_teacher is off")
+        check_field(self, "teacher_update_interval", both, "left out where ema_teacher is off")
         several = self.per_device_train_batch_size > 1
         remedy = "left out where per_device_train_batch_size is 1: an image would be mixed with itself"
         check_field(self, "share_unlabeled", several or not self.share_unlabeled, remedy)
@@ -214,13 +216,13 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         return self.__dict__ | {"hub_token": None}
 
     @property
-    def draw_seed(self) -> int:
+    def sample_seed(self) -> int:
         """Seed of the draws: `data_seed`, or `seed` where that is not given."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def semi_supervised(self) -> bool:
-        """Whether unlabelled images take part in the training at all."""
+        """Whether unlabeled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
     def ramp(self, step: int) -> float:
@@ -230,17 +232,26 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             return 0.0
         return min(1.0, (steps + 1) / max(1, self.semi_supervised_ramp_steps))
 
-    def renews_teacher(self, step: int) -> bool:
+    def updates_teacher(self, step: int) -> bool:
         """Whether the copy of the EMA model that gives the targets is made, or made anew, before a step."""
         steps = step - self.semi_supervised_start_step
-        return self.teacher_renewal_steps is not None and steps >= 0 and steps % self.teacher_renewal_steps == 0
+        return self.teacher_update_interval is not None and steps >= 0 and steps % self.teacher_update_interval == 0
 
     @property
     def unlabeled_per_mix(self) -> int:
-        """Unlabelled images that are read, and seen by the teacher, for each mixed one."""
+        """Unlabeled images that are read, and seen by the teacher, for each mixed one."""
         return 1 if self.share_unlabeled else 2
 
     @property
     def published_name(self) -> str:
         """How tables, pictures and the card call the model that is evaluated and published."""
         return "EMA model" if self.ema_validation else "student"
+
+
+TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
+
+
+def other_fields(*taken: type) -> set[str]:
+    """The fields of a training recipe that a script which takes those of `taken` leaves aside."""
+    names = {field.name for group in TRAINING_RECIPE for field in fields(group)}
+    return names - {field.name for group in taken for field in fields(group)}

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 # How a training run that has ended, by whatever, is continued
-GO_ON = "the same command with --resume_from_checkpoint true"
+RESUME_HINT = "the same command with --resume_from_checkpoint true"
 
 
 class InputError(ValueError):
@@ -22,6 +22,10 @@ class InputError(ValueError):
         # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
         message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
         super().__init__(" ".join(message.splitlines()))  # names of files may hold anything
+
+
+class NotFiniteError(InputError):
+    """A step was about to be taken with numbers that are not finite. All processes raise it at that step."""
 
 
 def check_field(args: object, name: str, holds: bool, expected: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from .errors import InputError, first_line
-from .safety.disk import is_disk_full
+from .files import is_disk_full
 
 # Seconds, of connecting, and of each reading, writing and waiting for a free connection. Its own limit is none.
 TIMEOUT = (10, 120, 120, 10)
@@ -27,6 +28,16 @@ ANSWERS = {
     429: "there were too many requests",
 }
 LOG_IN = "Run `hf auth login`, or set HF_TOKEN, with one that may write."
+
+
+def on_the_hub(name: str | os.PathLike) -> tuple[str, str | None] | None:
+    """Repository and revision of a name that is no folder here but may be one of the Hub: user/repo@revision."""
+    match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", str(name))
+    return (
+        match.groups()
+        if match and not os.path.exists(name) and not match[1].partition("/")[2].startswith("checkpoint-")
+        else None
+    )
 
 
 def status_of(error: BaseException) -> int | None:

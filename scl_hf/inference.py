@@ -36,7 +36,7 @@ def predict_probs(
     Args:
         model (`nn.Module`): Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any
             resolution.
-        pixel_values (`torch.Tensor`): Normalised images (B, 3, H, W), on the device and of the floating type of the
+        pixel_values (`torch.Tensor`): Normalized images (B, 3, H, W), on the device and of the floating type of the
             model.
         scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors by which the images are resized; the
             paper's are 0.5, 1 and 2.
@@ -45,7 +45,7 @@ def predict_probs(
             pixels of the input. At a scale s > 1 tiles grow with the image to tile·s, at s < 1 they keep their size,
             as in the baseline's evaluation. A tile larger than the image is cut to it. Whole images by default.
         overlap (`float`, *optional*, defaults to `1/3`): The least share of a tile that it has in common with its
-            neighbour, in [0, 1).
+            neighbor, in [0, 1).
         border (`str`, *optional*, defaults to `"average"`): What counts where tiles overlap. `"average"`, the paper's
             protocol: all of them alike. `"trim"`: each pixel is taken from the tile that has it farther inside, so
             that a tile's outer half of an overlap of o pixels counts nothing; the result is then that of the whole
@@ -121,7 +121,7 @@ def kept_spans(length: int, tile: int, overlap: float, border: Literal["average"
     ends = [min(start + tile, length) for start in starts]
     if border == "average":
         return list(zip(starts, zip(starts, ends)))
-    # "trim": up to the middle of what it shares with its neighbours
+    # "trim": up to the middle of what it shares with its neighbors
     cuts = [0, *((start + end) // 2 for start, end in zip(starts[1:], ends)), length]
     return list(zip(starts, itertools.pairwise(cuts)))
 

@@ -22,7 +22,7 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
     all classes that occur in the `window` by `window` pixels around a pixel, averaged over the pixels that are not
     ignored. With `window=1` it is `torch.nn.functional.cross_entropy`.
 
-    The window ends at the image border. Ignored pixels add nothing to their neighbours' windows and have no loss
+    The window ends at the image border. Ignored pixels add nothing to their neighbors' windows and have no loss
     themselves, whatever surrounds them. Nothing is copied to the host, and the set of classes in a window is a bit
     mask per pixel, never a label volume with a channel per class.
 
@@ -55,7 +55,7 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
 
 def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tensor:
     """
-    Logit adjustment (Menon et al., 2021): logits + τ log(share of the class), for the loss of labelled pixels. A model
+    Logit adjustment (Menon et al., 2021): logits + τ log(share of the class), for the loss of labeled pixels. A model
     trained on that answers, without the term, as if every class were closer to equally frequent: a thin or rare class
     is the answer where it is likely, not only where it is likelier than the large ones around it.
 

@@ -95,8 +95,8 @@ class MeanIoU(evaluate.Metric):
 
         Returns:
             `dict`: `mean_iou`, `mean_accuracy`, `overall_accuracy` (floats in 0 … 1), `per_category_iou` and
-            `per_category_accuracy` (lists of floats). A class that is neither labelled nor predicted has the IoU NaN,
-            one that is not labelled the accuracy NaN; the means leave NaN out.
+            `per_category_accuracy` (lists of floats). A class that is neither labeled nor predicted has the IoU NaN,
+            one that is not labeled the accuracy NaN; the means leave NaN out.
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
@@ -104,9 +104,9 @@ class MeanIoU(evaluate.Metric):
         matrix = self.confusion_matrix.cpu().double()
         self.confusion_matrix = torch.zeros_like(self.confusion_matrix)
 
-        correct, labelled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        iou = correct / (labelled + predicted - correct)
-        accuracy = correct / labelled
+        correct, labeled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        iou = correct / (labeled + predicted - correct)
+        accuracy = correct / labeled
         return {
             "mean_iou": iou.nanmean().item(),
             "mean_accuracy": accuracy.nanmean().item(),

@@ -14,18 +14,18 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from tqdm.auto import tqdm
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
+from .checkpointing import signals
+from .checkpointing.manifest import MANIFEST_NAME, checkpoints_in, step_of
 from .errors import InputError, check_field, first_line
+from .files import replacing, write_json
 from .hub import LOG_IN, check_token, is_refusal, quiet_hub, reason_of, status_of
-from .output import replacing, write_json
-from .safety import interruption
-from .safety.manifest import MANIFEST_NAME, checkpoints_in, step_of
 
 SETTINGS_NAME = "_hub.json"  # in a run's folder: where it is pushed to. What begins with _ is pushed nowhere itself
 LAST_CHECKPOINT = "last-checkpoint"  # what upstream's `hub_strategy` "checkpoint" calls the newest one
 # Of a checkpoint, what its model is; it is at the root of the repository, too.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", "training_args.bin")
 # Panels, in TensorBoard's files too, and overlays, if predict.py writes into the run's folder, are pictures of the
-# data: not every licence lets them be passed on. The card's own panel, at the root, is there where it may be.
+# data: not every license lets them be passed on. The card's own panel, at the root, is there where it may be.
 NOT_PUSHED = ["_*", ".*", "*/.*", f"{PREFIX_CHECKPOINT_DIR}-*", "predictions/*", "panels/*", "*.tfevents.*"]
 # Seconds between the attempts of a push. They are for what takes a while: huggingface_hub itself repeats most requests
 # within half a minute.
@@ -205,7 +205,7 @@ class Push:
     def finish(self) -> None:
         """Waits for what is under way, without further pauses, and no longer than until a signal comes."""
         self._hurry.set()
-        while (thread := self._thread) is not None and not interruption.requested():
+        while (thread := self._thread) is not None and not signals.requested():
             thread.join(0.2)
         self._hurry.clear()
 

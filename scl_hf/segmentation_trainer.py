@@ -18,22 +18,22 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from .callbacks import LogLines, ProgressBar, write
-from .card import check_card_template
-from .checkpoints import ModelArguments, load_model, load_processor, own_size, pixels_of
+from .checkpointing import signals
+from .checkpointing.watched_trainer import WatchedTrainer
 from .config import SemiSupervisedConfig
+from .data.columns import check_labels, image_dataset, labeled_dataset
 from .data.crops import EvaluationImages
 from .data.labels import LabelImage
 from .data.palette import palette_of
-from .data.rows import check_labels, labeled_rows, picture_rows
 from .errors import InputError, first_line
-from .evaluation.panels import training_panel
-from .evaluation.protocol import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
 from .evaluation.report import iou_table
+from .evaluation.scoring import SCORES, iou_name, is_out_of_memory, named_scores, predicted_images, score
+from .files import FolderLock, replacing
 from .inference import size_divisor, smallest_side
-from .output import FolderLock, replacing
-from .safety import interruption
-from .safety.watched_trainer import WatchedTrainer
+from .model_card import check_card_template
+from .pretrained import ModelArguments, load_model, load_processor, normalization_of, own_size
+from .progress import LogLines, ProgressBar, write
+from .visualization.panels import training_panel
 
 
 def open_model(
@@ -116,7 +116,7 @@ def parameter_kinds(model: nn.Module) -> dict[str, set[str]]:
 
 class SegmentationTrainer(WatchedTrainer):
     """
-    What [`SemiSupervisedTrainer`] is without unlabelled images and teacher: the data sets and arguments that it takes,
+    What [`SemiSupervisedTrainer`] is without unlabeled images and teacher: the data sets and arguments that it takes,
     evaluation, prediction, and what a person sees.
     """
 
@@ -132,7 +132,7 @@ class SegmentationTrainer(WatchedTrainer):
         callbacks: Sequence[TrainerCallback],
         optimizers: tuple,
     ):
-        self.pixels = pixels_of(processing_class)
+        self.normalization = normalization_of(processing_class)
         self.id2label = model.config.id2label
         scores = [*SCORES, *map(iou_name, self.id2label.values())]
         if isinstance(eval_dataset, dict):
@@ -144,7 +144,7 @@ class SegmentationTrainer(WatchedTrainer):
         for rows in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
             if rows is not None:
                 # What is wrong with it shows before anything is written.
-                check_labels(self._images(rows, "eval_dataset").rows, "eval_dataset")
+                check_labels(self._images(rows, "eval_dataset").dataset, "eval_dataset")
         super().__init__(
             model=model,
             args=args,
@@ -162,7 +162,7 @@ class SegmentationTrainer(WatchedTrainer):
             self.add_callback(ProgressBar())
         self.add_callback(LogLines())
         self.palette = palette_of(self.id2label) if palette is None else palette
-        self.last_pair: dict[str, torch.Tensor] | None = None  # one unlabelled image of the last step, for the panels
+        self.last_pair: dict[str, torch.Tensor] | None = None  # one unlabeled image of the last step, for the panels
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
 
     @property
@@ -173,8 +173,8 @@ class SegmentationTrainer(WatchedTrainer):
     def _images(self, dataset: datasets.Dataset, name: str) -> EvaluationImages:
         """Whole images to predict, with labels where the data set has them."""
         if name == "test_dataset" and "label" not in getattr(dataset, "column_names", ()):
-            return EvaluationImages(picture_rows(dataset, name, None), self.pixels)
-        return EvaluationImages(labeled_rows(dataset, name, self.id2label), self.pixels)
+            return EvaluationImages(image_dataset(dataset, name, None), self.normalization)
+        return EvaluationImages(labeled_dataset(dataset, name, self.id2label), self.normalization)
 
     def evaluate(
         self,
@@ -248,7 +248,7 @@ class SegmentationTrainer(WatchedTrainer):
         """Writes evaluation images, labels and predictions as a picture to `output_dir/panels` and to TensorBoard."""
         step, name = self.state.global_step, f"{of}-step" if of else "step"
         published = self.args.published_name
-        picture = training_panel(examples, self.last_pair, self.pixels, self.palette, self.id2label, published)
+        picture = training_panel(examples, self.last_pair, self.normalization, self.palette, self.id2label, published)
         with replacing(Path(self.args.output_dir) / "panels" / f"{name}-{step:06d}.png") as partial:
             picture.save(partial)
         for callback in self.callback_handler.callbacks:
@@ -261,7 +261,7 @@ class SegmentationTrainer(WatchedTrainer):
         with self.ending_in_one_line():
             if self._scores is None or self._scores[0] != self.state.global_step:
                 self.evaluate()
-            interruption.check(self.args.device)
+            signals.check(self.args.device)
         return self._scores[1]
 
     def predict(
@@ -286,7 +286,7 @@ class SegmentationTrainer(WatchedTrainer):
             label = item["labels"].to(torch.uint8).numpy() if "labels" in item else None
             found[row] = (probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy(), label)
 
-        labeled, metrics = "label" in images.rows.column_names, {}
+        labeled, metrics = "label" in images.dataset.column_names, {}
         if labeled:
             results = score(self.evaluated_model, images, self.args, self.accelerator, keep)
             metrics = named_scores(results, self.id2label)

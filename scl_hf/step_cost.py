@@ -18,7 +18,7 @@ from .config import SemiSupervisedConfig
 from .inference import upsample_logits
 
 # Float32 maps (C, H, W) of an image that softmax, targets and losses hold at once beside the logits, measured on steps
-# of the trainer: 4.5 of a labelled and a mixed image, 2.2 of a labelled one alone. Adjusted logits are one more.
+# of the trainer: 4.5 of a labeled and a mixed image, 2.2 of a labeled one alone. Adjusted logits are one more.
 LOSS_MAPS = 2.5
 
 
@@ -87,7 +87,7 @@ class StepCost:
 
 def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, mixed: int) -> StepCost:
     """
-    The cost of a step with so many labelled and mixed crops on one device. Nothing is computed: a model of the same
+    The cost of a step with so many labeled and mixed crops on one device. Nothing is computed: a model of the same
     config runs forward and backward, under the mixed precision of `args`, on tensors that have shape and type alone.
     """
     images = max(2, labeled + mixed)  # BatchNorm cannot take one alone; each image costs the same

@@ -18,24 +18,24 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import TrainOutput
 
-from .callbacks import Pace, SkippedFiles
-from .card import CardFacts, write_card
-from .checkpoints import load_weights, pixels_of
+from .checkpointing.fingerprint import recipe_of
 from .config import SemiSupervisedConfig
 from .cutmix import mix, partners
 from .data.class_shares import class_shares
 from .data.crops import EvaluationImages, PairedCrops
-from .data.draws import DrawSampler
+from .data.sampler import PairSampler
+from .data.training import crops_and_draws, pair_collator
 from .errors import InputError, killed_workers
-from .evaluation.protocol import score
+from .evaluation.pseudo_labels import PseudoLabelShares
+from .evaluation.scoring import score
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .losses import adjust_logits, consistency_loss, loss_of_all_pairs, loss_of_pairs, relaxed_cross_entropy
+from .model_card import CardFacts, write_card
 from .models import DeepLabV3PlusForSemanticSegmentation
-from .safety.run_recipe import recipe_of
+from .pretrained import load_weights, normalization_of
+from .progress import SkippedFiles, Throughput
 from .segmentation_trainer import SegmentationTrainer, check_settings_of, open_model
-from .targets import TargetShares
 from .teacher import EMATeacher
-from .training_data import crops_and_draws, pair_collator
 
 # Private methods of transformers.Trainer that are overridden, here and in the classes above; tests/test_trainer.py
 # holds each to its upstream signature and to the place it is called from.
@@ -54,21 +54,21 @@ OVERRIDDEN_PRIVATE_METHODS = (
 )
 
 
-KEPT_TEACHER = "kept_teacher"  # sub-folder of a checkpoint
+FROZEN_TEACHER = "frozen_teacher"  # sub-folder of a checkpoint
 
 
 class SemiSupervisedTrainer(SegmentationTrainer):
     """
-    Trains a semantic-segmentation model on labelled and unlabelled images with L_x + λ_c L_c + λ_sc L_sc.
+    Trains a semantic-segmentation model on labeled and unlabeled images with L_x + λ_c L_c + λ_sc L_sc.
 
-    Data sets are plain [`~datasets.Dataset`]s with the columns `image` and, but for the unlabelled one, `label`:
+    Data sets are plain [`~datasets.Dataset`]s with the columns `image` and, but for the unlabeled one, `label`:
     pictures, decoded or not. Label pictures hold one class id a pixel, 255 where it is ignored, unless the column is a
     [`~scl_hf.data.LabelImage`], as [`~scl_hf.data.load_data`] gives it, which says what other ids mean. Crops are
     drawn, augmented and mixed in here, as `args` say.
 
     A checkpoint folder, and the output directory at the end, hold the model to use at their root: the EMA model, or
     the student where `ema_validation` is off. The other one lies in the checkpoint's `student/` or `teacher/`, and the
-    copy of `teacher_renewal_steps` in its `kept_teacher/`.
+    copy of `teacher_update_interval` in its `frozen_teacher/`.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -76,17 +76,17 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             id or folder of one, which gets a new head where `train_dataset` has another number of classes.
         args ([`SemiSupervisedConfig`], *optional*):
             The settings. By default the paper's, with an output folder named after the model.
-        train_dataset ([`~datasets.Dataset`], *optional*): Labelled images.
+        train_dataset ([`~datasets.Dataset`], *optional*): Labeled images.
         unlabeled_dataset ([`~datasets.Dataset`], *optional*):
-            Unlabelled images; needed for training unless λ_c and λ_sc are 0.
+            Unlabeled images; needed for training unless λ_c and λ_sc are 0.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-            Labelled images to evaluate on.
+            Labeled images to evaluate on.
         processing_class ([`~transformers.image_processing_utils.BaseImageProcessor`], *optional*):
             Image processor, which says how the model wants its pixels. The one of the model's checkpoint by default.
             It is saved with the model, with everything off that would change a picture's size.
         coarse_dataset ([`~datasets.Dataset`], *optional*):
-            Coarsely labelled images, on which class-uniform sampling centres crops of `coarse_classes`.
-        palette (`np.ndarray`, *optional*): `(num_classes, 3)` colours of the panels.
+            Coarsely labeled images, on which class-uniform sampling centres crops of `coarse_classes`.
+        palette (`np.ndarray`, *optional*): `(num_classes, 3)` colors of the panels.
         callbacks (`Sequence[TrainerCallback]`, *optional*): Further callbacks.
         optimizers (`tuple`, *optional*):
             Optimizer and scheduler, if not those of `args`.
@@ -125,7 +125,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._crops, self._draws = None, None
         if train_dataset is not None:
             given = (train_dataset, unlabeled_dataset, coarse_dataset)
-            pixels = pixels_of(processing_class)
+            pixels = normalization_of(processing_class)
             self._crops, self._draws = crops_and_draws(args, model.config.id2label, pixels, *given)
         super().__init__(
             model=model,
@@ -139,14 +139,14 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             optimizers=optimizers,
         )
         self.teacher = EMATeacher(self.model, args.ema_decay)
-        self._kept_teacher: PreTrainedModel | None = None  # the copy that `teacher_renewal_steps` is for
-        self._sampler: DrawSampler | None = None
-        self._pace, self._skipped = Pace(), SkippedFiles()
+        self._frozen_teacher: PreTrainedModel | None = None  # the copy that `teacher_update_interval` is for
+        self._sampler: PairSampler | None = None
+        self._pace, self._skipped = Throughput(), SkippedFiles()
         # Read once, where it is needed first; on the device, for every step may need it.
         self._class_shares = functools.cache(
-            lambda: torch.from_numpy(class_shares(self._crops.labeled.rows)).float().to(args.device)
+            lambda: torch.from_numpy(class_shares(self._crops.labeled.dataset)).float().to(args.device)
         )
-        self._targets = TargetShares(self._class_shares, self.id2label)
+        self._targets = PseudoLabelShares(self._class_shares, self.id2label)
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
 
     # Data
@@ -164,10 +164,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         # Of a step: processes and accumulated batches can stand in for one another.
         batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         num_unlabeled = len(self._crops.unlabeled or ())
-        self._sampler = DrawSampler(
+        self._sampler = PairSampler(
             self._draws,
             num_unlabeled,
-            self.args.draw_seed,
+            self.args.sample_seed,
             batch_size,
             start_step=self.args.semi_supervised_start_step,
             unlabeled_per_mix=self.args.unlabeled_per_mix,
@@ -176,7 +176,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def recipe(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that wrote a checkpoint."""
-        return recipe_of(self.args, self.evaluated_model, self.pixels, self._crops.rows)
+        return recipe_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
 
     @killed_workers()
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -193,7 +193,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def _begin(self, state: TrainerState) -> None:
         super()._begin(state)
-        self._renew_teacher(state.global_step)
+        self._update_frozen_teacher(state.global_step)
         self._pace.restart(state.global_step)
 
     def _begin_epoch(self, state: TrainerState) -> None:
@@ -202,12 +202,12 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def _end_step(self, state: TrainerState) -> None:
         self.teacher.update_parameters(self.model)
-        self._renew_teacher(state.global_step)
+        self._update_frozen_teacher(state.global_step)
         super()._end_step(state)
 
-    def _renew_teacher(self, step: int) -> None:
-        if self.args.semi_supervised and self.args.renews_teacher(step):
-            self._kept_teacher = copy.deepcopy(self.teacher.module)
+    def _update_frozen_teacher(self, step: int) -> None:
+        if self.args.semi_supervised and self.args.updates_teacher(step):
+            self._frozen_teacher = copy.deepcopy(self.teacher.module)
 
     # Losses
 
@@ -222,7 +222,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.crops.PairCollator`].
 
         Returns:
-            `torch.Tensor`: The loss; with `return_outputs`, also the outputs of the model, first those of the labelled
+            `torch.Tensor`: The loss; with `return_outputs`, also the outputs of the model, first those of the labeled
             images, then those of the mixed ones.
         """
         args, labels = self.args, inputs["labels"]
@@ -280,8 +280,8 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
         """
         model = self.teacher.module if self.args.ema_teacher else self.model
-        if self._kept_teacher is not None:
-            model = self._kept_teacher
+        if self._frozen_teacher is not None:
+            model = self._frozen_teacher
         images = unlabeled_a if unlabeled_b is None else torch.cat([unlabeled_a, unlabeled_b])
         with evaluation_mode(model), self.accelerator.autocast():
             logits = model(pixel_values=channels_last(images)).logits
@@ -341,18 +341,18 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         folder, model = self._other
         if self.args.should_save:
             model.save_pretrained(os.path.join(output_dir, folder))
-            if self._kept_teacher is not None:
-                self._kept_teacher.save_pretrained(os.path.join(output_dir, KEPT_TEACHER))
+            if self._frozen_teacher is not None:
+                self._frozen_teacher.save_pretrained(os.path.join(output_dir, FROZEN_TEACHER))
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder, other = self._other
         load_weights(Path(resume_from_checkpoint), self.evaluated_model)
         load_weights(Path(resume_from_checkpoint, folder), other)
-        self._kept_teacher = None
-        if (kept := Path(resume_from_checkpoint, KEPT_TEACHER)).is_dir():
-            self._kept_teacher = copy.deepcopy(self.teacher.module)
-            load_weights(kept, self._kept_teacher)
+        self._frozen_teacher = None
+        if (kept := Path(resume_from_checkpoint, FROZEN_TEACHER)).is_dir():
+            self._frozen_teacher = copy.deepcopy(self.teacher.module)
+            load_weights(kept, self._frozen_teacher)
 
     def _load_best_model(self) -> None:
         best, (folder, other) = self._verified_best(), self._other

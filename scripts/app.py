@@ -18,15 +18,14 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
 from scl_hf.prediction import find_inputs
 from scl_hf.prediction.space import check_space, write_space
 from scl_hf.prediction.views import read_upload
-from scl_hf.recipe import RecipeParser, split_command_line
-from scl_hf.safety import script
 
 USAGE = "app.py CHECKPOINT [CHECKPOINT_B] [--field value …]"
-EXAMPLES = [str(Path(__file__).parents[1] / "recipes/pictures/street_*.png")]
+EXAMPLES = [str(Path(__file__).parents[1] / "docs/images/street_*.png")]
 
 
 @dataclass
@@ -80,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

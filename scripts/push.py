@@ -15,13 +15,12 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from scl_hf.checkpointing.manifest import checkpoints_in
+from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
+from scl_hf.files import FolderLock
 from scl_hf.hub import check_token, is_refusal, reason_of
-from scl_hf.output import FolderLock
 from scl_hf.pushing import HubArguments, Push, has_ended, settings_of
-from scl_hf.recipe import RecipeParser, split_command_line
-from scl_hf.safety import script
-from scl_hf.safety.manifest import checkpoints_in
 
 USAGE = "push.py OUTPUT_DIR [--field value …]"
 
@@ -57,4 +56,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

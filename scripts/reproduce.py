@@ -25,12 +25,12 @@ from reproduction.summary import Summary
 from reproduction.table import Table, read_table
 from transformers.hf_argparser import string_to_bool
 
-from scl_hf.checkpoints import load_model
+from scl_hf.checkpointing.signals import Interrupted
+from scl_hf.cli import run_script
 from scl_hf.data import load_data
 from scl_hf.errors import InputError
-from scl_hf.output import check_writable, replacing
-from scl_hf.safety import script
-from scl_hf.safety.interruption import Interrupted
+from scl_hf.files import check_writable, replacing
+from scl_hf.pretrained import load_model
 
 
 def main() -> int:
@@ -109,4 +109,4 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

@@ -23,17 +23,19 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
-from scl_hf.callbacks import run_summary, usage
-from scl_hf.checkpoints import ModelArguments, load_model, load_processor, pixels_of
+from scl_hf.checkpointing import signals
+from scl_hf.checkpointing.manifest import check_output_dir, clear_output_dir
+from scl_hf.cli import RecipeParser, run_script
+from scl_hf.config import TRAINING_RECIPE
 from scl_hf.data import DataArguments, load_data
-from scl_hf.data.rows import check_labels, labeled_rows
-from scl_hf.estimate import DryRunArguments, estimate
-from scl_hf.output import FolderLock, check_output_dir, clear_output_dir
+from scl_hf.data.columns import check_labels, labeled_dataset
+from scl_hf.data.training import crops_and_draws
+from scl_hf.dry_run import DryRunArguments, estimate
+from scl_hf.files import FolderLock
+from scl_hf.pretrained import ModelArguments, load_model, load_processor, normalization_of
 from scl_hf.processes import is_main_process
-from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
-from scl_hf.safety import interruption, script
+from scl_hf.progress import run_summary, usage
 from scl_hf.segmentation_trainer import check_settings_of
-from scl_hf.training_data import crops_and_draws
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     set_seed(args.seed)
 
-    # 2. Labelled, unlabelled and evaluation images; the model and how it wants its pixels
+    # 2. Labeled, unlabeled and evaluation images; the model and how it wants its pixels
     data = load_data(data_args)
     model = load_model(model_args, data.id2label)
     image_processor = load_processor(model_args.origin, model_args.trust_remote_code)
@@ -81,12 +83,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
             clear_output_dir(args.output_dir)
         num_unlabeled = len(data.unlabeled) if args.semi_supervised else 0
         print(run_summary(model, args, len(data.labeled), num_unlabeled, len(data.evaluation)))
-    with interruption.deferred():  # a signal has a checkpoint saved
+    with signals.deferred():  # a signal has a checkpoint saved
         result = trainer.train(resume_from_checkpoint=checkpoint)
         metrics = result.metrics | trainer.final_metrics()
 
     # 4. Save the model that is published with its scores and card, and push it where that was asked for
-    with interruption.deferred():  # all of it, or nothing
+    with signals.deferred():  # all of it, or nothing
         trainer.save_model(_internal_call=True)  # pushed below, with all that belongs to it
         trainer.save_state()
         trainer.save_metrics("all", metrics)
@@ -95,7 +97,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         "dataset": data_args.title,
         "dataset_tags": data_args.hub_id,
         "eval_split": data_args.eval_split,
-        "data_licence": data.licence,
+        "data_license": data.license,
         "recipe": recipe,
     }
     if args.push_to_hub:
@@ -119,12 +121,12 @@ def say_what_it_would_be(
     with torch.device("meta") if model_args.origin is None else nullcontext():  # random weights need not be drawn
         model = load_model(model_args, data.id2label)
     check_settings_of(model, args)
-    pixels = pixels_of(load_processor(model_args.origin, model_args.trust_remote_code))
+    pixels = normalization_of(load_processor(model_args.origin, model_args.trust_remote_code))
     crops, draws = crops_and_draws(args, data.id2label, pixels, data.labeled, data.unlabeled, data.coarse)
-    check_labels(labeled_rows(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
+    check_labels(labeled_dataset(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
     if is_main_process():
         print(estimate(model, args, crops, draws, len(data.evaluation), dry))
 
 
 if __name__ == "__main__":
-    script.run(main)
+    run_script(main)

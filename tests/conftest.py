@@ -1,4 +1,4 @@
-"""What the tests share: a small town drawn once, a tiny model, and caches that leave nothing behind."""
+"""What the tests share: a small toy_dataset drawn once, a tiny model, and caches that leave nothing behind."""
 
 import functools
 import importlib.util
@@ -14,16 +14,16 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # what draws the town
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # what draws the toy_dataset
 
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from town import draw_streets  # noqa: E402
+from toy_dataset import draw_toy_dataset  # noqa: E402
 
-from scl_hf import (  # noqa: E402
+from scl_hf import (
     DeepLabV3PlusConfig,
     DeepLabV3PlusForSemanticSegmentation,
     SemiSupervisedConfig,
@@ -68,16 +68,16 @@ def private_datasets_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def town(tmp_path_factory):
-    """A synthetic town in the Cityscapes folder layout: 5 labelled images, 6 further ones, 3 to evaluate on."""
-    path = tmp_path_factory.mktemp("data") / "town"
-    draw_streets(path, seed=3, width=96, height=48, num_train=5, num_train_extra=6, num_val=3, num_test=1)
+def toy_dataset(tmp_path_factory):
+    """A synthetic toy_dataset in the Cityscapes folder layout: 5 labeled images, 6 further ones, 3 to evaluate on."""
+    path = tmp_path_factory.mktemp("data") / "toy_dataset"
+    draw_toy_dataset(path, seed=3, width=96, height=48, num_train=5, num_train_extra=6, num_val=3, num_test=1)
     return path
 
 
 @pytest.fixture(scope="session")
-def town_data(town, private_datasets_cache):
-    return load_data(DataArguments(dataset="cityscapes", data_dir=str(town)))
+def toy_data(toy_dataset, private_datasets_cache):
+    return load_data(DataArguments(dataset="cityscapes", data_dir=str(toy_dataset)))
 
 
 def load_script(path):
@@ -137,14 +137,14 @@ def build_trainer(data, output_dir, model=None, **fields):
 
 
 @pytest.fixture
-def make_trainer(town_data, tmp_path):
-    """`build_trainer` on the town, writing to `tmp_path / "run"`."""
-    return functools.partial(build_trainer, town_data, tmp_path / "run")
+def make_trainer(toy_data, tmp_path):
+    """`build_trainer` on the toy_dataset, writing to `tmp_path / "run"`."""
+    return functools.partial(build_trainer, toy_data, tmp_path / "run")
 
 
 @pytest.fixture
 def own_folder(tmp_path):
-    """A data set of a user's own: 4 training images, one of them unlabelled, 2 to evaluate on, 3 classes."""
+    """A data set of a user's own: 4 training images, one of them unlabeled, 2 to evaluate on, 3 classes."""
     root, rng = tmp_path / "mine", np.random.default_rng(0)
     for split, number in (("train", 4), ("validation", 2)):
         (root / split / "images").mkdir(parents=True)

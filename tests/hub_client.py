@@ -22,12 +22,12 @@ from pathlib import Path
 import evaluate  # noqa: F401  # what runs import late
 import huggingface_hub.utils._http as hub_http
 
-import scl_hf.evaluation.panels
+import scl_hf.cli
 import scl_hf.hub
 import scl_hf.metrics
 import scl_hf.pushing
-import scl_hf.recipe
 import scl_hf.trainer  # noqa: F401
+import scl_hf.visualization.panels
 
 scl_hf.pushing.PAUSES, scl_hf.hub.TIMEOUT = (0.05, 0.1, 0.2), (0.5, 0.5, 0.5, 0.5)
 hub_http.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(min(seconds, 0.02))})

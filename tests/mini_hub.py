@@ -20,7 +20,7 @@ def sha_of(revision):
 
 class MiniHub(ThreadingHTTPServer):
     """
-    `repos` is kind/name ("datasets/me/town") -> {"private", "files": path -> bytes}, those of other branches than main
+    `repos` is kind/name ("datasets/me/toy") -> {"private", "files": path -> bytes}, those of other branches than main
     in "branches"; `log` has all requests. `faults` are what goes wrong with those that a pattern finds in "POST /path
     me/name": [pattern, answer, how often]. An answer is a status, "hang", "cut" for an end without an answer, or
     a function of the hub, which then answers as ever.

@@ -29,7 +29,9 @@ def imports_of(module):
             # `from .data import cityscapes` imports the module data.cityscapes, or a name of data/__init__.py.
             found |= {f"{origin}.{n.name}" if f"{origin}.{n.name}" in MODULES else origin for n in node.names}
     return {
-        name for name in found if name.partition(".")[0] in ("scl_hf", "town", "scripts", "benchmarks", "reproduction")
+        name
+        for name in found
+        if name.partition(".")[0] in ("scl_hf", "toy_dataset", "scripts", "benchmarks", "reproduction")
     }
 
 
@@ -48,7 +50,7 @@ def test_the_method_and_the_network_stand_alone(module):
 
 
 def test_the_data_knows_nothing_of_models_and_training():
-    allowed = ("scl_hf.data", "scl_hf.errors", "scl_hf.output", "scl_hf.cutmix", "scl_hf.pairs", "scl_hf.hub")
+    allowed = ("scl_hf.data", "scl_hf.errors", "scl_hf.files", "scl_hf.cutmix", "scl_hf.pairs", "scl_hf.hub")
     for module in MODULES:
         if module.startswith("scl_hf.data"):
             assert all(name.startswith(allowed) for name in imports_of(module)), module
@@ -81,13 +83,13 @@ import sys
 import torch
 threads = torch.get_num_threads()
 import scl_hf
-assert not {"cv2", "matplotlib", "evaluate", "datasets", "town"} & set(sys.modules)
+assert not {"cv2", "matplotlib", "evaluate", "datasets", "toy_dataset"} & set(sys.modules)
 from transformers import AutoConfig
 assert AutoConfig.for_model("deeplabv3plus").num_labels == 19
 import cv2
 before = cv2.getNumThreads()
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
-assert not {"matplotlib", "evaluate", "town"} & set(sys.modules)
+assert not {"matplotlib", "evaluate", "toy_dataset"} & set(sys.modules)
 assert (cv2.getNumThreads(), torch.get_num_threads()) == (before, threads)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

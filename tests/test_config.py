@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from scl_hf import SemiSupervisedConfig
 from scl_hf.data import AugmentationArguments, SamplingArguments
 from scl_hf.errors import InputError
-from scl_hf.evaluation.protocol import EvaluationArguments
+from scl_hf.evaluation.scoring import EvaluationArguments
 
 
 def defaults(dataclass_type):

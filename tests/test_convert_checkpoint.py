@@ -15,11 +15,11 @@ from conftest import SMALL_RUN, load_script
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from scl_hf.checkpoints import load_checkpoint, pixels_of
-from scl_hf.data.cityscapes import ID2LABEL
-from scl_hf.data.pixels import Pixels
+from scl_hf.cli import run_script
+from scl_hf.data.normalization import Normalization
+from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError
-from scl_hf.safety.script import run
+from scl_hf.pretrained import load_checkpoint, normalization_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 DEPTHS = (1, 2, 2, 1, 1, 1)
@@ -135,7 +135,7 @@ def convert(tmp_path, monkeypatch, capsys):
         output = () if "--output" in fields else ("--output", str(tmp_path / "out"))
         monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", str(source), *output, *fields])
         with pytest.raises(SystemExit) as ended:
-            run(script.main)
+            run_script(script.main)
         return ended.value.code, *capsys.readouterr()
 
     return convert
@@ -197,7 +197,7 @@ def test_files_from_before_torch_1_6_and_numpy_2(convert, weights, tmp_path):
 def test_the_folder_is_a_checkpoint_like_any_other(convert, weights, tmp_path):
     convert(weights)
     assert load_checkpoint(str(tmp_path / "out")).is_cityscapes
-    assert pixels_of(AutoImageProcessor.from_pretrained(tmp_path / "out")) == Pixels()
+    assert normalization_of(AutoImageProcessor.from_pretrained(tmp_path / "out")) == Normalization()
     assert (tmp_path / "out/modeling_deeplabv3plus.py").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source.pth"]
 
@@ -257,13 +257,13 @@ def test_a_partial_match_is_refused_unless_it_is_wanted(convert, weights, tmp_pa
         load_checkpoint(str(tmp_path / "out"))
 
 
-def test_training_starts_from_the_imagenet_trunk(convert, trunk, town, tmp_path, monkeypatch, caplog):
+def test_training_starts_from_the_imagenet_trunk(convert, trunk, toy_dataset, tmp_path, monkeypatch, caplog):
     code, printed, _ = convert({"state_dict": modules(trunk), "epoch": 90})
     assert code == 0 and "missing: none" in printed and "unexpected: none" in printed
     assert "ImageNet's classifier, not used: 7 (bn_out.0.weight, " in printed
     assert "a start for training, as model_name_or_path of a recipe" in printed
     fields = {name: value for name, value in SMALL_RUN.items() if name != "model_config"}
-    fields |= {"model_name_or_path": str(tmp_path / "out"), "dataset": "cityscapes", "data_dir": str(town)}
+    fields |= {"model_name_or_path": str(tmp_path / "out"), "dataset": "cityscapes", "data_dir": str(toy_dataset)}
     fields |= {"output_dir": str(tmp_path / "run"), "max_steps": 1, "learning_rate": 1e-4, "report_to": "none"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields | {"eval_strategy": "no", "save_strategy": "no"}))
     monkeypatch.setattr(sys, "argv", ["train.py", str(tmp_path / "recipe.yaml")])

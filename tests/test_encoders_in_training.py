@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from test_backbones import FITTING, SMALL, encoders  # noqa: F401
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
-from scl_hf.checkpoints import ModelArguments, load_checkpoint, load_model, load_processor
 from scl_hf.errors import InputError
 from scl_hf.inference import predict_probs
+from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model, load_processor
 
 FIELDS = {"crop_size": [56, 84], "optim": "adamw_torch", "optim_args": None, "learning_rate": 1e-3, "max_steps": 3}
 FIELDS |= {"backbone_learning_rate": 1e-4, "no_weight_decay": ["norms", "biases"], "save_strategy": "steps"}
@@ -38,10 +38,10 @@ def start(encoders, backbone, head, data, **fields):  # noqa: F811
 
 
 @pytest.mark.parametrize("backbone, head", FITTING)
-def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head, town_data, tmp_path):  # noqa: F811
+def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head, toy_data, tmp_path):  # noqa: F811
     crop_size = {"beit": [64, 96], "swin": [72, 96]}.get(backbone, [56, 84])
     fields = FIELDS | {"save_steps": 2, "crop_size": crop_size}
-    whole = build_trainer(town_data, tmp_path / "whole", start(encoders, backbone, head, town_data), **fields)
+    whole = build_trainer(toy_data, tmp_path / "whole", start(encoders, backbone, head, toy_data), **fields)
     before = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
     whole.train()
     inside = whole.model.backbone.state_dict(prefix="backbone.")
@@ -50,7 +50,7 @@ def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head
     whole.save_model()
 
     # Resumed, with the same bits.
-    rest = build_trainer(town_data, tmp_path / "rest", start(encoders, backbone, head, town_data), **fields)
+    rest = build_trainer(toy_data, tmp_path / "rest", start(encoders, backbone, head, toy_data), **fields)
     rest.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, rest.model.state_dict()[name]), name
@@ -58,7 +58,7 @@ def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head
     # Every pixel of a picture has a prediction, whole and in tiles.
     checkpoint = load_checkpoint(str(tmp_path / "whole"))
     picture = np.random.default_rng(0).integers(0, 256, (51, 93, 3), dtype=np.uint8)
-    pixel_values = checkpoint.pixels.of(picture)[None]
+    pixel_values = checkpoint.normalization.of(picture)[None]
     for tile in (None, (45, 50)):
         probs = predict_probs(checkpoint.model, pixel_values, tile=tile)
         assert probs.shape == (1, 19, 51, 93)
@@ -78,10 +78,10 @@ def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head
     torch.testing.assert_close(torch.load(out), logits, atol=1e-6 * max(1, logits.abs().max().item()), rtol=0)
 
 
-def test_pipeline_and_processor_of_a_trained_model(encoders, town_data, tmp_path):  # noqa: F811
+def test_pipeline_and_processor_of_a_trained_model(encoders, toy_data, tmp_path):  # noqa: F811
     from PIL import Image
 
-    trainer = build_trainer(town_data, tmp_path / "run", start(encoders, "dinov2", "dpt", town_data), **FIELDS)
+    trainer = build_trainer(toy_data, tmp_path / "run", start(encoders, "dinov2", "dpt", toy_data), **FIELDS)
     trainer.save_model()
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run").eval()
     processor = load_processor(str(tmp_path / "run"))
@@ -98,30 +98,30 @@ def test_pipeline_and_processor_of_a_trained_model(encoders, town_data, tmp_path
         ({"crop_size": 512}, r"crop_size: must be multiples of 14 .*\[512, 512\]; the nearest are 504 or 518\.$"),
     ],
 )
-def test_crops_that_do_not_fit_the_encoder(encoders, town_data, tmp_path, fields, message):  # noqa: F811
-    model = start(encoders, "dinov2", "dpt", town_data)
+def test_crops_that_do_not_fit_the_encoder(encoders, toy_data, tmp_path, fields, message):  # noqa: F811
+    model = start(encoders, "dinov2", "dpt", toy_data)
     with pytest.raises(InputError, match=message):
-        build_trainer(town_data, tmp_path / "run", model, **FIELDS | fields)
+        build_trainer(toy_data, tmp_path / "run", model, **FIELDS | fields)
     assert not (tmp_path / "run").exists()
 
 
-def test_windows_that_would_shrink_for_good(encoders, town_data, tmp_path):  # noqa: F811
-    model = start(encoders, "swin", "upernet", town_data)
+def test_windows_that_would_shrink_for_good(encoders, toy_data, tmp_path):  # noqa: F811
+    model = start(encoders, "swin", "upernet", toy_data)
     with pytest.raises(InputError, match=r"crop_size: must be 65 or more for this encoder's windows, got \[64, 96\]"):
-        build_trainer(town_data, tmp_path / "run", model, **FIELDS | {"crop_size": [64, 96]})
+        build_trainer(toy_data, tmp_path / "run", model, **FIELDS | {"crop_size": [64, 96]})
     large, small = torch.randn(1, 3, 96, 96), torch.randn(1, 3, 40, 50)
     before = predict_probs(model, large)
     predict_probs(model, small)
     assert torch.equal(predict_probs(model, large), before)
 
 
-def test_gradient_checkpointing_where_an_encoder_has_it(encoders, town_data, tmp_path):  # noqa: F811
+def test_gradient_checkpointing_where_an_encoder_has_it(encoders, toy_data, tmp_path):  # noqa: F811
     states = []
     for checkpointing in (False, True):
         trainer = build_trainer(
-            town_data,
+            toy_data,
             tmp_path / str(checkpointing),
-            start(encoders, "dinov2", "dpt", town_data),
+            start(encoders, "dinov2", "dpt", toy_data),
             **FIELDS | {"save_strategy": "no"},
             gradient_checkpointing=checkpointing,
         )
@@ -130,24 +130,24 @@ def test_gradient_checkpointing_where_an_encoder_has_it(encoders, town_data, tmp
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], atol=1e-5, rtol=1e-4)
     with pytest.raises(InputError, match="gradient_checkpointing: DeepLabV3Plus.* has none; leave it out"):
-        resnet = start(encoders, "resnet", "deeplabv3plus", town_data)
-        build_trainer(town_data, tmp_path / "run", resnet, **FIELDS, gradient_checkpointing=True)
+        resnet = start(encoders, "resnet", "deeplabv3plus", toy_data)
+        build_trainer(toy_data, tmp_path / "run", resnet, **FIELDS, gradient_checkpointing=True)
 
 
-def test_the_checkpoint_of_a_run_is_whole(encoders, town_data, tmp_path):  # noqa: F811
-    model = start(encoders, "resnet", "deeplabv3plus", town_data, output_stride=16)
-    trainer = build_trainer(town_data, tmp_path / "run", model, **FIELDS, save_steps=3)
+def test_the_checkpoint_of_a_run_is_whole(encoders, toy_data, tmp_path):  # noqa: F811
+    model = start(encoders, "resnet", "deeplabv3plus", toy_data, output_stride=16)
+    trainer = build_trainer(toy_data, tmp_path / "run", model, **FIELDS, save_steps=3)
     trainer.train()
     saved = load_file(Path(tmp_path / "run/checkpoint-3/student/model.safetensors"))
     assert {f"backbone.{name}" for name in trainer.model.backbone.state_dict()} <= set(saved)
 
 
 @pytest.mark.parametrize("backbone, head", [("resnet", "deeplabv3plus"), ("convnext", "upernet"), ("dinov2", "dpt")])
-def test_teacher_computes_in_half_precision(encoders, backbone, head, town_data, tmp_path):  # noqa: F811
+def test_teacher_computes_in_half_precision(encoders, backbone, head, toy_data, tmp_path):  # noqa: F811
     def train(bf16: bool) -> tuple[list[float], set[torch.dtype]]:
-        model, types = start(encoders, backbone, head, town_data), set()
+        model, types = start(encoders, backbone, head, toy_data), set()
         fields = FIELDS | {"save_strategy": "no", "logging_steps": 1, "bf16": bf16}
-        trainer = build_trainer(town_data, tmp_path / str(bf16), model, **fields)
+        trainer = build_trainer(toy_data, tmp_path / str(bf16), model, **fields)
         convolutions = [module for module in trainer.teacher.module.modules() if isinstance(module, torch.nn.Conv2d)]
         convolutions[-2].register_forward_hook(lambda module, args, output: types.add(output.dtype))
         trainer.train()

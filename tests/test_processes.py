@@ -23,12 +23,12 @@ from scl_hf.data import DataArguments, load_data
 GLOBAL_BATCH = 4
 
 
-def train(town, out, workers, world_size, resume_from=None, global_batch=GLOBAL_BATCH, save_steps=3):
+def train(toy_dataset, out, workers, world_size, resume_from=None, global_batch=GLOBAL_BATCH, save_steps=3):
     """
     Trains for 5 steps, 2 of them an epoch, and writes what this process saw to `out`, a hash a sample, by step; and a
     hash of what it ends with.
     """
-    data = load_data(DataArguments(dataset="cityscapes", data_dir=str(town), use_coarse_labels=True))
+    data = load_data(DataArguments(dataset="cityscapes", data_dir=str(toy_dataset), use_coarse_labels=True))
     trainer = build_trainer(
         data,
         out,
@@ -117,10 +117,10 @@ def launch(launches, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def damaged_town(town, tmp_path_factory):
-    """The town with one image and one label of the training split cut short."""
-    path = tmp_path_factory.mktemp("damaged") / "town"
-    shutil.copytree(town, path)
+def damaged_town(toy_dataset, tmp_path_factory):
+    """The toy_dataset with one image and one label of the training split cut short."""
+    path = tmp_path_factory.mktemp("damaged") / "toy_dataset"
+    shutil.copytree(toy_dataset, path)
     images, labels = sorted(path.glob("leftImg8bit/train/*/*.png")), sorted(path.glob("gtFine/train/*/*labelIds.png"))
     for file in (images[1], labels[3]):
         file.write_bytes(file.read_bytes()[:60])
@@ -138,13 +138,13 @@ def test_any_number_of_processes_sees_the_same_samples(damaged_town, tmp_path, c
 
     # Whole runs, and runs that go on in the middle of the second epoch from another number of processes' checkpoint.
     def runs(out, other, world_size, workers):
-        common = {"town": str(damaged_town), "world_size": world_size}
+        common = {"toy_dataset": str(damaged_town), "world_size": world_size}
         rest = {"out": f"{out}-rest", "workers": 2 - workers, "resume_from": f"{other}/checkpoint-3"}
         return [common | {"out": str(out), "workers": workers}, common | rest]
 
     launches = [[2, runs(two, one, 2, workers=2)], [4, runs(four, two, 4, workers=0)]]
     # One that goes on from its own number of processes ends with the same bits.
-    again = {"town": str(damaged_town), "world_size": 2, "out": f"{two}-again", "workers": 0}
+    again = {"toy_dataset": str(damaged_town), "world_size": 2, "out": f"{two}-again", "workers": 0}
     launches[0][1].append(again | {"resume_from": f"{two}/checkpoint-3"})
     result = launch(launches, tmp_path)
     assert global_sequence(two, 2) == global_sequence(four, 4) == expected
@@ -156,13 +156,21 @@ def test_any_number_of_processes_sees_the_same_samples(damaged_town, tmp_path, c
 
 
 @pytest.mark.slow
-def test_cut_at_any_step_on_any_number_of_processes(town, tmp_path):
+def test_cut_at_any_step_on_any_number_of_processes(toy_dataset, tmp_path):
     """The same samples on 1, 2 and 4 processes, and the same bits where their number stays."""
     sizes, cuts = (1, 2, 4), range(1, 5)
     whole = [
         [
             size,
-            [{"town": str(town), "out": str(tmp_path / f"{size}"), "workers": 0, "world_size": size, "save_steps": 1}],
+            [
+                {
+                    "toy_dataset": str(toy_dataset),
+                    "out": str(tmp_path / f"{size}"),
+                    "workers": 0,
+                    "world_size": size,
+                    "save_steps": 1,
+                }
+            ],
         ]
         for size in sizes
     ]
@@ -262,10 +270,10 @@ trainer.train()
         " --dynamo_backend no",
     ],
 )
-def test_a_process_that_dies_ends_the_job_with_a_message(town, tmp_path, launcher):
+def test_a_process_that_dies_ends_the_job_with_a_message(toy_dataset, tmp_path, launcher):
     script = tmp_path / "dies.py"
     script.write_text(ONE_DIES.format(tests=str(Path(__file__).parent)))
-    arguments = [str(script), str(town), str(tmp_path / "run")]
+    arguments = [str(script), str(toy_dataset), str(tmp_path / "run")]
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     began = time.monotonic()
     result = subprocess.run(

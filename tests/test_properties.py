@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from scl_hf.cli import RecipeParser
+from scl_hf.config import TRAINING_RECIPE
 from scl_hf.cutmix import mix, sample_boxes
 from scl_hf.inference import kept_spans, tile_starts
 from scl_hf.losses import consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
-from scl_hf.recipe import TRAINING_RECIPE, RecipeParser
 
 tried = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 sides, seeds = st.integers(1, 24), st.integers(0, 2**32 - 1)

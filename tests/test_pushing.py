@@ -14,7 +14,8 @@ from mini_hub import mini_hub, sha_of
 from safetensors.torch import load_file
 
 from scl_hf import pushing
-from scl_hf.safety.manifest import flaw_of, on_the_hub
+from scl_hf.checkpointing.manifest import find_problem
+from scl_hf.hub import on_the_hub
 
 ROOT = Path(__file__).parents[1]
 TRAIN, PUSH = str(ROOT / "scripts/train.py"), str(ROOT / "scripts/push.py")
@@ -121,7 +122,7 @@ def test_a_push_that_fails_loses_nothing_and_is_completed_later(hub, train, tmp_
         else:
             assert "All is in" not in said
         assert (run / "checkpoint-4/modeling_deeplabv3plus.py").is_file()  # of which each revision has a copy
-        assert flaw_of(run / "checkpoint-4") is None and load_file(run / "model.safetensors")
+        assert find_problem(run / "checkpoint-4") is None and load_file(run / "model.safetensors")
         is_there = hub.repos.get(f"models/me/{name}", {"files": {}})["files"] == wanted(run, strategy)
         assert is_there == (reason is None)
 
@@ -149,7 +150,10 @@ def test_what_would_not_be_pushed_at_the_end_either_is_refused_before_the_run(hu
         "read-only": ([], "hub_model_id me/read-only: the token may not write there .403 .*Name a repository"),
         "branch": (["--hub_revision", "a..b"], "hub_revision: the Hub refuses it .400 .*Name a branch"),
         "name": (["--hub_model_id", "me/a b"], "hub_model_id me/a b: Repo id must use"),
-        "type": (["--hub_model_id", "datasets/me/town"], "hub_model_id datasets/me/town: Repo id must be"),
+        "type": (
+            ["--hub_model_id", "datasets/me/toy_dataset"],
+            "hub_model_id datasets/me/toy_dataset: Repo id must be",
+        ),
         "spaces": (["--hub_token", f"{TOKEN} x"], "hub_token: holds characters that no token has"),
         "none": ([], "hub_token: there is no token. Run `hf auth login`"),
     }
@@ -188,7 +192,7 @@ def test_a_run_goes_on_from_the_hub_bit_for_bit(hub, train, tmp_path):
     runs = [tmp_path / name for name in ("whole", "resumed")]
     for name in ("model.safetensors", "checkpoint-4/model.safetensors", "checkpoint-4/student/model.safetensors"):
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
-    assert flaw_of(runs[1] / "checkpoint-2") is None and not (runs[1] / "_partial").exists()
+    assert find_problem(runs[1] / "checkpoint-2") is None and not (runs[1] / "_partial").exists()
     messages = [f"me/half@v1: its checkpoint-2 is another one than {runs[0]}/checkpoint-2", *wrong.values()]
     for message, name, (code, _, said) in zip(messages, ["me/half@v1", *wrong], [other, *refused]):
         assert code == 2 and len(said.splitlines()) == 1, said
@@ -302,14 +306,17 @@ def test_what_cannot_pass_is_not_tried_again(recorder, tmp_path):
 def test_which_names_are_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/mine").mkdir(parents=True)
-    assert on_the_hub("me/town") == ("me/town", None) and on_the_hub("me/town@v1.0") == ("me/town", "v1.0")
+    assert on_the_hub("me/toy_dataset") == ("me/toy_dataset", None) and on_the_hub("me/toy_dataset@v1.0") == (
+        "me/toy_dataset",
+        "v1.0",
+    )
     for name in (
         "runs/mine",
         "runs/mine/checkpoint-2",
         "runs/checkpoint-2",
-        "town",
-        "/me/town",
-        "../town",
+        "toy_dataset",
+        "/me/toy_dataset",
+        "../toy_dataset",
         "a\nb",
         "./x",
     ):

@@ -21,9 +21,9 @@ from transformers import (
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.data import LabelImage
-from scl_hf.data.pictures import read_label
+from scl_hf.data.images import read_label
 from scl_hf.errors import InputError
-from scl_hf.output import LOCK, FolderLock
+from scl_hf.files import LOCK, FolderLock
 
 SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": 3}
 SETTINGS |= {"crop_size": [32, 32], "class_uniform_tile": 48, "num_boxes": 4, "num_loss_boxes": 4}
@@ -35,8 +35,8 @@ def same(a, b):
 
 
 @pytest.fixture
-def plain(town_data, tmp_path):
-    """The town as a user's own data: pictures of train ids, with no `id` and no `LabelImage`."""
+def plain(toy_data, tmp_path):
+    """The toy_dataset as a user's own data: pictures of train ids, with no `id` and no `LabelImage`."""
 
     def of(rows, name, labels=True):
         columns = {"image": [row["path"] for row in rows["image"]]}
@@ -52,13 +52,13 @@ def plain(town_data, tmp_path):
         return plain
 
     return {
-        "train_dataset": of(town_data.labeled, "train"),
-        "unlabeled_dataset": of(town_data.unlabeled, "unlabeled", labels=False),
-        "eval_dataset": of(town_data.evaluation, "eval"),
+        "train_dataset": of(toy_data.labeled, "train"),
+        "unlabeled_dataset": of(toy_data.unlabeled, "unlabeled", labels=False),
+        "eval_dataset": of(toy_data.evaluation, "eval"),
     }
 
 
-def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(town_data, plain, tmp_path):
+def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(toy_data, plain, tmp_path):
     states = []
     undecoded = {
         name: functools.reduce(
@@ -66,10 +66,10 @@ def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(town_data, plai
         )
         for name, rows in plain.items()
     }
-    loaded = {"train_dataset": town_data.labeled, "unlabeled_dataset": town_data.unlabeled}
-    for number, data in enumerate((loaded | {"eval_dataset": town_data.evaluation}, plain, undecoded)):
+    loaded = {"train_dataset": toy_data.labeled, "unlabeled_dataset": toy_data.unlabeled}
+    for number, data in enumerate((loaded | {"eval_dataset": toy_data.evaluation}, plain, undecoded)):
         args = SemiSupervisedConfig(output_dir=str(tmp_path / str(number)), **SETTINGS)
-        trainer = SemiSupervisedTrainer(tiny_model(town_data.id2label), args, **data)
+        trainer = SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **data)
         trainer.train()
         assert trainer.train_dataset is data["train_dataset"] and trainer.eval_dataset is data["eval_dataset"]
         states.append((trainer.model.state_dict(), trainer.evaluate()["eval_mean_iou"]))
@@ -77,33 +77,33 @@ def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(town_data, plai
     assert states[0][1] == states[1][1] == states[2][1]
 
 
-def test_a_model_by_its_name_gets_the_classes_of_the_data(town_data, plain, tmp_path):
+def test_a_model_by_its_name_gets_the_classes_of_the_data(toy_data, plain, tmp_path):
     tiny_model({i: f"class {i}" for i in range(4)}).save_pretrained(tmp_path / "starting")
     SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "starting")
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
-    trainer = SemiSupervisedTrainer(str(tmp_path / "starting"), args, town_data.labeled, town_data.unlabeled)
-    assert trainer.model.config.id2label == town_data.id2label
-    assert trainer.pixels.image_mean == (0.5, 0.5, 0.5) and trainer.processing_class.do_resize is False
+    trainer = SemiSupervisedTrainer(str(tmp_path / "starting"), args, toy_data.labeled, toy_data.unlabeled)
+    assert trainer.model.config.id2label == toy_data.id2label
+    assert trainer.normalization.image_mean == (0.5, 0.5, 0.5) and trainer.processing_class.do_resize is False
     trainer.save_model()
     assert list(AutoImageProcessor.from_pretrained(tmp_path / "run").image_std) == [0.25] * 3
     with pytest.raises(InputError, match="model_name_or_path .*nowhere"):
-        SemiSupervisedTrainer(str(tmp_path / "nowhere"), args, town_data.labeled, town_data.unlabeled)
+        SemiSupervisedTrainer(str(tmp_path / "nowhere"), args, toy_data.labeled, toy_data.unlabeled)
 
 
-def test_classes_of_the_model_and_of_the_data_must_be_as_many(town_data, tmp_path):
+def test_classes_of_the_model_and_of_the_data_must_be_as_many(toy_data, tmp_path):
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
     with pytest.raises(InputError, match="train_dataset: has 19 classes, the model 2; give a model with the id2label"):
-        SemiSupervisedTrainer(tiny_model({0: "a", 1: "b"}), args, town_data.labeled, town_data.unlabeled)
+        SemiSupervisedTrainer(tiny_model({0: "a", 1: "b"}), args, toy_data.labeled, toy_data.unlabeled)
     assert not (tmp_path / "run").exists()
 
 
-def test_classes_of_the_model_and_of_the_data_must_have_one_order(town_data, tmp_path):
-    names = list(town_data.id2label.values())
+def test_classes_of_the_model_and_of_the_data_must_have_one_order(toy_data, tmp_path):
+    names = list(toy_data.id2label.values())
     swapped = tiny_model(dict(enumerate([names[1], names[0], *names[2:]])))
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
     with pytest.raises(InputError, match=f"class 0 is '{names[0]}', that of the model '{names[1]}'; give a model"):
-        SemiSupervisedTrainer(swapped, args, eval_dataset=town_data.evaluation)
-    SemiSupervisedTrainer(tiny_model({i: f"LABEL_{i}" for i in range(19)}), args, eval_dataset=town_data.evaluation)
+        SemiSupervisedTrainer(swapped, args, eval_dataset=toy_data.evaluation)
+    SemiSupervisedTrainer(tiny_model({i: f"LABEL_{i}" for i in range(19)}), args, eval_dataset=toy_data.evaluation)
 
 
 def test_a_new_head_needs_the_names_of_the_classes(plain, tmp_path):
@@ -119,16 +119,16 @@ def test_a_new_head_needs_the_names_of_the_classes(plain, tmp_path):
     assert trainer.model.config.id2label[18] == "class 18"
 
 
-def test_half_precision_weights_are_trained_in_whole(town_data, tmp_path):
-    model = tiny_model(town_data.id2label).half()
+def test_half_precision_weights_are_trained_in_whole(toy_data, tmp_path):
+    model = tiny_model(toy_data.id2label).half()
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
-    trainer = SemiSupervisedTrainer(model, args, town_data.labeled, town_data.unlabeled, town_data.evaluation)
+    trainer = SemiSupervisedTrainer(model, args, toy_data.labeled, toy_data.unlabeled, toy_data.evaluation)
     assert {weight.dtype for weight in trainer.teacher.module.parameters()} == {torch.float32}
     trainer.train()
     assert 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
 
 
-def test_ids_that_are_no_class_are_named(town_data, plain, tmp_path):
+def test_ids_that_are_no_class_are_named(toy_data, plain, tmp_path):
     model = tiny_model({0: "a", 1: "b"})
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
     with pytest.raises(InputError, match=r"train-\d.png: unknown class id"):
@@ -139,28 +139,28 @@ def test_ids_that_are_no_class_are_named(town_data, plain, tmp_path):
 @pytest.mark.parametrize(
     "spoil", [list, lambda rows: datasets.DatasetDict(train=rows), lambda rows: rows.rename_column("image", "photo")]
 )
-def test_data_sets_of_another_form_are_refused_in_a_line(town_data, plain, tmp_path, argument, spoil):
+def test_data_sets_of_another_form_are_refused_in_a_line(toy_data, plain, tmp_path, argument, spoil):
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
     if argument == "eval_dataset" and isinstance(spoil(plain[argument]), dict):
         pytest.skip("several sets to evaluate on are a dict")
     with pytest.raises(InputError, match=f"^{argument}: [^\n]*$"):
-        SemiSupervisedTrainer(tiny_model(town_data.id2label), args, **plain | {argument: spoil(plain[argument])})
+        SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **plain | {argument: spoil(plain[argument])})
     assert not (tmp_path / "run").exists()
 
 
-def test_without_settings_the_folder_is_named_after_the_model(plain, town_data, tmp_path, monkeypatch):
+def test_without_settings_the_folder_is_named_after_the_model(plain, toy_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = tiny_model(town_data.id2label)
+    model = tiny_model(toy_data.id2label)
     trainer = SemiSupervisedTrainer(model, eval_dataset=plain["eval_dataset"])
     assert Path(trainer.args.output_dir).name == "model-SCL" and trainer.args.consistency_weight == 20
 
 
-def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, town_data, capsys):
+def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data, capsys):
     trainer = make_trainer(eval_strategy="steps", eval_steps=2, max_steps=2, panel_images=1)
     model, args = trainer.model, trainer.args
-    rows = town_data.evaluation
+    rows = toy_data.evaluation
     trainer = SemiSupervisedTrainer(
-        model, args, town_data.labeled, town_data.unlabeled, {"day": rows, "night": rows.select([0])}
+        model, args, toy_data.labeled, toy_data.unlabeled, {"day": rows, "night": rows.select([0])}
     )
     trainer.train()
     metrics = trainer.final_metrics()
@@ -186,18 +186,18 @@ def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, town_dat
     SemiSupervisedTrainer(model, args, eval_dataset=rows).create_model_card()
 
 
-def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer, town_data):
-    trainer = make_trainer(model=tiny_model(town_data.id2label, seed=5))
-    output = trainer.predict(town_data.evaluation)
+def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer, toy_data):
+    trainer = make_trainer(model=tiny_model(toy_data.id2label, seed=5))
+    output = trainer.predict(toy_data.evaluation)
     assert [map.shape for map in output.predictions] == [(48, 96)] * 3 and output.predictions[0].dtype == np.uint8
     expected = trainer.evaluate()
     assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
-    table = town_data.evaluation.features["label"].table
-    for row, label in zip(town_data.evaluation, output.label_ids, strict=True):
+    table = toy_data.evaluation.features["label"].table
+    for row, label in zip(toy_data.evaluation, output.label_ids, strict=True):
         np.testing.assert_array_equal(label, read_label(row["label"], table))
-    without = trainer.predict(town_data.unlabeled.select(range(2)), metric_key_prefix="other")
+    without = trainer.predict(toy_data.unlabeled.select(range(2)), metric_key_prefix="other")
     assert len(without.predictions) == 2 and without.label_ids is None and without.metrics == {}
-    assert trainer.predict(town_data.unlabeled.select([])).predictions == []
+    assert trainer.predict(toy_data.unlabeled.select([])).predictions == []
 
 
 def test_the_best_class_may_occur_nowhere(make_trainer):
@@ -222,16 +222,16 @@ def test_evaluation_without_data_says_so(make_trainer):
         trainer.evaluate()
 
 
-def test_a_label_column_that_knows_its_ids_is_kept(town_data):
-    label = town_data.labeled.features["label"]
-    assert isinstance(label, LabelImage) and label.id2label == town_data.id2label and label.table[7] == 0
+def test_a_label_column_that_knows_its_ids_is_kept(toy_data):
+    label = toy_data.labeled.features["label"]
+    assert isinstance(label, LabelImage) and label.id2label == toy_data.id2label and label.table[7] == 0
 
 
-def test_a_checkpoint_without_an_image_processor_takes_imagenets(town_data, tmp_path, caplog):
-    tiny_model(town_data.id2label).save_pretrained(tmp_path / "starting")
+def test_a_checkpoint_without_an_image_processor_takes_imagenets(toy_data, tmp_path, caplog):
+    tiny_model(toy_data.id2label).save_pretrained(tmp_path / "starting")
     with caplog.at_level(logging.WARNING):
-        trainer = build_trainer(town_data, tmp_path / "run", model=str(tmp_path / "starting"))
-    assert "brings no image processor" in caplog.text and trainer.pixels.image_mean == (0.485, 0.456, 0.406)
+        trainer = build_trainer(toy_data, tmp_path / "run", model=str(tmp_path / "starting"))
+    assert "brings no image processor" in caplog.text and trainer.normalization.image_mean == (0.485, 0.456, 0.406)
 
 
 def groups(trainer):
@@ -252,23 +252,23 @@ def test_the_encoder_may_have_a_learning_rate_of_its_own(make_trainer):
     assert first == second == 0  # the schedule ends for both
 
 
-def test_weight_decay_leaves_out_what_is_named(town_data, tmp_path):
+def test_weight_decay_leaves_out_what_is_named(toy_data, tmp_path):
     config = SegformerConfig(
         depths=[1] * 4,
         hidden_sizes=[8, 8, 16, 16],
         num_attention_heads=[1, 1, 2, 2],
         decoder_hidden_size=16,
-        id2label=town_data.id2label,
+        id2label=toy_data.id2label,
     )
     model = SegformerForSemanticSegmentation(config)
     fields = {"weight_decay": 0.1, "no_weight_decay": ["norms", "biases"], "backbone_learning_rate": 1e-3}
-    found = groups(build_trainer(town_data, tmp_path / "run", model, **fields))
+    found = groups(build_trainer(toy_data, tmp_path / "run", model, **fields))
     assert [(rate, decay) for rate, decay, _ in found] == [(0.01, 0.1), (0.01, 0), (1e-3, 0.1), (1e-3, 0)]
     free = found[1][2] | found[3][2]
     assert "decode_head.batch_norm.weight" in free and "decode_head.classifier.weight" not in free
     assert free >= {name for name, _ in model.named_parameters() if name.endswith("bias") or "layer_norm" in name}
     with pytest.raises(InputError, match="no_weight_decay: must be any of norms, biases, position_embeddings"):
-        build_trainer(town_data, tmp_path / "run", no_weight_decay=["embeddings"])
+        build_trainer(toy_data, tmp_path / "run", no_weight_decay=["embeddings"])
 
 
 def test_training_in_python_is_the_one_writer_of_its_folder(make_trainer, tmp_path):

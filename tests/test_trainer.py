@@ -24,14 +24,14 @@ from transformers import (
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedTrainer
+from scl_hf.checkpointing.pushed_trainer import PushedTrainer
+from scl_hf.checkpointing.resumable_trainer import ResumableTrainer
 from scl_hf.cutmix import mix
 from scl_hf.data.class_shares import class_shares
 from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
 from scl_hf.losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss
 from scl_hf.metrics import MeanIoU
-from scl_hf.safety.pushed_trainer import PushedTrainer
-from scl_hf.safety.resumable_trainer import ResumableTrainer
 from scl_hf.segmentation_trainer import SegmentationTrainer
 from scl_hf.trainer import OVERRIDDEN_PRIVATE_METHODS
 
@@ -85,7 +85,7 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
     torch.manual_seed(0)  # of the channel dropout
     loss, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
-    assert isinstance(outputs, SemanticSegmenterOutput)  # of the labelled images, then of the mixed ones
+    assert isinstance(outputs, SemanticSegmenterOutput)  # of the labeled images, then of the mixed ones
     torch.testing.assert_close(outputs.logits, logits, rtol=1e-3, atol=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_sampled_pairs_come_with_the_batch(make_trainer):
     assert not {"box_pixels", "pairs"} & batch_of(make_trainer(structured_consistency_weight=0)).keys()
 
 
-def test_shared_unlabelled_images_are_in_two_mixes(make_trainer):
+def test_shared_unlabeled_images_are_in_two_mixes(make_trainer):
     trainer = make_trainer(share_unlabeled=True)
     inputs = batch_of(trainer)
     assert "unlabeled_b" not in inputs
@@ -142,7 +142,7 @@ def test_nothing_in_the_losses_waits_for_a_device(make_trainer):
         assert looks["all"] == looks["supervised"]
 
 
-def test_logit_adjustment_is_in_the_labelled_loss_alone(make_trainer):
+def test_logit_adjustment_is_in_the_labeled_loss_alone(make_trainer):
     plain, adjusted = make_trainer(), make_trainer(logit_adjustment=0.5)
     inputs, weights, terms = batch_of(plain), copy.deepcopy(plain.model.state_dict()), []
     for trainer in (plain, adjusted):
@@ -152,7 +152,7 @@ def test_logit_adjustment_is_in_the_labelled_loss_alone(make_trainer):
         _, outputs = trainer.compute_loss(trainer.model.train(), inputs, return_outputs=True)
         terms.append(trainer.last_terms)
     labels = inputs["labels"]
-    shares = torch.from_numpy(class_shares(adjusted._crops.labeled.rows))
+    shares = torch.from_numpy(class_shares(adjusted._crops.labeled.dataset))
     logits = adjust_logits(outputs.logits[: len(labels)], shares, 0.5)
     expected = relaxed_cross_entropy(logits, labels, window=adjusted.args.relaxation_window)
     torch.testing.assert_close(terms[1]["loss_x"], expected, rtol=1e-4, atol=1e-5)
@@ -197,9 +197,9 @@ def test_supervised_start_and_ramp(make_trainer):
     assert last["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_unlabelled_losses_need_unlabelled_images(make_trainer):
+def test_unlabeled_losses_need_unlabeled_images(make_trainer):
     trainer = make_trainer()
-    with pytest.raises(InputError, match="no unlabelled images"):
+    with pytest.raises(InputError, match="no unlabeled images"):
         SemiSupervisedTrainer(trainer.model, trainer.args, trainer.train_dataset)
 
 
@@ -220,7 +220,7 @@ def test_the_teacher_is_the_average_after_every_step(make_trainer):
 
 
 def test_a_copy_of_the_teacher_gives_the_targets_until_it_is_renewed(make_trainer):
-    trainer = make_trainer(ema_decay=0.5, max_steps=6, semi_supervised_start_step=1, teacher_renewal_steps=3)
+    trainer = make_trainer(ema_decay=0.5, max_steps=6, semi_supervised_start_step=1, teacher_update_interval=3)
     inputs, targets, averages = batch_of(make_trainer()), [], []
     views = [inputs[name] for name in ("unlabeled_a", "unlabeled_b", "box_ids")]
 
@@ -234,7 +234,7 @@ def test_a_copy_of_the_teacher_gives_the_targets_until_it_is_renewed(make_traine
     # Steps 1 to 3 learn from the EMA model as it was before step 1, steps 4 and 5 from that before step 4.
     assert all(torch.equal(targets[step], targets[1]) for step in (2, 3)) and torch.equal(targets[5], targets[4])
     for made in (1, 4):
-        trainer._kept_teacher = None
+        trainer._frozen_teacher = None
         trainer.teacher.module.load_state_dict(averages[made])
         assert torch.equal(trainer.teacher_probs(*views), targets[made])
     assert not torch.equal(targets[1], targets[4])
@@ -266,11 +266,11 @@ def test_the_evaluated_model_is_the_one_that_is_saved(make_trainer, ema_validati
     assert trainer.model is not trainer.teacher.module
 
 
-def test_evaluation_scores_each_image_once(make_trainer, town_data):
-    trainer = make_trainer(model=tiny_model(town_data.id2label, seed=5))
+def test_evaluation_scores_each_image_once(make_trainer, toy_data):
+    trainer = make_trainer(model=tiny_model(toy_data.id2label, seed=5))
     metrics = trainer.evaluate()
     metric = MeanIoU(num_classes=19)
-    for item in EvaluationImages(trainer.eval_dataset, trainer.pixels):
+    for item in EvaluationImages(trainer.eval_dataset, trainer.normalization):
         logits = trainer.teacher.module(pixel_values=item["pixel_values"].unsqueeze(0)).logits
         metric.add_batch(predictions=logits.argmax(1), references=item["labels"].unsqueeze(0))
     expected = metric.compute()
@@ -301,16 +301,16 @@ def segformer(id2label):
     )
 
 
-def test_any_segmentation_model_of_the_auto_class(town_data, tmp_path):
+def test_any_segmentation_model_of_the_auto_class(toy_data, tmp_path):
     """Logits at a quarter of the resolution, other layers, other names in the file: trained, saved, resumed."""
     fields = {"optim": "adamw_torch", "optim_args": None, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    whole = build_trainer(town_data, tmp_path / "whole", model=segformer(town_data.id2label), **fields)
+    whole = build_trainer(toy_data, tmp_path / "whole", model=segformer(toy_data.id2label), **fields)
     whole.train()
     whole.save_model()
     assert 0 <= whole.evaluate()["eval_mean_iou"] <= 1
     saved = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "whole")
     assert same(saved.state_dict(), whole.teacher.module.state_dict())
-    rest = build_trainer(town_data, tmp_path / "rest", model=segformer(town_data.id2label), **fields)
+    rest = build_trainer(toy_data, tmp_path / "rest", model=segformer(toy_data.id2label), **fields)
     rest.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
     assert same(whole.model.state_dict(), rest.model.state_dict())
     assert same(whole.teacher.module.state_dict(), rest.teacher.module.state_dict())
@@ -345,7 +345,7 @@ def test_accumulated_batches_stand_in_for_larger_ones(make_trainer):
     assert draws(4, 1) == draws(2, 2) == draws(1, 4) and len(draws(2, 2)) == 8
 
 
-def test_unlabelled_images_are_not_read_before_they_are_used(make_trainer):
+def test_unlabeled_images_are_not_read_before_they_are_used(make_trainer):
     # 2 batches of 2 crops are a step, and 5 images an epoch of 2 steps.
     trainer = make_trainer(semi_supervised_start_step=3, gradient_accumulation_steps=2, max_steps=4)
     seen = []
@@ -357,7 +357,7 @@ def test_unlabelled_images_are_not_read_before_they_are_used(make_trainer):
     assert seen == [(step, step == 3) for step in (0, 0, 1, 1, 2, 2, 3, 3)]
 
 
-def test_one_labelled_crop_is_too_few_for_batch_norm(make_trainer):
+def test_one_labeled_crop_is_too_few_for_batch_norm(make_trainer):
     for fields in ({"consistency_weight": 0, "structured_consistency_weight": 0}, {"semi_supervised_start_step": 1}):
         with pytest.raises(InputError, match="per_device_train_batch_size: must be 2 or more"):
             make_trainer(per_device_train_batch_size=1, **fields)
@@ -392,15 +392,15 @@ def test_arguments_of_the_default_optimizer_do_not_hinder_another(make_trainer):
     make_trainer(optim="adamw_torch")
 
 
-def test_labels_that_show_no_class_are_refused(make_trainer, town_data, monkeypatch):
+def test_labels_that_show_no_class_are_refused(make_trainer, toy_data, monkeypatch):
     ignored = lambda source, table=None: np.full((48, 96), 255, np.uint8)  # noqa: E731
-    monkeypatch.setattr("scl_hf.data.rows.read_label", ignored)
+    monkeypatch.setattr("scl_hf.data.columns.read_label", ignored)
     with pytest.raises(InputError, match="^train_dataset: no label of its 5 images shows a class"):
         make_trainer()
 
 
 def test_a_killed_worker_is_one_line(make_trainer, monkeypatch):
-    for module in ("crops", "pictures"):
+    for module in ("crops", "images"):
         monkeypatch.setattr(f"scl_hf.data.{module}.read_image", lambda source: os.kill(os.getpid(), signal.SIGKILL))
     trainer = make_trainer(dataloader_num_workers=1)  # to read in this process would end the tests
     for run in (trainer.train, trainer.evaluate):
@@ -432,9 +432,9 @@ def test_gradient_accumulation_averages_the_micro_batches(make_trainer):
         assert log["loss"] == pytest.approx(log["loss_x"] + 20 * log["loss_c"] + 3 * log["loss_sc"], rel=1e-4)
 
 
-@pytest.mark.parametrize("stop", [3, 4])  # 3 steps of 2 crops are an epoch of the 5 labelled images
+@pytest.mark.parametrize("stop", [3, 4])  # 3 steps of 2 crops are an epoch of the 5 labeled images
 @pytest.mark.parametrize(("ema_validation", "renewal"), [(True, None), (False, None), (True, 2)])
-def test_a_resumed_run_ends_with_the_same_bits(town_data, tmp_path, stop, ema_validation, renewal):
+def test_a_resumed_run_ends_with_the_same_bits(toy_data, tmp_path, stop, ema_validation, renewal):
     fields = {
         "max_steps": 6,
         "num_pairs": 40,
@@ -442,12 +442,12 @@ def test_a_resumed_run_ends_with_the_same_bits(town_data, tmp_path, stop, ema_va
         "save_steps": stop,
         "optim_args": "momentum=0.9",
     }
-    fields |= {"ema_validation": ema_validation, "teacher_renewal_steps": renewal}
+    fields |= {"ema_validation": ema_validation, "teacher_update_interval": renewal}
     torch.manual_seed(1)
-    whole = build_trainer(town_data, tmp_path / "whole", **fields)
+    whole = build_trainer(toy_data, tmp_path / "whole", **fields)
     whole.train()
     torch.manual_seed(2)
-    rest = build_trainer(town_data, tmp_path / "rest", **fields)
+    rest = build_trainer(toy_data, tmp_path / "rest", **fields)
     rest.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
     assert rest.state.global_step == 6
     assert same(whole.model.state_dict(), rest.model.state_dict())
@@ -566,8 +566,8 @@ from scl_hf.data import DataArguments, load_data
 from pathlib import Path
 from transformers import TrainerCallback
 
-town, out = sys.argv[1:]
-data = load_data(DataArguments(dataset="cityscapes", data_dir=town))
+toy_dataset, out = sys.argv[1:]
+data = load_data(DataArguments(dataset="cityscapes", data_dir=toy_dataset))
 torch.manual_seed(int(os.environ["RANK"]))  # as with a new head: other weights on each rank
 model = tiny_model(data.id2label, seed=None)
 trainer = build_trainer(data, Path(out) / "run", model, per_device_train_batch_size=1, ddp_backend="gloo")
@@ -604,12 +604,12 @@ accelerator.end_training()
 """
 
 
-def test_two_processes_hold_the_same_teacher_and_score_each_image_once(make_trainer, town, tmp_path):
+def test_two_processes_hold_the_same_teacher_and_score_each_image_once(make_trainer, toy_dataset, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
-        [*command, str(script), str(town), str(tmp_path)],
+        [*command, str(script), str(toy_dataset), str(tmp_path)],
         capture_output=True,
         text=True,
         env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""},

@@ -1,12 +1,12 @@
 """Rows → draws → crops → batches."""
 
 from .augmentation import AugmentationArguments
-from .cityscapes import load_cityscapes
-from .draws import SamplingArguments
 from .labels import LabelImage
-from .loading import SegmentationData, load_data, load_evaluation
-from .mapillary import load_mapillary
-from .source import DataArguments
+from .load import SegmentationData, load_data, load_evaluation
+from .sampler import SamplingArguments
+from .sources.base import DataArguments
+from .sources.cityscapes import load_cityscapes
+from .sources.mapillary import load_mapillary
 
 __all__ = [
     "AugmentationArguments",

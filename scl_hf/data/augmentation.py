@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from ..errors import check_field
-from .draws import Draw
-from .pictures import IGNORE_INDEX, in_one_thread
-from .pixels import Pixels
+from .images import IGNORE_INDEX, in_one_thread
+from .normalization import Normalization
+from .sampler import Sample
 
-GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, for contrast and saturation
+GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, for contrast and saturation
 
 
 @dataclass
@@ -29,7 +29,7 @@ class AugmentationArguments:
         brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
         contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
         saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
-        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the colour circle at most.
+        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the color circle at most.
         blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
             Smallest and largest standard deviation of the blur in pixels of the crop, up to 100.
@@ -84,18 +84,18 @@ def crop_interval(
 class Augmentation:
     """
     Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
-    brightness, contrast, saturation and hue in random order, blur, normalisation. Everything random comes from the
+    brightness, contrast, saturation and hue in random order, blur, normalization. Everything random comes from the
     draw's seed, in a fixed place of its stream: switching one change off leaves the others as they were.
     """
 
     args: AugmentationArguments
-    pixels: Pixels
+    normalization: Normalization
 
     @in_one_thread()
-    def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Draw) -> dict[str, torch.Tensor]:
+    def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Sample) -> dict[str, torch.Tensor]:
         """
         Of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8: "pixel_values" (3, h, w) float32, "valid" (h, w)
-        bool, False on padding, and with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean colour)
+        bool, False on padding, and with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean color)
         and 255 in the labels.
         """
         if label is not None and label.shape != image.shape[:2]:
@@ -116,7 +116,7 @@ class Augmentation:
             first_x, last_x = width - last_x, width - first_x
         filled = slice(first_y, last_y), slice(first_x, last_x)
 
-        # Colours and blur see the image only, so that the padding does not bleed into it.
+        # Colors and blur see the image only, so that the padding does not bleed into it.
         window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]  # left and top are whole pixels
         pixels = _resample(window, columns / (right - left), rows / (bottom - top))[:rows, :columns]
         pixels = np.divide(cv2.flip(pixels, 1) if flipped else pixels, np.float32(255), dtype=np.float32)
@@ -125,8 +125,8 @@ class Augmentation:
             _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
         crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
         shown = crop["pixel_values"][:, *filled]
-        shown.copy_(torch.from_numpy(pixels).permute(2, 0, 1))  # first: it is slow to normalise (H, W, 3)
-        shown.copy_(self.pixels.normalize(shown))
+        shown.copy_(torch.from_numpy(pixels).permute(2, 0, 1))  # first: it is slow to normalize (H, W, 3)
+        shown.copy_(self.normalization.normalize(shown))
         crop["valid"][filled] = True
         if label is not None:
             ids = label.take(_nearest(top, bottom, rows), axis=0).take(_nearest(left, right, columns), axis=1)
@@ -160,7 +160,7 @@ def _nearest(start: float, stop: float, count: int) -> np.ndarray:
     return (start + (np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
 
 
-# Colours and blur work in place, on (H, W, 3) float32 in [0, 1]: fresh memory costs as much as the arithmetic.
+# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: fresh memory costs as much as the arithmetic.
 
 
 def _adjust_brightness(pixels: np.ndarray, factor: float) -> None:
@@ -169,16 +169,16 @@ def _adjust_brightness(pixels: np.ndarray, factor: float) -> None:
 
 
 def _adjust_contrast(pixels: np.ndarray, factor: float) -> None:
-    """Moves all colours away from, or towards, the mean grey of the crop."""
-    mean = GREY_WEIGHTS @ cv2.mean(pixels)[:3]
+    """Moves all colors away from, or towards, the mean gray of the crop."""
+    mean = GRAY_WEIGHTS @ cv2.mean(pixels)[:3]
     pixels *= np.float32(factor)
     pixels += np.float32((1 - factor) * mean)
     pixels.clip(0, 1, out=pixels)
 
 
 def _adjust_saturation(pixels: np.ndarray, factor: float) -> None:
-    """Moves each colour away from, or towards, its own grey."""
-    cv2.transform(pixels, factor * np.eye(3, dtype=np.float32) + (1 - factor) * GREY_WEIGHTS, dst=pixels)
+    """Moves each color away from, or towards, its own gray."""
+    cv2.transform(pixels, factor * np.eye(3, dtype=np.float32) + (1 - factor) * GRAY_WEIGHTS, dst=pixels)
     pixels.clip(0, 1, out=pixels)
 
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
 from ..errors import InputError, first_few, killed_workers
-from ..output import check_writable, replacing
-from .pictures import CorruptFileError, read_label
+from ..files import check_writable, replacing
+from .images import CorruptFileError, read_label
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, 
 @dataclass
 class ClassIndex:
     """
-    Where each class is: per class an array of `CENTROID` records over the labelled rows, and over the coarse ones,
+    Where each class is: per class an array of `CENTROID` records over the labeled rows, and over the coarse ones,
     empty for the classes that do not use them.
     """
 

@@ -3,9 +3,9 @@
 import numpy as np
 from datasets import Dataset
 
-from .pictures import IGNORE_INDEX, CorruptFileError, read_label
+from .images import IGNORE_INDEX, CorruptFileError, read_label
 
-MOST_LABELS = 500  # more change a share by less than what the unlabelled images differ
+MOST_LABELS = 500  # more change a share by less than what the unlabeled images differ
 
 
 def class_shares(labeled: Dataset) -> np.ndarray:

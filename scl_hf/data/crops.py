@@ -1,4 +1,4 @@
-"""Crops, pairs of labelled and unlabelled crops and their batches, and whole images to evaluate on."""
+"""Crops, pairs of labeled and unlabeled crops and their batches, and whole images to evaluate on."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from ..cutmix import mix, partners, sample_boxes
 from ..errors import InputError
 from ..pairs import draw_pairs, visible_pixels
 from .augmentation import Augmentation
-from .draws import Draw, PairDraw
-from .pictures import CorruptFileError, read_image, read_pair
-from .pixels import Pixels
+from .images import CorruptFileError, read_image, read_pair
+from .normalization import Normalization
+from .sampler import PairSample, Sample
 
 
 class UnlabeledCrops(Dataset):
-    """Augmented crops without a label, indexed by [`Draw`]."""
+    """Augmented crops without a label, indexed by [`Sample`]."""
 
-    coarse: Rows | None = None  # of labelled crops alone
+    coarse: Rows | None = None  # of labeled crops alone
 
     def __init__(self, rows: Rows, augmentation: Augmentation, skip_corrupt: bool = False):
-        self.rows = rows
+        self.dataset = rows
         self.augmentation = augmentation
         self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | list]:
+    def __getitem__(self, draw: Sample) -> dict[str, torch.Tensor | list]:
         """
         The crop and, where images cannot be read, "skipped", file and reason of each: the next row takes its place.
         The draw alone decides, so that a resumed run and any number of processes take the same crop.
         """
-        rows = self.coarse if draw.coarse else self.rows
+        rows = self.coarse if draw.coarse else self.dataset
         skipped = []
         for _ in range(len(rows)):
             try:
@@ -66,33 +66,33 @@ class LabeledCrops(UnlabeledCrops):
 
 
 class PairedCrops(Dataset):
-    """Labelled crops with the unlabelled ones of the same step, if any, indexed by [`PairDraw`]."""
+    """Labeled crops with the unlabeled ones of the same step, if any, indexed by [`PairSample`]."""
 
     def __init__(self, labeled: LabeledCrops, unlabeled: UnlabeledCrops | None = None):
         self.labeled = labeled
         self.unlabeled = unlabeled
 
     @property
-    def rows(self) -> dict[str, Rows | None]:
+    def datasets(self) -> dict[str, Rows | None]:
         """The rows that crops are taken of, by what a person calls them."""
-        unlabeled = None if self.unlabeled is None else self.unlabeled.rows
-        named = {"labelled images": self.labeled.rows, "coarse images": self.labeled.coarse}
-        return named | {"unlabelled images": unlabeled}
+        unlabeled = None if self.unlabeled is None else self.unlabeled.dataset
+        named = {"labeled images": self.labeled.dataset, "coarse images": self.labeled.coarse}
+        return named | {"unlabeled images": unlabeled}
 
     def __len__(self) -> int:
         return len(self.labeled)
 
-    def names(self, draws: Iterable[PairDraw]) -> list[str]:
+    def names(self, draws: Iterable[PairSample]) -> list[str]:
         """The images of draws: the path of each, or its id where the data set itself holds it."""
         rows = {}
         for pair in draws:
-            labeled = self.labeled.coarse if pair.labeled.coarse else self.labeled.rows
+            labeled = self.labeled.coarse if pair.labeled.coarse else self.labeled.dataset
             for part, draw in ((labeled, pair.labeled), *((self.unlabeled, draw) for draw in pair[1:3] if draw)):
-                row = (part.rows if isinstance(part, UnlabeledCrops) else part)[draw.row]
+                row = (part.dataset if isinstance(part, UnlabeledCrops) else part)[draw.row]
                 rows[row["image"]["path"] or row["id"]] = None
         return list(rows)
 
-    def __getitem__(self, draw: PairDraw) -> dict[str, torch.Tensor | int | list]:
+    def __getitem__(self, draw: PairSample) -> dict[str, torch.Tensor | int | list]:
         crops = [self.labeled[draw.labeled]]
         pair = {"pixel_values": crops[0]["pixel_values"], "labels": crops[0]["labels"]}
         for which, unlabeled in (("a", draw.unlabeled_a), ("b", draw.unlabeled_b)):
@@ -142,17 +142,17 @@ class PairCollator:
 class EvaluationImages(Dataset):
     """Whole images at their own size: "pixel_values" (3, H, W), "id", and "labels" (H, W) where the rows have them."""
 
-    def __init__(self, rows: Rows, pixels: Pixels):
-        self.rows = rows
-        self.pixels = pixels
+    def __init__(self, rows: Rows, pixels: Normalization):
+        self.dataset = rows
+        self.normalization = pixels
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
-        row = self.rows[index]
+        row = self.dataset[index]
         if "label" not in row:
-            return {"pixel_values": self.pixels.of(read_image(row["image"])), "id": row["id"]}
-        image, label = read_pair(row, self.rows.features["label"].table)
+            return {"pixel_values": self.normalization.of(read_image(row["image"])), "id": row["id"]}
+        image, label = read_pair(row, self.dataset.features["label"].table)
         labels = torch.from_numpy(label.astype(np.int64))
-        return {"pixel_values": self.pixels.of(image), "labels": labels, "id": row["id"]}
+        return {"pixel_values": self.normalization.of(image), "labels": labels, "id": row["id"]}

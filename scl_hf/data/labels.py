@@ -1,4 +1,4 @@
-"""What the ids in label files mean: names, train ids, colours."""
+"""What the ids in label files mean: names, train ids, colors."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from datasets.features.features import register_feature
 from PIL import Image
 
 from ..errors import InputError
-from .pictures import IGNORE_INDEX, read_label
+from .images import IGNORE_INDEX, read_label
 
 NUM_IDS = 65536  # of 16 bits
 

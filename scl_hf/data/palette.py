@@ -1,14 +1,14 @@
-"""Colours for classes that bring none."""
+"""Colors for classes that bring none."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from . import cityscapes
+from .sources import cityscapes
 
-# The seven colours of Okabe and Ito, which colour-blind people tell apart.
+# The seven colors of Okabe and Ito, which color-blind people tell apart.
 OKABE_ITO = np.frombuffer(bytes.fromhex("e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7"), np.uint8).reshape(7, 3)
-# Linear RGB as it is seen without colour blindness, with protanopia and with deuteranopia (Machado et al. 2009).
+# Linear RGB as it is seen without color blindness, with protanopia and with deuteranopia (Machado et al. 2009).
 VISIONS = np.array(
     [
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -19,14 +19,14 @@ VISIONS = np.array(
 
 
 def palette_of(id2label: Mapping[int, str]) -> np.ndarray:
-    """(num_classes, 3) uint8, one colour for each class: Cityscapes' own for its classes."""
+    """(num_classes, 3) uint8, one color for each class: Cityscapes' own for its classes."""
     return cityscapes.PALETTE if cityscapes.is_cityscapes(id2label) else make_palette(len(id2label))
 
 
 def make_palette(num_classes: int) -> np.ndarray:
     """
-    (num_classes, 3) uint8: the seven of Okabe and Ito, then, one after another, the colour that is farthest from all
-    before it for whoever tells it least well, colour-blind people included. Black is left to ignored pixels, white to
+    (num_classes, 3) uint8: the seven of Okabe and Ito, then, one after another, the color that is farthest from all
+    before it for whoever tells it least well, color-blind people included. Black is left to ignored pixels, white to
     the page.
     """
     levels = np.arange(0, 256, 17)
@@ -45,7 +45,7 @@ def make_palette(num_classes: int) -> np.ndarray:
 
 
 def _seen_colors(colors: np.ndarray) -> np.ndarray:
-    """sRGB colours (N, 3) in CIELAB as each of `VISIONS` sees them: (3, N, 3)."""
+    """sRGB colors (N, 3) in CIELAB as each of `VISIONS` sees them: (3, N, 3)."""
     srgb = colors / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ VISIONS.transpose(0, 2, 1), 0, 1)

@@ -1,4 +1,4 @@
-"""Which labelled images keep their labels, and which images are in two places."""
+"""Which labeled images keep their labels, and which images are in two places."""
 
 import hashlib
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 
 from ..errors import InputError, first_few
-from .pictures import check_files, read_bytes
-from .rows import stored_files
+from .columns import stored_files
+from .images import check_files, read_bytes
 
 
 def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed: int) -> dict[str, list[int]]:
@@ -32,7 +32,7 @@ def choose_unlabeled(
     ranked = [image for image in _ranked(pool, seed) if image not in besides]
     if number > len(ranked):
         raise InputError(
-            f"num_unlabeled: {number}, but the pool has {len(ranked)} unlabelled images; leave the field out for all"
+            f"num_unlabeled: {number}, but the pool has {len(ranked)} unlabeled images; leave the field out for all"
         )
     chosen = besides.union(ranked[:number])
     return {part: sorted(row for other, row in chosen if other == part) for part in pool}
@@ -72,7 +72,7 @@ def read_ids(path: str | os.PathLike) -> set[str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"labeled_ids: cannot open {path} ({reason}); name a file with one id a line") from error
     if not listed:
-        raise InputError(f"{path}: holds no ids; write the id of one labelled image a line")
+        raise InputError(f"{path}: holds no ids; write the id of one labeled image a line")
     return listed
 
 

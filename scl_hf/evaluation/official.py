@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.cityscapes import ID2LABEL, LABELS
+from ..data.sources.cityscapes import ID2LABEL, LABELS
 from ..errors import InputError
 
 # As the benchmark lists them; "void" is never scored.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.cityscapes import is_cityscapes
+from ..data.sources.cityscapes import is_cityscapes
 from .official import TABLE_NAMES, category_ious
-from .protocol import SCORES, EvaluationArguments, protocol_in_words
+from .scoring import SCORES, EvaluationArguments, protocol_in_words
 
 
 @dataclass
@@ -70,7 +70,7 @@ def text_table(reports: Sequence[Report]) -> str:
 
 
 def iou_table(results: Mapping[str, Any], id2label: Mapping[int, str]) -> str:
-    """The IoU of each class and their mean, of [`~scl_hf.evaluation.protocol.score`], as plain text in percent."""
+    """The IoU of each class and their mean, of [`~scl_hf.evaluation.scoring.score`], as plain text in percent."""
     ious = results["per_category_iou"]
     classes = [[id2label[i], _percent(iou, 2)] for i, iou in enumerate(ious)]
     table = _aligned([[["class", "IoU %"]], classes, [["mean", _percent(results["mean_iou"], 2)]]])

@@ -67,7 +67,7 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised images. Sides that are no multiples of the patch size are padded with zeros, the mean.
+                Normalized images. Sides that are no multiples of the patch size are padded with zeros, the mean.
             labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
                 Class of each pixel, 0 to `config.num_labels - 1`, or `config.semantic_loss_ignore_index`.
             return_dict (`bool`, *optional*, defaults to `config.return_dict`):

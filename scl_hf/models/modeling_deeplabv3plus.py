@@ -159,7 +159,7 @@ def dilate_late_stages(backbone: PreTrainedModel, output_stride: int) -> None:
     """
     À trous: beyond `output_stride` a strided convolution moves by one pixel instead, and those after it space their
     kernels by its stride. The weights stay, and the old map is every second (fourth) pixel of the new one, except
-    where a layer pools over the whole map (ConvNeXtV2's response normalisation).
+    where a layer pools over the whole map (ConvNeXtV2's response normalization).
     """
     stages = next((module for name, module in backbone.named_modules() if name.endswith("stages")), nn.ModuleList())
     in_stages = set(stages.modules())
@@ -318,7 +318,7 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised images, at least `config.stride` pixels on each side (8 for WideResNet-38); over a plain
+                Normalized images, at least `config.stride` pixels on each side (8 for WideResNet-38); over a plain
                 vision transformer, pixels beyond a multiple of its patch size are not seen.
             labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
                 Class of each pixel, 0 to `config.num_labels - 1`, or `config.semantic_loss_ignore_index`.
@@ -370,7 +370,7 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         if pooled_norm.training and shape[0] == 1 and not isinstance(pooled_norm, nn.SyncBatchNorm):
             raise ValueError(
                 "one image is too few for a training step: the ASPP pools it to one value per channel, which "
-                "BatchNorm cannot normalise. Give two images or more a step, or convert the model to SyncBatchNorm"
+                "BatchNorm cannot normalize. Give two images or more a step, or convert the model to SyncBatchNorm"
             )
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:

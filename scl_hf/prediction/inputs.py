@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.pictures import SUFFIXES, find_pictures, is_picture
+from ..data.images import SUFFIXES, find_images, is_image
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
             raise InputError(f"input {pattern}: no such file or folder, and no glob that matches one.")
         folders = [os.path.abspath(match) for match in matches if os.path.isdir(match)]
         given = [os.path.abspath(match) for match in matches if not os.path.isdir(match)]
-        below = [(folder, name) for folder in folders for name in find_pictures(folder, PICTURES_AND_VIDEOS)]
+        below = [(folder, name) for folder in folders for name in find_images(folder, PICTURES_AND_VIDEOS)]
         found = given + [os.path.join(folder, name) for folder, name in below]
         # A glob such as **/* names folders and files, whatever they are; one file by its name is meant.
         if found != [os.path.abspath(pattern)]:
-            found = [path for path in found if is_picture(os.path.basename(path), PICTURES_AND_VIDEOS)]
+            found = [path for path in found if is_image(os.path.basename(path), PICTURES_AND_VIDEOS)]
             found = [path for path in found if not any(map(Path(path).is_relative_to, excluded))]
         if not found:
             suffixes = ", ".join(sorted(PICTURES_AND_VIDEOS))

@@ -10,11 +10,11 @@ import gradio as gr
 import numpy as np
 import torch
 
-from ..checkpoints import Checkpoint, load_checkpoint
 from ..errors import InputError, first_few, first_line
-from ..evaluation.panels import overlay
-from ..evaluation.protocol import is_out_of_memory
+from ..evaluation.scoring import is_out_of_memory
 from ..inference import predict_probs
+from ..pretrained import Checkpoint, load_checkpoint
+from ..visualization.panels import overlay
 from .predicting import class_ids
 from .views import difference, enlarged, numbered_map, percent, read_upload, share_table
 
@@ -78,7 +78,7 @@ def predict(checkpoint: Checkpoint, picture: np.ndarray) -> np.ndarray:
     """The class ids (H, W) of a picture (H, W, 3)."""
     height, width = picture.shape[:2]
     try:
-        pixel_values = checkpoint.pixels.of(picture).unsqueeze(0).to(checkpoint.model.device)
+        pixel_values = checkpoint.normalization.of(picture).unsqueeze(0).to(checkpoint.model.device)
         return class_ids(predict_probs(checkpoint.model, pixel_values, tile=TILE)[0])
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
         remedy = "smaller" if is_out_of_memory(error) else "larger"
@@ -137,7 +137,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
                 with gr.Column(visible=False) as results:
                     opacity = gr.Slider(0, 100, 60, step=5, label="Opacity of the overlay, in percent")
                     shown = [message, kept, results]
-                    for what, kind in (("Overlay", "jpeg"), ("Colour map", "png")):
+                    for what, kind in (("Overlay", "jpeg"), ("Color map", "png")):
                         with gr.Row():
                             titles = [f"{what}, {letter}" for letter in letters] if len(names) == 2 else [what]
                             shown += [_output(title, kind) for title in titles]

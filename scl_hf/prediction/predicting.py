@@ -15,13 +15,12 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..checkpoints import Checkpoint
-from ..data.pictures import read_image
-from ..data.pixels import Pixels
+from ..data.images import read_image
+from ..data.normalization import Normalization
 from ..errors import InputError, killed_workers
-from ..evaluation.protocol import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
-from ..output import check_writable
-from ..safety.disk import DiskFullError
+from ..evaluation.scoring import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
+from ..files import DiskFullError, check_writable
+from ..pretrained import Checkpoint
 from .inputs import Input, Video
 from .writers import KINDS, PredictionFolder, WriteQueue
 
@@ -85,9 +84,9 @@ class Predictor:
     Predicts pictures and videos into a folder.
 
     Args:
-        checkpoint ([`~scl_hf.checkpoints.Checkpoint`]): The model; it is moved to the device.
+        checkpoint ([`~scl_hf.pretrained.Checkpoint`]): The model; it is moved to the device.
         args ([`PredictionArguments`]): What is written, and where.
-        protocol ([`~scl_hf.evaluation.protocol.EvaluationArguments`]): Scales, flip and tiles.
+        protocol ([`~scl_hf.evaluation.scoring.EvaluationArguments`]): Scales, flip and tiles.
         accelerator (`accelerate.Accelerator`): Device and mixed precision.
     """
 
@@ -102,7 +101,7 @@ class Predictor:
         self.protocol = protocol
         self.accelerator = accelerator
         self.probabilities = "probabilities" in args.write
-        settings = {"checkpoint": checkpoint.digest()} | checkpoint.pixels._asdict()
+        settings = {"checkpoint": checkpoint.digest()} | checkpoint.normalization._asdict()
         settings |= protocol_settings(protocol, args.dtype)
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
         self.model = checkpoint.model.to(accelerator.device)
@@ -124,7 +123,10 @@ class Predictor:
         return len(inputs) - len(remaining), failures
 
     def _predict_pictures(self, pictures: Sequence[Input], failures: list[str], bar: tqdm) -> None:
-        num_workers, read = self.protocol.dataloader_num_workers, functools.partial(_read, self.checkpoint.pixels)
+        num_workers, read = (
+            self.protocol.dataloader_num_workers,
+            functools.partial(_read, self.checkpoint.normalization),
+        )
         loader = DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=read)
         with WriteQueue(threads=4, waiting=8) as queue:
             for picture, item in zip(pictures, loader):
@@ -147,7 +149,7 @@ class Predictor:
                 video, write = Video(item.path), None
                 with contextlib.ExitStack() as stack:
                     for frame in video.frames():
-                        pixel_values = self.checkpoint.pixels.of(frame)
+                        pixel_values = self.checkpoint.normalization.of(frame)
                         prediction, _ = self._predict({"id": item.path, "pixel_values": pixel_values})
                         if write is None:
                             self.folder.start()
@@ -185,7 +187,7 @@ class _StopError(InputError):
     """What concerns all pictures, not the one at hand."""
 
 
-def _read(pixels: Pixels, picture: Input) -> dict[str, Any]:
+def _read(pixels: Normalization, picture: Input) -> dict[str, Any]:
     """A picture and what the model gets of it; of one that cannot be read, the error's line."""
     try:
         image = read_image(picture.path)

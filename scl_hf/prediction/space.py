@@ -10,9 +10,8 @@ from pathlib import Path
 import yaml
 
 from ..errors import InputError
-from ..output import check_writable
-from ..safety.disk import writing
-from ..safety.manifest import on_the_hub
+from ..files import check_writable, writing
+from ..hub import on_the_hub
 
 PACKAGE = Path(__file__).parents[1]
 # What the page imports, directly or by this package; the Space itself installs Gradio.

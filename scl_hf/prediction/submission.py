@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.cityscapes import CITIES
+from ..data.sources.cityscapes import CITIES
 from ..errors import InputError
-from ..output import replacing
+from ..files import replacing
 from .inputs import Input
 from .writers import PredictionFolder
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.pictures import CorruptFileError, read_image
+from ..data.images import CorruptFileError, read_image
 from ..errors import InputError
-from ..evaluation.panels import colorize, error_map
+from ..visualization.panels import colorize, error_map
 
 LARGEST_SIDE = 2048  # a larger picture is made smaller
 MOST_PIXELS = 100_000_000  # 300 MB in memory; a larger picture is refused
@@ -69,8 +69,8 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
 
 def numbered_map(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """
-    A label map (H, W) in the colours of a palette (C, 3), [`enlarged`] where it is small, as (H, W, 3) uint8. The
-    id of the class is written into each area that has room for it: not everybody tells all colours apart.
+    A label map (H, W) in the colors of a palette (C, 3), [`enlarged`] where it is small, as (H, W, 3) uint8. The
+    id of the class is written into each area that has room for it: not everybody tells all colors apart.
     """
     label = enlarged(label)
     image = Image.fromarray(colorize(label, palette))
@@ -96,7 +96,7 @@ def numbered_map(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def ink(color: Sequence[int]) -> tuple[int, int, int]:
-    """What is read best on a colour."""
+    """What is read best on a color."""
     return DARK if np.dot(color, (0.299, 0.587, 0.114)) > 130 else LIGHT
 
 
@@ -132,7 +132,7 @@ def share_table(
         )
     head = "".join(f'<th scope="col">{html.escape(caption)}</th>' for caption in captions)
     table = (
-        '<table class="shares"><caption>Share of each class; the number is the one on the colour map</caption>'
+        '<table class="shares"><caption>Share of each class; the number is the one on the color map</caption>'
         f'<thead><tr><th scope="col">No.</th><th scope="col">Class</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

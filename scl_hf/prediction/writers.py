@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..checkpoints import Checkpoint
-from ..data.cityscapes import LABEL_IDS
+from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, first_few
-from ..evaluation.panels import colorize, legend, overlay
-from ..evaluation.protocol import changed_setting
-from ..output import check_writable, clear_partial_files, replacing, write_json
+from ..evaluation.scoring import changed_setting
+from ..files import check_writable, clear_partial_files, replacing, write_json
+from ..pretrained import Checkpoint
+from ..visualization.panels import colorize, legend, overlay
 from .inputs import Input, Video
 
 KINDS = ("color", "overlay", "train_ids", "label_ids", "probabilities")

@@ -1,7 +1,7 @@
 """
 Reading, cropping and indexing of images of the size of Cityscapes.
 
-Crops and the class index are measured in seconds of a core, so that what a neighbour takes from it is not counted.
+Crops and the class index are measured in seconds of a core, so that what a neighbor takes from it is not counted.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
-from town import RARE, draw_street
-from town.scene import City
+from toy_dataset import RARE, draw_street
+from toy_dataset.scene import City
 
 from scl_hf import (
     DeepLabV3PlusConfig,
@@ -31,12 +31,12 @@ from scl_hf import (
 )
 from scl_hf.data import AugmentationArguments, load_cityscapes
 from scl_hf.data.augmentation import Augmentation
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
 from scl_hf.data.class_index import ClassIndex, tile_centroids
 from scl_hf.data.crops import LabeledCrops, UnlabeledCrops
-from scl_hf.data.draws import Draw, LabeledDraws
-from scl_hf.data.pictures import read_label, read_pair
-from scl_hf.data.pixels import Pixels
+from scl_hf.data.images import read_label, read_pair
+from scl_hf.data.normalization import Normalization
+from scl_hf.data.sampler import LabeledSampler, Sample
+from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
 from scl_hf.errors import InputError
 
 from .common import print_table, print_targets
@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> None:
         class_index = ClassIndex.build(rows, tile=TILE)
         index_seconds = time.process_time() - start
 
-        augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]), Pixels())
+        augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]), Normalization())
         labeled = LabeledCrops(rows, augmentation)
         unlabeled = UnlabeledCrops(rows.remove_columns("label"), augmentation)
-        draws = LabeledDraws(len(rows), seed=0, class_index=class_index)
+        draws = LabeledSampler(len(rows), seed=0, class_index=class_index)
         speed, beyond_decode = measure_crops(labeled, unlabeled, draws, args)
         index_speed = measure_index(rows, index_seconds, center_of_mass, args)
         growth = measure_worker(labeled, draws, args)
@@ -134,9 +134,9 @@ def draw_tree(root: Path, args: argparse.Namespace) -> None:
     )
 
 
-def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Draw) -> dict[str, torch.Tensor]:
+def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Sample) -> dict[str, torch.Tensor]:
     """The crop as it is usually made: decode, scale the whole image, scale the whole label, cut the crop out."""
-    row = labeled.rows[draw.row]
+    row = labeled.dataset[draw.row]
     with Image.open(row["image"]["path"]) as image:
         image = image.convert("RGB")
     label = read_label(row["label"], labeled.label_table)
@@ -150,30 +150,30 @@ def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Draw) -> di
 
 
 def measure_crops(
-    labeled: LabeledCrops, unlabeled: UnlabeledCrops, draws: LabeledDraws, args: argparse.Namespace
+    labeled: LabeledCrops, unlabeled: UnlabeledCrops, draws: LabeledSampler, args: argparse.Namespace
 ) -> tuple[float, float]:
     """Prints crops per second and where their time goes; returns the speed-up and the time beyond decoding."""
     augmentation = labeled.augmentation
     plain, colors, unscaled = (
-        Augmentation(replace(augmentation.args, **changed), augmentation.pixels)
+        Augmentation(replace(augmentation.args, **changed), augmentation.normalization)
         for changed in (NO_COLORS | {"blur_probability": 0}, {"blur_probability": 0}, {"scale_range": [1.0, 1.0]})
     )
 
-    def decode(column: str, draw: Draw) -> None:
-        with Image.open(labeled.rows[draw.row][column]["path"]) as picture:
+    def decode(column: str, draw: Sample) -> None:
+        with Image.open(labeled.dataset[draw.row][column]["path"]) as picture:
             picture.load()
 
-    def decode_image(draw: Draw) -> None:
-        cv2.imread(labeled.rows[draw.row]["image"]["path"], cv2.IMREAD_COLOR_RGB)
+    def decode_image(draw: Sample) -> None:
+        cv2.imread(labeled.dataset[draw.row]["image"]["path"], cv2.IMREAD_COLOR_RGB)
 
-    cases: dict[str, Callable[[Draw], object]] = {
-        "labelled": lambda draw: labeled[draw],
-        "unlabelled": lambda draw: unlabeled[draw],
+    cases: dict[str, Callable[[Sample], object]] = {
+        "labeled": lambda draw: labeled[draw],
+        "unlabeled": lambda draw: unlabeled[draw],
         "whole": lambda draw: scale_whole(labeled, unscaled, draw),
         "image": decode_image,
         "image, Pillow": lambda draw: decode("image", draw),
         "label": lambda draw: decode("label", draw),
-        "pair": lambda draw: read_pair(labeled.rows[draw.row], LABEL_IMAGE.table),
+        "pair": lambda draw: read_pair(labeled.dataset[draw.row], LABEL_IMAGE.table),
         "window": lambda draw: plain(image, None, draw),
         "colors": lambda draw: colors(image, None, draw),
         "blur": lambda draw: augmentation(image, None, draw),
@@ -181,7 +181,7 @@ def measure_crops(
     }
     seconds = {name: [] for name in cases}
     for draw in draws(0)[: args.crops]:
-        image, label = read_pair(labeled.rows[draw.row], LABEL_IMAGE.table)
+        image, label = read_pair(labeled.dataset[draw.row], LABEL_IMAGE.table)
         labeled[draw]  # so that no case pays for what is loaded once
         of_draw = {name: [] for name in cases}
         for _ in range(min(args.rounds, 3)):
@@ -193,13 +193,13 @@ def measure_crops(
             seconds[name].append(np.median(of_draw[name]))
     ms = {name: 1e3 * float(np.mean(values)) for name, values in seconds.items()}
 
-    speed = ms["whole"] / ms["labelled"]
+    speed = ms["whole"] / ms["labeled"]
     print_table(
-        f"Crops per second and core, {len(seconds['labelled'])} draws of an epoch",
+        f"Crops per second and core, {len(seconds['labeled'])} draws of an epoch",
         ["", "ms", "crops/s", "times scaling whole pictures"],
         [
-            ["labelled crop: one resampling of its window", ms["labelled"], 1e3 / ms["labelled"], speed],
-            ["unlabelled crop", ms["unlabelled"], 1e3 / ms["unlabelled"], ms["whole"] / ms["unlabelled"]],
+            ["labeled crop: one resampling of its window", ms["labeled"], 1e3 / ms["labeled"], speed],
+            ["unlabeled crop", ms["unlabeled"], 1e3 / ms["unlabeled"], ms["whole"] / ms["unlabeled"]],
             ["decode, scale image and label as a whole (Pillow), crop", ms["whole"], 1e3 / ms["whole"], 1.0],
         ],
     )
@@ -208,24 +208,24 @@ def measure_crops(
         ["decode the image", ms["image"]],
         ["decode the label", ms["label"]],
         ["orientation, label table, sizes", ms["pair"] - decoding],
-        ["window, resampling, normalisation", ms["window"]],
-        ["colours", ms["colors"] - ms["window"]],
+        ["window, resampling, normalization", ms["window"]],
+        ["colors", ms["colors"] - ms["window"]],
         ["blur", ms["blur"] - ms["colors"]],
         ["label's window", ms["crop"] - ms["blur"]],
-        ["all of it", ms["labelled"]],
+        ["all of it", ms["labeled"]],
         ["(decode the image with Pillow)", ms["image, Pillow"]],
     ]
     print_table(
-        "Where the time of a labelled crop goes (the last three steps as differences)",
+        "Where the time of a labeled crop goes (the last three steps as differences)",
         ["", "ms", "times decoding"],
         [[name, value, value / decoding] for name, value in parts],
     )
-    seconds_of_pair = (ms["labelled"] + 2 * ms["unlabelled"]) / 1e3
+    seconds_of_pair = (ms["labeled"] + 2 * ms["unlabeled"]) / 1e3
     print(
-        f"\nA step on one labelled and two unlabelled crops takes {seconds_of_pair:.3f} s of one core: 4 workers on "
+        f"\nA step on one labeled and two unlabeled crops takes {seconds_of_pair:.3f} s of one core: 4 workers on "
         f"cores of their own keep up with steps of {seconds_of_pair / 4:.3f} s and more."
     )
-    return speed, (ms["labelled"] - decoding) / decoding
+    return speed, (ms["labeled"] - decoding) / decoding
 
 
 def measure_index(
@@ -261,7 +261,7 @@ def measure_index(
     of_index, of_loop = 1e3 * index_seconds / len(rows), np.median(np.add(reading, plain))
     print_table(
         f"Class index, ms a label: {len(rows)} labels, one core; by SciPy {len(plain)} of them",
-        ["", "class index", "SciPy's centre of mass per class", "ratio"],
+        ["", "class index", "SciPy's center of mass per class", "ratio"],
         [
             ["centroids of a label in memory", float(found), float(looped), float(looped / found)],
             ["from the files, all included", of_index, float(of_loop), float(of_loop / of_index)],
@@ -275,7 +275,7 @@ def with_memory(crops: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor 
     return default_collate(crops) | {"resident": psutil.Process().memory_info().rss}
 
 
-def measure_worker(labeled: LabeledCrops, draws: LabeledDraws, args: argparse.Namespace) -> float:
+def measure_worker(labeled: LabeledCrops, draws: LabeledSampler, args: argparse.Namespace) -> float:
     """Prints the resident memory of a loader's worker over many crops; returns how much its peak still grows."""
     many = [draw for epoch in range(-(-args.worker_crops // len(draws))) for draw in draws(epoch)]
     loader = DataLoader(labeled, sampler=many[: args.worker_crops], num_workers=1, collate_fn=with_memory)

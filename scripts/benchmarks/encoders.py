@@ -1,7 +1,7 @@
 """
 Parameters, work and memory of a training step on each encoder of the recipes, at their crops.
 
-One labelled and one mixed image through the student and back, two unlabelled ones through the teacher. Work and memory
+One labeled and one mixed image through the student and back, two unlabeled ones through the teacher. Work and memory
 are counted on tensors without data: any machine will do. With a GPU the step is timed, too.
 """
 

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
-from scl_hf.checkpoints import Checkpoint
-from scl_hf.data.cityscapes import ID2LABEL
+from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.inference import predict_probs, tile_starts
 from scl_hf.metrics import MeanIoU
 from scl_hf.prediction import Input, PredictionFolder
 from scl_hf.prediction.writers import WriteQueue
+from scl_hf.pretrained import Checkpoint
 
 from .common import Measured, print_table, print_targets
 
@@ -150,7 +150,7 @@ def measure_compute(height: int, width: int, wide: tuple[int, int]) -> tuple:
 
     class CountPixels(nn.Module):
         def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
-            self.pixels += pixel_values[:, 0].numel()
+            self.normalization += pixel_values[:, 0].numel()
             self.largest = max(self.largest, pixel_values[0, 0].numel())
             return SimpleNamespace(logits=pixel_values[:, :1, ::8, ::8])
 
@@ -289,7 +289,7 @@ def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tu
         np.median([1 - (queue - model_alone) / (turn - model_alone) for model_alone, turn, queue in seconds])
     )
     print_table(
-        f"Colours, overlay and train ids of {num_images} images of {height}×{width}, written as predict.py does, "
+        f"Colors, overlay and train ids of {num_images} images of {height}×{width}, written as predict.py does, "
         f"one forward of the reduced model each, {os.cpu_count()} cores",
         ["", "ms an image"],
         [[name, m.milliseconds / num_images] for name, m in measured.items()],

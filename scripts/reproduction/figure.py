@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from scl_hf.evaluation.figures import GREY, save_figure
+from scl_hf.visualization.confusion import GRAY, save_figure
 
 from .report import signed_number
 from .summary import Estimate, Summary
@@ -64,22 +64,22 @@ def _draw_scores(axes: Axes, summary: Summary, share: str) -> None:
     _frame(axes)
     for y, row in enumerate(summary.rows):
         values = [*summary.values(share, row).values()]
-        color = GREY if row == summary.baseline[share] else BLUE
+        color = GRAY if row == summary.baseline[share] else BLUE
         _draw_estimate(axes, y, values, summary.mean(share, row), color)
         if not values:
             where = ("axes fraction", "data")
-            axes.annotate("no result", (0.5, y), xycoords=where, ha="center", va="center", color=GREY)
+            axes.annotate("no result", (0.5, y), xycoords=where, ha="center", va="center", color=GRAY)
 
 
 def _draw_gains(axes: Axes, summary: Summary, share: str) -> None:
     _frame(axes)
-    axes.axvline(0, color=GREY, linewidth=1)
+    axes.axvline(0, color=GRAY, linewidth=1)
     baseline = summary.baseline[share]
     base = summary.values(share, baseline) if baseline else {}
     for y, row in enumerate(summary.rows):
         if row == baseline:
-            axes.plot(0, y, "o", color=GREY, markersize=5)
-            axes.annotate("baseline", (0, y), (6, 4), textcoords="offset points", color=GREY, fontsize="small")
+            axes.plot(0, y, "o", color=GRAY, markersize=5)
+            axes.annotate("baseline", (0, y), (6, 4), textcoords="offset points", color=GRAY, fontsize="small")
             continue
         own = summary.values(share, row)
         values = [own[seed] - base[seed] for seed in own if seed in base]
@@ -113,7 +113,7 @@ def _draw_classes(axes: Axes, summary: Summary, share: str, classes: list[str], 
     for y, row in enumerate(summary.rows):
         if row == summary.baseline[share]:
             middle = (len(classes) - 1) / 2
-            axes.text(middle, y, "baseline", ha="center", va="center", color=GREY, fontsize="small")
+            axes.text(middle, y, "baseline", ha="center", va="center", color=GRAY, fontsize="small")
             continue
         for x, name in enumerate(classes):
             if gain := summary.gain(share, row, name):

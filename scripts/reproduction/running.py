@@ -18,10 +18,10 @@ import transformers
 from transformers.trainer import OPTIMIZER_NAME
 
 import scl_hf
+from scl_hf.checkpointing.manifest import checkpoints_in, find_problem
 from scl_hf.errors import InputError
-from scl_hf.evaluation.protocol import SCORES, changed_setting, iou_name
-from scl_hf.output import write_json
-from scl_hf.safety.manifest import checkpoints_in, flaw_of
+from scl_hf.evaluation.scoring import SCORES, changed_setting, iou_name
+from scl_hf.files import write_json
 
 from .table import Cell, Table
 
@@ -80,7 +80,7 @@ def check_folder(table: Table, output_dir: Path) -> None:
 
 def can_resume(folder: Path) -> bool:
     """Whether a cell has a checkpoint that train.py goes on from. A damaged one alone is no reason to stay a gap."""
-    whole = (path for path in checkpoints_in(folder / "run") if flaw_of(path) is None)
+    whole = (path for path in checkpoints_in(folder / "run") if find_problem(path) is None)
     return any((path / OPTIMIZER_NAME).is_file() for path in whole)
 
 

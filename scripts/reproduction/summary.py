@@ -87,7 +87,7 @@ class Summary:
         return estimate([*self.values(share, row, name).values()])
 
     def difference(self, share: str, row: str, other: str, name: str = MEAN) -> Estimate | None:
-        """Of a row to another, over the seeds that both have: paired, for the labelled images are the same."""
+        """Of a row to another, over the seeds that both have: paired, for the labeled images are the same."""
         ours, theirs = self.values(share, row, name), self.values(share, other, name)
         return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 

@@ -9,10 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from scl_hf.checkpoints import ModelArguments
+from scl_hf.cli import RecipeParser, read_yaml
+from scl_hf.config import TRAINING_RECIPE, other_fields
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, did_you_mean
-from scl_hf.recipe import TRAINING_RECIPE, RecipeParser, other_fields, read_yaml
+from scl_hf.pretrained import ModelArguments
 
 KEYS = ("title", "shares", "seeds", "baseline", "rows", "gpus")
 # What belongs to a cell and is no table's to say

@@ -9,16 +9,16 @@ import torch
 from transformers import HfArgumentParser
 
 from scl_hf.data.augmentation import Augmentation, AugmentationArguments, crop_interval
-from scl_hf.data.draws import Draw
-from scl_hf.data.pixels import Pixels
+from scl_hf.data.normalization import Normalization
+from scl_hf.data.sampler import Sample
 from scl_hf.errors import InputError
 
-IMAGE_MEAN, IMAGE_STD, _ = Pixels()
+IMAGE_MEAN, IMAGE_STD, _ = Normalization()
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "blur_probability": 0}
 
 
 def augmentation(crop_size=(24, 32), **fields):
-    return Augmentation(AugmentationArguments(crop_size=list(crop_size), **fields), Pixels())
+    return Augmentation(AugmentationArguments(crop_size=list(crop_size), **fields), Normalization())
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def shown_ids(crop):
 
 def test_crop_at_scale_1_is_a_copy(frame):
     for seed in range(20):
-        crop = augmentation(scale_range=[1.0, 1.0], **PLAIN)(*frame, Draw(0, seed))
+        crop = augmentation(scale_range=[1.0, 1.0], **PLAIN)(*frame, Sample(0, seed))
         assert torch.equal(shown_ids(crop), crop["labels"])
 
 
@@ -46,26 +46,26 @@ def test_scaled_image_and_label_stay_aligned(axis):
     image = np.stack([ramp] * 3, -1)
     off = []
     for seed in range(40):
-        crop = augmentation((40, 40), scale_range=[0.55, 2.0], **PLAIN)(image, ramp, Draw(0, seed))
-        grey = (crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]) * 255
+        crop = augmentation((40, 40), scale_range=[0.55, 2.0], **PLAIN)(image, ramp, Sample(0, seed))
+        gray = (crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]) * 255
         inner = crop["valid"] & (crop["labels"] > 8) & (crop["labels"] < 230)
-        off.append((grey - crop["labels"])[inner].mean().item())
-    # Two grey values are one pixel: each crop is right to half a pixel, and all of them to a twentieth.
+        off.append((gray - crop["labels"])[inner].mean().item())
+    # Two gray values are one pixel: each crop is right to half a pixel, and all of them to a twentieth.
     assert max(map(abs, off)) < 1 and abs(np.mean(off)) < 0.1
 
 
 def test_flip_turns_image_and_label(frame):
     fields = {"crop_size": (48, 64), "scale_range": [1.0, 1.0], **PLAIN}
-    straight = augmentation(flip_probability=0, **fields)(*frame, Draw(0, 1))
-    turned = augmentation(flip_probability=1, **fields)(*frame, Draw(0, 1))
+    straight = augmentation(flip_probability=0, **fields)(*frame, Sample(0, 1))
+    turned = augmentation(flip_probability=1, **fields)(*frame, Sample(0, 1))
     np.testing.assert_array_equal(straight["labels"].numpy(), frame[1])
     for name in ("pixel_values", "labels", "valid"):
         assert torch.equal(turned[name], straight[name].flip(-1))
 
 
-def test_padding_is_mean_colour_ignored_and_invalid(frame):
+def test_padding_is_mean_color_ignored_and_invalid(frame):
     for seed in range(10):
-        crop = augmentation((64, 48), scale_range=[0.5, 1.2])(*frame, Draw(0, seed))
+        crop = augmentation((64, 48), scale_range=[0.5, 1.2])(*frame, Sample(0, seed))
         padded = ~crop["valid"]
         assert torch.equal(padded, crop["labels"] == 255)
         assert (crop["pixel_values"][:, padded] == 0).all()
@@ -76,7 +76,7 @@ def test_padding_is_mean_colour_ignored_and_invalid(frame):
 
 def test_image_much_smaller_than_the_crop_still_shows():
     crop = augmentation((9, 9), scale_range=[0.1, 0.1])(
-        np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint8), Draw(0, 0)
+        np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint8), Sample(0, 0)
     )
     assert crop["valid"].sum() == 1
 
@@ -87,7 +87,7 @@ def test_crop_shows_its_centre_in_the_middle_half(frame):
     label[20, 30] = 7
     for seed in range(30):
         augment = augmentation((16, 16), scale_range=[1.0, 1.5], **PLAIN)
-        y, x = (augment(image, label, Draw(0, seed, (30.0, 20.0)))["labels"] == 7).nonzero().float().mean(0).tolist()
+        y, x = (augment(image, label, Sample(0, seed, (30.0, 20.0)))["labels"] == 7).nonzero().float().mean(0).tolist()
         assert 2.5 <= y <= 12.5 and 2.5 <= x <= 12.5
 
 
@@ -113,21 +113,21 @@ def test_all_places_are_reached_equally_often():
 def test_crop_depends_on_the_draw_alone_and_leaves_global_generators(frame):
     augment = augmentation()
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = augment(*frame, Draw(0, 2**63 - 1))
+    first = augment(*frame, Sample(0, 2**63 - 1))
     assert torch.equal(torch_state, torch.get_rng_state())
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])
     torch.manual_seed(99)
-    again = pickle.loads(pickle.dumps(augment))(*frame, Draw(5, 2**63 - 1))
+    again = pickle.loads(pickle.dumps(augment))(*frame, Sample(5, 2**63 - 1))
     for name in first:
         assert torch.equal(first[name], again[name])
-    assert not torch.equal(first["pixel_values"], augment(*frame, Draw(0, 1))["pixel_values"])
+    assert not torch.equal(first["pixel_values"], augment(*frame, Sample(0, 1))["pixel_values"])
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "blur_probability"])
-def test_each_colour_change_acts_on_the_image_alone(frame, name):
+def test_each_color_change_acts_on_the_image_alone(frame, name):
     fields = {"scale_range": [1.0, 1.0], **PLAIN}
-    plain = augmentation(**fields)(*frame, Draw(0, 4))
-    changed = augmentation(**fields | {name: 0.5 if name == "hue" else 1})(*frame, Draw(0, 4))
+    plain = augmentation(**fields)(*frame, Sample(0, 4))
+    changed = augmentation(**fields | {name: 0.5 if name == "hue" else 1})(*frame, Sample(0, 4))
     assert torch.equal(plain["labels"], changed["labels"])
     assert (plain["pixel_values"] - changed["pixel_values"]).abs().mean() > 0.01
     low, high = ((torch.tensor([bound]) - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD) for bound in (0, 1))
@@ -135,30 +135,30 @@ def test_each_colour_change_acts_on_the_image_alone(frame, name):
     assert (changed["pixel_values"] <= high.view(3, 1, 1) + 1e-5).all()
 
 
-def test_hue_turns_by_parts_of_the_colour_circle(frame):
+def test_hue_turns_by_parts_of_the_color_circle(frame):
     red = np.full((24, 32, 3), (255, 0, 0), np.uint8)
     turns = set()
     for seed in range(60):
-        crop = augmentation(scale_range=[1.0, 1.0], **PLAIN | {"hue": 0.25})(red, None, Draw(0, seed))
+        crop = augmentation(scale_range=[1.0, 1.0], **PLAIN | {"hue": 0.25})(red, None, Sample(0, seed))
         r, g, b = (crop["pixel_values"][:, 0, 0] * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)).tolist()
         assert r > 0.49  # at most a quarter of the circle away from red
         turns.add("green" if g > b else "blue")
     assert turns == {"green", "blue"}
 
 
-def test_unlabelled_crop_has_no_labels(frame):
-    crop = augmentation()(frame[0], None, Draw(0, 0))
+def test_unlabeled_crop_has_no_labels(frame):
+    crop = augmentation()(frame[0], None, Sample(0, 0))
     assert set(crop) == {"pixel_values", "valid"}
     assert (crop["pixel_values"].shape, crop["pixel_values"].dtype) == ((3, 24, 32), torch.float32)
 
 
 def test_sizes_must_agree(frame):
     with pytest.raises(ValueError, match="label is"):
-        augmentation()(frame[0], frame[1][:-1], Draw(0, 0))
+        augmentation()(frame[0], frame[1][:-1], Sample(0, 0))
 
 
-def test_normalisation_takes_mean_and_std(frame):
-    pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.5, 1.0)).of(frame[0])
+def test_normalization_takes_mean_and_std(frame):
+    pixels = Normalization((0.5, 0.5, 0.5), (0.25, 0.5, 1.0)).of(frame[0])
     expected = (np.asarray(frame[0]) / 255 - 0.5) / [0.25, 0.5, 1.0]
     np.testing.assert_allclose(pixels.permute(1, 2, 0).numpy(), expected, atol=1e-6)
 
@@ -199,26 +199,26 @@ def test_edge_falls_on_the_same_place_in_image_and_label(axis, scale):
     label = label if axis == 0 else label.T.copy()
     image = np.stack([255 * label] * 3, -1)
     for seed in range(5):
-        draw = Draw(0, seed, (480.0, 480.0))
+        draw = Sample(0, seed, (480.0, 480.0))
         crop = augmentation((260, 260), scale_range=[scale, scale], **PLAIN)(image, label, draw)
         assert crop["valid"].all()
-        grey = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
-        greys = grey[130] if axis else grey[:, 130]
+        gray = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
+        grays = gray[130] if axis else gray[:, 130]
         labels = crop["labels"][130] if axis else crop["labels"][:, 130]
         # The label's edge lies at a whole pixel of the crop, the image's where it is: half a pixel of the crop apart.
-        assert abs(greys.sum().item() - labels.sum().item()) <= 0.5 + 0.1 * scale
+        assert abs(grays.sum().item() - labels.sum().item()) <= 0.5 + 0.1 * scale
         place = np.random.default_rng(seed).random(6)[2 - axis]
         covered = 260 - (480 - crop_interval(600, 260, scale, place, 480.0)[0]) * scale
-        assert abs(greys.sum().item() - covered) < 0.1 * scale
+        assert abs(grays.sum().item() - covered) < 0.1 * scale
 
 
 def test_shrinking_averages_and_does_not_skip():
-    """Stripes finer than the pixels of the crop become grey."""
+    """Stripes finer than the pixels of the crop become gray."""
     stripes = np.tile(np.array([0, 255], np.uint8), (200, 100))
     image = np.stack([stripes] * 3, -1)
-    crop = augmentation((100, 100), scale_range=[0.5, 0.5], **PLAIN)(image, None, Draw(0, 0))
-    grey = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
-    assert crop["valid"].all() and (grey - 0.5).abs().max() < 0.01
+    crop = augmentation((100, 100), scale_range=[0.5, 0.5], **PLAIN)(image, None, Sample(0, 0))
+    gray = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
+    assert crop["valid"].all() and (gray - 0.5).abs().max() < 0.01
 
 
 def moved(name, limit, pixels):
@@ -226,7 +226,7 @@ def moved(name, limit, pixels):
     image = np.rint(255 * pixels).astype(np.uint8)
     fields = {"scale_range": [1.0, 1.0], "flip_probability": 0, **PLAIN, name: limit}
     for seed in range(8):
-        crop = augmentation(pixels.shape[:2], **fields)(image, None, Draw(0, seed))
+        crop = augmentation(pixels.shape[:2], **fields)(image, None, Sample(0, seed))
         after = crop["pixel_values"] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(3, 1, 1)
         rng = np.random.default_rng(seed)
         rng.random(6)
@@ -241,7 +241,7 @@ def pixels():
     return colors
 
 
-def test_colours_change_as_defined(pixels):
+def test_colors_change_as_defined(pixels):
     weights = np.array([0.299, 0.587, 0.114])
     for before, after, strength in moved("brightness", 0.6, pixels):
         np.testing.assert_allclose(after, np.clip((1 + 0.6 * strength) * before, 0, 1), atol=1e-5)
@@ -249,8 +249,8 @@ def test_colours_change_as_defined(pixels):
         factor, mean = 1 + 0.6 * strength, (before @ weights).mean()
         np.testing.assert_allclose(after, np.clip(factor * before + (1 - factor) * mean, 0, 1), atol=1e-5)
     for before, after, strength in moved("saturation", 0.6, pixels):
-        factor, grey = 1 + 0.6 * strength, (before @ weights)[..., None]
-        np.testing.assert_allclose(after, np.clip(factor * before + (1 - factor) * grey, 0, 1), atol=1e-5)
+        factor, gray = 1 + 0.6 * strength, (before @ weights)[..., None]
+        np.testing.assert_allclose(after, np.clip(factor * before + (1 - factor) * gray, 0, 1), atol=1e-5)
     for before, after, strength in moved("hue", 0.5, pixels):
         turned = [colorsys.rgb_to_hsv(*color) for color in before.reshape(-1, 3)]
         turned = [colorsys.hsv_to_rgb((hue + 0.5 * strength) % 1, *rest) for hue, *rest in turned]
@@ -261,7 +261,7 @@ def test_blur_is_gaussian_with_replicated_border(pixels):
     for sigma in (0.3, 1.1):
         image = np.rint(255 * pixels).astype(np.uint8)
         fields = {"scale_range": [1.0, 1.0], "flip_probability": 0, **PLAIN, "blur_probability": 1}
-        crop = augmentation((40, 48), **fields, blur_sigma=[sigma, sigma])(image, None, Draw(0, 0))
+        crop = augmentation((40, 48), **fields, blur_sigma=[sigma, sigma])(image, None, Sample(0, 0))
         after = crop["pixel_values"] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(3, 1, 1)
         radius = math.ceil(3 * sigma)
         kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
@@ -277,10 +277,10 @@ def test_opencv_has_one_thread_inside_and_its_own_outside(frame, monkeypatch):
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(2)
-        augmentation()(*frame, Draw(0, 0))
+        augmentation()(*frame, Sample(0, 0))
         assert inside == [1] and cv2.getNumThreads() == 2
         with pytest.raises(ValueError):
-            augmentation()(frame[0], frame[1][:-1], Draw(0, 0))
+            augmentation()(frame[0], frame[1][:-1], Sample(0, 0))
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)

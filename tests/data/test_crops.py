@@ -9,14 +9,14 @@ from transformers import SegformerImageProcessorPil
 from scl_hf.data import LabelImage
 from scl_hf.data.augmentation import Augmentation, AugmentationArguments
 from scl_hf.data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
-from scl_hf.data.draws import Draw, DrawSampler, LabeledDraws
-from scl_hf.data.pixels import Pixels
+from scl_hf.data.normalization import Normalization
+from scl_hf.data.sampler import LabeledSampler, PairSampler, Sample
 from scl_hf.errors import InputError
 
 CROP = (16, 24)
 ENCODED = Image(decode=False)
 LABEL = LabelImage(decode=False, names=["a", "b", "c"], train_ids={0: 0, 1: 1, 2: 2, 255: 255})
-AUGMENTATION = Augmentation(AugmentationArguments(crop_size=list(CROP)), Pixels())
+AUGMENTATION = Augmentation(AugmentationArguments(crop_size=list(CROP)), Normalization())
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def crops(rows):
 
 
 def sampler(seed=0):
-    return DrawSampler(LabeledDraws(6, seed=seed), num_unlabeled=6, seed=seed)
+    return PairSampler(LabeledSampler(6, seed=seed), num_unlabeled=6, seed=seed)
 
 
 def batches(crops, num_workers, **options):
@@ -83,9 +83,9 @@ def test_batches_are_the_same_with_spawned_workers(crops):
             assert torch.equal(a[name], b[name]), name
 
 
-def test_supervised_batch_has_the_labelled_part_alone(crops):
+def test_supervised_batch_has_the_labeled_part_alone(crops):
     supervised = PairedCrops(crops.labeled)
-    pairs = [supervised[draw] for draw in DrawSampler(LabeledDraws(6, seed=0), seed=0)]
+    pairs = [supervised[draw] for draw in PairSampler(LabeledSampler(6, seed=0), seed=0)]
     assert len(supervised) == len(pairs) == 6
     assert set(PairCollator(4, 0.5, 4, None)(pairs)) == {"pixel_values", "labels"}
 
@@ -109,29 +109,29 @@ def test_what_the_structured_loss_compares_is_in_the_boxes_and_no_padding(crops)
 def test_coarse_draw_reads_the_coarse_rows(rows):
     fine, coarse = rows.select([0]), rows.select([5])
     crops = LabeledCrops(fine, AUGMENTATION, coarse)
-    expected = LabeledCrops(coarse, AUGMENTATION)[Draw(0, 7)]
-    assert torch.equal(crops[Draw(0, 7, coarse=True)]["labels"], expected["labels"])
-    assert not torch.equal(crops[Draw(0, 7)]["pixel_values"], expected["pixel_values"])
+    expected = LabeledCrops(coarse, AUGMENTATION)[Sample(0, 7)]
+    assert torch.equal(crops[Sample(0, 7, coarse=True)]["labels"], expected["labels"])
+    assert not torch.equal(crops[Sample(0, 7)]["pixel_values"], expected["pixel_values"])
 
 
 def test_label_table_is_applied(rows):
     rows = rows.cast_column("label", LabelImage(decode=False, names=["a", "b"], train_ids={0: 255, 1: 1, 2: 0}))
-    crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40]), Pixels()))[Draw(0, 0)]
+    crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40]), Normalization()))[Sample(0, 0)]
     shown = crop["labels"][crop["valid"]]
     assert sorted(shown.unique().tolist()) == [0, 1, 255]
 
 
 def test_evaluation_images_are_what_the_image_processor_gives(rows):
     processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
-    images = EvaluationImages(rows, Pixels(tuple(processor.image_mean), tuple(processor.image_std)))
+    images = EvaluationImages(rows, Normalization(tuple(processor.image_mean), tuple(processor.image_std)))
     item = images[2]
     picture = PILImage.open(rows[2]["image"]["path"])
     expected = processor(picture, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(item["pixel_values"], expected, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(rows[2]["label"]["path"])))
     assert (len(images), item["id"], item["labels"].dtype) == (6, "2", torch.int64)
-    assert images.pixels == Pixels()
-    assert EvaluationImages(rows.remove_columns("label"), Pixels())[2].keys() == {"pixel_values", "id"}
+    assert images.normalization == Normalization()
+    assert EvaluationImages(rows.remove_columns("label"), Normalization())[2].keys() == {"pixel_values", "id"}
 
 
 def damage(rows, column, *numbers):
@@ -155,26 +155,26 @@ def assert_same_crop(crop, expected):
 def test_the_next_readable_row_at_any_place_stands_in_for_a_corrupt_one(crops, rows):
     labeled, unlabeled = crops.labeled, crops.unlabeled
     labeled.skip_corrupt = unlabeled.skip_corrupt = True
-    expected = labeled[Draw(1, 7)], unlabeled[Draw(0, 7)]
+    expected = labeled[Sample(1, 7)], unlabeled[Sample(0, 7)]
     files = damage(rows, "image", 4, 5) + damage(rows, "label", 0)
-    crop = labeled[Draw(4, 7, center=(29.0, 19.0))]
+    crop = labeled[Sample(4, 7, center=(29.0, 19.0))]
     assert_same_crop(crop, expected[0])
     assert [file for file, _ in crop["skipped"]] == files
     assert all(reason.startswith(f"{file}: cannot be read") for file, reason in crop["skipped"])
-    assert_same_crop(unlabeled[Draw(5, 7)], expected[1])  # row 0 has lost its label alone
-    assert "skipped" not in labeled[Draw(1, 7)] and "skipped" not in unlabeled[Draw(0, 7)]
+    assert_same_crop(unlabeled[Sample(5, 7)], expected[1])  # row 0 has lost its label alone
+    assert "skipped" not in labeled[Sample(1, 7)] and "skipped" not in unlabeled[Sample(0, 7)]
 
     damage(rows, "image", *range(6))
     with pytest.raises(InputError, match="not one of 6 images can be read, so .*3_image.png: cannot be read"):
-        unlabeled[Draw(3, 7)]
+        unlabeled[Sample(3, 7)]
 
 
 def test_a_corrupt_coarse_row_is_replaced_by_a_coarse_row(rows):
     fine, coarse = rows.select([0]), rows.select([4, 5])
     crops = LabeledCrops(fine, AUGMENTATION, coarse, skip_corrupt=True)
-    expected = crops[Draw(1, 7, coarse=True)]
+    expected = crops[Sample(1, 7, coarse=True)]
     damage(coarse, "label", 0)
-    assert_same_crop(crops[Draw(0, 7, (3.0, 3.0), coarse=True)], expected)
+    assert_same_crop(crops[Sample(0, 7, (3.0, 3.0), coarse=True)], expected)
 
 
 def test_what_is_skipped_travels_with_the_batch_whatever_the_workers(crops, rows):
@@ -199,8 +199,8 @@ def test_a_wrong_label_is_never_skipped(crops, rows):
     crops.labeled.skip_corrupt = True
     crops.labeled.label_table = np.where(np.arange(256) < 2, np.arange(256), -1).astype(np.int16)
     with pytest.raises(InputError, match="unknown class id 2"):
-        crops.labeled[Draw(0, 7)]
+        crops.labeled[Sample(0, 7)]
     crops.labeled.label_table = LABEL.table
     PILImage.new("L", (8, 8)).save(rows[0]["label"]["path"])
     with pytest.raises(InputError, match="8×8 pixels"):
-        crops.labeled[Draw(0, 7)]
+        crops.labeled[Sample(0, 7)]

@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from scl_hf.data import subsets
-from scl_hf.data.cityscapes import subset_file
+from scl_hf.data.sources.cityscapes import subset_file
 from scl_hf.data.subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
 from scl_hf.errors import InputError
 
@@ -26,7 +26,7 @@ def test_fraction_is_rounded_reproducible_and_nested():
     )
 
 
-def test_a_number_of_unlabelled_images_is_reproducible_nested_and_besides_the_labelled_ones():
+def test_a_number_of_unlabeled_images_is_reproducible_nested_and_besides_the_labeled_ones():
     pool, on_top = {"train": ids(16), "unlabeled_dirs 0": ids(9)}, {"train": [3, 8]}
     few, more = choose_unlabeled(pool, 5, 0, on_top), choose_unlabeled(pool, 11, 0, on_top)
     assert sum(map(len, few.values())) == 7 and sum(map(len, more.values())) == 13
@@ -34,7 +34,7 @@ def test_a_number_of_unlabelled_images_is_reproducible_nested_and_besides_the_la
     assert all(set(few[part]) <= set(more[part]) and more[part] == sorted(more[part]) for part in pool)
     assert choose_unlabeled(pool, 5, 1, on_top) != few
     assert choose_unlabeled(pool, 0, 0, on_top) == {"train": [3, 8], "unlabeled_dirs 0": []}
-    with pytest.raises(InputError, match="num_unlabeled: 24, but the pool has 23 unlabelled images; leave the field"):
+    with pytest.raises(InputError, match="num_unlabeled: 24, but the pool has 23 unlabeled images; leave the field"):
         choose_unlabeled(pool, 24, 0, on_top)
 
 

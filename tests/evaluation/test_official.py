@@ -5,17 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from scl_hf.data.cityscapes import LABEL_IDS, LABEL_IMAGE
+from scl_hf.data.sources.cityscapes import LABEL_IDS, LABEL_IMAGE
 from scl_hf.errors import InputError
 from scl_hf.evaluation.official import CATEGORIES, category_ious, import_official_scorer, official_scores
 from scl_hf.metrics import MeanIoU
 
 
-def draw(folder, labelled, predicted, number=3):
+def draw(folder, labeled, predicted, number=3):
     """Files of random label ids and predictions, and the metric's results on them."""
     rng, files, metric = np.random.default_rng(0), {"gt": [], "pred": []}, MeanIoU(num_classes=19)
     for index in range(number):
-        label = rng.choice(labelled, (13, 17 + index)).astype(np.uint8)
+        label = rng.choice(labeled, (13, 17 + index)).astype(np.uint8)
         prediction = rng.choice(predicted, label.shape)
         for kind, ids in (("gt", label), ("pred", LABEL_IDS[prediction])):
             files[kind].append(folder / f"{kind}{index}.png")
@@ -26,15 +26,15 @@ def draw(folder, labelled, predicted, number=3):
 
 
 @pytest.mark.parametrize(
-    ("labelled", "predicted"),
+    ("labeled", "predicted"),
     [
         (range(34), range(19)),  # all ids, ignored ones too
         ([0, 7, 11, 24, 29], [0, 1, 5, 11]),  # classes without a label, without a prediction, without either
         ([0, 3], [0]),  # nothing that counts
     ],
 )
-def test_the_official_scorer_agrees(tmp_path, labelled, predicted):
-    files, results, matrix = draw(tmp_path, labelled, predicted)
+def test_the_official_scorer_agrees(tmp_path, labeled, predicted):
+    files, results, matrix = draw(tmp_path, labeled, predicted)
     official = official_scores(files["pred"], files["gt"])
     ious = category_ious(matrix)
     assert official["mean_iou"] == pytest.approx(results["mean_iou"], abs=1e-12, nan_ok=True)

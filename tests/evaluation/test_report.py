@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scl_hf.data.cityscapes import ID2LABEL
-from scl_hf.evaluation.protocol import EvaluationArguments
+from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.evaluation.report import Report, confusion_page, iou_table, json_page, markdown_page, text_table
+from scl_hf.evaluation.scoring import EvaluationArguments
 from scl_hf.metrics import MeanIoU
 
 

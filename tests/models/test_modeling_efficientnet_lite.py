@@ -129,11 +129,11 @@ def test_stages_beyond_the_last_map_are_left_out(folder):
 
 
 def test_its_pixels(folder):
-    from scl_hf.checkpoints import load_processor, pixels_of
+    from scl_hf.pretrained import load_processor, normalization_of
 
-    pixels = pixels_of(load_processor(str(folder)))
-    grey = pixels.of(torch.full((4, 4, 3), 127, dtype=torch.uint8).numpy())
-    torch.testing.assert_close(grey, torch.zeros(3, 4, 4), atol=1e-6, rtol=0)
+    pixels = normalization_of(load_processor(str(folder)))
+    gray = pixels.of(torch.full((4, 4, 3), 127, dtype=torch.uint8).numpy())
+    torch.testing.assert_close(gray, torch.zeros(3, 4, 4), atol=1e-6, rtol=0)
 
 
 def test_config_entries_must_agree():

@@ -13,7 +13,7 @@ def test_bad_arguments(tmp_path):
         ({"output": ""}, "output: is empty"),
         ({"output": str(taken)}, "output .*taken: is a file"),
         ({"output": str(taken / "below")}, "taken is a file"),
-        ({"output": str(tmp_path), "write": ["colour"]}, "write: there is no 'colour'; take any of color, overlay"),
+        ({"output": str(tmp_path), "write": ["colors"]}, "write: there is no 'colors'; take any of color, overlay"),
         ({"output": str(tmp_path), "submission": str(taken)}, "submission .*taken: is there already"),
     ):
         with pytest.raises(InputError, match=message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data.cityscapes import ID2LABEL, PALETTE
+from scl_hf.data.sources.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
 from scl_hf.prediction import (
     Input,

@@ -9,8 +9,8 @@ from PIL import Image
 
 from scl_hf.data.palette import make_palette
 from scl_hf.errors import InputError
-from scl_hf.evaluation.panels import WRONG
 from scl_hf.prediction import views
+from scl_hf.visualization.panels import WRONG
 
 COLORS = (np.indices((12, 20)).sum(0) * 7)[..., None] + np.array([0, 20, 40], np.uint8)
 PICTURE = Image.fromarray(COLORS.astype(np.uint8))
@@ -50,7 +50,7 @@ def sixteen_bits():
         saved(sixteen_bits(), "TIFF"),
     ],
 )
-def test_every_kind_of_picture_becomes_8_bit_colours(upload, content):
+def test_every_kind_of_picture_becomes_8_bit_colors(upload, content):
     picture, note = upload(content)
     assert picture.shape == (12, 20, 3) and picture.dtype == np.uint8 and note == ""
     assert np.ptp(picture) > 100

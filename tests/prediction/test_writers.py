@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data import cityscapes
+from scl_hf.data.sources import cityscapes
 from scl_hf.errors import InputError
-from scl_hf.output import replacing
+from scl_hf.files import replacing
 from scl_hf.prediction import Input, PredictionFolder, Video
 from scl_hf.prediction.writers import WriteQueue
 
@@ -56,7 +56,7 @@ def test_errors_of_writing_threads_come_up():
 def test_what_is_written(tmp_path):
     kinds = ["color", "overlay", "train_ids", "label_ids", "probabilities"]
     folder = make_folder(tmp_path / "out", write=kinds)
-    item = Input("/pictures/town/x.png", "town/x")
+    item = Input("/pictures/toy_dataset/x.png", "toy_dataset/x")
     assert folder.check_inputs([item]) == [item]
     picture, prediction = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 10, 18]], np.uint8)
     probs = np.random.default_rng(0).random((19, 1, 3)).astype(np.float16)
@@ -67,7 +67,7 @@ def test_what_is_written(tmp_path):
     np.testing.assert_array_equal(read["overlay"], np.rint(0.4 * picture + 0.6 * folder.palette[prediction]))
     np.testing.assert_array_equal(read["train_ids"], prediction)
     np.testing.assert_array_equal(read["label_ids"], [[7, 23, 33]])
-    np.testing.assert_array_equal(np.load(tmp_path / "out/probabilities/town/x.npy"), probs)
+    np.testing.assert_array_equal(np.load(tmp_path / "out/probabilities/toy_dataset/x.npy"), probs)
     classes = json.loads((tmp_path / "out/classes.json").read_text())
     assert classes["10"] == {"name": "sky", "color": [30, 31, 32]}
     assert Image.open(tmp_path / "out/legend.png").width > 100

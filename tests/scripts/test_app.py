@@ -17,15 +17,15 @@ from mini_hub import mini_hub
 from PIL import Image
 
 from scl_hf.errors import InputError
-from scl_hf.evaluation.panels import WRONG, overlay
 from scl_hf.prediction import page as page_module
 from scl_hf.prediction.page import launch, load_models, make_page
 from scl_hf.prediction.space import NEEDED
 from scl_hf.prediction.views import enlarged, read_upload
+from scl_hf.visualization.panels import WRONG, overlay
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/app.py"
-EXAMPLES = sorted(ROOT.glob("recipes/pictures/street_*.png"))
+EXAMPLES = sorted(ROOT.glob("docs/images/street_*.png"))
 CLASSES = {0: "grass & <b>moss</b>", 1: "path", 2: "sky"}
 
 
@@ -121,12 +121,14 @@ def test_the_page_asks_nothing_of_others_and_is_not_shared(client, monkeypatch):
 
 
 def test_one_model_and_no_examples(models):
-    page = make_page([dataclasses.replace(models[0], name="me/<i>town</i>")], [])
+    page = make_page([dataclasses.replace(models[0], name="me/<i>toy_dataset</i>")], [])
     shown = {
         kind: [block for block in page.blocks.values() if isinstance(block, kind)] for kind in (gr.Image, gr.HTML)
     }
-    assert [block.label for block in shown[gr.Image]] == ["Your picture", "Overlay", "Colour map"]
-    assert "me/&lt;i&gt;town" in shown[gr.HTML][0].value and not any("<i>" in (b.value or "") for b in shown[gr.HTML])
+    assert [block.label for block in shown[gr.Image]] == ["Your picture", "Overlay", "Color map"]
+    assert "me/&lt;i&gt;toy_dataset" in shown[gr.HTML][0].value and not any(
+        "<i>" in (b.value or "") for b in shown[gr.HTML]
+    )
 
 
 def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
@@ -140,7 +142,7 @@ def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
         ([one, "--examples", tmp_path / "c.png"], "c.png: no such file"),
         ([one, "--examples", tmp_path / "text.png"], "text.png cannot be read as a picture"),
         ([one, "--space", tmp_path / "space"], "takes its model from the Hub, and .*one is none of it. Push it first"),
-        (["me/town", "--space", tmp_path], "is there already"),
+        (["me/toy_dataset", "--space", tmp_path], "is there already"),
     ):
         with pytest.raises(InputError, match=message):
             app(*arguments)
@@ -166,16 +168,16 @@ print(scl_hf.__file__, model.name, len(app.EXAMPLES), len(model.id2label))
 def test_the_files_of_a_space_run_by_themselves(app, checkpoints, tmp_path, monkeypatch, capsys):
     space = tmp_path / "space"
     monkeypatch.setattr(page_module, "load_models", lambda names, trust_remote_code: [])
-    app("me/town@v1", "--space", space)
+    app("me/toy_dataset@v1", "--space", space)
     assert capsys.readouterr().out == f"{space}: to push it, hf upload USER/NAME {space} --repo-type space\n"
     _, metadata, text = (space / "README.md").read_text().split("---\n")
-    assert yaml.safe_load(metadata)["models"] == ["me/town"] and "`me/town@v1`" in text
+    assert yaml.safe_load(metadata)["models"] == ["me/toy_dataset"] and "`me/toy_dataset@v1`" in text
     requirements = (space / "requirements.txt").read_text().splitlines()
     assert [line.partition("==")[0] for line in requirements] == list(NEEDED)
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in requirements)
     with mini_hub() as hub:
         files = {path.name: path.read_bytes() for path in (checkpoints / "one").iterdir()}
-        hub.repos["models/me/town"] = {"private": False, "files": {}, "branches": {"v1": files}}
+        hub.repos["models/me/toy_dataset"] = {"private": False, "files": {}, "branches": {"v1": files}}
         environment = hub.environment(tmp_path / "home", HF_HUB_OFFLINE="0", PYTHONDONTWRITEBYTECODE="1")
         visited = subprocess.run(
             [sys.executable, "-c", VISIT],
@@ -185,4 +187,4 @@ def test_the_files_of_a_space_run_by_themselves(app, checkpoints, tmp_path, monk
             text=True,
         )
     assert visited.returncode == 0, visited.stderr
-    assert visited.stdout.splitlines()[-1] == f"{space}/scl_hf/__init__.py me/town@v1 {len(EXAMPLES)} 3"
+    assert visited.stdout.splitlines()[-1] == f"{space}/scl_hf/__init__.py me/toy_dataset@v1 {len(EXAMPLES)} 3"

@@ -165,7 +165,7 @@ def test_step_passes_over_what_fails(benchmark, small_step, monkeypatch):
     assert "variants: not measured (RuntimeError: no such device)" in printed and "the start was measured" in printed
 
 
-def test_start_of_the_step(benchmark, small_step, town, tmp_path):
+def test_start_of_the_step(benchmark, small_step, toy_dataset, tmp_path):
     from benchmarks.step.start import draw_tiny_tree, time_start
 
     draw_tiny_tree(tmp_path / "tree", 6, 2)

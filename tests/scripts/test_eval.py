@@ -16,11 +16,11 @@ from conftest import load_script, tiny_model
 from PIL import Image
 from transformers import SegformerImageProcessorPil
 
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
 from scl_hf.data.crops import EvaluationImages
-from scl_hf.data.pixels import Pixels
+from scl_hf.data.normalization import Normalization
+from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
 from scl_hf.errors import InputError
-from scl_hf.evaluation.protocol import EvaluationArguments, score
+from scl_hf.evaluation.scoring import EvaluationArguments, score
 
 SCRIPT = Path(__file__).parents[2] / "scripts/eval.py"
 PROTOCOL = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
@@ -59,14 +59,14 @@ def read_matrix(folder):
         return [[int(pixels) for pixels in row[1:]] for row in list(csv.reader(file))[1:]]
 
 
-def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoint, town, town_data, capsys):
-    data = ["--data_dir", town, "--official", "--panel_images", "2", "--output", "out"]
+def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoint, toy_dataset, toy_data, capsys):
+    data = ["--data_dir", toy_dataset, "--official", "--panel_images", "2", "--output", "out"]
     assert evaluate(checkpoint, checkpoint / "student", *data, *PROTOCOL) == 0
     printed = capsys.readouterr().out
     assert "checkpoint-7" in printed and "the Cityscapes scorer agrees" in printed
 
     first, second = read("out")["checkpoints"]
-    images = EvaluationImages(town_data.evaluation, Pixels(**NORMALIZATION))
+    images = EvaluationImages(toy_data.evaluation, Normalization(**NORMALIZATION))
     protocol = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
     expected = score(tiny_model(ID2LABEL, 0), images, protocol, Accelerator(cpu=True))
     assert first["mean_iou"] == expected["mean_iou"] != second["mean_iou"]
@@ -76,7 +76,7 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
     assert read_matrix(Path("out", name)) == expected["confusion_matrix"].tolist()
     files = sorted(Path("out", name, "label_ids").iterdir())
     assert not Path("out", ".label_ids").exists()
-    assert [file.name for file in files] == sorted(f"{i}_pred_labelIds.png" for i in town_data.evaluation["id"])
+    assert [file.name for file in files] == sorted(f"{i}_pred_labelIds.png" for i in toy_data.evaluation["id"])
     ids = np.asarray(Image.open(files[0]))
     assert ids.shape == (48, 96) and (LABEL_IMAGE.table[ids] < 19).all()
     assert sorted(path.name for path in Path("out").iterdir() if path.is_file()) == [
@@ -88,8 +88,8 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
     assert f"| {first['name']} | " in Path("out/scores.md").read_text()
 
 
-def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, town, tmp_path):
-    command = [checkpoint, "--data_dir", town, "--official", *PROTOCOL]
+def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, toy_dataset, tmp_path):
+    command = [checkpoint, "--data_dir", toy_dataset, "--official", *PROTOCOL]
     evaluate(*command, "--output", "one")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parents[1])}
@@ -104,8 +104,8 @@ def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, town, tmp_
         assert Path("one", file).read_bytes() == Path("two", file).read_bytes(), file
 
 
-def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, town):
-    recipe = {"data_dir": str(town), "eval_scales": [0.5], "learning_rate": 0.1, "output_dir": "run", "seed": 3}
+def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, toy_dataset):
+    recipe = {"data_dir": str(toy_dataset), "eval_scales": [0.5], "learning_rate": 0.1, "output_dir": "run", "seed": 3}
     Path("my.yaml").write_text(yaml.safe_dump(recipe | {"model_config": {"stem_channels": 4}, "panel_images": 9}))
     assert evaluate(checkpoint, "my.yaml", "--student", "--panel_images", "0") == 0
     assert [path.name for path in Path().iterdir() if path.is_dir()] == ["runs"]
@@ -114,26 +114,26 @@ def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, town):
     student = read(folder)
     assert student["settings"]["eval_scales"] == [0.5] and student["images"] == 3
     evaluate(checkpoint / "student", "my.yaml", "--output", "direct")
-    # The student alone has no image processor: ImageNet's normalisation gives other scores.
+    # The student alone has no image processor: ImageNet's normalization gives other scores.
     assert read("direct")["checkpoints"][0]["mean_iou"] != student["checkpoints"][0]["mean_iou"]
 
 
-def test_scorers_that_differ_are_an_error(evaluate, checkpoint, town, monkeypatch, capsys):
-    monkeypatch.setattr("scl_hf.evaluation.candidates.LABEL_IDS", np.full(19, 23, np.uint8))  # all sky
-    assert evaluate(checkpoint, "--data_dir", town, "--official", "--output", "out") == 1
+def test_scorers_that_differ_are_an_error(evaluate, checkpoint, toy_dataset, monkeypatch, capsys):
+    monkeypatch.setattr("scl_hf.evaluation.checkpoints.LABEL_IDS", np.full(19, 23, np.uint8))  # all sky
+    assert evaluate(checkpoint, "--data_dir", toy_dataset, "--official", "--output", "out") == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: official: ")
     assert read("out")["checkpoints"][0]["official"]["difference"] > 1e-6
 
 
-def test_a_scorer_that_stops_leaves_no_label_ids(evaluate, checkpoint, town, monkeypatch):
-    monkeypatch.setattr("scl_hf.evaluation.candidates.LABEL_IDS", np.zeros((19, 3), np.uint8))  # colours
+def test_a_scorer_that_stops_leaves_no_label_ids(evaluate, checkpoint, toy_dataset, monkeypatch):
+    monkeypatch.setattr("scl_hf.evaluation.checkpoints.LABEL_IDS", np.zeros((19, 3), np.uint8))  # colors
     with pytest.raises(InputError, match="official: the Cityscapes scorer stopped: .*channels"):
-        evaluate(checkpoint, "--data_dir", town, "--official", "--output", "out")
+        evaluate(checkpoint, "--data_dir", toy_dataset, "--official", "--output", "out")
     assert not Path("out").exists()
 
 
-def test_scores_of_other_settings_are_not_overwritten(evaluate, checkpoint, town):
-    command = [checkpoint, "--data_dir", town, "--panel_images", "0", "--output", "out"]
+def test_scores_of_other_settings_are_not_overwritten(evaluate, checkpoint, toy_dataset):
+    command = [checkpoint, "--data_dir", toy_dataset, "--panel_images", "0", "--output", "out"]
     evaluate(*command)
     with pytest.raises(InputError, match="is for eval_flip False, this would be for True. .*overwrite"):
         evaluate(*command, "--eval_flip", "true")
@@ -172,29 +172,29 @@ def test_classes_of_ones_own(evaluate, tmp_path):
         (["CHECKPOINT", "--output_dir", "out"], "unknown field 'output_dir'. Did you mean 'output'"),
     ],
 )
-def test_what_is_wrong_is_one_line(evaluate, checkpoint, town, command_line, message):
+def test_what_is_wrong_is_one_line(evaluate, checkpoint, toy_dataset, command_line, message):
     Path("file").write_text("")
     for recipe in ("a.yaml", "b.yaml"):
         Path(recipe).write_text("seed: 1\n")
     command_line = [checkpoint if argument == "CHECKPOINT" else argument for argument in command_line]
     with pytest.raises(InputError, match=message) as error:
-        evaluate(*command_line, "--data_dir", town)
+        evaluate(*command_line, "--data_dir", toy_dataset)
     assert "\n" not in str(error.value)
     del error  # with the frames in it, which hold the folder's lock
     assert sorted(path.name for path in Path().iterdir()) == ["a.yaml", "b.yaml", "file"]
 
 
-def test_an_image_that_cannot_be_read(evaluate, checkpoint, town, tmp_path):
-    shutil.copytree(town, tmp_path / "town")
-    image = next(Path("town/leftImg8bit/val").glob("*/*.png"))
+def test_an_image_that_cannot_be_read(evaluate, checkpoint, toy_dataset, tmp_path):
+    shutil.copytree(toy_dataset, tmp_path / "toy_dataset")
+    image = next(Path("toy_dataset/leftImg8bit/val").glob("*/*.png"))
     image.write_bytes(image.read_bytes()[:200])
     with pytest.raises(InputError, match=f"{image.name}: cannot be read"):
-        evaluate(checkpoint, "--data_dir", "town", "--output", "out")
+        evaluate(checkpoint, "--data_dir", "toy_dataset", "--output", "out")
     assert not Path("out").exists()
 
 
-def test_other_classes_than_the_data(evaluate, checkpoint, town):
+def test_other_classes_than_the_data(evaluate, checkpoint, toy_dataset):
     tiny_model({0: "sky", 1: "road"}).save_pretrained("two")
     with pytest.raises(InputError, match=r"^checkpoint two: has 2 classes \(sky, road\), the data 19"):
-        evaluate(checkpoint, "two", "--data_dir", town)
+        evaluate(checkpoint, "two", "--data_dir", toy_dataset)
     assert not Path("runs").exists()  # found before the first was scored

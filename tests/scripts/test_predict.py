@@ -24,7 +24,7 @@ from transformers import (
     pipeline,
 )
 
-from scl_hf.data.cityscapes import ID2LABEL, PALETTE
+from scl_hf.data.sources.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
 from scl_hf.prediction import Video
 
@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory):
     segformer = SegformerForSemanticSegmentation(SegformerConfig(**FLOWERS, **SEGFORMER))
     for name, model in (("deeplab", tiny_model(ID2LABEL)), ("segformer", segformer)):
         model.save_pretrained(path / name)
-        # Another normalisation than the fallback, so that it is seen to come from here.
+        # Another normalization than the fallback, so that it is seen to come from here.
         processor = SegformerImageProcessorPil(do_resize=False, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
         processor.save_pretrained(path / name)
     return path
@@ -111,7 +111,7 @@ def test_resumes_and_redoes_what_is_missing(predict, pictures, tmp_path, capsys)
     protocol = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
     assert predict("deeplab", pictures, *protocol) == 0
     before = snapshot(tmp_path / "out")
-    assert len(before) == 7  # three colour maps, three overlays, the legend
+    assert len(before) == 7  # three color maps, three overlays, the legend
     colors = np.asarray(Image.open(tmp_path / "out/color/a/one.png"))
     assert {tuple(color) for color in colors.reshape(-1, 3).tolist()} <= {tuple(color) for color in PALETTE.tolist()}
     (tmp_path / "out/overlay/a/two.png").unlink()

@@ -21,24 +21,24 @@ def prepare(monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            script.script.run(script.main)
+            script.run_script(script.main)
         return ended.value.code
 
     return run
 
 
 def test_draw_check_push(prepare, tmp_path, capsys):
-    town = tmp_path / "town"
+    toy_dataset = tmp_path / "toy_dataset"
     sizes = ["--width", 48, "--height", 48, "--num_train", 2, "--num_val", 1, "--num_train_extra", 1, "--num_test", 1]
-    assert prepare("streets", town, *sizes) == 0
-    assert prepare("check", town, "--num_proc", 1) == 0
+    assert prepare("streets", toy_dataset, *sizes) == 0
+    assert prepare("check", toy_dataset, "--num_proc", 1) == 0
     assert "Complete and sound" in capsys.readouterr().out
-    assert prepare("push", town, tmp_path / "parquet") == 0
+    assert prepare("push", toy_dataset, tmp_path / "parquet") == 0
     assert "nothing was sent" in capsys.readouterr().out
-    next(town.glob("leftImg8bit/val/*/*")).write_bytes(b"no picture")
-    assert prepare("check", town, "--num_proc", 1) == 1
+    next(toy_dataset.glob("leftImg8bit/val/*/*")).write_bytes(b"no picture")
+    assert prepare("check", toy_dataset, "--num_proc", 1) == 1
     assert "NOT sound: 1 broken" in capsys.readouterr().out
-    for arguments in (["check", tmp_path], ["push", town, tmp_path / "parquet"]):
+    for arguments in (["check", tmp_path], ["push", toy_dataset, tmp_path / "parquet"]):
         assert prepare(*arguments) == 2
         error = capsys.readouterr().err.splitlines()
         assert len(error) == 1 and error[0].startswith("error: ")

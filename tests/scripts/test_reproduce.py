@@ -23,8 +23,8 @@ from reproduction.report import plus_minus
 from reproduction.summary import T_QUANTILES, Summary, estimate
 from safetensors.torch import load_file
 
+from scl_hf.checkpointing.manifest import seal
 from scl_hf.errors import InputError
-from scl_hf.safety.manifest import seal
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/reproduce.py"
@@ -40,8 +40,8 @@ RECIPE = SMALL_RUN | {
 }
 ALONE = {"consistency_weight": 0, "structured_consistency_weight": 0}
 TABLE = {
-    "title": "A town",
-    "shares": {"2 labels": {"recipe": "town.yaml", "labeled_fraction": 0.4}},
+    "title": "A toy_dataset",
+    "shares": {"2 labels": {"recipe": "toy_dataset.yaml", "labeled_fraction": 0.4}},
     "seeds": [0],
     "baseline": "labels alone",
     "rows": {"labels alone": ALONE, "both": {}},
@@ -69,13 +69,15 @@ scores = dict(eval_mean_iou=score, eval_mean_accuracy=0.5, eval_overall_accuracy
 
 
 @pytest.fixture
-def reproduce(tmp_path, town, monkeypatch):
+def reproduce(tmp_path, toy_dataset, monkeypatch):
     """Runs the script in this process on a table, `TABLE` but for `changes`; returns its exit code."""
     script = load_script(SCRIPT)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*command_line, **changes):
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *write_table(tmp_path, town, **changes), *command_line])
+        monkeypatch.setattr(
+            sys, "argv", ["reproduce.py", *write_table(tmp_path, toy_dataset, **changes), *command_line]
+        )
         return script.main()
 
     yield run
@@ -90,9 +92,9 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "TRAIN", tmp_path / "stand_in.py")
 
 
-def write_table(folder, town, **changes):
+def write_table(folder, toy_dataset, **changes):
     """Recipe and table; the command line that runs it."""
-    (folder / "town.yaml").write_text(yaml.safe_dump(RECIPE | {"data_dir": str(town)}))
+    (folder / "toy_dataset.yaml").write_text(yaml.safe_dump(RECIPE | {"data_dir": str(toy_dataset)}))
     table = {name: value for name, value in (TABLE | changes).items() if value is not None}
     (folder / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     return str(folder / "table.yaml"), "--output_dir", str(folder / "out")
@@ -135,12 +137,12 @@ def start(command_line):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed process leaves its children")
-def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, town, tmp_path, capfd):
+def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, toy_dataset, tmp_path, capfd):
     assert reproduce() == 0
     undisturbed = results_of(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
 
-    command_line = [*write_table(tmp_path, town), "--jobs", "1"]
+    command_line = [*write_table(tmp_path, toy_dataset), "--jobs", "1"]
     cells = [tmp_path / "out/2_labels" / row / "seed_0" for row in ("labels_alone", "both")]
     for cell, number, code in zip(cells, (signal.SIGKILL, signal.SIGTERM), (-signal.SIGKILL, 130)):
         parent = start(command_line)
@@ -167,7 +169,7 @@ def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, town, tmp
 
 
 def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
-    changes = {"seeds": [0, 1, 3], "shares": {"2 labels": TABLE["shares"]["2 labels"], "all": "town.yaml"}}
+    changes = {"seeds": [0, 1, 3], "shares": {"2 labels": TABLE["shares"]["2 labels"], "all": "toy_dataset.yaml"}}
     changes["rows"] = TABLE["rows"] | {"longer": ALONE | {"max_steps": "x2"}}
     assert reproduce("--jobs", "4", baseline=["labels alone", "longer"], **changes) == 0
     page = (tmp_path / "out/table.md").read_text()
@@ -260,9 +262,15 @@ WRONG_TABLES = {
     "like names": ({"rows": {"labels alone": {}, "labels_alone": {}}}, "rows: 'labels alone' is too like another"),
     "no name": ({"rows": {"labels alone": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
     "baseline": ({"baseline": "labels"}, "baseline: 'labels' is no row. Did you mean 'labels alone'"),
-    "no recipe": ({"shares": {"all": "town.yml"}}, "shares: all: there is no .*town.yml; name a recipe by its path"),
+    "no recipe": (
+        {"shares": {"all": "toy_dataset.yml"}},
+        "shares: all: there is no .*toy_dataset.yml; name a recipe by its path",
+    ),
     "share": ({"shares": {"all": {"labeled_fraction": 1}}}, "shares: all: has no recipe"),
-    "field of a share": ({"shares": {"all": {"recipe": "town.yaml", "x": 1}}}, "shares: all: .*unknown field 'x'"),
+    "field of a share": (
+        {"shares": {"all": {"recipe": "toy_dataset.yaml", "x": 1}}},
+        "shares: all: .*unknown field 'x'",
+    ),
     "no seed": ({"seeds": None}, r"seeds: must be a list of whole numbers such as \[0, 1, 2\], got None"),
     "word as a seed": ({"seeds": ["a"]}, "seeds: must be a list of whole numbers"),
     "seed twice": ({"seeds": [0, 2, 0]}, "seeds: 0 is given twice"),

@@ -29,10 +29,10 @@ from transformers import (
 )
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
-from scl_hf.checkpoints import ModelArguments, load_checkpoint, load_model
 from scl_hf.data import DataArguments, load_data
-from scl_hf.data.pixels import Pixels
+from scl_hf.data.normalization import Normalization
 from scl_hf.errors import InputError
+from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
 SETTINGS = SMALL_RUN | {
@@ -67,10 +67,10 @@ def folder(own_folder):
     return own_folder
 
 
-def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
-    run = train("--learning_rate", "1e-3", dataset="cityscapes", data_dir=str(town), report_to="tensorboard")
+def test_from_a_recipe_to_a_model_that_loads(train, toy_dataset, capsys):
+    run = train("--learning_rate", "1e-3", dataset="cityscapes", data_dir=str(toy_dataset), report_to="tensorboard")
     printed = capsys.readouterr().out
-    for expected in ("5 labelled, 11 unlabelled, 3 to evaluate on, 19 classes", "loss_sc", "EMA model on 3 images"):
+    for expected in ("5 labeled, 11 unlabeled, 3 to evaluate on, 19 classes", "loss_sc", "EMA model on 3 images"):
         assert expected in printed
     assert printed.count("\ntraffic light") == 1  # the last evaluation is not done twice
     assert f'from_pretrained("{run}", trust_remote_code=True)' in printed
@@ -78,11 +78,11 @@ def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
     metrics = json.loads((run / "all_results.json").read_text())
     assert 0 <= metrics["eval_mean_iou"] <= 1 and "eval_iou_road" in metrics and "train_loss" in metrics
     card = (run / "README.md").read_text()
-    assert "the EMA model after\n2 steps on 5 labelled and 11 unlabelled images of town" in card
+    assert "the EMA model after\n2 steps on 5 labeled and 11 unlabeled images of toy_dataset" in card
     assert f"{metrics['eval_iou_road']:.4f}" in card and "trust_remote_code=True" in card
     assert "(panel.png)" in card and "of the split `validation` (" in card
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    assert recipe["data_dir"] == "town" and recipe["learning_rate"] == 0.001 and recipe["model_config"] == TINY
+    assert recipe["data_dir"] == "toy_dataset" and recipe["learning_rate"] == 0.001 and recipe["model_config"] == TINY
     assert list(run.glob("panels/*.png"))
     board = EventAccumulator(str(next(run.glob("runs/*")))).Reload().Tags()
     assert "panel" in board["images"]
@@ -91,7 +91,7 @@ def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
 
     model = AutoModelForSemanticSegmentation.from_pretrained(run)
     processor = AutoImageProcessor.from_pretrained(run)
-    image = Image.open(next(town.glob("leftImg8bit/val/*/*.png")))
+    image = Image.open(next(toy_dataset.glob("leftImg8bit/val/*/*.png")))
     inputs = processor(images=image, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
@@ -101,8 +101,8 @@ def test_from_a_recipe_to_a_model_that_loads(train, town, capsys):
     assert {segment["label"] for segment in segments} == {model.config.id2label[i] for i in label.unique().tolist()}
 
 
-def test_a_run_goes_on_where_it_stopped_and_is_not_overwritten_by_accident(train, town, tmp_path):
-    data = {"dataset": "cityscapes", "data_dir": str(town), "report_to": "none"}
+def test_a_run_goes_on_where_it_stopped_and_is_not_overwritten_by_accident(train, toy_dataset, tmp_path):
+    data = {"dataset": "cityscapes", "data_dir": str(toy_dataset), "report_to": "none"}
     train(**data)
     with pytest.raises(InputError, match="holds another run"):
         train(**data)
@@ -112,16 +112,20 @@ def test_a_run_goes_on_where_it_stopped_and_is_not_overwritten_by_accident(train
     train("--overwrite_output_dir", "true", **data)
 
 
-def test_the_same_values_in_python_give_the_same_bits(train, town, tmp_path):
+def test_the_same_values_in_python_give_the_same_bits(train, toy_dataset, tmp_path):
     run = train(
-        dataset="cityscapes", data_dir=str(town), use_coarse_labels=True, coarse_classes=[0, 2], report_to="none"
+        dataset="cityscapes",
+        data_dir=str(toy_dataset),
+        use_coarse_labels=True,
+        coarse_classes=[0, 2],
+        report_to="none",
     )
     own = set(SETTINGS) - {"model_config"}
     args = SemiSupervisedConfig(
         output_dir=str(tmp_path / "python"), report_to="none", coarse_classes=[0, 2], **{n: SETTINGS[n] for n in own}
     )
     set_seed(args.seed)
-    data = load_data(DataArguments(data_dir=str(town), use_coarse_labels=True))
+    data = load_data(DataArguments(data_dir=str(toy_dataset), use_coarse_labels=True))
     trainer = SemiSupervisedTrainer(
         model=load_model(ModelArguments(model_config=TINY), data.id2label),
         args=args,
@@ -145,17 +149,17 @@ READER = """
 import json, re, sys
 from huggingface_hub import ModelCard
 names, segments, printed = {}, [], print
-by_pipeline, by_hand = re.findall(r"```python\\n(.*?)```", ModelCard.load("me/town").text, re.S)
+by_pipeline, by_hand = re.findall(r"```python\\n(.*?)```", ModelCard.load("me/toy_dataset").text, re.S)
 exec(by_pipeline, names | {"print": lambda label, mask: segments.append([label, mask.size])})
 exec(by_hand, names)
 print(json.dumps([segments, names["names"], list(names["label_map"].shape), "scl_hf" in sys.modules]))
 """
 
 
-def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(town, tmp_path):
+def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(toy_dataset, tmp_path):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    data = {"output_dir": str(run), "dataset": "cityscapes", "data_dir": str(town), "report_to": "none"}
-    push = {"push_to_hub": True, "hub_model_id": "me/town", "hub_strategy": "end"}
+    data = {"output_dir": str(run), "dataset": "cityscapes", "data_dir": str(toy_dataset), "report_to": "none"}
+    push = {"push_to_hub": True, "hub_model_id": "me/toy_dataset", "hub_strategy": "end"}
     recipe.write_text(yaml.safe_dump(SETTINGS | data | push))
     with mini_hub() as hub:
         client = subprocess.run(
@@ -166,7 +170,7 @@ def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(town, tmp_path):
         )
         assert client.returncode == 0, client.stderr
         assert len([line for line in hub.log if "/commit/" in line]) == 1
-        shutil.copy(next(town.glob("leftImg8bit/val/*/*.png")), tmp_path / "picture.jpg")
+        shutil.copy(next(toy_dataset.glob("leftImg8bit/val/*/*.png")), tmp_path / "picture.jpg")
         reader = subprocess.run(
             [sys.executable, "-c", READER],
             env=hub.environment(tmp_path / "reader", HF_HUB_OFFLINE="0"),
@@ -178,9 +182,9 @@ def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(town, tmp_path):
     segments, names, shape, has_package = json.loads(reader.stdout.splitlines()[-1])
     assert [label for label, _ in segments] == names and shape == [48, 96] and not has_package
     assert all(size == [96, 48] for _, size in segments)
-    sent = hub.repos["models/me/town"]["files"]
+    sent = hub.repos["models/me/toy_dataset"]["files"]
     assert sent["model.safetensors"] == (run / "model.safetensors").read_bytes()
-    assert "images of town" in sent["README.md"].decode().replace("\n", " ") and "all_results.json" in sent
+    assert "images of toy_dataset" in sent["README.md"].decode().replace("\n", " ") and "all_results.json" in sent
     assert {"recipe.yaml", "curves.png", "panel.png"} <= sent.keys()
     assert not any(name.startswith(("_", "checkpoint-")) for name in sent)
 
@@ -188,7 +192,7 @@ def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(town, tmp_path):
 def test_a_folder_of_ones_own(train, folder):
     run = train(dataset="folder", data_dir=str(folder), labeled_fraction=0.5, report_to="none")
     assert AutoModelForSemanticSegmentation.from_pretrained(run).config.id2label == {0: "grass", 1: "path", 2: "sky"}
-    assert "on 2 labelled and 4 unlabelled images of mine" in (run / "README.md").read_text().replace("\n", " ")
+    assert "on 2 labeled and 4 unlabeled images of mine" in (run / "README.md").read_text().replace("\n", " ")
 
 
 def test_a_datasets_data_set_with_its_own_column_names(train, folder, tmp_path):
@@ -205,8 +209,8 @@ def test_a_datasets_data_set_with_its_own_column_names(train, folder, tmp_path):
     assert (run / "model.safetensors").is_file()
 
 
-def test_a_supervised_run_that_starts_from_a_checkpoint_with_other_classes(train, town, folder, tmp_path):
-    first = train(dataset="cityscapes", data_dir=str(town), report_to="none").rename(tmp_path / "first")
+def test_a_supervised_run_that_starts_from_a_checkpoint_with_other_classes(train, toy_dataset, folder, tmp_path):
+    first = train(dataset="cityscapes", data_dir=str(toy_dataset), report_to="none").rename(tmp_path / "first")
     supervised = {"consistency_weight": 0, "structured_consistency_weight": 0, "model_config": None}
     run = train(dataset="folder", data_dir=str(folder), model_name_or_path=str(first), report_to="none", **supervised)
     assert AutoModelForSemanticSegmentation.from_pretrained(run).config.num_labels == 3
@@ -228,7 +232,7 @@ def test_a_checkpoint_that_takes_bgr_is_trained_and_saved_with_it(train, folder,
     processor = AutoImageProcessor.from_pretrained(run)
     assert isinstance(processor, MobileViTImageProcessorPil) and processor.do_flip_channel_order
     assert not processor.do_resize and not processor.do_center_crop
-    assert load_checkpoint(str(run)).pixels == Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), blue_first=True)
+    assert load_checkpoint(str(run)).normalization == Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), blue_first=True)
 
 
 def truncate(path, size):
@@ -257,7 +261,7 @@ WRONG_DATA = {
     "other ids": (lambda root: (root / "id2label.json").write_text('{"7": "road"}'), r"label_map: \{7: 0, …\}"),
     "shared image": (
         lambda root: shutil.copy(root / "train/images/frame1.png", root / "validation/images/frame0.png"),
-        "1 of the 2 evaluation images are labelled training images, too: .*validation/images/frame0.png",
+        "1 of the 2 evaluation images are labeled training images, too: .*validation/images/frame0.png",
     ),
 }
 
@@ -290,8 +294,8 @@ def test_corrupt_images_can_be_skipped(train, folder):
     assert 1 <= json.loads((run / "all_results.json").read_text())["skipped_images"] <= 3
 
 
-def test_no_unlabelled_images_for_a_loss_that_needs_them(train, folder):
-    with pytest.raises(InputError, match="consistency_weight.*no unlabelled images.*unlabeled_dirs.*set both to 0"):
+def test_no_unlabeled_images_for_a_loss_that_needs_them(train, folder):
+    with pytest.raises(InputError, match="consistency_weight.*no unlabeled images.*unlabeled_dirs.*set both to 0"):
         train(dataset="folder", data_dir=str(folder), unlabeled_includes_labeled=False, report_to="none")
 
 

@@ -39,12 +39,12 @@ def test_it_says_all_of_a_run(dry_run, own_folder):
     (own_folder / "id2label.json").write_text(json.dumps(names))
     said = dry_run("--tflops_per_second", "0.001", "--num_gpus", "2", optim="adamw_torch", optim_args=None)
     for expected in (
-        "images     2 labelled, 4 unlabelled, 2 to evaluate on, 4 classes",
-        "a step     4 labelled crops of 32×32 and 4 mixed, of 8 unlabelled ones, on 2 GPUs",
+        "images     2 labeled, 4 unlabeled, 2 to evaluate on, 4 classes",
+        "a step     4 labeled crops of 32×32 and 4 mixed, of 8 unlabeled ones, on 2 GPUs",
         "the run    6 steps: 6.0 epochs of 1; the first 2 of labels alone",
-        "24 labelled crops, 12.0 an image",
-        "32 unlabelled crops, 8.0 an image",
-        "12 of the labelled crops are placed on a class, by the draws of seed",
+        "24 labeled crops, 12.0 an image",
+        "32 unlabeled crops, 8.0 an image",
+        "12 of the labeled crops are placed on a class, by the draws of seed",
         "never placed on well: no label shows it",
         "model      DeepLabV3PlusForSemanticSegmentation, ",
         "a step of labels alone on each GPU",
@@ -60,7 +60,7 @@ def test_it_says_all_of_a_run(dry_run, own_folder):
     assert sum(float(size) for size, _ in parts) == pytest.approx(total, abs=0.05 * len(parts))
 
 
-def test_without_unlabelled_images_and_without_a_rate(dry_run):
+def test_without_unlabeled_images_and_without_a_rate(dry_run):
     alone = {"consistency_weight": 0, "structured_consistency_weight": 0}
     said = dry_run(**alone, class_uniform_share=0, num_train_epochs=1, max_steps=-1)
     assert "the run    1 step: 1.0 epochs of 1; all of labels alone" in said and "mixed" not in said

@@ -22,9 +22,9 @@ from scl_hf import (
     SemiSupervisedConfig,
     SemiSupervisedTrainer,
 )
-from scl_hf.callbacks import LogLines
 from scl_hf.data import load_cityscapes
-from scl_hf.data.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.progress import LogLines
 from scl_hf.step_cost import counting_flops
 
 from ..common import peak_memory

@@ -35,7 +35,7 @@ def measure_growth(case: Case, town: Town) -> None:
         "boxes N, half of them with a loss": {
             str(number): case.changed(num_boxes=number, num_loss_boxes=number // 2) for number in BOXES
         },
-        "labelled images, and as many mixed ones": {
+        "labeled images, and as many mixed ones": {
             str(number): case.changed(per_device_train_batch_size=number) for number in BATCHES
         },
     }

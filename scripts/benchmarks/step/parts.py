@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import record_function
 
 from scl_hf import cutmix, losses
-from scl_hf.safety.finite import StepWatch
+from scl_hf.checkpointing.finite import StepWatch
 from scl_hf.teacher import EMATeacher
 
 from .case import DATA, LOGGING, LOSSES, PART, STEP, TEACHER, TRANSFER, MeasuredTrainer

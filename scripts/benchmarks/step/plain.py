@@ -17,9 +17,9 @@ NUM_PAIRS = 9000  # the paper's
 
 class PlainStep:
     """
-    float32, contiguous layout, the labelled and the mixed images each through the student, `a` and `b` each through
+    float32, contiguous layout, the labeled and the mixed images each through the student, `a` and `b` each through
     the teacher, pairs sampled box by box, the average taken parameter by parameter. L_x, the optimizer and its
-    settings are the trainer's; data, its transfer and logs are left out. One labelled and one mixed image go through
+    settings are the trainer's; data, its transfer and logs are left out. One labeled and one mixed image go through
     the student together: BatchNorm over the one value of DeepLabV3+'s image pooling needs two.
     """
 

@@ -30,9 +30,9 @@ def stamped(function: Callable, name: str) -> Callable:
 
 def run_stamped(file: str, train: str) -> None:
     sys.path[0] = str(Path(train).parent)
-    from scl_hf.safety import script
+    from scl_hf import cli
 
-    run = script.run
+    run = cli.run_script
 
     def with_stamps(main: Callable) -> None:
         # Called last in the script: by now all that it imports is there.
@@ -58,7 +58,7 @@ def run_stamped(file: str, train: str) -> None:
         names["SemiSupervisedTrainer"] = stamped(lambda **given: build(**given, callbacks=[Stop()]), "trainer built")
         run(main)
 
-    script.run = with_stamps
+    cli.run_script = with_stamps
     runpy.run_path(train, run_name="__main__")
 
 

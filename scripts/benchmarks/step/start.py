@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from town import draw_streets
+from toy_dataset import draw_toy_dataset
 
 from ..common import print_table
 from ..data import file_in
@@ -23,7 +23,7 @@ TINY_SIZE = (64, 32)
 def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
     """Prints how long the demo, and its model on a tree of many tiny files, take to their first step, twice."""
     town, tree = folder / "demo", folder / "tree"
-    draw_streets(town, **DEMO_TOWN)
+    draw_toy_dataset(town, **DEMO_TOWN)
     draw_tiny_tree(tree, *images)
     cases = {"the demo": (town, []), f"{images[0]} + {images[1]} tiny files": (tree, ["--crop_size", "32", "64"])}
     columns, seconds = {}, {}

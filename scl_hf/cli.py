@@ -1,0 +1,332 @@
+"""A recipe (YAML) and the command line on top of it -> dataclasses, and the recipe that is to be passed on."""
+
+import argparse
+import inspect
+import itertools
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from .checkpointing.signals import Interrupted, leaving
+from .errors import RESUME_HINT, InputError, NotFiniteError, did_you_mean, first_line
+from .files import disk_full, is_disk_full
+from .processes import are_several, is_main_process
+
+# Fields, by how they begin, of one start of a run and of who started it: no part of what somebody else runs again.
+NOT_PASSED_ON = (
+    "allow_changed_recipe",
+    "dry_run",
+    "hub_",
+    "model_card_template",
+    "overwrite_output_dir",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "resume_from_checkpoint",
+    "run_name",
+    "trackio_",
+)
+
+
+def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What comes before the first `--field` of a command line, and the rest."""
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    return leading, list(argv[len(leading) :])
+
+
+def field_help(dataclass_type: type) -> dict[str, str]:
+    """Field -> what the docstring of its class, or of the nearest base that names it, says of it, in one line."""
+    described = {}
+    for owner in reversed(dataclass_type.__mro__):
+        text = inspect.cleandoc(owner.__doc__ or "")
+        entries = re.findall(r"^    (\w+) ?\(.*?\):?((?: .*)?(?:\n(?: {8}.*)?)*)$", text, re.MULTILINE)
+        described |= {name: " ".join(entry.split()) for name, entry in entries}
+    return {field.name: described[field.name] for field in fields(dataclass_type) if field.name in described}
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, without its full stop."""
+    return re.split(r"(?<!e\.g)(?<!i\.e)(?<!et al)\.(?:\s|$)", text, maxsplit=1)[0].strip()
+
+
+# The core schema of YAML 1.2
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "tag:yaml.org,2002:float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """
+    The numbers of YAML 1.2. By those of 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text. A field that
+    is given twice is an error, where PyYAML takes the last one.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern in _NUMBERS.items():
+    _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789"))
+_RecipeLoader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value.startswith(("0o", "0x")) else 10)
+)
+
+
+class _RecipeDumper(yaml.SafeDumper):
+    """
+    Writes what [`_RecipeLoader`] reads as it was, with quotes around text that it would take for a number. A list
+    stands in its line.
+    """
+
+    yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
+
+    def represent_sequence(self, tag: str, sequence: Iterable, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """One spelling of each field, with the type of its value, and no `(default: None)`."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        arguments = self._format_args(action, getattr(action.type, "__name__", "str"))
+        return f"{action.option_strings[0]} {arguments}".rstrip()
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class RecipeParser(HfArgumentParser):
+    """
+    Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults and the
+    command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
+    A recipe with `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one.
+    `--help` shows the first sentence of what the docstrings say of each field.
+    """
+
+    def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
+        self.source = "command line"  # what error messages name
+        self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
+        self.in_recipe: set[str] = set()  # the fields that the recipe or its base holds
+        self.values: dict[str, Any] = {}  # of all fields, as they were given, before the dataclasses complete them
+        defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
+        super().__init__(dataclass_types, **defaults | kwargs)
+        self.own_defaults: dict[str, Any] = {}  # those of the dataclasses, which a recipe replaces
+        for action in self._actions:
+            default = self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+            self.own_defaults.setdefault(action.dest, default)
+
+    def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
+        """One instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
+        argv = list(argv)
+        if argv and not argv[0].startswith("-"):
+            recipe = argv.pop(0)
+            for self.source, values in _read_with_base(Path(recipe)):
+                self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
+                self.in_recipe |= values.keys()
+            self.source = f"{recipe} or command line"
+        try:
+            *parsed, unknown = self.parse_args_into_dataclasses(
+                argv, look_for_args_file=False, return_remaining_strings=True
+            )
+        except InputError:
+            raise
+        except (ValueError, TypeError, OSError) as error:  # a dataclass's own checks, and files that it reads
+            self.error(first_line(error))
+        if unknown:
+            self._unknown_field(unknown[0].removeprefix("--"))
+        return tuple(parsed)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        namespace, unknown = super().parse_known_args(*args, **kwargs)
+        self.values = dict(vars(namespace))
+        return namespace, unknown
+
+    def portable_recipe(self) -> str:
+        """
+        What was parsed as one recipe without a base, for another machine: the fields that the recipe holds and those
+        whose values are not the defaults, and of paths that are of this machine only the name.
+        """
+        given = {
+            name: value
+            for name, value in self.values.items()
+            if name in self.in_recipe or value != self.own_defaults[name]
+        }
+        parts = []
+        for group in self._action_groups:
+            names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in given)
+            values = {name: _portable(given[name]) for name in names if not name.startswith(NOT_PASSED_ON)}
+            if values:
+                text = yaml.dump(values, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
+                parts.append(f"# {group.title}\n{text}")
+        return "\n".join(parts)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(argument )?--(\w+)(/--[\w-]+)?: ", r"\2: ", message)
+        raise InputError(f"{self.source}: {message}")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        """As upstream, but in a group for each class that defines fields, bases last, with the docstrings' texts."""
+        hints, texts = get_type_hints(dtype), field_help(dtype)
+        left = {field.name: field for field in fields(dtype) if field.init}
+        for owner in dtype.__mro__:
+            group = self.add_argument_group(owner.__name__)
+            for name in [name for name in inspect.get_annotations(owner) if name in left]:
+                field = left.pop(name)
+                field.type = hints[name]  # where upstream looks for it
+                self.alternatives[name] = {get_origin(kind) or kind for kind in get_args(hints[name])}
+                self._parse_dataclass_field(group, field)
+                for action in (action for action in self._actions if action.dest == name):
+                    if name in texts:
+                        action.help = first_sentence(texts[name]).replace("%", "%%")
+                    if isinstance(action, argparse._StoreFalseAction):  # `--no_x`: `--x false` says it, too
+                        action.help = argparse.SUPPRESS
+                    if action.type is string_to_bool:
+                        action.metavar = "true|false"
+                    if dict in self.alternatives[name]:
+                        action.type = _json_text
+                    if type(None) in self.alternatives[name]:
+                        action.type = _or_null(action.type)
+
+    def _unknown_field(self, name: str) -> NoReturn:
+        self.error(f"unknown field '{name}'.{did_you_mean(name, self.alternatives)}")
+
+    def _set_recipe_defaults(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if name not in self.alternatives:
+                self._unknown_field(str(name))
+            action = self._option_string_actions[f"--{name}"]
+            takes_list = action.nargs == "+"
+            if value is None and type(None) not in self.alternatives[name]:
+                self.error(f"{name}: expected a value, got none.")
+            if isinstance(value, dict) and dict not in self.alternatives[name]:
+                self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
+            if isinstance(value, list) and not takes_list:
+                self.error(f"{name}: expected one value, got {value!r}.")
+            if value is not None and not isinstance(value, dict):
+                # Not left to argparse, which converts defaults when the name of the file is no longer known.
+                items = value if isinstance(value, list) else [value]
+                try:
+                    value = self._get_values(action, [str(item) for item in items])
+                except argparse.ArgumentError as error:
+                    self.error(str(error))
+            self.set_defaults(**{name: value})
+            action.required = False
+
+
+def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The (file, fields) of a recipe, after those of its base if it names one."""
+    values = read_yaml(path)
+    if "base" not in values:
+        return [(str(path), values)]
+    base = path.parent / str(values.pop("base"))
+    if not os.path.isfile(base):
+        raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
+    inherited = read_yaml(base)
+    if "base" in inherited:
+        raise InputError(f"{path}: base: {base} has a base itself. Name a recipe that has none.")
+    return [(str(base), inherited), (str(path), values)]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields that a recipe file, or one like it, holds."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_RecipeLoader)
+        json.dumps(values, default=str, skipkeys=True)  # an alias may stand within its own anchor
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check who may read it.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
+    return values
+
+
+def _portable(value: Any) -> Any:
+    """A value as a recipe holds it, without folders of this machine."""
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if not isinstance(value, str):
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    if value.startswith("{"):
+        return json.loads(value)
+    here = os.path.isabs(value) or value.startswith("~") or ".." in Path(value).parts
+    return Path(os.path.abspath(value)).name if here else value
+
+
+def _json_text(text: str) -> str:
+    """A mapping on the command line, or what a field takes in place of one."""
+    if text.startswith("{"):
+        json.loads(text)
+    return text
+
+
+_json_text.__name__ = "JSON"  # argparse names it in its messages
+
+
+def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:
+    """The conversion of a field that may be left out: `null` leaves it out."""
+
+    def or_null(text: str) -> Any:
+        return None if text.lower() == "null" else (convert or str)(text)
+
+    or_null.__name__ = getattr(convert, "__name__", "str")  # argparse names it in its messages
+    return or_null
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """
+    Exits with what `main` returns: 0 where that is nothing; 2, in one line, where the user's input was wrong or a disk
+    is full; 128 + the number of a signal.
+    """
+    # A thread that finds the disk full, as TensorBoard's, says nothing: its error is raised where it is used.
+    threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
+    is_main = is_main_process()
+    try:
+        code, line = main() or 0, None
+    except InputError as error:
+        code, line = 2, f"error: {error}"
+        line = line if not isinstance(error, NotFiniteError) or is_main else None  # all processes stop by that
+    except Interrupted as stop:
+        leaving()
+        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {RESUME_HINT} goes on"
+        line = line if is_main else None
+    except Exception as error:
+        if is_disk_full(error):
+            name = str(getattr(error, "filename", None) or "")
+            full = disk_full(error, name or "a file", os.path.dirname(name) or ".", "Free some space.")
+            code, line = 2, f"error: {full}"
+        elif isinstance(error, OSError):
+            code, line = 2, f"error: a file cannot be read or written ({first_line(error)})"
+        else:
+            raise
+    if line is not None:
+        tqdm.write(line, file=sys.stderr)  # on a line of its own, below a progress bar
+    if are_several():
+        sys.stdout.flush()
+        os._exit(code)  # the threads of its connections would abort the process
+    sys.exit(code)

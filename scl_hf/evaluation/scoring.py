@@ -1,0 +1,195 @@
+"""Whole images in, predictions and named scores out: one protocol for training, evaluation and prediction."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..checkpointing import signals
+from ..errors import InputError, check_field, check_finite, first_line, is_killed_worker, killed_workers
+from ..inference import predict_probs
+
+SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`
+_SPEED = ("max_tiles_per_batch", "dataloader_num_workers")  # how fast predictions are made, not what they are
+
+
+@dataclass
+class EvaluationArguments:
+    """
+    How whole images are predicted, see [`~scl_hf.inference.predict_probs`]. The paper's test protocol is
+    `eval_scales=[0.5, 1, 2], eval_flip=True, eval_tile=[1024, 1024]`.
+
+    Args:
+        eval_scales (`list[float]`, *optional*, defaults to `[1.0]`):
+            Scales at which each image is seen; logits are averaged.
+        eval_flip (`bool`, *optional*, defaults to `False`):
+            Whether the logits are averaged with those of the mirrored image.
+        eval_tile (`list[int]`, *optional*):
+            Height and width in pixels, or one number for both, of the overlapping tiles that an image is cut into.
+            Without it: whole images. Few wide tiles see fewer pixels twice: 1024 by 1232 on images of 1024 by 2048
+            costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
+        eval_overlap (`float`, *optional*, defaults to 1/3):
+            Share of a tile that its neighbor covers too, at least.
+        eval_border (`str`, *optional*, defaults to `"average"`):
+            What counts where tiles overlap: `"average"`, all of them alike, as in the paper; or `"trim"`, the tile
+            that has the pixel farther inside.
+        max_tiles_per_batch (`int`, *optional*, defaults to 1):
+            Tiles (or whole images), mirrored ones included, that go through the model at once. More need more memory;
+            they are faster where tiles are small and the GPU is not.
+        dataloader_num_workers (`int`, *optional*, defaults to 0):
+            Processes that read images ahead. 0: they are read between predictions.
+    """
+
+    eval_scales: list[float] = field(default_factory=lambda: [1.0])
+    eval_flip: bool = False
+    eval_tile: list[int] | None = None
+    eval_overlap: float = 1 / 3
+    eval_border: str = "average"
+    max_tiles_per_batch: int = 1
+    dataloader_num_workers: int = 0
+
+    def __post_init__(self):
+        check_finite(self)
+        if self.eval_tile is not None:
+            tile = self.eval_tile if isinstance(self.eval_tile, (list, tuple)) else [self.eval_tile]
+            self.eval_tile = None if tile == [None] else [*tile, *tile] if len(tile) == 1 else list(tile)
+        positive = bool(self.eval_scales) and all(0 < scale < math.inf for scale in self.eval_scales)
+        check_field(self, "eval_scales", positive, "scales above 0")
+        is_size = self.eval_tile is None or (len(self.eval_tile) == 2 and min(self.eval_tile) >= 1)
+        check_field(self, "eval_tile", is_size, "height and width, or one number, of 1 or more, or left out")
+        check_field(self, "eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
+        check_field(self, "eval_border", self.eval_border in ("average", "trim"), "average or trim")
+        check_field(self, "max_tiles_per_batch", self.max_tiles_per_batch >= 1, "1 or more")
+        check_field(self, "dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
+
+
+def protocol_settings(args: EvaluationArguments, dtype: str) -> dict[str, Any]:
+    """All of the protocol that predictions depend on, as plain values; what only makes them faster is left out."""
+    names = [field.name for field in fields(EvaluationArguments) if field.name not in _SPEED]
+    return {name: getattr(args, name) for name in names} | {"dtype": dtype}
+
+
+def changed_setting(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting that differs from what was read as JSON: its name, the value there, the value here."""
+    settings = json.loads(json.dumps(settings))
+    names = [name for name in settings | earlier if earlier.get(name) != settings.get(name)]
+    return (names[0], earlier.get(names[0]), settings.get(names[0])) if names else None
+
+
+def make_accelerator(dtype: str) -> Accelerator:
+    """This process, on the GPU if there is one, and mixed precision where `dtype` is not float32."""
+    if dtype not in MIXED_PRECISION:
+        raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {dtype!r}.")
+    try:
+        # Without a GPU, several processes find each other only if they are told that they run on the CPU.
+        return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=MIXED_PRECISION[dtype])
+    except ValueError as error:
+        raise InputError(f"dtype: {dtype} does not run here ({first_line(error)})") from error
+
+
+def predict_image(
+    model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
+) -> torch.Tensor:
+    """Class probabilities (1, C, H, W), float32 on the device, of an item: `pixel_values` (3, H, W) and `id`."""
+    height, width = args.eval_tile or item["pixel_values"].shape[-2:]
+    scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
+    seen = f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
+    try:
+        with accelerator.autocast():
+            return predict_probs(
+                model,
+                item["pixel_values"].unsqueeze(0).to(accelerator.device),
+                scales=tuple(args.eval_scales),
+                flip=args.eval_flip,
+                tile=args.eval_tile,
+                overlap=args.eval_overlap,
+                border=args.eval_border,
+                max_tiles_per_batch=args.max_tiles_per_batch,
+            )
+    except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
+        if is_killed_worker(error):  # which is raised wherever the process happens to be
+            raise
+        if is_out_of_memory(error):
+            raise InputError(
+                f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
+                f"take smaller tiles than {seen}, or fewer at once."
+            ) from error
+        raise InputError(
+            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {seen}: {first_line(error)}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def predicted_images(
+    model: nn.Module, images: Dataset, rows: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
+) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
+    """Each of these rows of `images`, its item, and its probabilities (1, C, H, W), one after the other."""
+    workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": signals.worker_init()}
+    loader = DataLoader(Subset(images, rows), batch_size=None, **workers)
+    for row, item in zip(rows, loader):
+        yield row, item, predict_image(model, item, args, accelerator)
+
+
+def protocol_in_words(args: EvaluationArguments) -> str:
+    """How evaluation looks at an image."""
+    parts = ["tiles of {}×{} pixels".format(*args.eval_tile) if args.eval_tile else "whole images"]
+    if args.eval_scales != [1.0]:
+        parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
+    return ", ".join(parts + ["mirrored too"] * args.eval_flip)
+
+
+@killed_workers()
+def score(
+    model: nn.Module,
+    images: Dataset,
+    args: EvaluationArguments,
+    accelerator: Accelerator,
+    on_prediction: Callable[[int, dict[str, Any], torch.Tensor], None] | None = None,
+) -> dict[str, Any]:
+    """
+    What [`~scl_hf.metrics.MeanIoU`] says of a model on [`~scl_hf.data.crops.EvaluationImages`], and the
+    "confusion_matrix", (C, C) int64 on the CPU. The processes share the images, and their counts of pixels are added
+    up: the result is the same in each process and for any number of them. `on_prediction` is called with each row of
+    this process, its item and its probabilities (1, C, H, W) on the device.
+    """
+    from ..metrics import MeanIoU  # late: importing `evaluate` takes seconds
+
+    metric = MeanIoU(num_classes=model.config.num_labels)
+    # Rows are dealt out here: a prepared loader would repeat images to fill up the last batch.
+    rows = range(accelerator.process_index, len(images), accelerator.num_processes)
+    for row, item, probs in predicted_images(model, images, rows, args, accelerator):
+        try:
+            metric.add_batch(predictions=probs.argmax(dim=1), references=item["labels"].unsqueeze(0))
+        except ValueError as error:
+            raise InputError(f"image {item['id']}: the labels do not fit the model: {error}") from error
+        if on_prediction is not None:
+            on_prediction(row, item, probs)
+        if signals.requested():
+            break
+    signals.check(accelerator.device)
+    metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(accelerator.device))
+    confusion_matrix = metric.confusion_matrix.cpu()
+    return metric.compute() | {"confusion_matrix": confusion_matrix}
+
+
+def iou_name(label: str) -> str:
+    """The name of a class's IoU among the metrics: `iou_traffic_light`."""
+    return f"iou_{label.replace(' ', '_')}"
+
+
+def named_scores(results: Mapping[str, Any], id2label: Mapping[int, str]) -> dict[str, float]:
+    """Mean IoU, accuracies and the IoU of each class that occurs, of [`score`], as (name, number) pairs."""
+    scores = {name: float(results[name]) for name in SCORES}
+    ious = {iou_name(id2label[i]): float(iou) for i, iou in enumerate(results["per_category_iou"])}
+    return scores | {name: iou for name, iou in ious.items() if iou == iou}

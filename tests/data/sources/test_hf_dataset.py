@@ -1,0 +1,105 @@
+"""What `datasets` opens: its columns, and its class names."""
+
+import datasets
+import pytest
+from huggingface_hub.errors import EntryNotFoundError
+from PIL import Image
+
+from scl_hf.data.columns import standard_columns
+from scl_hf.data.sources import hf_dataset
+from scl_hf.data.sources.hf_dataset import find_id2label, open_splits
+from scl_hf.errors import InputError
+
+
+@pytest.fixture
+def path(tmp_path):
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg")
+    return str(tmp_path / "a.jpg")
+
+
+def table(path, **columns):
+    features = datasets.Features(image=datasets.Image(), text=datasets.Value("string"), kind=datasets.ClassLabel(2))
+    return datasets.Dataset.from_dict(
+        {"image": [str(path)] * 2, "text": ["a.png"] * 2, "kind": [0, 1]} | columns, features=features
+    )
+
+
+def select(rows, image, label):
+    """As `open_source` does for the split train."""
+    columns = {"image": image} | ({"label": label} if label else {})
+    fields = {"image": "image_column", "label": "label_column"}
+    return standard_columns(rows, columns, None, fields, "name one of them", " in split train", "train_")
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        (
+            ("photo", None),
+            "^image_column: there is no column 'photo' in split train, only image, text, kind; name one",
+        ),
+        (("image", "mask"), "^label_column: there is no column 'mask'"),
+        (("text", None), r"^image_column: column 'text' holds no pictures but text; .*cast_column\(…, datasets.Image"),
+        (("image", "kind"), "^label_column: column 'kind' holds no pictures but int64; name one that does"),
+    ],
+)
+def test_columns_that_are_no_pictures(path, columns, message):
+    with pytest.raises(InputError, match=message):
+        select(table(path), *columns)
+
+
+def test_rows_whose_picture_is_missing(path):
+    with pytest.raises(InputError, match="1 of the 2 rows in split train have no picture"):
+        select(table(path, image=[path, None]), "image", None)
+    with pytest.raises(InputError, match="^image_column: 1 file is empty or missing: gone.png"):
+        select(table(path, image=[path, "gone.png"]), "image", None)
+
+
+def test_ids_of_ones_own_are_kept(path):
+    rows = table(path).rename_column("kind", "id")
+    assert select(rows, "image", None)["id"][:] == ["0", "1"]
+
+
+def test_pictures_in_a_column_named_id(path):
+    rows = table(path).rename_column("image", "id")
+    rows = select(rows, "id", None)
+    assert rows.column_names == ["image", "id"] and rows["id"][:] == ["train_0", "train_1"]
+
+
+def test_data_set_that_cannot_be_opened(tmp_path):
+    with pytest.raises(InputError, match="dataset: cannot open") as error:
+        open_splits(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo_id, filename, repo_type):
+        asked.append((repo_id, filename, repo_type))
+        if repo_id == "me/none":
+            raise EntryNotFoundError("404 Client Error.\n\nEntry Not Found")
+        return str(tmp_path / "downloaded.json")
+
+    monkeypatch.setattr(hf_dataset, "hf_hub_download", download)
+    (tmp_path / "id2label.json").write_text("{}")
+    assert find_id2label("me/mine", str(tmp_path)) == find_id2label(str(tmp_path), None) == tmp_path / "id2label.json"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="id2label: there is no id2label.json in .*empty; name a JSON file"):
+        find_id2label(str(tmp_path / "empty"), None)
+    assert not asked
+    assert find_id2label("me/mine", None) == tmp_path / "downloaded.json"
+    assert asked == [("me/mine", "id2label.json", "dataset")]
+    with pytest.raises(
+        InputError, match=r"id2label: cannot get .* of me/none from the Hub \(404 Client Error\); name"
+    ):
+        find_id2label("me/none", None)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    rows = datasets.Dataset.from_dict({"image": ["a"]})
+    rows.to_parquet(tmp_path / "data/train.parquet")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/cache")
+    with pytest.raises(InputError, match="^HF_DATASETS_CACHE .*file/cache: .*file is a file. Name another folder"):
+        open_splits(str(tmp_path / "data"))

@@ -1,0 +1,161 @@
+"""Rows of files in folders, and of a data set of one's own."""
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from scl_hf.data import LabelImage
+from scl_hf.data.columns import Frame, image_dataset, open_frames, open_images
+from scl_hf.data.images import read_image, read_label
+from scl_hf.errors import InputError
+
+LABELS = LabelImage.of({0: "sky", 1: "road", 2: "car"}, {7: 0, 8: 1, 9: 2})
+CHECK_NAME = "^train_dataset: "
+
+
+def put(path, size=(6, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size).save(path)
+
+
+def frame(root, name, kinds=("image", "labels")):
+    """A frame of which only these kinds are there."""
+    paths = {"image": str(root / f"{name}.jpg"), "labels": str(root / f"{name}.png")}
+    for kind in kinds:
+        put(root / paths[kind])
+    return Frame("train", name, paths["image"], {"labels": paths["labels"]}, frozenset(kinds), "ulm")
+
+
+def test_frames_become_paths(tmp_path):
+    frames = [frame(tmp_path, "a"), frame(tmp_path, "b", ["image"]), frame(tmp_path, "c", ["labels"])]
+    rows = open_frames(frames, "labels", "train", complete=False, remedy="")
+    picture, text = datasets.Image(decode=False), datasets.Value("string")
+    assert rows.features == {"image": picture, "label": picture, "id": text, "city": text}
+    assert rows[0] == {
+        "image": {"path": str(tmp_path / "a.jpg"), "bytes": None},
+        "label": {"path": str(tmp_path / "a.png"), "bytes": None},
+        "id": "a",
+        "city": "ulm",
+    }
+    assert rows["id"][:] == ["a", "b"] and rows["label"][1] is None
+    assert open_frames(frames, None, "train", complete=False, remedy="")["label"][:] == [None, None]
+    with pytest.raises(InputError, match=r"b.jpg: its label is missing, looked for .*b.png \(1 of the 2 .*; copy it"):
+        open_frames(frames, "labels", "train", complete=True, remedy="copy it")
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    found = frame(tmp_path, "a")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=r"1 file is empty or missing: .*/a.png \(missing\)"):
+        open_frames([found], "labels", "train", complete=True, remedy="")
+
+
+def test_pictures_in_folders_of_folders(tmp_path):
+    for name in ("b.png", "a/c.JPG", "a/a.webp", ".cache/d.png", "a/._c.jpg"):
+        put(tmp_path / "pictures" / name)
+    (tmp_path / "pictures/notes.txt").write_text("x")
+    assert open_images(tmp_path / "pictures")["id"][:] == ["a/a.webp", "a/c.JPG", "b.png"]
+
+
+def test_pictures_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match="unlabeled_dirs: there is no folder .*nowhere; correct"):
+        open_images(tmp_path / "nowhere")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="unlabeled_dirs: .*none holds no pictures"):
+        open_images(tmp_path / "none")
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos/a.jpg")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/link").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/back").symlink_to(tmp_path / "all")
+    assert open_images(tmp_path / "all")["id"][:] == ["link/a.jpg"]
+
+
+def test_pictures_are_found_from_another_working_directory(tmp_path, monkeypatch):
+    put(tmp_path / "pictures/a.png")
+    monkeypatch.chdir(tmp_path)
+    rows = open_images("pictures")
+    monkeypatch.chdir(tmp_path.parent)
+    assert read_image(rows[0]["image"]).shape == (4, 6, 3)
+
+
+@pytest.fixture
+def own():
+    """Five decoded pairs of a user's own; the image holds its number, the label an id of `LABELS`."""
+    images = [Image.new("RGB", (6, 4), (number, 0, 0)) for number in range(5)]
+    labels = [Image.new("L", (6, 4), 7 + number % 3) for number in range(5)]
+    features = datasets.Features(image=datasets.Image(), label=datasets.Image(), n=datasets.Value("int64"))
+    return datasets.Dataset.from_dict({"image": images, "label": labels, "n": range(5)}, features=features)
+
+
+def contents(rows):
+    """Number, id and class of each row."""
+    table = rows.features["label"].table
+    return [(read_image(row["image"])[0, 0, 0], row["id"], read_label(row["label"], table)[0, 0]) for row in rows]
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_rows_of_ones_own(own, decode):
+    for column in ("image", "label"):
+        own = own.cast_column(column, datasets.Image(decode=decode))
+    rows = image_dataset(own, "train_dataset", LABELS)
+    assert rows.column_names == ["image", "label", "id"] and rows.features["label"] == LABELS
+    assert contents(rows) == [(number, str(number), number % 3) for number in range(5)]
+    assert image_dataset(own.with_format("numpy"), "x", LABELS).features == rows.features
+    images = image_dataset(own.remove_columns("label"), "unlabeled_dataset")
+    assert images.column_names == ["image", "id"] and len(images) == 5
+
+
+def test_rows_of_ones_own_that_were_selected(own):
+    rows = image_dataset(own.select([4, 0, 3]), "train_dataset", LABELS)
+    assert contents(rows) == [(4, "4", 1), (0, "0", 0), (3, "3", 0)]
+    assert contents(image_dataset(own.rename_column("n", "id").select([2]), "x", LABELS)) == [(2, "2", 2)]
+    without = own.map(lambda row: {"label": None if row["n"] == 0 else row["label"]})
+    assert len(image_dataset(without.select([1, 2]), "x", LABELS)) == 2  # no other row matters
+
+
+def test_rows_that_went_through_once_may_go_through_again(own, tmp_path):
+    own.save_to_disk(tmp_path / "saved")
+    once = image_dataset(datasets.load_from_disk(tmp_path / "saved"), "train_dataset", LABELS)
+    assert image_dataset(once, "train_dataset", LABELS)[:] == once[:]
+    assert image_dataset(once.select([1, 0]), "train_dataset")["id"][:] == [once["id"][1], once["id"][0]]
+
+
+def test_labels_that_say_what_they_mean_are_kept(own):
+    theirs = LabelImage.of({0: "a"}, {7: 0, 8: 0, 9: 0})
+    rows = image_dataset(own.cast_column("label", theirs), "train_dataset", LABELS)
+    assert rows.features["label"] == theirs and not np.any([row[2] for row in contents(rows)])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda own: datasets.DatasetDict(train=own), r"is a DatasetDict; .*train_dataset=data\['train'\]"),
+        (lambda own: own.to_iterable_dataset(), "is a IterableDataset; load it without streaming"),
+        (lambda own: list(own), "is a list; give a datasets.Dataset"),
+        (
+            lambda own: own.rename_column("image", "photo"),
+            r"no column 'image', only photo, .*rename_column\(…, 'image'",
+        ),
+        (lambda own: own.remove_columns("label"), r"no column 'label', only image, n; .*rename_column\(…, 'label'"),
+        (
+            lambda own: own.remove_columns("label").rename_column("n", "label"),
+            "column 'label' holds no pictures but int",
+        ),
+        (lambda own: own.with_transform(lambda row: row), "its transform .* would be left out"),
+        (
+            lambda own: own.map(lambda row: {"image": None if row["n"] else row["image"]}),
+            "4 of the 5 rows have no pict",
+        ),
+        (lambda own: own.map(lambda row: {"label": None}), "5 of the 5 rows have no label; remove them, or use"),
+        (lambda own: own.map(lambda row: {"image": {"path": "gone.png", "bytes": None}}), "5 files are empty or miss"),
+    ],
+)
+def test_rows_of_ones_own_that_cannot_be_used(own, change, message):
+    with pytest.raises(InputError, match=CHECK_NAME + f".*{message}") as error:
+        image_dataset(change(own), "train_dataset", LABELS)
+    assert "\n" not in str(error.value)

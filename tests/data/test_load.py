@@ -1,0 +1,355 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import HfArgumentParser
+
+from scl_hf.data import AugmentationArguments, DataArguments, load_data, load_evaluation
+from scl_hf.data.augmentation import Augmentation
+from scl_hf.data.crops import UnlabeledCrops
+from scl_hf.data.images import read_image, read_label, read_pair
+from scl_hf.data.normalization import Normalization
+from scl_hf.data.sampler import Sample
+from scl_hf.data.sources import cityscapes
+from scl_hf.errors import InputError
+
+NAMES = {"0": "sky", "1": "road", "2": "car"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Sixteen images to train on, four to evaluate on, three without labels; no two are the same."""
+    root = tmp_path / "data"
+    for split, count, green in (("train", 16, 0), ("validation", 4, 90), ("more", 3, 180)):
+        for kind in ("images", "labels")[: 1 if split == "more" else 2]:
+            (root / split / kind).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (6, 4), (15 * index, green, 0)).save(root / split / "images" / f"{split}{index:02}.jpg")
+            if split != "more":
+                label = np.full((4, 6), index % 3, np.uint8)
+                label[0, 0] = 255
+                Image.fromarray(label).save(root / split / "labels" / f"{split}{index:02}.png")
+    (root / "id2label.json").write_text(json.dumps(NAMES))
+    return root
+
+
+def toy_dataset(root: Path, splits=("train", "val", "train_extra"), coarse=True):
+    def put(path, value=7):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 2), value).save(path)
+
+    for number, split in enumerate(splits):
+        for index in range(4):
+            frame = f"ulm_000000_00000{index}"
+            put(root / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", 10 * number + index)
+            if split != "train_extra":
+                put(root / "gtFine" / split / "ulm" / f"{frame}_gtFine_labelIds.png")
+            elif coarse and index:
+                put(root / "gtCoarse" / split / "ulm" / f"{frame}_gtCoarse_labelIds.png")
+    return str(root)
+
+
+def open_folder(root, **fields):
+    return load_data(DataArguments(dataset="folder", data_dir=str(root), **fields))
+
+
+def test_folder(folder):
+    data = open_folder(folder)
+    assert (len(data.labeled), len(data.unlabeled), len(data.evaluation), data.coarse) == (16, 16, 4, None)
+    assert sorted(data.labeled.column_names) == sorted(data.evaluation.column_names) == ["id", "image", "label"]
+    assert sorted(data.unlabeled.column_names) == ["id", "image"]
+    assert data.id2label == {0: "sky", 1: "road", 2: "car"} and data.palette.shape == (3, 3)
+    row = data.labeled[4]
+    assert row["id"] == "train04" and row["image"]["bytes"] is None
+    image, label = read_pair(row, data.labeled.features["label"].table)
+    assert image.shape == (4, 6, 3) and label[0, 0] == 255 and (label.flat[1:] == 1).all()
+
+
+def test_labeled_images_can_be_kept_out_of_the_pool(folder):
+    data = open_folder(folder, labeled_fraction=0.25, unlabeled_includes_labeled=False, unlabeled_splits=["more"])
+    assert len(data.labeled) == 4
+    assert len(data.unlabeled) == 15 and not set(data.labeled["id"]) & set(data.unlabeled["id"])
+    assert len(open_folder(folder, unlabeled_includes_labeled=False).unlabeled) == 0
+
+
+def test_a_part_of_the_unlabeled_images(folder):
+    fields = {"labeled_fraction": 0.25, "unlabeled_splits": ["more"], "num_unlabeled": 6}
+    data = open_folder(folder, **fields)
+    assert len(data.unlabeled) == 10 and set(data.labeled["id"]) <= set(data.unlabeled["id"])
+    without = open_folder(folder, **fields, unlabeled_includes_labeled=False)
+    assert len(without.unlabeled) == 6 and set(without.unlabeled["id"]) == set(data.unlabeled["id"]) - set(
+        data.labeled["id"]
+    )
+    extra = {"unlabeled_dirs": [str(folder / "more")], "labeled_fraction": 1.0, "num_unlabeled": 2}
+    assert len(open_folder(folder, **extra).unlabeled) == 18
+    with pytest.raises(InputError, match="num_unlabeled: 16, but the pool has 15 unlabeled images"):
+        open_folder(folder, **fields | {"num_unlabeled": 16})
+    with pytest.raises(InputError, match="num_unlabeled: -1 is no number of images"):
+        open_folder(folder, num_unlabeled=-1)
+
+
+def test_two_labeled_splits(folder):
+    fields = {"train_splits": ["train", "validation"], "unlabeled_splits": ["train"], "labeled_fraction": 0.5}
+    data = open_folder(folder, **fields, allow_shared_images=True)
+    assert len(data.labeled) == 10 and len(data.unlabeled) == 20
+
+
+def test_listed_ids(folder, tmp_path):
+    listed = tmp_path / "ids.txt"
+    listed.write_text("train03\n\ntrain01\r\n")
+    data = open_folder(folder, labeled_ids=str(listed), unlabeled_includes_labeled=False)
+    assert data.labeled["id"][:] == ["train01", "train03"] and len(data.unlabeled) == 14
+
+
+def test_labeled_and_evaluation_images_that_are_the_same_are_refused(folder, caplog):
+    copy = folder / "validation/images/validation02.jpg"
+    copy.write_bytes((folder / "train/images/train05.jpg").read_bytes())
+    message = r"train_splits and eval_split: 1 of the 4 .*validation02.jpg \(as .*train05.jpg\);.*allow_shared_images"
+    with pytest.raises(InputError, match=message) as error:
+        open_folder(folder)
+    assert "\n" not in str(error.value)
+    assert len(open_folder(folder, allow_shared_images=True).evaluation) == 4
+    with pytest.raises(InputError, match=r"4 of the 4 .*validation00.jpg, .*validation02.jpg, …;"):
+        open_folder(folder, train_splits=["validation"])
+
+
+def test_evaluation_images_with_coarse_labels_to_train_on_are_refused(tmp_path):
+    toy_dataset(tmp_path)
+    fields = {"data_dir": str(tmp_path), "use_coarse_labels": True}
+    coarse = load_data(DataArguments(**fields)).coarse
+    for row in coarse:  # the same picture among those to evaluate on
+        shutil.copy(row["image"]["path"], tmp_path / "leftImg8bit/val/ulm/ulm_000000_000000_leftImg8bit.png")
+    with pytest.raises(InputError, match="1 of the 4 evaluation images are labeled training images"):
+        load_data(DataArguments(**fields))
+
+
+def test_evaluation_images_in_the_pool_are_counted_in_a_warning(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        open_folder(folder, unlabeled_splits=["more"])
+        assert not caplog.records
+        open_folder(folder, unlabeled_splits=["validation"])
+    assert "4 of the 4 evaluation images are in the unlabeled pool" in caplog.text
+
+
+def phone_pictures(root: Path):
+    """The same field, 6 wide and 4 high with a white top left corner, in the ways that pictures are stored."""
+    root.mkdir(parents=True)
+    gray = np.full((48, 72), 60, np.uint8)
+    gray[:8, :8] = 240
+    picture = Image.fromarray(gray).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    picture.transpose(Image.Transpose.ROTATE_90).save(root / "a turned.jpg", exif=exif, quality=95)
+    Image.fromarray(gray.astype(np.uint16) * 257).save(root / "b 16 bits.png")
+    picture.convert("RGBA").save(root / "c alpha.PNG")
+    Image.fromarray(gray).save(root / "d gray.png")
+    picture.convert("CMYK").save(root / "e print.tif")
+    picture.quantize(4).save(root / "f palette.png")
+    return np.stack([gray] * 3)
+
+
+def test_unlabeled_folders_of_any_pictures_are_upright_and_rgb(folder, tmp_path):
+    expected = phone_pictures(tmp_path / "phone/deeper")
+    Image.new("RGB", (5, 9)).save(tmp_path / "phone/.hidden.png")
+    Image.new("L", (200, 90), 77).save(folder / "more/large.png")
+    dirs = [str(tmp_path / "phone"), str(folder / "more")]
+    data = open_folder(folder, unlabeled_dirs=dirs, unlabeled_includes_labeled=False)
+    assert data.unlabeled["id"][5:8] == ["deeper/f palette.png", "images/more00.jpg", "images/more01.jpg"]
+    assert len(data.unlabeled) == 10 and sorted(data.unlabeled.column_names) == ["id", "image"]
+    unchanged = {name: 0 for name in ("flip_probability", "brightness", "contrast", "saturation", "hue")}
+    arguments = AugmentationArguments(crop_size=[48, 72], scale_range=[1, 1], blur_probability=0, **unchanged)
+    augmentation = Augmentation(arguments, Normalization((0, 0, 0), (1, 1, 1)))
+    crops = UnlabeledCrops(data.unlabeled, augmentation)
+    for row in range(6):
+        crop = crops[Sample(row, seed=1)]
+        assert crop["valid"].all()
+        assert np.abs(crop["pixel_values"].numpy() * 255 - expected).mean() < 2, data.unlabeled[row]["id"]
+    assert crops[Sample(9, seed=1)]["pixel_values"].shape == (3, 48, 72)
+
+
+def test_unlabeled_folders_join_every_data_set(tmp_path):
+    phone_pictures(tmp_path / "phone")
+    data = load_data(
+        DataArguments(data_dir=toy_dataset(tmp_path / "toy_dataset"), unlabeled_dirs=[str(tmp_path / "phone")])
+    )
+    assert len(data.labeled) == 4 and len(data.unlabeled) == 14
+
+
+def test_labels_with_ids_of_their_own(folder):
+    (folder / "train/labels/train00.png").unlink()
+    Image.fromarray(np.array([[40000] * 6, [300] * 6, [0] * 6, [9] * 6], np.uint16)).save(
+        folder / "train/labels/train00.png"
+    )
+    data = open_folder(folder, label_map={40000: 0, 300: 1, 2: 2, 9: 255}, ignore_index=0)
+    label = read_label(data.labeled[0]["label"], data.labeled.features["label"].table)
+    assert label[:, 0].tolist() == [0, 1, 255, 255]
+    message = (
+        r"train01.png: unknown class id 1 \(23 pixels\), 255 \(1 pixel\); the classes have the ids 2, 300, 40000:"
+    )
+    with pytest.raises(InputError, match=message):
+        read_label(data.labeled[1]["label"], data.labeled.features["label"].table)
+
+
+def test_cityscapes(tmp_path):
+    data = load_data(DataArguments(data_dir=toy_dataset(tmp_path), use_coarse_labels=True))
+    assert (len(data.labeled), len(data.unlabeled), len(data.evaluation)) == (4, 8, 4)
+    assert sorted(data.unlabeled.column_names) == ["id", "image"]
+    assert data.coarse["id"][:] == [f"ulm_000000_00000{index}" for index in (1, 2, 3)]
+    assert data.id2label == cityscapes.ID2LABEL and (data.palette == cityscapes.PALETTE).all()
+    assert (read_pair(data.coarse[0], data.coarse.features["label"].table)[1] == 0).all()  # 7 on disk is road
+    only_train = load_data(DataArguments(data_dir=str(tmp_path), unlabeled_splits=["train"]))
+    assert len(only_train.unlabeled) == 4 and only_train.coarse is None
+
+
+def test_mapillary(tmp_path):
+    labels = [{"name": f"object--{name}", "readable": name, "color": [9, 9, 9]} for name in ("Bird", "Void", "Road")]
+    labels = [label | {"evaluate": label["readable"] != "Void", "instances": False} for label in labels]
+    for config in ("config_v1.2.json", "config_v2.0.json"):
+        count = 3 if "v1" in config else 2
+        (tmp_path / config).write_text(json.dumps({"labels": labels[:count]}))
+    for number, split in enumerate(("training", "validation", "testing")):
+        for folder in ("images", "v1.2/labels", "v2.0/labels"):
+            (tmp_path / split / folder).mkdir(parents=True)
+            suffix = "jpg" if folder == "images" else "png"
+            Image.new("L", (4, 2), 100 * number if folder == "images" else 2).save(
+                tmp_path / split / folder / f"a.{suffix}"
+            )
+    data = load_data(DataArguments(dataset="mapillary", data_dir=str(tmp_path), unlabeled_splits=["test"]))
+    assert (len(data.labeled), len(data.unlabeled), len(data.evaluation)) == (1, 2, 1)
+    assert data.id2label == {0: "Bird", 1: "Road"}
+    assert (read_pair(data.labeled[0], data.labeled.features["label"].table)[1] == 1).all()  # 2 on disk
+    newer = load_data(DataArguments(dataset="mapillary", data_dir=str(tmp_path), dataset_config="v2.0"))
+    assert newer.id2label == {0: "Bird"} and "v2.0" in newer.labeled[0]["label"]["path"]
+    with pytest.raises(InputError, match="dataset_config: .*not v3"):
+        load_data(DataArguments(dataset="mapillary", data_dir=str(tmp_path), dataset_config="v3"))
+
+
+def test_a_standard_subset_of_cityscapes_by_its_name(tmp_path):
+    root = toy_dataset(tmp_path, splits=("val",))
+    listed = ("jena_000078_000019", "ulm_000001_000019")  # of 1/16; the third is of none
+    for index, frame in enumerate((*listed, "ulm_000000_000019")):
+        for kind, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            path = tmp_path / kind / "train" / frame.split("_")[0] / f"{frame}_{suffix}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 2), 7 + index).save(path)
+    message = r"labeled_split 1_16: 184 of 186 ids are not in the data \(train\): aachen_000002_000019, .*, …;"
+    with pytest.raises(InputError, match=message):
+        load_data(DataArguments(data_dir=root, labeled_split="1_16"))
+
+
+def test_cityscapes_without_the_extra_images(tmp_path):
+    root = toy_dataset(tmp_path, splits=("train", "val"))
+    assert len(load_data(DataArguments(data_dir=root)).unlabeled) == 4
+    with pytest.raises(InputError, match=f"{root}: no split train_extra .looked for leftImg8bit/train_extra"):
+        load_data(DataArguments(data_dir=root, use_coarse_labels=True))
+
+
+def test_cityscapes_without_a_split_or_labels(tmp_path):
+    root = toy_dataset(tmp_path, splits=("train", "train_extra"), coarse=False)
+    with pytest.raises(InputError, match=f"{root}: no split validation .looked for leftImg8bit/val"):
+        load_data(DataArguments(data_dir=root))
+    with pytest.raises(InputError, match="4 of the 4 images of split train_extra have no label"):
+        load_data(DataArguments(data_dir=root, train_splits=["train_extra"], eval_split="train"))
+    toy_dataset(tmp_path, splits=("train", "val"))
+    with pytest.raises(InputError, match="no coarse labels of train_extra"):
+        load_data(DataArguments(data_dir=root, use_coarse_labels=True))
+
+
+@pytest.mark.parametrize("stored", ["disk", "parquet"])
+def test_data_set_of_any_columns(folder, tmp_path, stored):
+    source = open_folder(folder)
+    splits = {"train": source.labeled, "validation": source.evaluation}
+    splits = datasets.DatasetDict({name: rows.remove_columns("id") for name, rows in splits.items()})
+    splits = splits.rename_columns({"image": "photo", "label": "mask"}).cast_column("photo", datasets.Image())
+    splits = splits.cast_column("mask", datasets.Image(decode=False))
+    root = tmp_path / "stored"
+    if stored == "disk":
+        splits.save_to_disk(root)  # paths
+    else:
+        root.mkdir()
+        for name, rows in splits.items():
+            rows = rows.map(lambda row: {"mask": {"bytes": Path(row["mask"]["path"]).read_bytes(), "path": "m.png"}})
+            rows.to_parquet(root / f"{name}-00000-of-00001.parquet")
+    (root / "id2label.json").write_text(json.dumps(NAMES))
+    fields = {"dataset": str(root), "image_column": "photo", "label_column": "mask"}
+    data = load_data(DataArguments(**fields, labeled_fraction=0.125))
+    assert len(data.labeled) == 2 and len(data.unlabeled) == 16 and len(data.evaluation) == 4
+    assert data.unlabeled.column_names == ["image", "id"] and not data.unlabeled.features["image"].decode
+    assert read_pair(data.evaluation[1], data.evaluation.features["label"].table)[1][1, 1] == 1
+    assert read_image(data.unlabeled[0]["image"]).shape == (4, 6, 3)
+    assert data.labeled["id"][0].startswith("train_") and data.id2label[2] == "car"
+    with pytest.raises(InputError, match="no split test, only train, validation"):
+        load_data(DataArguments(**fields, eval_split="test"))
+
+
+def test_rows_without_labels(folder, tmp_path):
+    rows = datasets.Dataset.from_dict(
+        {"image": [str(folder / "train/images/train00.jpg")] * 2, "label": [None, None]},
+        features=datasets.Features(image=datasets.Image(), label=datasets.Image()),
+    )
+    rows.save_to_disk(tmp_path / "stored")
+    with pytest.raises(InputError, match="2 of the 2 rows in split train have no label"):
+        load_data(
+            DataArguments(dataset=str(tmp_path / "stored"), id2label=str(folder / "id2label.json"), eval_split="train")
+        )
+
+
+@pytest.mark.parametrize("dataset", ["folder", "cityscapes", "mapillary"])
+def test_missing_data_dir_is_named(tmp_path, dataset):
+    with pytest.raises(InputError, match="data_dir: is missing"):
+        load_data(DataArguments(dataset=dataset))
+    with pytest.raises(InputError, match="data_dir: there is no folder .*nowhere"):
+        load_data(DataArguments(dataset=dataset, data_dir=str(tmp_path / "nowhere")))
+
+
+def test_evaluation_needs_its_own_split_alone(folder):
+    expected = open_folder(folder)
+    for split in ("train", "more"):
+        for file in folder.glob(f"{split}/*/*"):
+            file.write_bytes(b"")
+    rows, palette = load_evaluation(DataArguments(dataset="folder", data_dir=str(folder)))
+    assert rows["id"] == expected.evaluation["id"] and rows.column_names == ["image", "label", "id"]
+    assert rows.features == expected.evaluation.features and (palette == expected.palette).all()
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"labeled_fraction": 0.0}, "labeled_fraction: 0.0 is not a share"),
+        ({"labeled_fraction": 1.5}, "labeled_fraction: 1.5 is not a share"),
+        ({"labeled_fraction": 0.5, "labeled_ids": "ids.txt"}, "labeled_fraction and labeled_ids: give only one"),
+        ({"labeled_split": "1_8", "labeled_ids": "ids.txt"}, "labeled_split and labeled_ids: give only one"),
+        ({"labeled_split": "18"}, "labeled_split: there is no split '18'; give one of 1_2, 1_4, 1_8, 1_16, 1_30"),
+        ({"dataset": "folder", "labeled_split": "1_8"}, "labeled_split: only Cityscapes"),
+        ({"image_column": "mask", "label_column": "mask"}, "label_column"),
+        ({"train_splits": []}, "train_splits: is empty"),
+        ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels: only Cityscapes"),
+        ({"dataset": "folder", "dataset_config": "v2.0"}, "dataset_config: folder has no configurations"),
+        ({"id2label": "names.json"}, "id2label: Cityscapes brings"),
+        ({"label_map": {7: 0}}, "label_map: Cityscapes brings"),
+        ({"dataset": "mapillary", "ignore_index": 0}, "ignore_index: Mapillary Vistas brings"),
+        ({"dataset": "folder", "label_map": "7: 0"}, "label_map: is not JSON"),
+        ({"dataset": "folder", "ignore_index": -1}, "ignore_index: -1 is not an id; give one of 0 to 65535"),
+    ],
+)
+def test_fields_out_of_range(fields, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        load_data(DataArguments(**fields))
+
+
+def test_arguments_parse_from_the_command_line():
+    line = "--train_splits train validation --labeled_fraction 1e-1 --unlabeled_includes_labeled false".split()
+    line += ["--dataset", "folder", "--label_map", '{"7": 0}']
+    (args,) = HfArgumentParser(DataArguments).parse_args_into_dataclasses(line)
+    assert args.train_splits == ["train", "validation"] and args.labeled_fraction == 0.1
+    assert args.unlabeled_includes_labeled is False and args.unlabeled_splits == [] and args.label_map == {7: 0}

@@ -1,0 +1,132 @@
+import dataclasses
+import json
+import logging
+
+import pytest
+from accelerate import PartialState
+from conftest import tiny_model
+
+from scl_hf.data import DataArguments
+from scl_hf.errors import InputError
+from scl_hf.evaluation.checkpoints import (
+    TRAINING_DATA,
+    ScoringArguments,
+    check_earlier_scores,
+    folder_names,
+    load_candidate,
+    score_settings,
+    short_names,
+)
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+
+NAMES = {0: "traffic light", 1: "sky", 2: "road"}
+
+
+@pytest.fixture(autouse=True)
+def state():
+    PartialState(cpu=True)
+
+
+def save(path, *labels):
+    tiny_model(dict(enumerate(labels))).save_pretrained(path)
+    return str(path)
+
+
+def test_names_for_tables_and_folders():
+    assert short_names(["runs/demo", "org/model"]) == ["demo", "model"]
+    assert short_names(["runs/demo/checkpoint-5/"], "ema") == ["demo/checkpoint-5 (EMA)"]
+    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    assert folder_names(["demo/checkpoint-5 (EMA)", "demo"]) == ["demo-checkpoint-5-EMA", "demo"]
+    assert folder_names(short_names(["run", "../run"])) == ["1-run", "2-run"]
+    assert len(set(folder_names(short_names(["a/x", "a-x", "b/x", "x"])))) == 4
+    with pytest.raises(InputError, match="a/x: is given twice"):
+        short_names(["a/x", "a/../a/x"])
+
+
+def test_class_names_that_differ_are_warned_of(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_candidate(save(tmp_path / "same", "Traffic_Light", "sky", "road"), ScoringArguments(), NAMES)
+        assert "same" not in caplog.text.replace("same brings no image processor", "")
+        load_candidate(save(tmp_path / "other", "traffic light", "heaven", "street"), ScoringArguments(), NAMES)
+        assert "names 2 of 3 classes otherwise than the data: 'heaven' for 'sky', 'street' for 'road'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("sky", "road"), r"has 2 classes \(sky, road\), the data 3 \(traffic light, sky, road\)"),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), "brings no class names, only LABEL_0, …"),
+        (("sky", "traffic light", "road"), "in another order, class 0 is 'sky' and not 'traffic light'"),
+    ],
+)
+def test_other_classes_are_refused(tmp_path, labels, message):
+    with pytest.raises(InputError, match=f"^checkpoint .*model: .*{message}"):
+        load_candidate(save(tmp_path / "model", *labels), ScoringArguments(), NAMES)
+
+
+def test_student_and_ema_of_a_training_checkpoint(tmp_path):
+    def bias(path, **fields):
+        candidate = load_candidate(str(path), ScoringArguments(**fields), NAMES)
+        return candidate.model.decoder.classifier.weight[0, 0, 0, 0].item()
+
+    values = []
+    for seed, folder in enumerate(("ema_published", "ema_published/student", "student_published/teacher")):
+        tiny_model(NAMES, seed=seed).save_pretrained(tmp_path / folder)
+        values.append(tiny_model(NAMES, seed=seed).decoder.classifier.weight[0, 0, 0, 0].item())
+    tiny_model(NAMES, seed=1).save_pretrained(tmp_path / "student_published")
+    ema, student, teacher = values
+    assert bias(tmp_path / "ema_published") == bias(tmp_path / "ema_published", ema=True) == ema
+    assert bias(tmp_path / "ema_published", student=True) == student
+    assert bias(tmp_path / "student_published") == bias(tmp_path / "student_published", student=True) == student
+    assert bias(tmp_path / "student_published", ema=True) == teacher
+    with pytest.raises(InputError, match="student: .*holds one model only.*leave --student out"):
+        bias(tmp_path / "ema_published/student", student=True)
+    with pytest.raises(InputError, match="^checkpoint .*nowhere"):
+        bias(tmp_path / "nowhere", student=True)
+
+
+DATA_FIELDS = [field.name for field in dataclasses.fields(DataArguments)]
+NO_SCORE = {"max_tiles_per_batch", "dataloader_num_workers"} | TRAINING_DATA
+
+
+@pytest.mark.parametrize("name", [*DATA_FIELDS, *(field.name for field in dataclasses.fields(EvaluationArguments))])
+def test_scores_of_other_data_or_another_protocol_are_not_replaced(tmp_path, name):
+    data = DataArguments(dataset="folder", data_dir="mine", label_map={7: 0, 8: 1})
+    protocol, args, file = EvaluationArguments(), ScoringArguments(), tmp_path / "scores.json"
+    check_earlier_scores(file, score_settings(["run"], data, protocol, args))  # there are none
+    file.write_text(json.dumps({"settings": score_settings(["run"], data, protocol, args)}))
+    check_earlier_scores(file, score_settings(["run"], data, protocol, args))
+    setattr(data if name in DATA_FIELDS else protocol, name, "another")
+    settings = score_settings(["run"], data, protocol, args)
+    if name in NO_SCORE:
+        return check_earlier_scores(file, settings)
+    with pytest.raises(
+        InputError, match=f"^output: .*json is for {name} .*, this would be for another. .*--overwrite"
+    ):
+        check_earlier_scores(file, settings)
+
+
+def test_scores_of_other_checkpoints_are_not_replaced(tmp_path):
+    data, protocol, file = DataArguments(), EvaluationArguments(), tmp_path / "scores.json"
+    file.write_text(json.dumps({"settings": score_settings(["run"], data, protocol, ScoringArguments())}))
+    for changed in ({"student": True}, {"dtype": "bfloat16"}):
+        with pytest.raises(InputError, match="is for (weights None|dtype float32), this would be for"):
+            check_earlier_scores(file, score_settings(["run"], data, protocol, ScoringArguments(**changed)))
+    with pytest.raises(InputError, match="is for checkpoints"):
+        check_earlier_scores(file, score_settings(["run", "b"], data, protocol, ScoringArguments()))
+    same = ScoringArguments(panel_images=9, official=True)
+    check_earlier_scores(file, score_settings(["run"], data, protocol, same))
+    file.write_text("[]")
+    with pytest.raises(InputError, match="scores.json does not say what it scores. Name another --output"):
+        check_earlier_scores(file, {})
+    assert TRAINING_DATA < set(DATA_FIELDS)
+
+
+def test_fields():
+    with pytest.raises(InputError, match="ema, student: give one"):
+        ScoringArguments(ema=True, student=True)
+    with pytest.raises(InputError, match="dtype: must be float32"):
+        make_accelerator("half")
+    with pytest.raises(InputError, match="panel_images: must be 0 or more"):
+        ScoringArguments(panel_images=-1)
+    assert make_accelerator("float32").mixed_precision == "no"
