@@ -64,7 +64,7 @@ def test_every_kind_of_value(tmp_path):
 
 
 def test_numbers_are_those_of_yaml_1_2(tmp_path):
-    assert parse(tmp_path, "labeled_split: 1_8").labeled_split == "1_8"
+    assert parse(tmp_path, "labeled_split: 1_8").labeled_split == "1/8"
     text = "dataset: folder\nlabel_map: {010: 0, 0x1F: 1, 3: 255}\nmodel_config: {a: 1:30, b: 1e-2, c: -.5, d: 1_000}"
     args = parse(tmp_path, text)
     assert args.label_map == {10: 0, 31: 1, 3: 255}
@@ -402,5 +402,5 @@ def test_text_that_looks_like_a_number_is_passed_on_as_text(tmp_path):
     parser.parse_recipe([str(recipe)])
     recipe.write_text(parser.portable_recipe())
     (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)])
-    assert (data.labeled_split, data.label_column, data.image_column) == ("1_8", "08", "1e-2")
+    assert (data.labeled_split, data.label_column, data.image_column) == ("1/8", "08", "1e-2")
     assert data.data_dir == "toy_dataset" and recipe.read_text().startswith("# DataArguments\ndata_dir: toy_dataset\n")

@@ -614,7 +614,7 @@ CASES = {
     "space of a folder": (None, "app.py model --space space", "takes its model from the Hub"),
     # prepare_dataset.py
     "check no folder": (remove("mine"), CHECK, "mine"),
-    "check a model": (None, "prepare_dataset.py check model", "model: holds no data set"),
+    "check a model": (None, "prepare_dataset.py check model", "model: holds no dataset"),
     "check without names": (remove("mine/id2label.json"), CHECK, "id2label.json"),
     "check without pictures": (
         both(

@@ -1,10 +1,10 @@
 """Rows → draws → crops → batches."""
 
+from .arguments import DataArguments
 from .augmentation import AugmentationArguments
 from .labels import LabelImage
 from .load import SegmentationData, load_data, load_evaluation
 from .sampler import SamplingArguments
-from .sources.base import DataArguments
 from .sources.cityscapes import load_cityscapes
 from .sources.mapillary import load_mapillary
 

@@ -1,93 +1,18 @@
-"""Rows of pictures that are not decoded: from files in folders, and from the columns of a data set."""
+"""From the columns of any dataset to `image`, `label` and `id`, not decoded."""
 
 import contextlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
 
 from ..errors import InputError
-from .images import IGNORE_INDEX, SUFFIXES, CorruptFileError, check_files, find_images, read_label
+from .images import IGNORE_INDEX, CorruptFileError, check_files, read_label
 from .labels import LabelImage
 
-NO_IMAGES = f"holds no pictures ({', '.join(sorted(SUFFIXES))})"
 _PICTURE = datasets.Image(decode=False)
-
-
-class Frame(NamedTuple):
-    """An image and its labels on disk, where they are or should be."""
-
-    split: str  # the name of its folder
-    id: str
-    image: str
-    labels: dict[str, str]  # kind -> path
-    present: frozenset[str]  # those kinds, and "image", that are there
-    city: str | None = None
-
-
-def file_names(folder: str, ending: str) -> set[str]:
-    """The names without `ending` of the files in a folder that end so, but hidden ones; none if there is no folder."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
-
-
-def by_split(frames: Sequence[Frame], folders: Mapping[str, str]) -> dict[str, list[Frame]]:
-    """The frames of each split that has images; `folders` is split -> name of its folder."""
-    splits = {split: [frame for frame in frames if frame.split == folder] for split, folder in folders.items()}
-    return {split: found for split, found in splits.items() if any("image" in frame.present for frame in found)}
-
-
-def open_frames(
-    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, remedy: str
-) -> datasets.Dataset:
-    """
-    Rows `image`, `label` of this kind, None where there is none, `id`, and `city` if frames have one; frames without
-    an image are left out. If it has to be `complete`, an image without a label is an error that ends with `remedy`.
-    """
-    frames = [frame for frame in frames if "image" in frame.present]
-    labels = [frame.labels[kind] if kind in frame.present else None for frame in frames]
-    missing = [frame for frame, label in zip(frames, labels) if label is None]
-    if complete and missing:
-        first = missing[0]
-        looked = f", looked for {first.labels[kind]}" if kind in first.labels else ""
-        raise InputError(
-            f"{first.image}: its label is missing{looked} ({len(missing)} of the {len(frames)} images of split "
-            f"{split} have no label); {remedy}"
-        )
-    columns = {"image": [frame.image for frame in frames], "label": labels, "id": [frame.id for frame in frames]}
-    if any(frame.city for frame in frames):
-        columns["city"] = [frame.city for frame in frames]
-    return _open_paths(columns)
-
-
-def open_images(folder: str | os.PathLike) -> datasets.Dataset:
-    """Rows `image` and `id`, the path within the folder, of all pictures in one of `unlabeled_dirs`."""
-    names = list_images(folder)
-    return _open_paths({"image": [os.path.abspath(os.path.join(folder, name)) for name in names], "id": names})
-
-
-def list_images(folder: str | os.PathLike) -> list[str]:
-    """The paths within one of `unlabeled_dirs` of all pictures there, at least one."""
-    if not os.path.isdir(folder):
-        raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
-    names = find_images(folder)
-    if not names:
-        raise InputError(f"unlabeled_dirs: {folder} {NO_IMAGES}; correct the path")
-    return names
-
-
-def _open_paths(columns: Mapping[str, list[str | None]]) -> datasets.Dataset:
-    check_files(path for name in ("image", "label") for path in columns.get(name, ()) if path is not None)
-    features = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))
-    rows = datasets.Dataset.from_dict(dict(columns), features=features)
-    for name in ("image", "label"):
-        if name in columns:  # cast as a column: of values, each would be encoded by itself
-            rows = rows.cast_column(name, _PICTURE)
-    return rows
 
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:

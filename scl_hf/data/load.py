@@ -1,4 +1,4 @@
-"""From what a recipe names to the labeled, the unlabeled and the evaluation images."""
+"""From the data fields of a recipe to the labeled, the unlabeled and the evaluation images."""
 
 import functools
 import logging
@@ -8,26 +8,20 @@ import datasets
 import numpy as np
 
 from ..errors import InputError, first_few
-from .columns import check_labels, open_images
-from .sources import cityscapes, folder, hf_dataset, mapillary
-from .sources.base import DataArguments, License, Source
-from .subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
+from .arguments import DataArguments
+from .columns import check_labels
+from .sources.base import License, open_images
+from .sources.cityscapes import labeled_split_file
+from .sources.layouts import open_source
+from .subsets import choose_fraction, choose_listed, choose_unlabeled, find_shared_images, read_ids
 
 logger = logging.getLogger(__name__)
-
-_KINDS = {"cityscapes": cityscapes.open_source, "mapillary": mapillary.open_source, "folder": folder.open_source}
-
-
-def open_source(args: DataArguments) -> Source:
-    """The data that a recipe names: one of three kinds, or else what `datasets` opens."""
-    return _KINDS.get(args.dataset, hf_dataset.open_source)(args)
 
 
 @dataclass
 class SegmentationData:
     """
-    What a run trains and evaluates on. No picture is decoded; each column `label` is a [`LabelImage`], which says what
-    its ids mean.
+    The data of a run. No image is decoded; each column `label` is a [`LabelImage`], which says what its ids mean.
 
     Args:
         labeled (`datasets.Dataset`): Columns `image`, `label`, `id`.
@@ -36,7 +30,7 @@ class SegmentationData:
         coarse (`datasets.Dataset`, *optional*): Columns `image`, `label`, `id`; for class-uniform sampling only.
         id2label (`dict[int, str]`): Train id -> name.
         palette (`np.ndarray`): (num_classes, 3) uint8 colors.
-        license ([`License`], *optional*): One that forbids passing the pictures on.
+        license ([`License`], *optional*): A license that forbids redistribution.
     """
 
     labeled: datasets.Dataset
@@ -50,7 +44,7 @@ class SegmentationData:
 
 def load_data(args: DataArguments) -> SegmentationData:
     """
-    Opens the labeled, unlabeled and evaluation images that a recipe names. No picture is decoded.
+    Opens the labeled, unlabeled and evaluation images that a recipe names. No image is decoded.
 
     Args:
         args ([`DataArguments`]): The data fields of the recipe.
@@ -59,21 +53,21 @@ def load_data(args: DataArguments) -> SegmentationData:
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels
-    candidates = {split: _labeled(open_split(split, complete=True)) for split in args.train_splits}
-    if source.subset:
-        chosen = choose_listed(candidates, read_ids(source.subset), f"labeled_split {args.labeled_split}")
+    train = {split: _with_labels(open_split(split, require_labels=True)) for split in args.train_splits}
+    if args.labeled_split:
+        listed = read_ids(labeled_split_file(args.labeled_split))
+        chosen = choose_listed(train, listed, f"labeled_split {args.labeled_split}")
     elif args.labeled_ids:
-        chosen = choose_listed(candidates, read_ids(args.labeled_ids), args.labeled_ids)
+        chosen = choose_listed(train, read_ids(args.labeled_ids), args.labeled_ids)
     else:
-        chosen = choose_fraction(candidates, args.labeled_fraction, args.labeled_seed)
-    labeled = datasets.concatenate_datasets([rows.select(chosen[split]) for split, rows in candidates.items()])
+        chosen = choose_fraction(train, args.labeled_fraction, args.labeled_seed)
+    labeled = datasets.concatenate_datasets([dataset.select(chosen[split]) for split, dataset in train.items()])
 
     # 2. The unlabeled pool: images alone
     pool = {}
-    for split in dict.fromkeys([*candidates, *(args.unlabeled_splits or source.unlabeled_splits)]):
-        images = candidates[split] if split in candidates else open_split(split)
-        images = images.select_columns(["image", "id"])
-        if split in candidates and not args.unlabeled_includes_labeled:
+    for split in dict.fromkeys([*train, *(args.unlabeled_splits or source.unlabeled_splits)]):
+        images = (train[split] if split in train else open_split(split)).select_columns(["image", "id"])
+        if split in train and not args.unlabeled_includes_labeled:
             images = images.select(np.setdiff1d(np.arange(len(images)), chosen[split]))
         pool[split] = images
     for index, path in enumerate(dict.fromkeys(args.unlabeled_dirs)):
@@ -85,60 +79,58 @@ def load_data(args: DataArguments) -> SegmentationData:
     unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
     # 3. The images to evaluate on, none of them a labeled one
-    evaluation = _labeled(open_split(args.eval_split, complete=True))
-    coarse = _annotated(open_split(source.coarse_split), args.data_dir) if args.use_coarse_labels else None
+    evaluation = _with_labels(open_split(args.eval_split, require_labels=True))
+    coarse = _with_coarse_labels(open_split("train_extra"), args.data_dir) if args.use_coarse_labels else None
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
-    id2label, palette, license = source.labels.id2label, source.palette, source.license
-    return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, license)
+    id2label, palette = source.labels.id2label, source.palette
+    return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)
 
 
 def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
     """
-    Opens the evaluation split alone, as [`load_data`] does. No picture is decoded.
+    Opens the evaluation split alone, as [`load_data`] does. No image is decoded.
 
     Args:
         args ([`DataArguments`]): The data fields of the recipe.
 
     Returns:
-        `tuple[datasets.Dataset, np.ndarray]`: The rows, with the columns `image`, `label` (a [`LabelImage`]) and `id`,
-        and (num_classes, 3) uint8 colors of the classes.
+        `tuple[datasets.Dataset, np.ndarray]`: The dataset, with the columns `image`, `label` (a [`LabelImage`]) and
+        `id`, and (num_classes, 3) uint8 colors of the classes.
     """
     source = open_source(args)
-    rows = _labeled(source.open(args.eval_split, complete=True))
-    check_labels(rows, f"eval_split {args.eval_split}")
-    return rows, source.palette
+    evaluation = _with_labels(source.open(args.eval_split, require_labels=True))
+    check_labels(evaluation, f"eval_split {args.eval_split}")
+    return evaluation, source.palette
 
 
-def _labeled(rows: datasets.Dataset) -> datasets.Dataset:
-    return rows.select_columns(["image", "label", "id"])
+def _with_labels(dataset: datasets.Dataset) -> datasets.Dataset:
+    return dataset.select_columns(["image", "label", "id"])
 
 
-def _annotated(rows: datasets.Dataset, where: str) -> datasets.Dataset:
-    """The rows that have a coarse label."""
-    annotated = np.flatnonzero(rows.data.column("label").is_valid().to_numpy())
+def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Dataset:
+    """Returns the examples of train_extra that have a coarse label."""
+    annotated = np.flatnonzero(dataset.data.column("label").is_valid().to_numpy())
     if not len(annotated):
         raise InputError(
-            f"{where}: no coarse labels of train_extra, looked for gtCoarse/train_extra/<city>/"
+            f"{data_dir}: no coarse labels of train_extra, looked for gtCoarse/train_extra/<city>/"
             "*_gtCoarse_labelIds.png; unpack gtCoarse.zip, or set use_coarse_labels to false"
         )
-    if len(annotated) < len(rows):
-        logger.warning(f"{len(rows) - len(annotated)} of {len(rows)} images of train_extra have no coarse label")
-    return _labeled(rows.select(annotated))
+    if len(annotated) < len(dataset):
+        logger.warning(f"{len(dataset) - len(annotated)} of {len(dataset)} images of train_extra have no coarse label")
+    return _with_labels(dataset.select(annotated))
 
 
 def _check_shared_images(labeled: datasets.Dataset, unlabeled: datasets.Dataset, evaluation: datasets.Dataset) -> None:
-    shared = shared_images(labeled, evaluation)
-    if shared:
+    if shared := find_shared_images(labeled, evaluation):
         pairs = first_few(own if own == twin else f"{own} (as {twin})" for twin, own in shared)
         raise InputError(
             f"train_splits and eval_split: {len(shared)} of the {len(evaluation)} evaluation images are labeled "
-            f"training images, too: {pairs}; take them out of one of the two, or "
-            "set allow_shared_images to true if that is meant"
+            f"training images, too: {pairs}; take them out of one of the two, or set allow_shared_images to true if "
+            "that is meant"
         )
-    shared = shared_images(unlabeled, evaluation)
-    if shared:
+    if shared := find_shared_images(unlabeled, evaluation):
         logger.warning(
             f"{len(shared)} of the {len(evaluation)} evaluation images are in the unlabeled pool, too, such as "
             f"{shared[0][1]}: their scores are not those of unseen images"

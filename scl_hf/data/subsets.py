@@ -1,4 +1,4 @@
-"""Which labeled images keep their labels, and which images are in two places."""
+"""Which images keep their labels, which unlabeled images are used, and which images two datasets share."""
 
 import hashlib
 import os
@@ -12,46 +12,44 @@ from .images import check_files, read_bytes
 
 
 def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed: int) -> dict[str, list[int]]:
-    """
-    The rows of each split, in order, that are a share of all rows at random, at least one. With one seed, a smaller
-    share is part of a larger one.
-    """
-    ranked = _ranked(labeled, seed)
-    chosen = ranked[: max(1, round(fraction * len(ranked)))]
-    return {split: sorted(row for other, row in chosen if other == split) for split in labeled}
+    """Chooses a share of all images at random, at least one, as [`choose_images`] does."""
+    return choose_images(labeled, max(1, round(fraction * sum(map(len, labeled.values())))), seed)
 
 
 def choose_unlabeled(
     pool: dict[str, datasets.Dataset], number: int, seed: int, on_top: dict[str, list[int]]
 ) -> dict[str, list[int]]:
+    """Chooses `number` images of the pool besides those `on_top`, as [`choose_images`] does."""
+    available = sum(map(len, pool.values())) - sum(map(len, on_top.values()))
+    if number > available:
+        raise InputError(
+            f"num_unlabeled: {number}, but the pool has {available} unlabeled images; leave the field out for all"
+        )
+    return choose_images(pool, number, seed, on_top)
+
+
+def choose_images(
+    parts: dict[str, datasets.Dataset], number: int, seed: int, on_top: dict[str, list[int]] | None = None
+) -> dict[str, list[int]]:
     """
-    The rows of each part of the pool, in order, that are `number` of its images at random and those `on_top`. With one
+    Chooses `number` images at random besides those `on_top`: part -> sorted indices, also those `on_top`. With one
     seed, a smaller number is part of a larger one.
     """
-    besides = {(part, row) for part, rows in on_top.items() for row in rows}
-    ranked = [image for image in _ranked(pool, seed) if image not in besides]
-    if number > len(ranked):
-        raise InputError(
-            f"num_unlabeled: {number}, but the pool has {len(ranked)} unlabeled images; leave the field out for all"
-        )
-    chosen = besides.union(ranked[:number])
-    return {part: sorted(row for other, row in chosen if other == part) for part in pool}
-
-
-def _ranked(images: dict[str, datasets.Dataset], seed: int) -> list[tuple[str, int]]:
-    """Name of the part and row of each image, in an order that a seed draws."""
-    # By a hash of the id, an image's place depends on neither the order nor the number of the others' files.
+    chosen = {(part, index) for part, indices in (on_top or {}).items() for index in indices}
+    # By a hash of its id, the rank of an image does not depend on which other images there are.
     ranked = sorted(
-        (hashlib.sha256(f"{seed}/{part}/{image_id}".encode()).digest(), part, row)
-        for part, rows in images.items()
-        for row, image_id in enumerate(rows["id"][:])
+        (hashlib.sha256(f"{seed}/{part}/{image_id}".encode()).digest(), part, index)
+        for part, images in parts.items()
+        for index, image_id in enumerate(images["id"][:])
+        if (part, index) not in chosen
     )
-    return [(part, row) for _, part, row in ranked]
+    chosen.update((part, index) for _, part, index in ranked[:number])
+    return {part: sorted(index for other, index in chosen if other == part) for part in parts}
 
 
 def choose_listed(labeled: dict[str, datasets.Dataset], listed: set[str], source: str) -> dict[str, list[int]]:
-    """The rows of the listed ids in each split, in order; `source` is where they come from, for the message."""
-    ids = {split: rows["id"][:] for split, rows in labeled.items()}
+    """Chooses the listed ids: split -> sorted indices. `source` names the list in messages."""
+    ids = {split: dataset["id"][:] for split, dataset in labeled.items()}
     unknown = sorted(listed.difference(*ids.values()))
     if unknown:
         raise InputError(
@@ -59,11 +57,11 @@ def choose_listed(labeled: dict[str, datasets.Dataset], listed: set[str], source
             f"{first_few(unknown, 5)}; correct them or complete the data, "
             f"an id is written like {next(iter(ids.values()))[0]}"
         )
-    return {split: [row for row, image_id in enumerate(ids[split]) if image_id in listed] for split in labeled}
+    return {split: [index for index, image_id in enumerate(ids[split]) if image_id in listed] for split in labeled}
 
 
 def read_ids(path: str | os.PathLike) -> set[str]:
-    """The ids in a text file, one a line."""
+    """Reads the ids in a text file, one a line."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # reading a named pipe would wait for ever
             raise OSError(0, "it is no file")
@@ -76,28 +74,28 @@ def read_ids(path: str | os.PathLike) -> set[str]:
     return listed
 
 
-def shared_images(rows: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:
+def find_shared_images(dataset: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:
     """
-    For each evaluation image that is among the rows, by its file or its content, the name of its twin and its own:
-    path, or id where the data set holds the image itself. Only files whose size occurs on both sides are read.
+    Finds evaluation images that the dataset has, too, by file or content: pairs of its name there and its own (the
+    path, or the id if the dataset holds the image itself). Only files whose size occurs on both sides are read.
     """
-    theirs, own = _stored(rows), _stored(evaluation)
+    theirs, own = _stored(dataset), _stored(evaluation)
     paths = {path for path, _ in theirs if path}
     sizes = {size for path, size in own if path not in paths}
-    twins = {_digest(rows[row]["image"]): row for row, (_, size) in enumerate(theirs) if size in sizes}
+    twins = {_digest(dataset[index]["image"]): index for index, (_, size) in enumerate(theirs) if size in sizes}
     sizes = {size for _, size in theirs}
     shared = []
-    for row, (path, size) in enumerate(own):
+    for index, (path, size) in enumerate(own):
         if path in paths:
             shared.append((path, path))
-        elif size in sizes and (twin := twins.get(_digest(evaluation[row]["image"]))) is not None:
-            shared.append((theirs[twin][0] or rows[twin]["id"], path or evaluation[row]["id"]))
+        elif size in sizes and (twin := twins.get(_digest(evaluation[index]["image"]))) is not None:
+            shared.append((theirs[twin][0] or dataset[twin]["id"], path or evaluation[index]["id"]))
     return shared
 
 
-def _stored(rows: datasets.Dataset) -> list[tuple[str | None, int]]:
-    """Path and size of each image; no path where the data set holds the image itself."""
-    paths, sizes = stored_files(rows, "image")
+def _stored(dataset: datasets.Dataset) -> list[tuple[str | None, int]]:
+    """Returns path and size of each image; no path if the dataset holds the image itself."""
+    paths, sizes = stored_files(dataset, "image")
     outside = iter(check_files(path for path, size in zip(paths, sizes) if size is None))
     return [(path, next(outside)) if size is None else (None, size) for path, size in zip(paths, sizes)]
 

@@ -1,4 +1,4 @@
-"""The report on a data set: what it counts, and every kind of damage by its file."""
+"""The report on a dataset: what it counts, and every kind of damage by its file."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_official_numbers_add_up():
     assert sum(map(len, cityscapes.CITIES.values())) == 50
 
 
-def test_sound_town(toy_dataset):
+def test_sound_dataset(toy_dataset):
     report = check_data(toy_dataset, num_proc=1)
     assert report.sound and not report.official and "not the official cities" in str(report)
     assert {split: counts["images"] for (split, city), counts in report.counts.items() if city is None} == {
@@ -65,7 +65,7 @@ def test_every_damage_is_named(toy_dataset, tmp_path):
     assert not report.sound and text.endswith("NOT sound: 2 missing, 4 broken; 36 files found.")
     assert len(report.missing["train"]) == 1 and f"looked for {gone}" in report.missing["train"][0]
     assert len(report.missing["train_extra"]) == 1 and f"looked for {lost}" in report.missing["train_extra"][0]
-    for path, reason in ((cut, "cannot be read"), (small, "40×20"), (odd, "77"), (empty, "not a picture")):
+    for path, reason in ((cut, "cannot be read"), (small, "40×20"), (odd, "77"), (empty, "not a")):
         assert any(line.startswith(f"{path}: ") and reason in line for line in report.broken), path
     assert report.counts["train", None]["gtFine"] == 4 and report.counts["train", None]["problems"] == 4
     assert report.counts["train", gone.parent.name]["problems"] >= 1
@@ -73,7 +73,7 @@ def test_every_damage_is_named(toy_dataset, tmp_path):
 
 def test_a_killed_process_is_one_line(toy_dataset, monkeypatch):
     monkeypatch.setattr(check, "read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(InputError, match="num_proc: a process that reads pictures was killed") as error:
+    with pytest.raises(InputError, match="num_proc: a process that reads .* was killed") as error:
         check_data(toy_dataset, num_proc=2)
     assert "\n" not in str(error.value)
 
@@ -100,7 +100,7 @@ def test_official_cities_are_counted_against_the_official_numbers(tmp_path, monk
 
 def test_long_lists_of_missing_files_are_cut(tmp_path):
     for index in range(25):
-        put_frame(tmp_path, "train", f"town_{index:06d}_000019", kinds=["leftImg8bit"])
+        put_frame(tmp_path, "train", f"city_{index:06d}_000019", kinds=["leftImg8bit"])
     report = check_data(tmp_path, num_proc=1)
     assert len(report.missing["train"]) == 25 and "… and 5 more of this split" in str(report)
     assert str(report).count("its label is missing") == 20
@@ -137,23 +137,23 @@ def test_mapillary(tmp_path, monkeypatch, place):
     assert report.differs == ["testing: 0 images, officially 1"] and "unknown class id 3" in report.broken[0]
 
 
-def test_what_is_no_data_set(tmp_path):
+def test_what_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_layout(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no data set; looked for"):
+    with pytest.raises(InputError, match="holds no dataset; looked for"):
         find_layout(tmp_path)
     put(tmp_path / "train/images/a.png")
     with pytest.raises(InputError, match="id2label.json is missing"):
         find_layout(tmp_path)
     (tmp_path / "leftImg8bit/train").mkdir(parents=True)
-    with pytest.raises(InputError, match="hold no pictures"):
+    with pytest.raises(InputError, match="hold no images"):
         check_data(tmp_path)
     with pytest.raises(InputError, match="num_proc"):
         check_data(tmp_path, num_proc=0)
 
 
 def test_sizes_are_compared_as_seen(tmp_path):
-    """A phone's picture lies on its side in the file; its label is upright."""
+    """A phone's image lies on its side in the file; its label is upright."""
     (tmp_path / "id2label.json").write_text(json.dumps({"0": "sky"}))
     put(tmp_path / "train/labels/a.png", 0, size=(4, 8))
     exif = Image.Exif()

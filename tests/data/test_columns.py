@@ -1,4 +1,4 @@
-"""Rows of files in folders, and of a data set of one's own."""
+"""The columns of a dataset of your own."""
 
 import datasets
 import numpy as np
@@ -6,81 +6,12 @@ import pytest
 from PIL import Image
 
 from scl_hf.data import LabelImage
-from scl_hf.data.columns import Frame, image_dataset, open_frames, open_images
+from scl_hf.data.columns import image_dataset
 from scl_hf.data.images import read_image, read_label
 from scl_hf.errors import InputError
 
 LABELS = LabelImage.of({0: "sky", 1: "road", 2: "car"}, {7: 0, 8: 1, 9: 2})
 CHECK_NAME = "^train_dataset: "
-
-
-def put(path, size=(6, 4)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size).save(path)
-
-
-def frame(root, name, kinds=("image", "labels")):
-    """A frame of which only these kinds are there."""
-    paths = {"image": str(root / f"{name}.jpg"), "labels": str(root / f"{name}.png")}
-    for kind in kinds:
-        put(root / paths[kind])
-    return Frame("train", name, paths["image"], {"labels": paths["labels"]}, frozenset(kinds), "ulm")
-
-
-def test_frames_become_paths(tmp_path):
-    frames = [frame(tmp_path, "a"), frame(tmp_path, "b", ["image"]), frame(tmp_path, "c", ["labels"])]
-    rows = open_frames(frames, "labels", "train", complete=False, remedy="")
-    picture, text = datasets.Image(decode=False), datasets.Value("string")
-    assert rows.features == {"image": picture, "label": picture, "id": text, "city": text}
-    assert rows[0] == {
-        "image": {"path": str(tmp_path / "a.jpg"), "bytes": None},
-        "label": {"path": str(tmp_path / "a.png"), "bytes": None},
-        "id": "a",
-        "city": "ulm",
-    }
-    assert rows["id"][:] == ["a", "b"] and rows["label"][1] is None
-    assert open_frames(frames, None, "train", complete=False, remedy="")["label"][:] == [None, None]
-    with pytest.raises(InputError, match=r"b.jpg: its label is missing, looked for .*b.png \(1 of the 2 .*; copy it"):
-        open_frames(frames, "labels", "train", complete=True, remedy="copy it")
-
-
-def test_a_file_that_is_missing_is_named(tmp_path):
-    found = frame(tmp_path, "a")
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(InputError, match=r"1 file is empty or missing: .*/a.png \(missing\)"):
-        open_frames([found], "labels", "train", complete=True, remedy="")
-
-
-def test_pictures_in_folders_of_folders(tmp_path):
-    for name in ("b.png", "a/c.JPG", "a/a.webp", ".cache/d.png", "a/._c.jpg"):
-        put(tmp_path / "pictures" / name)
-    (tmp_path / "pictures/notes.txt").write_text("x")
-    assert open_images(tmp_path / "pictures")["id"][:] == ["a/a.webp", "a/c.JPG", "b.png"]
-
-
-def test_pictures_that_are_not_there(tmp_path):
-    with pytest.raises(InputError, match="unlabeled_dirs: there is no folder .*nowhere; correct"):
-        open_images(tmp_path / "nowhere")
-    (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="unlabeled_dirs: .*none holds no pictures"):
-        open_images(tmp_path / "none")
-
-
-def test_linked_folders_are_followed_once(tmp_path):
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "photos/a.jpg")
-    (tmp_path / "all").mkdir()
-    (tmp_path / "all/link").symlink_to(tmp_path / "photos")
-    (tmp_path / "photos/back").symlink_to(tmp_path / "all")
-    assert open_images(tmp_path / "all")["id"][:] == ["link/a.jpg"]
-
-
-def test_pictures_are_found_from_another_working_directory(tmp_path, monkeypatch):
-    put(tmp_path / "pictures/a.png")
-    monkeypatch.chdir(tmp_path)
-    rows = open_images("pictures")
-    monkeypatch.chdir(tmp_path.parent)
-    assert read_image(rows[0]["image"]).shape == (4, 6, 3)
 
 
 @pytest.fixture

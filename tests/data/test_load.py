@@ -94,7 +94,7 @@ def test_a_part_of_the_unlabeled_images(folder):
     assert len(open_folder(folder, **extra).unlabeled) == 18
     with pytest.raises(InputError, match="num_unlabeled: 16, but the pool has 15 unlabeled images"):
         open_folder(folder, **fields | {"num_unlabeled": 16})
-    with pytest.raises(InputError, match="num_unlabeled: -1 is no number of images"):
+    with pytest.raises(InputError, match="num_unlabeled: -1 is not a number of images"):
         open_folder(folder, num_unlabeled=-1)
 
 
@@ -127,7 +127,7 @@ def test_evaluation_images_with_coarse_labels_to_train_on_are_refused(tmp_path):
     toy_dataset(tmp_path)
     fields = {"data_dir": str(tmp_path), "use_coarse_labels": True}
     coarse = load_data(DataArguments(**fields)).coarse
-    for row in coarse:  # the same picture among those to evaluate on
+    for row in coarse:  # the same image among those to evaluate on
         shutil.copy(row["image"]["path"], tmp_path / "leftImg8bit/val/ulm/ulm_000000_000000_leftImg8bit.png")
     with pytest.raises(InputError, match="1 of the 4 evaluation images are labeled training images"):
         load_data(DataArguments(**fields))
@@ -141,8 +141,8 @@ def test_evaluation_images_in_the_pool_are_counted_in_a_warning(folder, caplog):
     assert "4 of the 4 evaluation images are in the unlabeled pool" in caplog.text
 
 
-def phone_pictures(root: Path):
-    """The same field, 6 wide and 4 high with a white top left corner, in the ways that pictures are stored."""
+def phone_images(root: Path):
+    """The same field, 6 wide and 4 high with a white top left corner, in the ways that images are stored."""
     root.mkdir(parents=True)
     gray = np.full((48, 72), 60, np.uint8)
     gray[:8, :8] = 240
@@ -158,8 +158,8 @@ def phone_pictures(root: Path):
     return np.stack([gray] * 3)
 
 
-def test_unlabeled_folders_of_any_pictures_are_upright_and_rgb(folder, tmp_path):
-    expected = phone_pictures(tmp_path / "phone/deeper")
+def test_unlabeled_folders_of_any_images_are_upright_and_rgb(folder, tmp_path):
+    expected = phone_images(tmp_path / "phone/deeper")
     Image.new("RGB", (5, 9)).save(tmp_path / "phone/.hidden.png")
     Image.new("L", (200, 90), 77).save(folder / "more/large.png")
     dirs = [str(tmp_path / "phone"), str(folder / "more")]
@@ -177,8 +177,8 @@ def test_unlabeled_folders_of_any_pictures_are_upright_and_rgb(folder, tmp_path)
     assert crops[Sample(9, seed=1)]["pixel_values"].shape == (3, 48, 72)
 
 
-def test_unlabeled_folders_join_every_data_set(tmp_path):
-    phone_pictures(tmp_path / "phone")
+def test_unlabeled_folders_join_every_dataset(tmp_path):
+    phone_images(tmp_path / "phone")
     data = load_data(
         DataArguments(data_dir=toy_dataset(tmp_path / "toy_dataset"), unlabeled_dirs=[str(tmp_path / "phone")])
     )
@@ -242,7 +242,7 @@ def test_a_standard_subset_of_cityscapes_by_its_name(tmp_path):
             path = tmp_path / kind / "train" / frame.split("_")[0] / f"{frame}_{suffix}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (4, 2), 7 + index).save(path)
-    message = r"labeled_split 1_16: 184 of 186 ids are not in the data \(train\): aachen_000002_000019, .*, …;"
+    message = r"labeled_split 1/16: 184 of 186 ids are not in the data \(train\): aachen_000002_000019, .*, …;"
     with pytest.raises(InputError, match=message):
         load_data(DataArguments(data_dir=root, labeled_split="1_16"))
 
@@ -266,7 +266,7 @@ def test_cityscapes_without_a_split_or_labels(tmp_path):
 
 
 @pytest.mark.parametrize("stored", ["disk", "parquet"])
-def test_data_set_of_any_columns(folder, tmp_path, stored):
+def test_dataset_of_any_columns(folder, tmp_path, stored):
     source = open_folder(folder)
     splits = {"train": source.labeled, "validation": source.evaluation}
     splits = datasets.DatasetDict({name: rows.remove_columns("id") for name, rows in splits.items()})
@@ -329,7 +329,7 @@ def test_evaluation_needs_its_own_split_alone(folder):
         ({"labeled_fraction": 1.5}, "labeled_fraction: 1.5 is not a share"),
         ({"labeled_fraction": 0.5, "labeled_ids": "ids.txt"}, "labeled_fraction and labeled_ids: give only one"),
         ({"labeled_split": "1_8", "labeled_ids": "ids.txt"}, "labeled_split and labeled_ids: give only one"),
-        ({"labeled_split": "18"}, "labeled_split: there is no split '18'; give one of 1_2, 1_4, 1_8, 1_16, 1_30"),
+        ({"labeled_split": "18"}, "labeled_split: there is no split '18'; give one of 1/2, 1/4, 1/8, 1/16, 1/30"),
         ({"dataset": "folder", "labeled_split": "1_8"}, "labeled_split: only Cityscapes"),
         ({"image_column": "mask", "label_column": "mask"}, "label_column"),
         ({"train_splits": []}, "train_splits: is empty"),

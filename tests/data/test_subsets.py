@@ -3,9 +3,10 @@ import os
 import datasets
 import pytest
 
-from scl_hf.data import subsets
-from scl_hf.data.sources.cityscapes import subset_file
-from scl_hf.data.subsets import choose_fraction, choose_listed, choose_unlabeled, read_ids, shared_images
+from scl_hf.data import DataArguments, subsets
+from scl_hf.data.arguments import LABELED_SPLITS
+from scl_hf.data.sources.cityscapes import labeled_split_file
+from scl_hf.data.subsets import choose_fraction, choose_listed, choose_unlabeled, find_shared_images, read_ids
 from scl_hf.errors import InputError
 
 
@@ -65,21 +66,21 @@ def test_list_of_ids(tmp_path):
 
 
 def test_standard_subsets_of_cityscapes():
-    lists = {name: read_ids(subset_file(name)) for name in ("1_2", "1_4", "1_8", "1_16", "1_30")}
-    assert {name: len(listed) for name, listed in lists.items()} == {
-        "1_2": 1488,
-        "1_4": 744,
-        "1_8": 372,
-        "1_16": 186,
-        "1_30": 100,
-    }
-    assert lists["1_16"] < lists["1_8"] < lists["1_4"] < lists["1_2"]
-    with pytest.raises(InputError, match="labeled_split: there is no split '1_3'; give one of 1_2, 1_4, 1_8, 1_16"):
-        subset_file("1_3")
+    lists = [read_ids(labeled_split_file(name)) for name in LABELED_SPLITS]
+    assert LABELED_SPLITS == ("1/2", "1/4", "1/8", "1/16", "1/30")
+    assert [len(listed) for listed in lists] == [1488, 744, 372, 186, 100]
+    assert lists[3] < lists[2] < lists[1] < lists[0]
 
 
-def pictures(*images):
-    """Rows of paths or of bytes."""
+def test_labeled_split_is_written_with_a_slash_or_an_underscore():
+    for name in ("1/8", "1_8"):
+        assert DataArguments(labeled_split=name).labeled_split == "1/8"
+    with pytest.raises(InputError, match="labeled_split: there is no split '1/3'; give one of 1/2, 1/4, 1/8, 1/16"):
+        DataArguments(labeled_split="1_3")
+
+
+def image_dataset(*images):
+    """A dataset of paths or of bytes."""
     features = datasets.Features(image=datasets.Image(decode=False), id=datasets.Value("string"))
     images = [
         {"path": "x.png", "bytes": image} if isinstance(image, bytes) else {"path": str(image), "bytes": None}
@@ -95,14 +96,14 @@ def test_shared_images_are_found_by_path_and_by_content(tmp_path, monkeypatch):
     paths = {name: tmp_path / f"{name}.png" for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(content)
-    rows = pictures(paths["a"], paths["b"], b"embedded image").select([2, 1, 0])
-    evaluation = pictures(paths["a"], paths["c"], paths["d"], paths["e"], b"embedded image", b"first")
+    rows = image_dataset(paths["a"], paths["b"], b"embedded image").select([2, 1, 0])
+    evaluation = image_dataset(paths["a"], paths["c"], paths["d"], paths["e"], b"embedded image", b"first")
     shared = [(str(paths["a"]), str(paths["a"])), (str(paths["b"]), str(paths["c"])), ("2", "4")]
-    assert shared_images(rows, evaluation) == [*shared, (str(paths["a"]), "5")]
+    assert find_shared_images(rows, evaluation) == [*shared, (str(paths["a"]), "5")]
 
     def read(image):
         raise AssertionError(f"read {image}")
 
     monkeypatch.setattr(subsets, "_digest", read)
-    assert shared_images(rows, pictures(paths["d"])) == []  # the sizes are enough
-    assert shared_images(rows, pictures(paths["a"])) == shared[:1]  # the path is enough
+    assert find_shared_images(rows, image_dataset(paths["d"])) == []  # the sizes are enough
+    assert find_shared_images(rows, image_dataset(paths["a"])) == shared[:1]  # the path is enough

@@ -12,16 +12,16 @@ import datasets
 import numpy as np
 
 from ...errors import InputError
-from ..columns import Frame, by_split, file_names, open_frames
+from ..arguments import DataArguments
 from ..images import IGNORE_INDEX
 from ..labels import LabelImage
-from .base import DataArguments, License, Source, check_fields
+from .base import Example, License, Source, check_fields, group_by_split, match_files, open_examples
 
 logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
-    """One row of the official label table. `id` is what label files hold, `train_id` what a model predicts."""
+    """A line of the official label table: label files hold `id`, a model predicts `train_id`."""
 
     name: str
     id: int
@@ -80,14 +80,8 @@ LABEL_IMAGE = LabelImage(
     train_ids={label.id: label.train_id for label in LABELS if label.id >= 0},
 )
 
-
-def is_cityscapes(id2label: Mapping[int, str]) -> bool:
-    """Whether classes are the 19 of Cityscapes, in their order."""
-    return {i: name.lower() for i, name in id2label.items()} == ID2LABEL
-
-
 # fmt: off
-# split -> city -> images. Of the cities of train_extra only the sum is known.
+# split -> city -> number of images; of the cities of train_extra only the sum is known
 CITIES = {
     "train": {
         "aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85, "dusseldorf": 221, "erfurt": 109,
@@ -105,21 +99,8 @@ CITIES = {
 # fmt: on
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
 ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
-
-# The official zips unpacked into one folder, or each into a folder of its own name.
-_PLACES = {
-    "leftImg8bit": ("leftImg8bit", *(f"leftImg8bit_{part}/leftImg8bit" for part in ("trainvaltest", "trainextra"))),
-    "gtFine": ("gtFine", "gtFine_trainvaltest/gtFine"),
-    "gtCoarse": ("gtCoarse", "gtCoarse/gtCoarse"),
-}
-# split -> folder
-_FOLDERS = {"train": "train", "validation": "val", "test": "test", "train_extra": "train_extra"}
-_SPLITS = {"fine": ("train", "validation", "test"), "coarse": ("train", "validation", "train_extra")}
-_KINDS = {"fine": "gtFine", "coarse": "gtCoarse"}
-# A file beside leftImg8bit that tells: the pictures were drawn, and are nobody's but the drawer's.
-DRAWN_MARKER = "DRAWN.txt"
-# This frame of train_extra is a gray field, as the authors of the data set state.
-BROKEN_FRAMES = frozenset({"troisdorf_000000_000073"})
+DRAWN_MARKER = "DRAWN.txt"  # marks synthetic images: the license of Cityscapes does not cover them
+BROKEN_IMAGES = frozenset({"troisdorf_000000_000073"})  # a gray field, as the authors of Cityscapes state
 LICENSE = License(
     "cityscapes",
     "Cityscapes",
@@ -132,69 +113,99 @@ LICENSE = License(
   year = {2016}
 }""",
 )
-_SUBSETS = Path(__file__).with_name("cityscapes_splits")
+TITLE = "the layout of Cityscapes"
+
+# Each kind of file lies in one of these folders: the official zips unpacked into one, or each into its own.
+_FOLDERS = {
+    "leftImg8bit": ("leftImg8bit", "leftImg8bit_trainvaltest/leftImg8bit", "leftImg8bit_trainextra/leftImg8bit"),
+    "gtFine": ("gtFine", "gtFine_trainvaltest/gtFine"),
+    "gtCoarse": ("gtCoarse", "gtCoarse/gtCoarse"),
+}
+_SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test", "train_extra": "train_extra"}
 
 
-def find_split(data_dir: str | os.PathLike, kind: str, folder: str) -> str | None:
-    """The folder `"train"`, `"val"`, … of a kind, `"leftImg8bit"`, `"gtFine"` or `"gtCoarse"`, if it is there."""
-    places = (os.path.join(data_dir, place, folder) for place in _PLACES[kind])
-    return next(filter(os.path.isdir, places), None)
+def is_cityscapes(id2label: Mapping[int, str]) -> bool:
+    """Whether the classes are the 19 of Cityscapes, in their order."""
+    return {i: name.lower() for i, name in id2label.items()} == ID2LABEL
 
 
-def find_frames(root: str | os.PathLike) -> list[Frame]:
-    """All frames of a folder in the layout of Cityscapes: each image or label that is there, and what it lacks."""
-    frames = []
-    for folder in NUM_IMAGES:
-        images = find_split(root, "leftImg8bit", folder)
+def is_official_id(image_id: str) -> bool:
+    """Whether an id is one of Cityscapes, `aachen_000000_000019…`, wherever the image is now."""
+    city, *rest = re.split(r"_(?=\d{6}_\d{6})", image_id, maxsplit=1)
+    return bool(rest) and city in ALL_CITIES
+
+
+def labeled_split_file(name: str) -> Path:
+    """The list of ids of a standard labeled subset, such as `"1/8"`."""
+    return Path(__file__).parent / "cityscapes_splits" / f"{name.replace('/', '_')}.txt"
+
+
+def is_layout(root: str | os.PathLike) -> bool:
+    """Whether a folder has images in the layout of Cityscapes."""
+    return any(_find_folder(root, "leftImg8bit", split) for split in NUM_IMAGES)
+
+
+def find_examples(root: str | os.PathLike) -> list[Example]:
+    """Finds the images and labels of a folder, also those without a partner."""
+    examples = []
+    for split in NUM_IMAGES:
+        images = _find_folder(root, "leftImg8bit", split)
         # gtCoarse.zip brings the labels of train_extra to those who want train's alone.
-        if images is None and folder == "train_extra":
+        if images is None and split == "train_extra":
             continue
-        places = {kind: find_split(root, kind, folder) for kind in _KINDS.values()}
-        if folder in ("train", "val") and images is not None:
-            places["gtFine"] = places["gtFine"] or os.path.join(root, "gtFine", folder)
-        places = {kind: place for kind, place in places.items() if place is not None}
-        images = images or os.path.join(root, "leftImg8bit", folder)
-        cities = {city for place in (images, *places.values()) if os.path.isdir(place) for city in os.listdir(place)}
+        folders = {kind: _find_folder(root, kind, split) for kind in ("gtFine", "gtCoarse")}
+        if split in ("train", "val") and images is not None:
+            folders["gtFine"] = folders["gtFine"] or os.path.join(root, "gtFine", split)
+        endings = {kind: (folder, f"_{kind}_labelIds.png") for kind, folder in folders.items() if folder is not None}
+        endings["image"] = images or os.path.join(root, "leftImg8bit", split), "_leftImg8bit.png"
+        cities = {city for folder, _ in endings.values() if os.path.isdir(folder) for city in os.listdir(folder)}
         for city in sorted(city for city in cities if city[0] != "."):
-            found = {kind: file_names(f"{place}/{city}", f"_{kind}_labelIds.png") for kind, place in places.items()}
-            found["image"] = file_names(f"{images}/{city}", "_leftImg8bit.png")
-            for frame in sorted(set().union(*found.values())):
-                present = frozenset(kind for kind, names in found.items() if frame in names)
-                # The labels of test are dummies, of which none is missed.
-                kinds = [kind for kind in places if folder != "test" or kind in present]
-                labels = {kind: f"{places[kind]}/{city}/{frame}_{kind}_labelIds.png" for kind in kinds}
-                frames.append(Frame(folder, frame, f"{images}/{city}/{frame}_leftImg8bit.png", labels, present, city))
-    return frames
+            files = {kind: (f"{folder}/{city}", ending) for kind, (folder, ending) in endings.items()}
+            examples += match_files(split, files, city)
+    # The labels of test are dummies: none of them is missed.
+    return [_only_present(example) if example.split == "test" else example for example in examples]
+
+
+def _find_folder(root: str | os.PathLike, kind: str, split: str) -> str | None:
+    return next(filter(os.path.isdir, (os.path.join(root, folder, split) for folder in _FOLDERS[kind])), None)
+
+
+def _only_present(example: Example) -> Example:
+    return example._replace(labels={kind: path for kind, path in example.labels.items() if kind in example.present})
 
 
 def _open(
-    frames: Sequence[Frame], kind: str | None, split: str, complete: bool, skip_ids: Collection[str] = BROKEN_FRAMES
+    examples: Sequence[Example],
+    kind: str | None,
+    split: str,
+    require_labels: bool,
+    skip_ids: Collection[str] = BROKEN_IMAGES,
 ) -> datasets.Dataset:
-    """The rows of a split with one kind of label, but those of `skip_ids`."""
-    for frame in frames:
-        if frame.id in skip_ids and "image" in frame.present:
-            broken = ", a broken frame of the official data set" if frame.id in BROKEN_FRAMES else ""
-            logger.warning(f"{frame.image}: skipped{broken}")
-    frames = [frame for frame in frames if frame.id not in skip_ids]
+    """Opens a split with one kind of label, without the images of `skip_ids`."""
+    for example in examples:
+        if example.id in skip_ids and "image" in example.present:
+            broken = ", a broken image of the official data" if example.id in BROKEN_IMAGES else ""
+            logger.warning(f"{example.image}: skipped{broken}")
+    examples = [example for example in examples if example.id not in skip_ids]
     remedy = f"unpack the zip of {kind} completely, or remove the image"
     if kind is None or split == "train_extra":
         remedy = "name the split in unlabeled_splits only"
-    return open_frames(frames, kind, split, complete, remedy)
+    return open_examples(examples, kind, split, require_labels, remedy)
 
 
 def load_cityscapes(
-    data_dir: str | os.PathLike, config: str = "fine", skip_ids: Collection[str] = BROKEN_FRAMES
+    data_dir: str | os.PathLike, config: str = "fine", skip_ids: Collection[str] = BROKEN_IMAGES
 ) -> datasets.DatasetDict:
     """
-    Opens Cityscapes, or data in its folder layout. Either form is found: the official zips unpacked into `data_dir`,
-    or each into its own folder there (`leftImg8bit_trainvaltest/leftImg8bit/…`). The rows hold paths, no pictures.
+    Opens Cityscapes, or data in its folder layout: the official zips unpacked into `data_dir`, or each into its own
+    folder there (`leftImg8bit_trainvaltest/leftImg8bit/…`). No image is decoded.
 
     Args:
         data_dir (`str`): The folder with `leftImg8bit` and `gtFine` or `gtCoarse`.
         config (`str`, *optional*, defaults to `"fine"`):
             The annotations, `"fine"` (splits train, validation, test) or `"coarse"` (train, validation, train_extra).
         skip_ids (`Collection[str]`, *optional*):
-            Images that are left out, and named in the log; by default the one of train_extra that is a gray field.
+            Images to leave out and name in the log; by default the one of train_extra that is a gray field.
 
     Returns:
         `datasets.DatasetDict`: The splits that exist, with the columns `image` and `label` (`Image(decode=False)`),
@@ -202,59 +213,42 @@ def load_cityscapes(
         images of train_extra without an annotation.
     """
     root = os.path.abspath(data_dir)  # a relative path would break in another working directory
-    if config not in _SPLITS:
+    if config not in ("fine", "coarse"):
         raise ValueError(f"config must be 'fine' or 'coarse', not {config!r}")
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; data_dir must name the folder that holds leftImg8bit and gtFine")
-    kind, rows = _KINDS[config], datasets.DatasetDict()
-    for split, frames in by_split(find_frames(root), _FOLDERS).items():
-        complete = split in ("train", "validation")
-        # Coarse annotations of these are an extra of the fine ones: without them, the split is not there.
-        absent = config == "coarse" and complete and kind not in frames[0].labels
-        if split in _SPLITS[config] and not absent:
-            rows[split] = _open(frames, None if split == "test" else kind, split, complete, skip_ids)
-    if not rows:
+    kind, extra = ("gtFine", "test") if config == "fine" else ("gtCoarse", "train_extra")
+    dataset = datasets.DatasetDict()
+    for split, examples in group_by_split(find_examples(root), _SPLIT_FOLDERS).items():
+        labeled = split in ("train", "validation")
+        # The coarse labels of these are optional: without them, the split does not exist.
+        if split == extra or labeled and (config == "fine" or kind in examples[0].labels):
+            dataset[split] = _open(examples, None if split == "test" else kind, split, labeled, skip_ids)
+    if not dataset:
         raise InputError(
-            f"{root}: no Cityscapes images with {kind} found; looked for leftImg8bit/"
-            f"{{{','.join(map(_FOLDERS.get, _SPLITS[config]))}}}/<city>/*_leftImg8bit.png there and in "
-            "leftImg8bit_trainvaltest and leftImg8bit_trainextra; unpack the zips of Cityscapes into one folder and "
-            "give it as data_dir"
+            f"{root}: no Cityscapes images with {kind} found; looked for leftImg8bit/{{train,val,{extra}}}/<city>/"
+            "*_leftImg8bit.png there and in leftImg8bit_trainvaltest and leftImg8bit_trainextra; unpack the zips of "
+            "Cityscapes into one folder and give it as data_dir"
         )
-    return rows
+    return dataset
 
 
 def open_source(args: DataArguments) -> Source:
-    """Cityscapes: fine labels and, in `train_extra`, coarse ones."""
-    subset = subset_file(args.labeled_split) if args.labeled_split else None
+    """Opens Cityscapes: fine labels and, in `train_extra`, coarse ones."""
     check_fields(args, "Cityscapes")
     root = os.path.abspath(args.data_dir)
-    splits = by_split(find_frames(root), _FOLDERS)
-    drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
-    official = any(frame.city in ALL_CITIES for frames in splits.values() for frame in frames)
+    examples = find_examples(root)
+    splits = group_by_split(examples, _SPLIT_FOLDERS)
     kinds = {"test": None, "train_extra": "gtCoarse"}
+    drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
+    official = any(example.city in ALL_CITIES for group in splits.values() for example in group)
     return Source(
-        where=args.data_dir,
+        name=args.data_dir,
         labels=LABEL_IMAGE,
         palette=PALETTE,
-        splits={split: partial(_open, frames, kinds.get(split, "gtFine"), split) for split, frames in splits.items()},
-        labeled=("train", "validation"),
-        unlabeled_splits=[split for split in splits if split == "train_extra"],
-        place=lambda split: f"leftImg8bit/{_FOLDERS.get(split, split)}/<city>/*_leftImg8bit.png",
-        coarse_split="train_extra",
-        subset=subset,
+        splits={split: partial(_open, group, kinds.get(split, "gtFine"), split) for split, group in splits.items()},
+        labeled_splits=("train", "validation"),
+        unlabeled_splits=["train_extra"] if "train_extra" in splits else [],
+        expected_at=lambda split: f"leftImg8bit/{_SPLIT_FOLDERS.get(split, split)}/<city>/*_leftImg8bit.png",
         license=None if drawn and not official else LICENSE,
     )
-
-
-def subset_file(name: str) -> Path:
-    """The list of ids of a standard labeled subset, such as `"1_8"`."""
-    names = sorted((path.stem for path in _SUBSETS.glob("*.txt")), key=lambda stem: (len(stem), stem))
-    if name not in names:
-        raise InputError(f"labeled_split: there is no split {name!r}; give one of {', '.join(names)}")
-    return _SUBSETS / f"{name}.txt"
-
-
-def is_official_frame(image_id: str) -> bool:
-    """Whether an image bears a name of Cityscapes, `aachen_000000_000019…`, wherever it lies now."""
-    city, *rest = re.split(r"_(?=\d{6}_\d{6})", image_id, maxsplit=1)
-    return bool(rest) and city in ALL_CITIES

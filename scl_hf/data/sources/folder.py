@@ -1,4 +1,4 @@
-"""A folder of one's own: `<split>/images`, `<split>/labels` and `id2label.json`."""
+"""A folder of your own: `<split>/images`, `<split>/labels` and `id2label.json`."""
 
 import os
 from collections.abc import Sequence
@@ -8,64 +8,68 @@ from pathlib import Path
 import datasets
 
 from ...errors import InputError
-from ..columns import NO_IMAGES, Frame, file_names, open_frames
+from ..arguments import DataArguments
 from ..images import is_image
 from ..labels import LabelImage, read_id2label
 from ..palette import palette_of
-from ..sources import cityscapes
-from .base import DataArguments, Source, check_fields
+from . import cityscapes
+from .base import NO_IMAGES, Example, Source, check_fields, file_stems, open_examples
 
+TITLE = "a folder"
 _REMEDY = "add the labels, or move images without a label to a folder of their own and name it in unlabeled_dirs"
 
 
-def find_frames(root: str | os.PathLike) -> list[Frame]:
-    """All frames of a folder: each image or label that is there, and what it lacks."""
-    frames = []
+def is_layout(root: str | os.PathLike) -> bool:
+    """Whether a folder has splits with images."""
+    return bool(_split_folders(root))
+
+
+def find_examples(root: str | os.PathLike) -> list[Example]:
+    """Finds the images and labels of a folder, also those without a partner."""
+    examples = []
     for folder in _split_folders(root):
-        labels = os.path.join(folder, "labels")
         images = {}
-        for name in sorted(filter(is_image, os.listdir(os.path.join(folder, "images")))):
+        for name in sorted(filter(is_image, os.listdir(f"{folder}/images"))):
             images.setdefault(os.path.splitext(name)[0], []).append(name)
-        labeled = file_names(labels, ".png")
+        labeled = file_stems(f"{folder}/labels", ".png")
         for stem in [*images, *sorted(labeled - images.keys())]:
-            places = {"labels": os.path.join(labels, f"{stem}.png")} if os.path.isdir(labels) else {}
-            present = frozenset(kind for kind, names in (("image", images), ("labels", labeled)) if stem in names)
+            labels = {"labels": f"{folder}/labels/{stem}.png"} if os.path.isdir(f"{folder}/labels") else {}
+            present = frozenset(kind for kind, stems in (("image", images), ("labels", labeled)) if stem in stems)
             for name in images.get(stem, [f"{stem}.*"]):
-                image = os.path.join(folder, "images", name)
-                frames.append(Frame(os.path.basename(folder), stem, image, places, present))
-    return frames
+                examples.append(Example(os.path.basename(folder), stem, f"{folder}/images/{name}", labels, present))
+    return examples
 
 
 def _split_folders(root: str | os.PathLike) -> list[str]:
     return sorted(str(path.parent) for path in Path(root).glob("*/images") if path.is_dir())
 
 
-def _open(frames: Sequence[Frame], folder: str, complete: bool) -> datasets.Dataset:
-    """The rows of a split; labels are None throughout where not each image has to have one."""
+def _open(examples: Sequence[Example], folder: str, require_labels: bool) -> datasets.Dataset:
+    """Opens a split; without `require_labels`, all labels are None."""
     split = os.path.basename(folder)
-    frames = [frame for frame in frames if frame.split == split and "image" in frame.present]
-    if not frames:
+    examples = [example for example in examples if example.split == split and "image" in example.present]
+    if not examples:
         raise InputError(f"{folder}/images: {NO_IMAGES}")
-    for first, second in zip(frames, frames[1:]):
+    for first, second in zip(examples, examples[1:]):
         if first.id == second.id:
             raise InputError(f"{second.image}: a second image named {second.id}; rename one of them")
-    return open_frames(frames, "labels" if complete else None, split, complete, _REMEDY)
+    return open_examples(examples, "labels" if require_labels else None, split, require_labels, _REMEDY)
 
 
 def open_source(args: DataArguments) -> Source:
-    """The splits of a folder, and the classes in its `id2label.json` or in the file that `id2label` names."""
+    """Opens a folder, with the classes in its `id2label.json` or in the file that `id2label` names."""
     check_fields(args)
     root = os.path.abspath(args.data_dir)
     id2label = read_id2label(Path(args.id2label or os.path.join(args.data_dir, "id2label.json")))
-    frames = find_frames(root)
+    examples = find_examples(root)
     splits = {os.path.basename(folder): folder for folder in _split_folders(root)}
-    copied = any(cityscapes.is_official_frame(frame.id) for frame in frames)
+    copied = any(cityscapes.is_official_id(example.id) for example in examples)
     return Source(
-        where=args.data_dir,
+        name=args.data_dir,
         labels=LabelImage.of(id2label, args.label_map, args.ignore_index),
         palette=palette_of(id2label),
-        splits={split: partial(_open, frames, folder) for split, folder in splits.items()},
-        labeled=[split for split, folder in splits.items() if os.path.isdir(os.path.join(folder, "labels"))],
-        place=lambda split: f"{split}/images",
+        splits={split: partial(_open, examples, folder) for split, folder in splits.items()},
+        labeled_splits=[split for split, folder in splits.items() if os.path.isdir(f"{folder}/labels")],
+        expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
     )

@@ -18,7 +18,7 @@ OWN_FOLDERS = {
 
 def put(path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"stands for a picture")
+    path.write_bytes(b"stands for an image")
 
 
 def make_tree(root: Path, form=ONE_ROOT, splits=("train", "val", "test", "train_extra"), coarse=True):
@@ -85,7 +85,7 @@ def test_empty_file_is_found_at_the_start(tmp_path):
         load_cityscapes(root)
 
 
-def test_broken_frame_is_skipped_and_named(tmp_path, caplog):
+def test_broken_image_is_skipped_and_named(tmp_path, caplog):
     root = make_tree(tmp_path)
     put(root / "leftImg8bit/train_extra/troisdorf/troisdorf_000000_000073_leftImg8bit.png")
     with caplog.at_level(logging.WARNING):

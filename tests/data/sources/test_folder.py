@@ -1,4 +1,4 @@
-"""A folder of one's own: what it opens, and what is wrong with it."""
+"""A folder of your own: what it opens, and what is wrong with it."""
 
 import json
 
@@ -28,18 +28,17 @@ def folder(tmp_path):
     return root
 
 
-def open_split(root, split, complete):
-    return open_source(DataArguments(dataset="folder", data_dir=str(root))).open(split, complete)
+def open_split(root, split, require_labels):
+    return open_source(DataArguments(dataset="folder", data_dir=str(root))).open(split, require_labels)
 
 
 def test_splits_with_and_without_labels(folder):
-    train, more, images = (
-        open_split(folder, split, complete) for split, complete in (("train", True), ("more", False), ("train", False))
-    )
+    wanted = (("train", True), ("more", False), ("train", False))
+    train, more, images = (open_split(folder, split, require_labels) for split, require_labels in wanted)
     assert train["id"][:] == more["id"][:] == images["id"][:] == ["a", "b"]
     assert train[1]["label"] == {"bytes": None, "path": str(folder / "train/labels/b.png")}
     assert more["label"][:] == images["label"][:] == [None, None]
-    assert open_source(DataArguments(dataset="folder", data_dir=str(folder))).labeled == ["train"]
+    assert open_source(DataArguments(dataset="folder", data_dir=str(folder))).labeled_splits == ["train"]
 
 
 def break_folder(root, what):
@@ -53,7 +52,7 @@ def break_folder(root, what):
         put(root / "train/images/b.png")
     elif what == "split":
         (root / "train").rename(root / "training")
-    elif what == "no pictures":
+    elif what == "no images":
         for path in (root / "train/images").glob("*.jpg"):
             path.unlink()
 
@@ -66,11 +65,11 @@ def break_folder(root, what):
         ("empty", "1 file is empty.*b.png"),
         ("twin", "b.png: a second image named b"),
         ("split", "data: no split train .looked for train/images., only more, training; correct train_splits"),
-        ("no pictures", "train/images: holds no pictures"),
+        ("no images", "train/images: holds no images"),
     ],
 )
 def test_bad_folder_is_named(folder, what, message):
     break_folder(folder, what)
     with pytest.raises(InputError, match=message) as error:
-        open_split(folder, "train", complete=True)
+        open_split(folder, "train", require_labels=True)
     assert "\n" not in str(error.value)

@@ -1,0 +1,122 @@
+"""The data fields of a recipe."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from .images import IGNORE_INDEX
+from .labels import NUM_IDS, read_label_map
+
+LABELED_SPLITS = ("1/2", "1/4", "1/8", "1/16", "1/30")
+
+
+@dataclass
+class DataArguments:
+    """
+    The data of a run. Images of `train_splits` that `labeled_fraction`, `labeled_split` or `labeled_ids` does not
+    choose are unlabeled.
+
+    Args:
+        dataset (`str`, *optional*, defaults to `"cityscapes"`):
+            `cityscapes`, `mapillary`, `folder`, or a dataset that `datasets` opens (a name on the Hub or a local
+            folder). `cityscapes` is also for synthetic data in its folder layout, `folder` for `<split>/images`,
+            `<split>/labels` and `id2label.json` in `data_dir`.
+        dataset_config (`str`, *optional*):
+            v1.2 (by default) or v2.0 of Mapillary Vistas, or the configuration of a `datasets` dataset.
+        data_dir (`str`, *optional*): The folder of the data.
+        train_splits (`list[str]`, *optional*, defaults to `["train"]`): The splits with labels to train on.
+        unlabeled_splits (`list[str]`, *optional*):
+            Splits whose images join the unlabeled pool, besides those of train_splits. By default none; for
+            Cityscapes `train_extra`, if it exists.
+        unlabeled_dirs (`list[str]`, *optional*):
+            Folders of images without labels that join the unlabeled pool, including their subfolders.
+        eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
+        image_column (`str`, *optional*, defaults to `"image"`): The images in a `datasets` dataset.
+        label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset.
+        id2label (`str`, *optional*):
+            A JSON file with the names of the classes, `{"0": "sky", …}`. By default `id2label.json` in `data_dir` or,
+            for a `datasets` dataset, beside its data, on disk or on the Hub. Cityscapes and Mapillary Vistas bring
+            their own.
+        label_map (`dict[int, int]`, *optional*):
+            Id in a label file -> class, as JSON on the command line; by default the files hold classes. A class is a
+            key of `id2label`, or 255 for an id whose pixels are ignored.
+        ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
+        labeled_fraction (`float`, *optional*, defaults to 1.0):
+            The share of the images of train_splits that keep their labels, above 0, at most 1.
+        labeled_seed (`int`, *optional*, defaults to 0):
+            The seed with which labeled_fraction and num_unlabeled choose. With one seed, a smaller share is part of a
+            larger one.
+        labeled_split (`str`, *optional*):
+            A standard labeled subset of Cityscapes: 1/2, 1/4, 1/8, 1/16 or 1/30. Replaces `labeled_fraction`.
+        labeled_ids (`str`, *optional*):
+            A text file with the ids of the labeled images, one a line. Replaces `labeled_fraction`.
+        unlabeled_includes_labeled (`bool`, *optional*, defaults to `True`):
+            Whether the unlabeled pool includes the labeled images.
+        num_unlabeled (`int`, *optional*):
+            The number of unlabeled images in the pool, chosen at random. By default all; the labeled images come on
+            top with `unlabeled_includes_labeled`.
+        use_coarse_labels (`bool`, *optional*, defaults to `False`):
+            Whether class-uniform sampling also uses the coarse labels of Cityscapes' train_extra.
+        allow_shared_images (`bool`, *optional*, defaults to `False`):
+            Whether labeled training images may be among the evaluation images.
+    """
+
+    dataset: str = "cityscapes"
+    dataset_config: str | None = None
+    data_dir: str | None = None
+    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    unlabeled_splits: list[str] = field(default_factory=list)
+    unlabeled_dirs: list[str] = field(default_factory=list)
+    eval_split: str = "validation"
+    image_column: str = "image"
+    label_column: str = "label"
+    id2label: str | None = None
+    label_map: dict | str | None = None
+    ignore_index: int = IGNORE_INDEX
+    labeled_fraction: float = 1.0
+    labeled_seed: int = 0
+    labeled_split: str | None = None
+    labeled_ids: str | None = None
+    unlabeled_includes_labeled: bool = True
+    num_unlabeled: int | None = None
+    use_coarse_labels: bool = False
+    allow_shared_images: bool = False
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise InputError("dataset: is empty; give cityscapes, mapillary, folder, or what `datasets` opens")
+        if not 0 < self.labeled_fraction <= 1:
+            raise InputError(f"labeled_fraction: {self.labeled_fraction} is not a share; give a number in (0, 1]")
+        defaults = {"labeled_fraction": 1, "labeled_split": None, "labeled_ids": None}
+        given = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if len(given) > 1:
+            raise InputError(
+                f"{' and '.join(given)}: give only one of them; --labeled_fraction 1, --labeled_split null and "
+                "--labeled_ids null leave one out"
+            )
+        if self.labeled_split:
+            self.labeled_split = self.labeled_split.replace("_", "/")  # 1_8, as it was written before
+            if self.labeled_split not in LABELED_SPLITS:
+                names = ", ".join(LABELED_SPLITS)
+                raise InputError(f"labeled_split: there is no split {self.labeled_split!r}; give one of {names}")
+        if self.num_unlabeled is not None and self.num_unlabeled < 0:
+            raise InputError(f"num_unlabeled: {self.num_unlabeled} is not a number of images; give 0 or more")
+        if self.image_column == self.label_column:
+            raise InputError(f"label_column: is {self.label_column!r}, as image_column; name the column of the labels")
+        if not self.train_splits:
+            raise InputError("train_splits: is empty; name the split to train on, such as train")
+        if self.label_map is not None:
+            self.label_map = read_label_map(self.label_map)
+        if not 0 <= self.ignore_index < NUM_IDS:
+            raise InputError(f"ignore_index: {self.ignore_index} is not an id; give one of 0 to {NUM_IDS - 1}")
+
+    @property
+    def title(self) -> str:
+        """The name of the dataset on model cards and pages: its folder's, or `dataset`."""
+        return Path(self.data_dir).resolve().name if self.data_dir else self.dataset
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id on the Hub, of a dataset from there."""
+        return self.dataset if "/" in self.dataset and not os.path.exists(self.dataset) else None

@@ -1,0 +1,45 @@
+"""The one place that knows all sources: which one a recipe names, and which layout a folder has."""
+
+import os
+from pathlib import Path
+
+from ...errors import InputError
+from ..arguments import DataArguments
+from . import cityscapes, folder, hf_dataset, mapillary
+from .base import Source
+
+# `dataset` -> a module with TITLE, is_layout, find_examples and open_source; `folder` is the most general layout.
+LAYOUTS = {"cityscapes": cityscapes, "mapillary": mapillary, "folder": folder}
+
+
+def open_source(args: DataArguments) -> Source:
+    """Opens the data that a recipe names: files in one of the layouts, or else whatever `datasets` opens."""
+    return LAYOUTS.get(args.dataset, hf_dataset).open_source(args)
+
+
+def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:
+    """
+    Returns the data fields of a folder by its layout.
+
+    Args:
+        data_dir (`str`): The folder of the data.
+        recipe ([`DataArguments`], *optional*): The class names and ids of a folder of your own.
+    """
+    if not os.path.isdir(data_dir):
+        raise InputError(f"{data_dir}: no such folder; name the folder of the data")
+    recipe = recipe or DataArguments()
+    named = bool(recipe.id2label) or Path(data_dir, "id2label.json").is_file()
+    layouts = [name for name, layout in LAYOUTS.items() if layout.is_layout(data_dir)]
+    if not layouts:
+        raise InputError(
+            f"{data_dir}: holds no dataset; looked for leftImg8bit/train (Cityscapes), training/images (Mapillary "
+            "Vistas) and <split>/images (a folder of your own): name the folder that has them (Parquet and other data "
+            "of `datasets` is not checked)"
+        )
+    layout = "folder" if named and "cityscapes" not in layouts else layouts[0]
+    if layout == "folder" and not named:
+        raise InputError(
+            f'{data_dir}: id2label.json is missing; put the names of the classes there, {{"0": "sky", "1": "road", …}}'
+        )
+    own = {name: getattr(recipe, name) for name in ("id2label", "label_map", "ignore_index")}
+    return DataArguments(dataset=layout, data_dir=str(data_dir), **own)
