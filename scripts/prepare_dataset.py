@@ -1,7 +1,7 @@
 """
-Prepares a data set.
+Prepares a dataset.
 
-    python scripts/prepare_dataset.py streets data/streets     # draws a small synthetic town in the Cityscapes layout
+    python scripts/prepare_dataset.py streets data/streets     # draws a synthetic toy dataset in the Cityscapes layout
     python scripts/prepare_dataset.py check data/cityscapes    # counts every file, opens it, and lists what is wrong
     python scripts/prepare_dataset.py check MY_DATA --recipe mine.yaml
     python scripts/prepare_dataset.py push MY_DATA my_parquet --repo user/name --license cc-by-4.0   # Parquet, the Hub
@@ -22,34 +22,32 @@ from scl_hf.data.publish import push_data
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Prepares a data set.")
+    parser = argparse.ArgumentParser(description="Prepares a dataset.")
     commands = parser.add_subparsers(dest="command", required=True)
+    layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
+    fields = "takes label_map, ignore_index and id2label from there, for a folder of your own"
+    empty = "a folder that does not exist yet or is empty"
+    terms = "Cityscapes and Mapillary Vistas forbid redistribution: all who see the private repository accepted that"
 
-    streets = commands.add_parser("streets", help="draw a small synthetic town in the Cityscapes folder layout")
-    streets.add_argument("data_dir", metavar="DATA_DIR", help="a folder that does not exist yet or is empty")
+    streets = commands.add_parser("streets", help="draw a toy dataset in the Cityscapes folder layout")
+    streets.add_argument("data_dir", metavar="DATA_DIR", help=empty)
     for name, parameter in inspect.signature(draw_toy_dataset).parameters.items():
         if name != "data_dir":
             streets.add_argument(f"--{name}", type=int, default=parameter.default, help="default: %(default)s")
 
-    layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
     check = commands.add_parser("check", help="count all files, open them, and list what is missing or broken")
     check.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
-    taken = "takes label_map, ignore_index and id2label from there, for a folder of your own"
-    check.add_argument("--recipe", metavar="RECIPE", help=f"{taken}, and unlabeled_dirs")
+    check.add_argument("--recipe", metavar="RECIPE", help=f"{fields}, and unlabeled_dirs")
     check.add_argument("--num_proc", type=int, help="processes; default: one for each core")
 
-    push = commands.add_parser("push", help="write Parquet files with the pictures in them, and push them to the Hub")
+    push = commands.add_parser("push", help="write Parquet files with embedded images, and push them to the Hub")
     push.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
-    push.add_argument("output_dir", metavar="OUTPUT_DIR", help="a folder that does not exist yet or is empty")
-    push.add_argument("--recipe", metavar="RECIPE", help=taken)
-    push.add_argument("--repo", metavar="USER/NAME", help="the data set on the Hub; without it nothing is sent")
+    push.add_argument("output_dir", metavar="OUTPUT_DIR", help=empty)
+    push.add_argument("--recipe", metavar="RECIPE", help=fields)
+    push.add_argument("--repo", metavar="USER/NAME", help="the dataset on the Hub; without it nothing is sent")
     push.add_argument("--private", action="store_true", help="create it private, refuse one that is public")
-    push.add_argument("--license", help="of the pictures and labels, such as cc-by-4.0; a public data set needs it")
-    push.add_argument(
-        "--accept_license",
-        action="store_true",
-        help="Cityscapes and Mapillary Vistas may not be passed on: all who see the private repository accepted that",
-    )
+    push.add_argument("--license", help="of images and labels, such as cc-by-4.0; a public dataset needs one")
+    push.add_argument("--accept_license", action="store_true", help=terms)
 
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, check_field
 from .images import IGNORE_INDEX
 from .labels import NUM_IDS, read_label_map
 
@@ -48,9 +48,9 @@ class DataArguments:
             The seed with which labeled_fraction and num_unlabeled choose. With one seed, a smaller share is part of a
             larger one.
         labeled_split (`str`, *optional*):
-            A standard labeled subset of Cityscapes: 1/2, 1/4, 1/8, 1/16 or 1/30. Replaces `labeled_fraction`.
+            A standard labeled subset of Cityscapes: 1/2, 1/4, 1/8, 1/16 or 1/30. Replaces labeled_fraction.
         labeled_ids (`str`, *optional*):
-            A text file with the ids of the labeled images, one a line. Replaces `labeled_fraction`.
+            A text file with the ids of the labeled images, one a line. Replaces labeled_fraction.
         unlabeled_includes_labeled (`bool`, *optional*, defaults to `True`):
             Whether the unlabeled pool includes the labeled images.
         num_unlabeled (`int`, *optional*):
@@ -84,10 +84,12 @@ class DataArguments:
     allow_shared_images: bool = False
 
     def __post_init__(self):
-        if not self.dataset:
-            raise InputError("dataset: is empty; give cityscapes, mapillary, folder, or what `datasets` opens")
-        if not 0 < self.labeled_fraction <= 1:
-            raise InputError(f"labeled_fraction: {self.labeled_fraction} is not a share; give a number in (0, 1]")
+        check_field(self, "dataset", self.dataset, "cityscapes, mapillary, folder, or what `datasets` opens")
+        check_field(self, "train_splits", self.train_splits, "at least one split, such as train")
+        check_field(self, "labeled_fraction", 0 < self.labeled_fraction <= 1, "a share in (0, 1]")
+        check_field(self, "num_unlabeled", self.num_unlabeled is None or self.num_unlabeled >= 0, "0 or more")
+        check_field(self, "ignore_index", 0 <= self.ignore_index < NUM_IDS, f"an id, 0 to {NUM_IDS - 1}")
+        check_field(self, "label_column", self.label_column != self.image_column, "another column than image_column")
         defaults = {"labeled_fraction": 1, "labeled_split": None, "labeled_ids": None}
         given = [name for name, default in defaults.items() if getattr(self, name) != default]
         if len(given) > 1:
@@ -97,19 +99,10 @@ class DataArguments:
             )
         if self.labeled_split:
             self.labeled_split = self.labeled_split.replace("_", "/")  # 1_8, as it was written before
-            if self.labeled_split not in LABELED_SPLITS:
-                names = ", ".join(LABELED_SPLITS)
-                raise InputError(f"labeled_split: there is no split {self.labeled_split!r}; give one of {names}")
-        if self.num_unlabeled is not None and self.num_unlabeled < 0:
-            raise InputError(f"num_unlabeled: {self.num_unlabeled} is not a number of images; give 0 or more")
-        if self.image_column == self.label_column:
-            raise InputError(f"label_column: is {self.label_column!r}, as image_column; name the column of the labels")
-        if not self.train_splits:
-            raise InputError("train_splits: is empty; name the split to train on, such as train")
+            known = self.labeled_split in LABELED_SPLITS
+            check_field(self, "labeled_split", known, f"one of {', '.join(LABELED_SPLITS)}")
         if self.label_map is not None:
             self.label_map = read_label_map(self.label_map)
-        if not 0 <= self.ignore_index < NUM_IDS:
-            raise InputError(f"ignore_index: {self.ignore_index} is not an id; give one of 0 to {NUM_IDS - 1}")
 
     @property
     def title(self) -> str:

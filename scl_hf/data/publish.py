@@ -58,6 +58,12 @@ In a recipe of scl_hf:
 {terms}"""
 
 
+_TERMS = """
+This is {owner}, under [its own license]({link}), which forbids redistribution. Keep this repository
+private, and open it only to people who have accepted that license.
+"""
+
+
 def push_data(
     data_dir: str | os.PathLike,
     output_dir: str | os.PathLike,
@@ -181,22 +187,16 @@ def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, licens
     recipe |= {"eval_split": next((name for name in ("validation", "val", "test") if name in labeled), "validation")}
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
     recipe |= {"label_map": dict(sorted(source.labels.train_ids.items()))} if own_ids else {}
-    files = [{"split": name, "path": f"data/{name}-*"} for name in splits]
-    name = repo.split("/")[-1]
+    name, terms = repo.split("/")[-1], ""
     data = DatasetCardData(
         license=license,
         pretty_name=name,
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        configs=[{"config_name": "default", "data_files": files}],
     )
-    terms = ""
     if own := source.license:
         data.license, data.license_name, data.license_link = "other", own.key, own.link
-        terms = (
-            f"\nThis is {own.owner}, under [its own license]({own.link}), which forbids redistribution. "
-            "Keep this repository\nprivate, and open it only to people who have accepted that license.\n"
-        )
+        terms = _TERMS.format(owner=own.owner, link=own.link)
     return _CARD.format(
         metadata=data.to_yaml(),
         name=name,

@@ -94,7 +94,7 @@ def test_a_part_of_the_unlabeled_images(folder):
     assert len(open_folder(folder, **extra).unlabeled) == 18
     with pytest.raises(InputError, match="num_unlabeled: 16, but the pool has 15 unlabeled images"):
         open_folder(folder, **fields | {"num_unlabeled": 16})
-    with pytest.raises(InputError, match="num_unlabeled: -1 is not a number of images"):
+    with pytest.raises(InputError, match="num_unlabeled: must be 0 or more, got -1"):
         open_folder(folder, num_unlabeled=-1)
 
 
@@ -325,21 +325,24 @@ def test_evaluation_needs_its_own_split_alone(folder):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"labeled_fraction": 0.0}, "labeled_fraction: 0.0 is not a share"),
-        ({"labeled_fraction": 1.5}, "labeled_fraction: 1.5 is not a share"),
+        ({"labeled_fraction": 0.0}, r"labeled_fraction: must be a share in \(0, 1\], got 0.0"),
+        ({"labeled_fraction": 1.5}, r"labeled_fraction: must be a share in \(0, 1\], got 1.5"),
         ({"labeled_fraction": 0.5, "labeled_ids": "ids.txt"}, "labeled_fraction and labeled_ids: give only one"),
         ({"labeled_split": "1_8", "labeled_ids": "ids.txt"}, "labeled_split and labeled_ids: give only one"),
-        ({"labeled_split": "18"}, "labeled_split: there is no split '18'; give one of 1/2, 1/4, 1/8, 1/16, 1/30"),
+        ({"labeled_split": "18"}, "labeled_split: must be one of 1/2, 1/4, 1/8, 1/16, 1/30, got '18'"),
         ({"dataset": "folder", "labeled_split": "1_8"}, "labeled_split: only Cityscapes"),
-        ({"image_column": "mask", "label_column": "mask"}, "label_column"),
-        ({"train_splits": []}, "train_splits: is empty"),
+        (
+            {"image_column": "mask", "label_column": "mask"},
+            "label_column: must be another column than image_column, got 'mask'",
+        ),
+        ({"train_splits": []}, "train_splits: must be at least one split"),
         ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels: only Cityscapes"),
         ({"dataset": "folder", "dataset_config": "v2.0"}, "dataset_config: folder has no configurations"),
         ({"id2label": "names.json"}, "id2label: Cityscapes brings"),
         ({"label_map": {7: 0}}, "label_map: Cityscapes brings"),
         ({"dataset": "mapillary", "ignore_index": 0}, "ignore_index: Mapillary Vistas brings"),
         ({"dataset": "folder", "label_map": "7: 0"}, "label_map: is not JSON"),
-        ({"dataset": "folder", "ignore_index": -1}, "ignore_index: -1 is not an id; give one of 0 to 65535"),
+        ({"dataset": "folder", "ignore_index": -1}, "ignore_index: must be an id, 0 to 65535, got -1"),
     ],
 )
 def test_fields_out_of_range(fields, message):

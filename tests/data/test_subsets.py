@@ -75,7 +75,7 @@ def test_standard_subsets_of_cityscapes():
 def test_labeled_split_is_written_with_a_slash_or_an_underscore():
     for name in ("1/8", "1_8"):
         assert DataArguments(labeled_split=name).labeled_split == "1/8"
-    with pytest.raises(InputError, match="labeled_split: there is no split '1/3'; give one of 1/2, 1/4, 1/8, 1/16"):
+    with pytest.raises(InputError, match="labeled_split: must be one of 1/2, 1/4, 1/8, 1/16, 1/30, got '1/3'"):
         DataArguments(labeled_split="1_3")
 
 

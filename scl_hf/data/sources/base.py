@@ -104,13 +104,17 @@ def file_stems(folder: str, ending: str) -> set[str]:
     return {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
 
 
-def match_files(split: str, files: Mapping[str, tuple[str, str]], city: str | None = None) -> list[Example]:
+def match_files(
+    split: str, files: Mapping[str, tuple[str, str]], city: str | None = None, expect_labels: bool = True
+) -> list[Example]:
     """Matches files by their stems; `files` has the folder and the ending of `"image"` and of each kind of label."""
     stems = {kind: file_stems(folder, ending) for kind, (folder, ending) in files.items()}
     examples = []
     for stem in sorted(set().union(*stems.values())):
         paths = {kind: f"{folder}/{stem}{ending}" for kind, (folder, ending) in files.items()}
         present = frozenset(kind for kind, found in stems.items() if stem in found)
+        if not expect_labels:
+            paths = {kind: path for kind, path in paths.items() if kind in present or kind == "image"}
         examples.append(Example(split, stem, paths.pop("image"), paths, present, city))
     return examples
 

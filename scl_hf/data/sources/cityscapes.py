@@ -161,17 +161,13 @@ def find_examples(root: str | os.PathLike) -> list[Example]:
         cities = {city for folder, _ in endings.values() if os.path.isdir(folder) for city in os.listdir(folder)}
         for city in sorted(city for city in cities if city[0] != "."):
             files = {kind: (f"{folder}/{city}", ending) for kind, (folder, ending) in endings.items()}
-            examples += match_files(split, files, city)
-    # The labels of test are dummies: none of them is missed.
-    return [_only_present(example) if example.split == "test" else example for example in examples]
+            # The labels of test are dummies, of which none is missing.
+            examples += match_files(split, files, city, expect_labels=split != "test")
+    return examples
 
 
 def _find_folder(root: str | os.PathLike, kind: str, split: str) -> str | None:
     return next(filter(os.path.isdir, (os.path.join(root, folder, split) for folder in _FOLDERS[kind])), None)
-
-
-def _only_present(example: Example) -> Example:
-    return example._replace(labels={kind: path for kind, path in example.labels.items() if kind in example.present})
 
 
 def _open(
@@ -237,8 +233,7 @@ def open_source(args: DataArguments) -> Source:
     """Opens Cityscapes: fine labels and, in `train_extra`, coarse ones."""
     check_fields(args, "Cityscapes")
     root = os.path.abspath(args.data_dir)
-    examples = find_examples(root)
-    splits = group_by_split(examples, _SPLIT_FOLDERS)
+    splits = group_by_split(find_examples(root), _SPLIT_FOLDERS)
     kinds = {"test": None, "train_extra": "gtCoarse"}
     drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
     official = any(example.city in ALL_CITIES for group in splits.values() for example in group)
