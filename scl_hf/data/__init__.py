@@ -6,7 +6,6 @@ from .labels import LabelImage
 from .load import SegmentationData, load_data, load_evaluation
 from .sampler import SamplingArguments
 from .sources.cityscapes import load_cityscapes
-from .sources.mapillary import load_mapillary
 
 __all__ = [
     "AugmentationArguments",
@@ -17,5 +16,4 @@ __all__ = [
     "load_cityscapes",
     "load_data",
     "load_evaluation",
-    "load_mapillary",
 ]

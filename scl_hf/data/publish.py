@@ -37,18 +37,8 @@ _CARD = """---
 
 # {name}
 
-Images and their labels for semantic segmentation of {num_classes} classes.
-
-{splits}
-
-The columns are {columns}. The files are embedded as they were, byte by byte. A label image holds one id a
-pixel{ids}; `id2label.json` has the names of the classes.
-
-```python
-from datasets import load_dataset
-
-data = load_dataset("{repo}")
-```
+Images and labels for semantic segmentation of {num_classes} classes: {splits}. The files are embedded byte by byte.
+A label image holds one id a pixel{ids}; `id2label.json` has the names of the classes.
 
 In a recipe of scl_hf:
 
@@ -56,8 +46,6 @@ In a recipe of scl_hf:
 {recipe}
 ```
 {terms}"""
-
-
 _TERMS = """
 This is {owner}, under [its own license]({link}), which forbids redistribution. Keep this repository
 private, and open it only to people who have accepted that license.
@@ -144,12 +132,11 @@ def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
     for split in source.splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
             raise InputError(
-                f"{Path(source.name, split)}: a split of `datasets` has a name of letters, digits, _ and .; rename "
-                "the folder"
+                f"{Path(source.name, split)}: `datasets` allows only letters, digits, _ and . in the name of a split; "
+                "rename the folder"
             )
         dataset = source.open(split, require_labels=split in source.labeled_splits)
-        dataset = dataset.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
-        splits[split] = dataset if source.labeled_splits else dataset.remove_columns("label")
+        splits[split] = dataset.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
     return splits
 
 
@@ -159,9 +146,10 @@ def _write_parquet(splits: dict[str, datasets.Dataset], folder: Path) -> None:
     folder.mkdir(parents=True)
     with tqdm(total=sum(map(len, splits.values())), desc="Writing Parquet", unit="image") as progress:
         for split, dataset in splits.items():
-            columns = [stored_files(dataset, name)[0] for name in ("image", "label") if name in dataset.column_names]
-            size = sum(check_files(path for paths in columns for path in paths if path is not None))
-            shards = max(1, math.ceil(size / SHARD_BYTES))
+            paths = [
+                path for name in ("image", "label") for path in stored_files(dataset, name)[0] if path is not None
+            ]
+            shards = max(1, math.ceil(sum(check_files(paths)) / SHARD_BYTES))
             schema = dataset.features.arrow_schema
             options = get_parquet_column_options(dataset.features, schema)
             for shard in range(shards):
@@ -174,39 +162,28 @@ def _write_parquet(splits: dict[str, datasets.Dataset], folder: Path) -> None:
 
 def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, license: str | None) -> str:
     """Returns the README of the dataset, with the recipe fields that read it."""
-    counts = {name: len(dataset) for name, dataset in splits.items()}
-    labels = dict.fromkeys(splits, 0)
-    if source.labeled_splits:
-        labels = {name: counts[name] - dataset.data.column("label").null_count for name, dataset in splits.items()}
-    labeled = [name for name in splits if labels[name] == counts[name]]
+    labeled = [split for split in splits if split in source.labeled_splits]
+    train = [split for split in labeled if split == "train"] or labeled[:1]
     # Splits of other names are unlabeled images; test is never trained on.
-    train = [name for name in labeled if name == "train"] or labeled[:1]
-    pool = [name for name in splits if name not in (*train, "train", "validation", "val", "test")]
+    pool = [split for split in splits if split not in (*train, "train", "validation", "val", "test")]
     recipe = {"dataset": repo, "train_splits": train}
     recipe |= {"unlabeled_splits": pool} if pool else {}
-    recipe |= {"eval_split": next((name for name in ("validation", "val", "test") if name in labeled), "validation")}
+    recipe["eval_split"] = next((split for split in ("validation", "val", "test") if split in labeled), "validation")
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
     recipe |= {"label_map": dict(sorted(source.labels.train_ids.items()))} if own_ids else {}
-    name, terms = repo.split("/")[-1], ""
-    data = DatasetCardData(
-        license=license,
-        pretty_name=name,
-        task_categories=["image-segmentation"],
-        task_ids=["semantic-segmentation"],
-    )
+    name = repo.split("/")[-1]
+    tasks = {"task_categories": ["image-segmentation"], "task_ids": ["semantic-segmentation"]}
+    metadata = DatasetCardData(license=license, pretty_name=name, **tasks)
     if own := source.license:
-        data.license, data.license_name, data.license_link = "other", own.key, own.link
-        terms = _TERMS.format(owner=own.owner, link=own.link)
+        metadata.license, metadata.license_name, metadata.license_link = "other", own.key, own.link
     return _CARD.format(
-        metadata=data.to_yaml(),
+        metadata=metadata.to_yaml(),
         name=name,
         num_classes=len(source.labels.names),
-        splits="\n".join(f"- `{name}`: {counts[name]:,} images, {labels[name]:,} labels" for name in splits),
+        splits=", ".join(f"`{split}` ({len(dataset):,} images)" for split, dataset in splits.items()),
         ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
-        columns=", ".join(f"`{column}`" for column in next(iter(splits.values())).column_names),
-        repo=repo,
         recipe=yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=100).strip(),
-        terms=terms,
+        terms=_TERMS.format(owner=own.owner, link=own.link) if own else "",
     )
 
 

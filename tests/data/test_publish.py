@@ -1,4 +1,4 @@
-"""Parquet with the pictures in it, and what may be sent to the Hub: tried end to end against a mini Hub."""
+"""Parquet with embedded images, and what may be sent to the Hub: tried end to end against a mini Hub."""
 
 import json
 import re
@@ -45,7 +45,7 @@ print(json.dumps([results, images]))
 
 @pytest.fixture
 def own(tmp_path):
-    """A folder of one's own: 3 labeled images (JPEG, with EXIF; 16-bit), 1 to evaluate on, 2 without a label."""
+    """A folder of your own: 3 labeled images (JPEG, with EXIF; 16-bit), 1 to evaluate on, 2 without a label."""
     rng = np.random.default_rng(0)
     root = tmp_path / "own"
     for split, count in (("train", 3), ("validation", 1), ("more", 2)):
@@ -88,7 +88,7 @@ def test_own_folder_as_parquet(own, tmp_path, monkeypatch):
         push_data(own, written)
 
 
-def test_town_trains_from_its_card(toy_dataset, tmp_path):
+def test_toy_dataset_trains_from_its_card(toy_dataset, tmp_path):
     push_data(toy_dataset, tmp_path / "parquet")
     drawn = load_data(DataArguments(dataset="cityscapes", data_dir=str(toy_dataset)))
     data = load_data(DataArguments(**recipe_of(tmp_path / "parquet") | {"dataset": str(tmp_path / "parquet")}))
@@ -170,5 +170,5 @@ def test_push(own, toy_dataset, tmp_path):
 
 def test_split_names_that_datasets_refuses(own, tmp_path):
     (own / "train").rename(own / "train-a")
-    with pytest.raises(InputError, match="train-a: a split of `datasets` has a name of"):
+    with pytest.raises(InputError, match="train-a: `datasets` allows only letters"):
         push_data(own, tmp_path / "out")

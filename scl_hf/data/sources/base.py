@@ -28,29 +28,19 @@ class License(NamedTuple):
 @dataclass
 class Source:
     """
-    An open dataset. Files of a split are looked at when the split is opened.
-
-    Args:
-        name (`str`): What messages call it, such as its folder.
-        labels ([`LabelImage`]): What the ids in label files mean.
-        palette (`np.ndarray`): (num_classes, 3) uint8 colors.
-        splits (`dict[str, Callable[[bool], datasets.Dataset]]`):
-            Split -> opens it, given whether each image needs a label. Columns `image`, `label` (None where there is
-            none; optional if no label is needed) and `id`, not decoded.
-        labeled_splits (`Collection[str]`, *optional*): Splits in which each image has a label.
-        unlabeled_splits (`Sequence[str]`, *optional*): Splits that join the unlabeled pool by default.
-        expected_at (`Callable[[str], str]`, *optional*): Split -> where its images should be, for messages.
-        license ([`License`], *optional*): A license that forbids redistribution.
+    An open dataset. A split is opened, and its files are looked at, on demand: `splits` maps its name to a function
+    that takes whether each image needs a label, and returns the columns `image`, `label` (None where there is none;
+    optional if no label is needed) and `id`, not decoded.
     """
 
-    name: str
+    name: str  # what messages call it, such as its folder
     labels: LabelImage
-    palette: np.ndarray
+    palette: np.ndarray  # (num_classes, 3) uint8
     splits: Mapping[str, Callable[[bool], datasets.Dataset]]
-    labeled_splits: Collection[str] = ()
-    unlabeled_splits: Sequence[str] = ()
-    expected_at: Callable[[str], str] | None = None
-    license: License | None = None
+    labeled_splits: Collection[str] = ()  # those in which each image has a label
+    unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
+    expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
+    license: License | None = None  # one that forbids redistribution
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`]."""

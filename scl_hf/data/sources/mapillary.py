@@ -6,7 +6,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from ...errors import InputError
@@ -115,20 +114,3 @@ def open_source(args: DataArguments) -> Source:
         expected_at=lambda split: f"{_SPLIT_FOLDERS.get(split, split)}/images/*.jpg",
         license=LICENSE,
     )
-
-
-def load_mapillary(data_dir: str | os.PathLike, version: str = "v1.2") -> datasets.DatasetDict:
-    """
-    Opens Mapillary Vistas: the release of v2.0, which has the labels of both versions (`training/v1.2/labels`,
-    `training/v2.0/labels`), or an earlier one (`training/labels`). No image is decoded.
-
-    Args:
-        data_dir (`str`): The folder with `training`, `validation` and `testing`.
-        version (`str`, *optional*, defaults to `"v1.2"`): The annotations, `"v1.2"` (66 labels) or `"v2.0"` (124).
-
-    Returns:
-        `datasets.DatasetDict`: The splits that exist of train, validation and test, with the columns `image`, `label`
-        (a [`LabelImage`]; None in test) and `id` (the file's name without its suffix).
-    """
-    source = open_source(DataArguments(dataset="mapillary", dataset_config=version, data_dir=str(data_dir)))
-    return datasets.DatasetDict({split: source.open(split, split in source.labeled_splits) for split in source.splits})

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scl_hf.data import DataArguments
 from scl_hf.data.images import read_pair
-from scl_hf.data.sources.mapillary import load_mapillary, read_classes
+from scl_hf.data.sources.mapillary import open_source, read_classes
 from scl_hf.errors import InputError
 
 # As in the official files: ids are positions, and a readable name may occur twice.
@@ -36,11 +37,16 @@ def make_tree(root, form):
     return root
 
 
+def open_splits(root, version="v1.2"):
+    source = open_source(DataArguments(dataset="mapillary", dataset_config=version, data_dir=str(root)))
+    return {split: source.open(split, split in source.labeled_splits) for split in source.splits}
+
+
 @pytest.mark.parametrize(("form", "version"), [(FIRST, "v1.2"), (SECOND, "v1.2"), (SECOND, "v2.0")])
 def test_both_releases(tmp_path, form, version):
     root = make_tree(tmp_path, form)
-    splits, (labels, _) = load_mapillary(root, version), read_classes(root, version)
-    assert {split: rows["id"][:] for split, rows in splits.items()} == {
+    splits, (labels, _) = open_splits(root, version), read_classes(root, version)
+    assert {split: dataset["id"][:] for split, dataset in splits.items()} == {
         "train": ["a", "b"],
         "validation": ["c"],
         "test": ["d"],
@@ -64,19 +70,19 @@ def test_a_missing_label_is_named(tmp_path):
     root = make_tree(tmp_path, FIRST)
     (root / "config_v2.0.json").write_text((root / "config.json").read_text())
     with pytest.raises(InputError, match="a.jpg: its label is missing, looked for .*training/v2.0/labels/a.png"):
-        load_mapillary(root, "v2.0")
+        open_splits(root, "v2.0")
     (root / "validation/labels/c.png").unlink()
     with pytest.raises(InputError, match="c.jpg: its label is missing, looked for .*validation/labels/c.png"):
-        load_mapillary(root)
+        open_splits(root)
 
 
 def test_missing_folders_and_versions_are_named(tmp_path):
     with pytest.raises(InputError, match="there is no folder .*nowhere"):
-        load_mapillary(tmp_path / "nowhere")
+        open_splits(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"looked for {training,validation,testing}/images/\*.jpg"):
-        load_mapillary(tmp_path)
+        open_splits(tmp_path)
     with pytest.raises(InputError, match="dataset_config: .*the versions v1.2 and v2.0, not v3"):
-        load_mapillary(tmp_path, "v3")
+        open_splits(tmp_path, "v3")
 
 
 def test_a_class_table_that_cannot_be_read(tmp_path):
