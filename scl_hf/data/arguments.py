@@ -27,10 +27,8 @@ class DataArguments:
         data_dir (`str`, *optional*): The folder of the data.
         train_splits (`list[str]`, *optional*, defaults to `["train"]`): The splits with labels to train on.
         unlabeled_splits (`list[str]`, *optional*):
-            Splits whose images join the unlabeled pool, besides those of train_splits. By default none; for
-            Cityscapes `train_extra`, if it exists.
-        unlabeled_dirs (`list[str]`, *optional*):
-            Folders of images without labels that join the unlabeled pool, including their subfolders.
+            Splits that join the unlabeled pool besides train_splits. By default none; for Cityscapes `train_extra`.
+        unlabeled_dirs (`list[str]`, *optional*): Folders whose images, at any depth, join the unlabeled pool.
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
         image_column (`str`, *optional*, defaults to `"image"`): The images in a `datasets` dataset.
         label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset.
@@ -49,13 +47,11 @@ class DataArguments:
             larger one.
         labeled_split (`str`, *optional*):
             A standard labeled subset of Cityscapes: 1/2, 1/4, 1/8, 1/16 or 1/30. Replaces labeled_fraction.
-        labeled_ids (`str`, *optional*):
-            A text file with the ids of the labeled images, one a line. Replaces labeled_fraction.
+        labeled_ids (`str`, *optional*): A text file with one labeled id a line. Replaces labeled_fraction.
         unlabeled_includes_labeled (`bool`, *optional*, defaults to `True`):
             Whether the unlabeled pool includes the labeled images.
         num_unlabeled (`int`, *optional*):
-            The number of unlabeled images in the pool, chosen at random. By default all; the labeled images come on
-            top with `unlabeled_includes_labeled`.
+            The number of unlabeled images in the pool, chosen at random, besides the labeled ones. By default all.
         use_coarse_labels (`bool`, *optional*, defaults to `False`):
             Whether class-uniform sampling also uses the coarse labels of Cityscapes' train_extra.
         allow_shared_images (`bool`, *optional*, defaults to `False`):

@@ -77,14 +77,9 @@ def check_data(
     data_dir: str | os.PathLike, num_proc: int | None = None, recipe: DataArguments | None = None
 ) -> Report:
     """
-    Counts the images and labels of a dataset against the official numbers, if there are any, and opens each of them:
-    finds files that cannot be read, labels that differ in size from their image, and unknown ids.
-
-    Args:
-        data_dir (`str`): The folder of the data.
-        num_proc (`int`, *optional*): Processes that open files; by default one for each core.
-        recipe ([`DataArguments`], *optional*):
-            The class names and ids of a folder of your own, and `unlabeled_dirs` to be opened, too.
+    Compares the numbers of images with the official ones, if there are any, and opens every image and label: finds
+    files that cannot be read, labels that differ in size from their image, and unknown ids. `recipe` has the class
+    names and ids of a folder of your own, and `unlabeled_dirs` to be opened, too.
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")

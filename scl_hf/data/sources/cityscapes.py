@@ -193,8 +193,8 @@ def load_cityscapes(
     data_dir: str | os.PathLike, config: str = "fine", skip_ids: Collection[str] = BROKEN_IMAGES
 ) -> datasets.DatasetDict:
     """
-    Opens Cityscapes, or data in its folder layout: the official zips unpacked into `data_dir`, or each into its own
-    folder there (`leftImg8bit_trainvaltest/leftImg8bit/…`). No image is decoded.
+    Opens data in the layout of Cityscapes: the official zips unpacked into `data_dir`, or each into its own folder
+    there (`leftImg8bit_trainvaltest/leftImg8bit/…`). No image is decoded.
 
     Args:
         data_dir (`str`): The folder with `leftImg8bit` and `gtFine` or `gtCoarse`.
@@ -205,8 +205,7 @@ def load_cityscapes(
 
     Returns:
         `datasets.DatasetDict`: The splits that exist, with the columns `image` and `label` (`Image(decode=False)`),
-        `id` (`<city>_<sequence>_<frame>`) and `city`. `label` is None in test, whose label files are dummies, and for
-        images of train_extra without an annotation.
+        `id` (`<city>_<sequence>_<frame>`) and `city`. `label` is None in test and where train_extra has none.
     """
     root = os.path.abspath(data_dir)  # a relative path would break in another working directory
     if config not in ("fine", "coarse"):

@@ -18,13 +18,7 @@ def open_source(args: DataArguments) -> Source:
 
 
 def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:
-    """
-    Returns the data fields of a folder by its layout.
-
-    Args:
-        data_dir (`str`): The folder of the data.
-        recipe ([`DataArguments`], *optional*): The class names and ids of a folder of your own.
-    """
+    """Returns the data fields of a folder by its layout; `recipe` has the classes and ids of a folder of your own."""
     if not os.path.isdir(data_dir):
         raise InputError(f"{data_dir}: no such folder; name the folder of the data")
     recipe = recipe or DataArguments()
