@@ -28,15 +28,15 @@ def find_examples(root: str | os.PathLike) -> list[Example]:
     """Finds the images and labels of a folder, also those without a partner."""
     examples = []
     for folder in _split_folders(root):
-        images = {}
+        split, has_labels, images = os.path.basename(folder), os.path.isdir(f"{folder}/labels"), {}
         for name in sorted(filter(is_image, os.listdir(f"{folder}/images"))):
             images.setdefault(os.path.splitext(name)[0], []).append(name)
         labeled = file_stems(f"{folder}/labels", ".png")
         for stem in [*images, *sorted(labeled - images.keys())]:
-            labels = {"labels": f"{folder}/labels/{stem}.png"} if os.path.isdir(f"{folder}/labels") else {}
+            labels = {"labels": f"{folder}/labels/{stem}.png"} if has_labels else {}
             present = frozenset(kind for kind, stems in (("image", images), ("labels", labeled)) if stem in stems)
             for name in images.get(stem, [f"{stem}.*"]):
-                examples.append(Example(os.path.basename(folder), stem, f"{folder}/images/{name}", labels, present))
+                examples.append(Example(split, stem, f"{folder}/images/{name}", labels, present))
     return examples
 
 
