@@ -73,8 +73,7 @@ def push_data(
     source = open_source(find_layout(data_dir, recipe))
     splits = _open_splits(source)
     if repo is not None:
-        _check_terms(source, repo, private, accept_license, license)
-        _prepare_repo(repo, private)
+        _check_repo(source, repo, private, accept_license, license)
     if broken := check_data(data_dir, recipe=recipe and replace(recipe, unlabeled_dirs=[])).broken:
         count = "1 file is" if len(broken) == 1 else f"{len(broken)} files are"
         raise InputError(f"{count} broken, so nothing was written: {first_few(broken)}; `check` lists all of them")
@@ -90,7 +89,8 @@ def push_data(
         raise
     if repo is None:
         return f"written to {output}; nothing was sent (--repo user/name pushes it)"
-    _prepare_repo(repo, private)  # once more: writing takes hours, in which somebody may have made it public
+    # Once more: writing takes hours, in which somebody may have made it public.
+    _check_repo(source, repo, private, accept_license, license)
     remedy = f"; the files are in {output}, upload them with: hf upload {repo} {output} . --repo-type dataset"
     with _hub_errors(repo, remedy):
         HfApi().upload_folder(
@@ -173,8 +173,8 @@ def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, licens
     )
 
 
-def _check_terms(source: Source, repo: str, private: bool, accepted: bool, license: str | None) -> None:
-    """Raises if the data may not be sent to this repository."""
+def _check_repo(source: Source, repo: str, private: bool, accepted: bool, license: str | None) -> None:
+    """Raises if the data may not be sent to this repository, which is created if it does not exist."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"repo: {repo!r} is no name of a dataset on the Hub; write it as user/name")
     if source.license is not None and not (private and accepted):
@@ -189,10 +189,6 @@ def _check_terms(source: Source, repo: str, private: bool, accepted: bool, licen
             "license: is missing; a public dataset needs one that its images may have, as in --license cc-by-4.0, or "
             "add --private"
         )
-
-
-def _prepare_repo(repo: str, private: bool) -> None:
-    """Makes sure that the repository exists and, if required, is private."""
     check_token(None)
     with _hub_errors(repo):
         if not HfApi().repo_exists(repo, repo_type="dataset"):
