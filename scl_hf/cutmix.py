@@ -73,8 +73,3 @@ def mix(a: Tensor, b: Tensor, box_ids: Tensor) -> Tensor:
     if not fits or (pasted.dim() > 2 and pasted.shape[0] != a.shape[0]):
         raise ValueError(f"box_ids of shape {tuple(box_ids.shape)} do not fit tensors of shape {tuple(a.shape)}")
     return torch.where(pasted, b, a)
-
-
-def partners(a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What is mixed, (B, ...) each; where the images have no b of their own it is the next one's a, in a circle."""
-    return a, a.roll(-1, dims=0) if b is None else b
