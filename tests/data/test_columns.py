@@ -62,7 +62,7 @@ def test_pictures_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="unlabeled_dirs: there is no folder .*nowhere; correct"):
         open_images(tmp_path / "nowhere")
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="unlabeled_dirs: .*none holds no pictures"):
+    with pytest.raises(InputError, match="unlabeled_dirs: .*none holds no images"):
         open_images(tmp_path / "none")
 
 
@@ -144,14 +144,14 @@ def test_labels_that_say_what_they_mean_are_kept(own):
         (lambda own: own.remove_columns("label"), r"no column 'label', only image, n; .*rename_column\(…, 'label'"),
         (
             lambda own: own.remove_columns("label").rename_column("n", "label"),
-            "column 'label' holds no pictures but int",
+            "column 'label' holds no images but int",
         ),
         (lambda own: own.with_transform(lambda row: row), "its transform .* would be left out"),
         (
             lambda own: own.map(lambda row: {"image": None if row["n"] else row["image"]}),
-            "4 of the 5 rows have no pict",
+            "4 of the 5 examples have no ima",
         ),
-        (lambda own: own.map(lambda row: {"label": None}), "5 of the 5 rows have no label; remove them, or use"),
+        (lambda own: own.map(lambda row: {"label": None}), "5 of the 5 examples have no label; remove them, or use"),
         (lambda own: own.map(lambda row: {"image": {"path": "gone.png", "bytes": None}}), "5 files are empty or miss"),
     ],
 )

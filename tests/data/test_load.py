@@ -298,7 +298,7 @@ def test_rows_without_labels(folder, tmp_path):
         features=datasets.Features(image=datasets.Image(), label=datasets.Image()),
     )
     rows.save_to_disk(tmp_path / "stored")
-    with pytest.raises(InputError, match="2 of the 2 rows in split train have no label"):
+    with pytest.raises(InputError, match="2 of the 2 examples in split train have no label"):
         load_data(
             DataArguments(dataset=str(tmp_path / "stored"), id2label=str(folder / "id2label.json"), eval_split="train")
         )

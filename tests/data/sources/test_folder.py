@@ -66,7 +66,7 @@ def break_folder(root, what):
         ("empty", "1 file is empty.*b.png"),
         ("twin", "b.png: a second image named b"),
         ("split", "data: no split train .looked for train/images., only more, training; correct train_splits"),
-        ("no pictures", "train/images: holds no pictures"),
+        ("no pictures", "train/images: holds no images"),
     ],
 )
 def test_bad_folder_is_named(folder, what, message):
