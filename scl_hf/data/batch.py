@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from ..cutmix import mix, sample_boxes
 from ..errors import InputError
-from ..pairs import draw_pairs, visible_pixels
+from ..pairs import sample_pairs, visible_pixels
 from .augmentation import Augmentation
 from .class_index import ClassIndex
 from .columns import check_labels, image_dataset, labeled_dataset
@@ -86,6 +86,6 @@ class PairCollator:
                 if self.num_pairs is None:
                     batch["box_pixels"] = box_pixels
                 else:
-                    batch["pairs"] = draw_pairs(box_pixels, self.num_pairs, generators)
+                    batch["pairs"] = sample_pairs(box_pixels, self.num_pairs, generators)
         skipped = [file for item in items for file in item["skipped"]]
         return batch | {"skipped": skipped} if skipped else batch
