@@ -201,7 +201,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def _begin_epoch(self, state: TrainerState) -> None:
         # The Trainer's own `set_epoch` does not reach a sampler under DDP. Resumed, `epoch` is a fraction.
-        self._sampler.set_epoch(int(state.epoch or 0), state.global_step)
+        self._sampler.set_epoch(int(state.epoch or 0))
 
     def _end_step(self, state: TrainerState) -> None:
         self.teacher.update_parameters(self.model)

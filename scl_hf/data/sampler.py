@@ -43,8 +43,7 @@ class SamplingArguments:
         check_field(self, "class_uniform_share", 0 <= self.class_uniform_share <= 1, "0 to 1")
         check_field(self, "class_uniform_tile", self.class_uniform_tile >= 1, "1 or more")
         check_field(self, "coarse_classes", min(self.coarse_classes, default=0) >= 0, "class ids, 0 or more")
-        until = self.coarse_until_epoch
-        check_field(self, "coarse_until_epoch", until is None or until >= 0, "0 or more")
+        check_field(self, "coarse_until_epoch", (self.coarse_until_epoch or 0) >= 0, "0 or more")
 
 
 class Sample(NamedTuple):
@@ -101,11 +100,11 @@ class LabeledSampler:
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size) * self.batch_size
 
-    def __call__(self, epoch: int, first: int = 0) -> list[Sample]:
-        """Returns the samples of an epoch, counted from 0, from the position `first` on."""
+    def __call__(self, epoch: int) -> list[Sample]:
+        """Returns the samples of an epoch, counted from 0."""
         return [
             sample._replace(seed=sample_seed(self.seed, LABELED, epoch, position))
-            for position, sample in enumerate(self.without_seeds(epoch)[first:], first)
+            for position, sample in enumerate(self.without_seeds(epoch))
         ]
 
     def without_seeds(self, epoch: int) -> list[Sample]:
@@ -133,40 +132,32 @@ class LabeledSampler:
         return samples
 
 
-def unlabeled_samples(
-    num_images: int, length: int, seed: int, stream: int, epoch: int, first: int = 0
-) -> list[Sample]:
+def unlabeled_samples(num_images: int, length: int, seed: int, stream: int, epoch: int) -> list[Sample]:
     """
-    Returns the unlabeled crops of an epoch of `length`, from the position `first` on. `stream` is UNLABELED_A or
-    UNLABELED_B; its images follow one another from epoch to epoch, each shown once before any repeats.
+    Returns the unlabeled samples of an epoch of `length`. `stream` is UNLABELED_A or UNLABELED_B; its images continue
+    from epoch to epoch, each shown once before any repeats.
     """
     if num_images < 1:
         raise InputError("there is no unlabeled image: give some, or set both consistency weights to 0.")
-    rows = shuffled_indices(num_images, epoch * length + first, (epoch + 1) * length, seed, stream)
-    return [Sample(row, sample_seed(seed, stream, epoch, i)) for i, row in enumerate(rows.tolist(), first)]
+    rows = shuffled_indices(num_images, epoch * length, (epoch + 1) * length, seed, stream)
+    return [Sample(row, sample_seed(seed, stream, epoch, position)) for position, row in enumerate(rows.tolist())]
 
 
 class PairSampler(Sampler[PairSample]):
     """
     Yields the samples of an epoch, in whole batches of a step. They carry their own seeds, so any number of workers
-    and processes, and a resumed run, take the same crops. Each has two of `num_unlabeled` images beside it from the
-    step `start_step` on.
+    and processes, and a resumed run, take the same crops. From the step `start_step` on, each has two of
+    `num_unlabeled` images beside it.
     """
 
     def __init__(
-        self,
-        labeled: LabeledSampler,
-        num_unlabeled: int = 0,
-        seed: int = 0,
-        batch_size: int = 1,
-        start_step: int = 0,
+        self, labeled: LabeledSampler, num_unlabeled: int = 0, seed: int = 0, batch_size: int = 1, start_step: int = 0
     ):
         self.labeled = replace(labeled, batch_size=batch_size)
         self.num_unlabeled = num_unlabeled
         self.seed = seed
         self.batch_size = batch_size
         self.unlabeled_from = self._position(start_step)  # no unlabeled crops before it
-        self.begins_at = (0, 0)
         self.epoch = 0
 
     def _position(self, step: int) -> tuple[int, int]:
@@ -174,37 +165,30 @@ class PairSampler(Sampler[PairSample]):
         epoch, step = divmod(step, len(self.labeled) // self.batch_size)
         return epoch, step * self.batch_size
 
-    def set_epoch(self, epoch: int, step: int | None = None) -> None:
-        """
-        Chooses the epoch, counted from 0, of the next iteration. `step` is where a run resumes: the iteration yields
-        `None` for the samples before it, which are skipped and would take time to make.
-        """
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch, counted from 0, of the next iteration."""
         self.epoch = epoch
-        if step is not None:
-            self.begins_at = self._position(step)
 
     def __len__(self) -> int:
         return len(self.labeled)
 
+    def __iter__(self) -> Iterator[PairSample]:
+        return self._of_epoch(self.epoch)
+
     def of_step(self, step: int) -> list[PairSample]:
         """Returns the samples of a step, counted from 0 over all epochs, of all processes and accumulated batches."""
-        return list(itertools.islice(self._of_epoch(*self._position(step)), self.batch_size))
+        epoch, first = self._position(step)
+        return list(itertools.islice(self._of_epoch(epoch), first, first + self.batch_size))
 
-    def __iter__(self) -> Iterator[PairSample | None]:
-        epoch = self.epoch
-        first = self.begins_at[1] if epoch == self.begins_at[0] else 0
-        yield from itertools.repeat(None, first)
-        yield from self._of_epoch(epoch, first)
-
-    def _of_epoch(self, epoch: int, first: int) -> Iterator[PairSample]:
-        labeled = self.labeled(epoch, first)
+    def _of_epoch(self, epoch: int) -> Iterator[PairSample]:
+        labeled = self.labeled(epoch)
         unlabeled_a = unlabeled_b = [None] * len(labeled)
         if self.num_unlabeled:
             unlabeled_a, unlabeled_b = (
-                unlabeled_samples(self.num_unlabeled, len(self), self.seed, stream, epoch, first)
+                unlabeled_samples(self.num_unlabeled, len(self), self.seed, stream, epoch)
                 for stream in (UNLABELED_A, UNLABELED_B)
             )
-        for position, (sample, a, b) in enumerate(zip(labeled, unlabeled_a, unlabeled_b), first):
+        for position, (sample, a, b) in enumerate(zip(labeled, unlabeled_a, unlabeled_b)):
             if (epoch, position) < self.unlabeled_from:
                 a = b = None
             yield PairSample(sample, a, b, sample_seed(self.seed, CUTMIX, epoch, position))

@@ -143,19 +143,10 @@ def test_sampler_yields_the_samples_of_its_epoch():
     assert len(set(seeds)) == 4 * 12
 
 
-def test_a_resumed_sampler_yields_nothing_for_what_is_skipped():
-    whole, rest = sampler(), sampler()
-    steps = len(whole) // whole.batch_size
-    for epoch, step in ((0, 1), (1, steps + 1), (1, steps), (2, 2 * steps)):
-        whole.set_epoch(epoch)
-        rest.set_epoch(epoch, step)
-        skipped = (step - epoch * steps) * rest.batch_size
-        rest.set_epoch(epoch)  # as accelerate does once more
-        samples = list(rest)
-        assert samples[:skipped] == [None] * skipped and samples[skipped:] == list(whole)[skipped:]
-    rest.set_epoch(3)
-    whole.set_epoch(3)
-    assert list(rest) == list(whole)
+def test_samples_of_a_step_are_those_of_its_place_in_an_epoch():
+    samples = PairSampler(LabeledSampler(5, seed=0), num_unlabeled=9, batch_size=2)
+    samples.set_epoch(1)
+    assert samples.of_step(4) == list(samples)[2:4]
 
 
 def test_sampler_rounds_up_to_batches_and_starts_supervised():
