@@ -54,11 +54,11 @@ def test_drop_keeps_distinct_pairs(num_pixels, num_pairs):
 
 @pytest.mark.parametrize("num_pixels, num_pairs", [(4, 5), (5, 2)])
 def test_drop_prefers_no_pair(num_pixels, num_pairs):
-    # The first case permutes all pairs, the second draws until enough are distinct.
-    draws, source, counts = 4000, generator(), torch.zeros(num_pixels**2)
-    for _ in range(draws):
+    # The first case permutes all pairs, the second samples until enough are distinct.
+    trials, source, counts = 4000, generator(), torch.zeros(num_pixels**2)
+    for _ in range(trials):
         first, second = drop(num_pixels, num_pairs, source, torch.device("cpu"))
         counts[first * num_pixels + second] += 1
     share = num_pairs / num_pixels**2
-    deviation = math.sqrt(draws * share * (1 - share))
-    assert (counts - draws * share).abs().max() < 4.5 * deviation
+    deviation = math.sqrt(trials * share * (1 - share))
+    assert (counts - trials * share).abs().max() < 4.5 * deviation

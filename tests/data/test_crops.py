@@ -126,8 +126,8 @@ def test_evaluation_images_are_what_the_image_processor_gives(dataset):
     processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
     images = EvaluationImages(dataset, Normalization(tuple(processor.image_mean), tuple(processor.image_std)))
     item = images[2]
-    picture = PILImage.open(dataset[2]["image"]["path"])
-    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    image = PILImage.open(dataset[2]["image"]["path"])
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(item["pixel_values"], expected, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(dataset[2]["label"]["path"])))
     assert (len(images), item["id"], item["labels"].dtype) == (6, "2", torch.int64)
