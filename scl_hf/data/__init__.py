@@ -1,4 +1,4 @@
-"""Rows → draws → crops → batches."""
+"""Columns → samples → crops → batches."""
 
 from .augmentation import AugmentationArguments
 from .labels import LabelImage

@@ -64,8 +64,8 @@ def crop_interval(
 ) -> tuple[float, float, int, int]:
     """
     Returns, along an axis of `length` pixels, the part of the image that a crop shows (from, to) and the part of the
-    crop that it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A `center`
-    lies at 0.25 + 0.5·`place` of the crop unless the border is in the way.
+    crop that it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A
+    `center` lies at 0.25 + 0.5·`place` of the crop unless the border is in the way.
     """
     extent = crop / scale
     # Whole pixels, so that a crop at scale 1 is a copy; below 0 where the image is smaller than the crop

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -32,31 +33,24 @@ _MOST_LABELS = 500  # more change a share by less than what the unlabeled images
 
 
 def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, np.ndarray]:
-    """
-    The centroid of each class in each tile of a label (H, W) of train ids; ids from `num_classes` on are ignored.
-
-    Returns:
-        `dict[str, np.ndarray]`: "category", "x", "y" and "pixels", one entry per tile and class in it, in pixels.
-    """
-    height, width = label.shape
+    """Returns the `_COLUMNS` of a label (H, W) of train ids: one entry per tile and class below `num_classes` there."""
     found = []
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            part = label[top : top + tile, left : left + tile]
-            # Runs of one class within the lines: a hundred times fewer than pixels, and their sums are whole numbers.
-            begins = np.ones(part.shape, bool)
-            np.not_equal(part[:, 1:], part[:, :-1], out=begins[:, 1:])
-            start = np.flatnonzero(begins)
-            length = np.diff(start, append=part.size)
-            line, column = np.divmod(start, part.shape[1])
-            category = part[line, column]
-            pixels, twice_x, y = (
-                np.bincount(category, weights=weights, minlength=num_classes)[:num_classes]
-                for weights in (length, length * (2 * column + length - 1), length * line)
-            )
-            present = np.flatnonzero(pixels)
-            pixels = pixels[present]
-            found.append((present, left + twice_x[present] / (2 * pixels), top + y[present] / pixels, pixels))
+    for top, left in itertools.product(*(range(0, side, tile) for side in label.shape)):
+        part = label[top : top + tile, left : left + tile]
+        # Runs of one class within the lines: a hundred times fewer than pixels, and their sums are whole numbers.
+        begins = np.ones(part.shape, bool)
+        np.not_equal(part[:, 1:], part[:, :-1], out=begins[:, 1:])
+        start = np.flatnonzero(begins)
+        length = np.diff(start, append=part.size)
+        line, column = np.divmod(start, part.shape[1])
+        category = part[line, column]
+        pixels, twice_x, y = (
+            np.bincount(category, weights=weights, minlength=num_classes)[:num_classes]
+            for weights in (length, length * (2 * column + length - 1), length * line)
+        )
+        present = np.flatnonzero(pixels)
+        pixels = pixels[present]
+        found.append((present, left + twice_x[present] / (2 * pixels), top + y[present] / pixels, pixels))
     return {name: np.concatenate(parts) for name, parts in zip(_COLUMNS, zip(*found))}
 
 
@@ -89,18 +83,17 @@ class ClassIndex:
                 "coarse_classes: there are no coarse annotations; set use_coarse_labels to true, or leave it out"
             )
         names = labeled.features["label"].names
-        unknown = sorted(set(coarse_classes) - set(range(len(names))))
-        if unknown:
+        if unknown := sorted(set(coarse_classes) - set(range(len(names)))):
             raise InputError(
-                f"coarse_classes: names {unknown}, but this dataset has the classes 0 to {len(names) - 1}."
+                f"coarse_classes: names {unknown}, but the dataset has the classes 0 to {len(names) - 1}."
             )
         fine_records = _centroids_by_class(labeled, tile, num_proc, skip_corrupt)
         found = _centroids_by_class(coarse, tile, num_proc, skip_corrupt) if coarse_classes else ()
         coarse_records = [found[i] if i in coarse_classes else np.empty(0, CENTROID) for i in range(len(names))]
-        absent = [name for name, *records in zip(names, fine_records, coarse_records) if not sum(map(len, records))]
-        if absent:
+        index = cls(fine_records, coarse_records)
+        if absent := [name for name, count in zip(names, index.counts()) if not count]:
             logger.warning("No label shows %s: class-uniform sampling skips them.", ", ".join(absent))
-        return cls(fine_records, coarse_records)
+        return index
 
     def counts(self, use_coarse: bool = True) -> list[int]:
         """The number of centroids of each class."""
@@ -116,26 +109,19 @@ class ClassIndex:
 
 def class_shares(labeled: Dataset, index: ClassIndex | None = None) -> np.ndarray:
     """
-    Share of each class in the labeled pixels that are not ignored.
-
-    Args:
-        labeled (`datasets.Dataset`): The labels; ones that cannot be read are left out.
-        index ([`ClassIndex`], *optional*):
-            What is known of all of them. Without it, up to 500 labels at even distances are read.
-
-    Returns:
-        `np.ndarray`: (num_classes,) float64, all 0 if no pixel has a class.
+    Returns the share of each class in the labeled pixels, (num_classes,) float64, all 0 if none has a class. Without
+    the index of the labels, up to 500 of them, at even distances, are read. Unreadable ones are left out.
     """
+    feature = labeled.features["label"]
     if index is not None:
         counts = np.array([records["pixels"].sum() for records in index.fine])
-        return counts / max(1, counts.sum())
-    feature = labeled.features["label"]
-    counts = np.zeros(IGNORE_INDEX + 1, np.int64)
-    rows = np.unique(np.linspace(0, len(labeled) - 1, min(len(labeled), _MOST_LABELS)).astype(int))
-    for example in labeled.select(rows).select_columns("label"):
-        with contextlib.suppress(CorruptFileError):
-            counts += np.bincount(read_label(example["label"], feature.table).ravel(), minlength=IGNORE_INDEX + 1)
-    counts = counts[: len(feature.names)]
+    else:
+        counts = np.zeros(IGNORE_INDEX + 1, np.int64)
+        chosen = np.unique(np.linspace(0, len(labeled) - 1, min(len(labeled), _MOST_LABELS)).astype(int))
+        for example in labeled.select(chosen).select_columns("label"):
+            with contextlib.suppress(CorruptFileError):
+                counts += np.bincount(read_label(example["label"], feature.table).ravel(), minlength=IGNORE_INDEX + 1)
+        counts = counts[: len(feature.names)]
     return counts / max(1, counts.sum())
 
 
@@ -190,11 +176,11 @@ def _fingerprint(labels: Dataset, *settings: object) -> str:
         for label in batch["label"].to_pylist():
             content = label["bytes"]
             if content is None:
-                status = None
+                file = os.path.abspath(label["path"])
                 with contextlib.suppress(OSError):  # reading it names the file
-                    status = os.stat(label["path"])
-                changed = status and (status.st_size, status.st_mtime_ns)
-                content = repr((os.path.abspath(label["path"]), changed)).encode()
+                    status = os.stat(file)
+                    file += f" {status.st_size} {status.st_mtime_ns}"
+                content = file.encode()
             known.update(hashlib.sha256(content).digest())
     return known.hexdigest()[:32]
 

@@ -69,14 +69,12 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
     for path in paths:
         try:
             status = os.stat(path)
+            sizes.append(status.st_size)
+            reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty"
         except OSError:
-            bad.append(f"{path} (missing)")
-            continue
-        if not stat.S_ISREG(status.st_mode):
-            bad.append(f"{path} (no file)")
-        elif not status.st_size:
-            bad.append(f"{path} (empty)")
-        sizes.append(status.st_size)
+            reason = "missing"
+        if reason:
+            bad.append(f"{path} ({reason})")
     if bad:
         count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
         raise InputError(f"{count} empty or missing: {first_few(bad, 5)}; copy or unpack them again")
@@ -114,12 +112,8 @@ def read_image(source: Source) -> np.ndarray:
 @in_one_thread()
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     """
-    Reads a label as (H, W) uint8 from an 8-bit gray, palette (its indices) or 16-bit file.
-
-    Args:
-        source (`str` or `dict`): Path, or path and bytes, of the file.
-        table (`np.ndarray`, *optional*):
-            (256,) or (65536,) int16, id in the file -> train id, or -1 where an id may not occur. Without it ids stay.
+    Reads a label as (H, W) uint8 from an 8-bit gray, palette (its indices) or 16-bit file. `table`, (256,) or (65536,)
+    int16, has id in the file -> train id, or -1 where an id may not occur; without it ids stay.
     """
     name, content = read_bytes(source)
     image = _open(name, content)
@@ -179,11 +173,11 @@ def _open(name: str, content: bytes) -> Image.Image:
             image.load()
             return image
     except _BROKEN as error:
-        reason = f"cannot be read ({first_line(error)})"
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "is not an image"
-        elif isinstance(error, Image.DecompressionBombError):
-            reason = f"has more pixels than are opened ({first_line(error)}), cut it into smaller ones, or else"
+        reasons = {
+            Image.UnidentifiedImageError: "is not an image",
+            Image.DecompressionBombError: f"has more pixels than are opened ({first_line(error)}), cut it up or else",
+        }
+        reason = reasons.get(type(error), f"cannot be read ({first_line(error)})")
         message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
         raise CorruptFileError(message, name) from error
 
@@ -195,8 +189,8 @@ def _name(source: Source) -> str:
 
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
-    values, counts = np.unique(unknown, return_counts=True)
-    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(values, counts)]
+    values = zip(*np.unique(unknown, return_counts=True))
+    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in values]
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
     runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
     known = first_few((f"{first}" if first == last else f"{first} to {last}" for first, last in runs), 8)

@@ -55,7 +55,7 @@ class LabelImage(datasets.Image):
             raise InputError(f"id2label: holds {len(id2label)} classes, there can be 1 to {IGNORE_INDEX}")
         ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
         for key, train_id in ids.items():
-            if train_id not in id2label and train_id != IGNORE_INDEX:
+            if train_id not in {*id2label, IGNORE_INDEX}:
                 raise InputError(
                     f"label_map: maps {key} to {train_id}, but the classes are 0 to {len(id2label) - 1}; "
                     f"correct it, or map {key} to {IGNORE_INDEX} to ignore its pixels"
@@ -68,14 +68,14 @@ class LabelImage(datasets.Image):
                 )
         train_id = ids.get(ignore_index, IGNORE_INDEX)
         if train_id != IGNORE_INDEX:
-            remedy = f"take {ignore_index} out of label_map, or give ignore_index an id that no class has"
+            remedy = f"take {ignore_index} out of label_map"
             if not label_map:
-                shifted = ", ".join(f"{i + 1}: {i}" for i in range(min(2, len(id2label))))
-                remedy = (
-                    "give ignore_index an id that no class has, or say with label_map which ids the label files hold "
-                    f"for the classes, as in label_map: {{{shifted}, …}}"
-                )
-            raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
+                shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
+                remedy = f"say which ids the label files hold for the classes, as in label_map: {{{shifted}, …}}"
+            raise InputError(
+                f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}, "
+                "or give ignore_index an id that no class has"
+            )
         ids[ignore_index] = IGNORE_INDEX
         return cls(decode=False, names=list(id2label.values()), train_ids=ids)
 
