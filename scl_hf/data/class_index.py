@@ -33,7 +33,7 @@ _MOST_LABELS = 500  # more change a share by less than what the unlabeled images
 
 
 def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, np.ndarray]:
-    """Returns the `_COLUMNS` of a label (H, W) of train ids: one entry per tile and class below `num_classes` there."""
+    """Returns the `_COLUMNS` of a label (H, W) of train ids, an entry per tile and class below `num_classes` in it."""
     found = []
     for top, left in itertools.product(*(range(0, side, tile) for side in label.shape)):
         part = label[top : top + tile, left : left + tile]

@@ -1,4 +1,4 @@
-"""Rows of files in folders, and of a data set of one's own."""
+"""Columns of files in folders, and of a user's own dataset."""
 
 import datasets
 import numpy as np
@@ -30,8 +30,8 @@ def frame(root, name, kinds=("image", "labels")):
 def test_frames_become_paths(tmp_path):
     frames = [frame(tmp_path, "a"), frame(tmp_path, "b", ["image"]), frame(tmp_path, "c", ["labels"])]
     rows = open_frames(frames, "labels", "train", complete=False, remedy="")
-    picture, text = datasets.Image(decode=False), datasets.Value("string")
-    assert rows.features == {"image": picture, "label": picture, "id": text, "city": text}
+    image, text = datasets.Image(decode=False), datasets.Value("string")
+    assert rows.features == {"image": image, "label": image, "id": text, "city": text}
     assert rows[0] == {
         "image": {"path": str(tmp_path / "a.jpg"), "bytes": None},
         "label": {"path": str(tmp_path / "a.png"), "bytes": None},
@@ -51,14 +51,14 @@ def test_a_file_that_is_missing_is_named(tmp_path):
         open_frames([found], "labels", "train", complete=True, remedy="")
 
 
-def test_pictures_in_folders_of_folders(tmp_path):
+def test_images_in_folders_of_folders(tmp_path):
     for name in ("b.png", "a/c.JPG", "a/a.webp", ".cache/d.png", "a/._c.jpg"):
-        put(tmp_path / "pictures" / name)
-    (tmp_path / "pictures/notes.txt").write_text("x")
-    assert open_images(tmp_path / "pictures")["id"][:] == ["a/a.webp", "a/c.JPG", "b.png"]
+        put(tmp_path / "images" / name)
+    (tmp_path / "images/notes.txt").write_text("x")
+    assert open_images(tmp_path / "images")["id"][:] == ["a/a.webp", "a/c.JPG", "b.png"]
 
 
-def test_pictures_that_are_not_there(tmp_path):
+def test_images_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="unlabeled_dirs: there is no folder .*nowhere; correct"):
         open_images(tmp_path / "nowhere")
     (tmp_path / "none").mkdir()
@@ -75,10 +75,10 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert open_images(tmp_path / "all")["id"][:] == ["link/a.jpg"]
 
 
-def test_pictures_are_found_from_another_working_directory(tmp_path, monkeypatch):
-    put(tmp_path / "pictures/a.png")
+def test_images_are_found_from_another_working_directory(tmp_path, monkeypatch):
+    put(tmp_path / "images/a.png")
     monkeypatch.chdir(tmp_path)
-    rows = open_images("pictures")
+    rows = open_images("images")
     monkeypatch.chdir(tmp_path.parent)
     assert read_image(rows[0]["image"]).shape == (4, 6, 3)
 
@@ -114,6 +114,8 @@ def test_rows_of_ones_own_that_were_selected(own):
     rows = image_dataset(own.select([4, 0, 3]), "train_dataset", LABELS)
     assert contents(rows) == [(4, "4", 1), (0, "0", 0), (3, "3", 0)]
     assert contents(image_dataset(own.rename_column("n", "id").select([2]), "x", LABELS)) == [(2, "2", 2)]
+    filtered = own.filter(lambda row: row["n"] > 2)
+    assert contents(image_dataset(filtered, "train_dataset", LABELS)) == [(3, "3", 0), (4, "4", 1)]
     without = own.map(lambda row: {"label": None if row["n"] == 0 else row["label"]})
     assert len(image_dataset(without.select([1, 2]), "x", LABELS)) == 2  # no other row matters
 
