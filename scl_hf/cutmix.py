@@ -6,13 +6,13 @@ from torch import Tensor
 
 def sample_boxes(height: int, width: int, num_boxes: int, ratio: float, generator: torch.Generator) -> Tensor:
     """
-    Draws the CutMix boxes of one image, with the geometry of French et al. (2019): box n covers `ratio / num_boxes`
-    of the image; its height and width are the shares `ratio**u` and `ratio / ratio**u` (u uniform in 0 to 1) of the
-    image's, both times `sqrt(1 / num_boxes)`; its corner is uniform over the places where it fits. Boxes are pasted in
-    order, so a later box covers an earlier one.
+    Samples the CutMix boxes of one image, with the geometry of French et al. (2019). Each box covers
+    `ratio / num_boxes` of the image: its height and width are the shares `ratio**u` and `ratio / ratio**u` (u uniform
+    in 0 to 1) of the image's, both times `sqrt(1 / num_boxes)`. Its corner is uniform over where it fits. Boxes are
+    pasted in order, so a later box covers an earlier one.
 
     Boxes overlap, so their union is smaller than `ratio`: for 32 boxes, a ratio of 0.77 covers 0.51 of the image
-    (the mean over 1,000 draws; standard deviation 0.03) and a ratio of 0.5 covers 0.38.
+    (mean of 1,000 maps; standard deviation 0.03) and a ratio of 0.5 covers 0.38.
 
     Args:
         height (`int`): Height of the image in pixels.
@@ -37,7 +37,6 @@ def sample_boxes(height: int, width: int, num_boxes: int, ratio: float, generato
     width_share = ratio / height_share
     box_heights = (height_share * height * num_boxes**-0.5).round().clamp(1, height)
     box_widths = (width_share * width * num_boxes**-0.5).round().clamp(1, width)
-    # A whole number of pixels, each of the height - box_height + 1 places equally likely.
     tops = (top * (height - box_heights + 1)).floor()
     lefts = (left * (width - box_widths + 1)).floor()
 
@@ -53,16 +52,13 @@ def mix(a: Tensor, b: Tensor, box_ids: Tensor) -> Tensor:
     Pastes the boxes of `b` over `a` at the same place.
 
     Args:
-        a (`torch.Tensor`): Images or probabilities of shape (B, C, H, W) or (C, H, W), or label or valid maps of shape
-            (B, H, W) or (H, W).
+        a (`torch.Tensor`): (B, C, H, W) or (C, H, W), images or probabilities, or (B, H, W) or (H, W), maps.
         b (`torch.Tensor`): The same shape and dtype as `a`.
-        box_ids (`torch.Tensor`): Integer map of shape (H, W), shared by the batch, or (B, H, W). See [`sample_boxes`].
+        box_ids (`torch.Tensor`): Integers (H, W), shared by the batch, or (B, H, W). See [`sample_boxes`].
 
     Returns:
-        `torch.Tensor`: `b` where `box_ids` is above 0, else `a`; the shape of `a`.
-
-    Raises:
-        `ValueError`: if the shapes do not fit each other.
+        `torch.Tensor`: `b` where `box_ids` is above 0, else `a`; the shape of `a`. A `ValueError` names shapes that
+        do not fit.
     """
     if a.shape != b.shape:
         raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -73,8 +69,3 @@ def mix(a: Tensor, b: Tensor, box_ids: Tensor) -> Tensor:
     if not fits or (pasted.dim() > 2 and pasted.shape[0] != a.shape[0]):
         raise ValueError(f"box_ids of shape {tuple(box_ids.shape)} do not fit tensors of shape {tuple(a.shape)}")
     return torch.where(pasted, b, a)
-
-
-def partners(a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What is mixed, (B, ...) each; where the images have no b of their own it is the next one's a, in a circle."""
-    return a, a.roll(-1, dims=0) if b is None else b

@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from .config import SemiSupervisedConfig
+from .data.batch import pair_collator
 from .data.crops import PairedCrops
 from .data.sampler import LabeledSampler, PairSampler
-from .data.training import pair_collator
 from .errors import InputError, check_field, check_finite
 from .segmentation_trainer import encoder_of
 from .step_cost import StepCost, optimizer_bytes_per_value, parameter_bytes, step_cost
@@ -108,7 +108,7 @@ def count_placed_crops(draws: LabeledSampler, plan: RunPlan) -> Counter[int]:
     """How many labeled crops of a run are placed on each class: the very ones that it will draw with this seed."""
     draws, counts, left = replace(draws, batch_size=plan.batch_size), Counter(), plan.labeled_crops
     for epoch in range(-(-plan.steps // plan.epoch_steps)):
-        places = draws.places(epoch)[:left]
+        places = draws.without_seeds(epoch)[:left]
         counts.update(place.category for place in places if place.category is not None)
         left -= len(places)
     return counts
@@ -117,7 +117,7 @@ def count_placed_crops(draws: LabeledSampler, plan: RunPlan) -> Counter[int]:
 def batch_bytes(crops: PairedCrops, draws: LabeledSampler, args: SemiSupervisedConfig) -> int:
     """Bytes of the first batch of one GPU that has all that a batch can have, and of the images mixed from it."""
     size, num_unlabeled = args.per_device_train_batch_size, len(crops.unlabeled or ())
-    sampler = PairSampler(draws, num_unlabeled, args.sample_seed, size, unlabeled_per_mix=args.unlabeled_per_mix)
+    sampler = PairSampler(draws, num_unlabeled, args.sample_seed, size)
     batch = pair_collator(args)([crops[draw] for draw in sampler.of_step(0)])
     held = sum(value.numel() * value.element_size() for value in batch.values() if isinstance(value, torch.Tensor))
     # The mixed images, and once more after the labeled ones, as the student sees them

@@ -1,6 +1,6 @@
 """
 The losses of the paper, each equation in one function: boundary label relaxation (2), consistency (4), structured
-consistency (7), (8), (10). Tensors in, scalar out. And logit adjustment, for rare classes, which is not the paper's.
+consistency (7), (8), (10); and logit adjustment, for rare classes, which is not the paper's.
 
 All of them compute in float32 (in float64 if given that), whatever the precision of their inputs and under autocast.
 """
@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .pairs import draw_pairs, visible_pixels
+from .pairs import sample_pairs, visible_pixels
 
-# Classes per int32 word of a set of classes; the sign bit stays unused.
-CLASSES_PER_WORD = 31
+CLASSES_PER_WORD = 31  # of an int32 word of a set of classes; the sign bit stays unused
 
 
 def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignore_index: int = 255) -> Tensor:
@@ -22,9 +21,8 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
     all classes that occur in the `window` by `window` pixels around a pixel, averaged over the pixels that are not
     ignored. With `window=1` it is `torch.nn.functional.cross_entropy`.
 
-    The window ends at the image border. Ignored pixels add nothing to their neighbors' windows and have no loss
-    themselves, whatever surrounds them. Nothing is copied to the host, and the set of classes in a window is a bit
-    mask per pixel, never a label volume with a channel per class.
+    The window ends at the image border. Ignored pixels have no loss and add no class to their neighbors' windows. The
+    set of classes in a window is a bit mask per pixel, not a volume with a channel per class.
 
     Args:
         logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
@@ -33,8 +31,7 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
         ignore_index (`int`, *optional*, defaults to 255): The id of pixels that do not count.
 
     Returns:
-        `torch.Tensor`: The mean over the pixels that count, a scalar in nats. If none counts it is 0 with a gradient
-        of 0 (where torch's own cross-entropy gives NaN).
+        `torch.Tensor`: The mean over the pixels that count, a scalar in nats; 0 with a gradient of 0 if none counts.
 
     Raises:
         `ValueError`: if `window` is even or below 1, the shapes do not fit, or (for labels on the CPU) a class id is
@@ -56,8 +53,7 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
 def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tensor:
     """
     Logit adjustment (Menon et al., 2021): logits + τ log(share of the class), for the loss of labeled pixels. A model
-    trained on that answers, without the term, as if every class were closer to equally frequent: a thin or rare class
-    is the answer where it is likely, not only where it is likelier than the large ones around it.
+    trained on that predicts, without the term, as if every class were closer to equally frequent.
 
     Args:
         logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
@@ -68,19 +64,19 @@ def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tens
         `torch.Tensor`: Of the shape of `logits`.
     """
     shares = class_shares.to(logits.device, logits.dtype)
-    # A class without labels, and a very rare one, count as one pixel of a thousand.
+    # A class without labels, or a very rare one, counts as one pixel of a thousand.
     return logits + strength * (shares + 1e-3).log().view(1, -1, 1, 1)
 
 
 def window_class_sets(labels: Tensor, num_classes: int, window: int = 3, ignore_index: int = 255) -> list[Tensor]:
     """
-    The set N_w of equation (2): the classes, other than the ignored one, in the window around each pixel of `labels`
-    (B, H, W). ceil(C / 31) int32 tensors (B, H, W): class c is in a pixel's set if bit `c % 31` of tensor `c // 31` is
-    set. A class id that is neither a class nor ignored is a `ValueError`, for labels on the CPU.
+    Finds the set N_w of equation (2): the classes, other than the ignored one, in the window around each pixel of
+    `labels` (B, H, W). Returns ceil(C / 31) int32 tensors (B, H, W): class c is in a pixel's set if bit `c % 31` of
+    tensor `c // 31` is set.
     """
     ignored = labels == ignore_index
     class_ids = labels.long().masked_fill(ignored, 0)
-    # Only for the CPU: elsewhere the look would wait for the device, and `gather` below asserts the range there.
+    # On other devices this would wait, and `gather` below asserts the range.
     if labels.device.type == "cpu" and class_ids.numel():
         low, high = (bound.item() for bound in class_ids.aminmax())
         if low < 0 or high >= num_classes:
@@ -110,12 +106,12 @@ def _union_over_lines(class_set: Tensor, window: int, dim: int) -> Tensor:
 
 class _LogProbabilityOfSet(torch.autograd.Function):
     """
-    log of the sum of P(c) over the classes c of each pixel's set: log-probabilities (B, C, H, W) -> (B, H, W).
+    log of the sum of P(c) over the classes c of each pixel's set: log-probabilities (B, C, H, W) -> (B, H, W), -inf
+    with a gradient of 0 where the set is empty (only at ignored pixels).
 
-    A log-sum-exp, shifted by the greatest of the set's own values, so that value and gradient stay finite where the
-    set is very unlikely. One class at a time: the planes stay in the processor's cache, and neither a label volume nor
-    a masked copy of the log-probabilities is made (autograd over a masked copy takes twice the time).
-    Where the set is empty (only at ignored pixels) the value is -inf and the gradient 0.
+    A log-sum-exp shifted by the greatest of the set's own values, so that value and gradient stay finite where the
+    set is very unlikely. One class at a time stays in the processor's cache; autograd over a masked copy takes twice
+    the time.
     """
 
     @staticmethod
@@ -186,11 +182,9 @@ def structured_consistency_loss(
     averaged over the pixel pairs of a box's visible part, summed over the last `num_loss_boxes` boxes, averaged over
     the batch. The gradient flows to the student only, through the norms of its vectors too.
 
-    Exact by default: over all pairs, in time linear in the pixels, with no pair formed (see [`mean_squared_gaps`]).
-    With `num_pairs` the pairs are sampled as in the paper, which adds noise and memory.
-
-    Finding the pixels of the boxes waits for the device. A training step is given them, and the pairs, by its batch,
-    and calls [`loss_of_all_pairs`] or [`loss_of_pairs`].
+    By default it is exact, over all pairs, in time linear in the pixels (see [`mean_squared_gaps`]). With `num_pairs`
+    the pairs are sampled as in the paper. Finding the pixels of the boxes waits for the device, so a training step
+    gets them, or the pairs, in its batch and calls [`loss_of_all_pairs`] or [`loss_of_pairs`].
 
     Args:
         student_probs (`torch.Tensor`): p_s(u_m), softmax probabilities of shape (B, C, H, W).
@@ -200,8 +194,8 @@ def structured_consistency_loss(
         num_boxes (`int`): N, the number of boxes that were pasted.
         num_loss_boxes (`int`): N_box, how many of them, counted from the last one pasted, have a loss.
         num_pairs (`int`, *optional*): N_pair, the most pairs per box (9), or `None` for all.
-        generator (`torch.Generator`, *optional*): Draws the pairs, on its own device; the same state gives the same
-            pairs. Without one, the default generator of the device of `box_ids` does. Unused if `num_pairs` is `None`.
+        generator (`torch.Generator`, *optional*): Samples the pairs, on its own device. By default that is the
+            default generator of the device of `box_ids`.
 
     Returns:
         `torch.Tensor`: A scalar between 0 and `num_loss_boxes`. A box with no visible pixel adds 0.
@@ -217,18 +211,17 @@ def structured_consistency_loss(
     box_pixels = visible_pixels(box_ids.expand(own), num_boxes, num_loss_boxes)
     if num_pairs is None:
         return loss_of_all_pairs(student_probs, teacher_probs, box_pixels)
-    pairs = draw_pairs(box_pixels, num_pairs, [generator] * batch_size)
+    pairs = sample_pairs(box_pixels, num_pairs, [generator] * batch_size)
     return loss_of_pairs(student_probs, teacher_probs, pairs)
 
 
 def loss_of_all_pairs(student_probs: Tensor, teacher_probs: Tensor, box_pixels: Tensor) -> Tensor:
     """
     Equation (8), summed over boxes and averaged over the batch: [`structured_consistency_loss`] over all pairs of
-    `box_pixels` (B, N_box, P), which [`~scl_hf.pairs.visible_pixels`] gives. All boxes at once, and no waiting for
-    the device.
+    `box_pixels` (B, N_box, P), which [`~scl_hf.pairs.visible_pixels`] gives.
     """
     student, teacher = _gather_both(student_probs, teacher_probs, box_pixels)
-    # Under autocast the matrix products would be in half precision, too coarse for small gaps.
+    # Half precision is too coarse for small gaps.
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
         return mean_squared_gaps(student, teacher, box_pixels >= 0).sum() / len(student_probs)
 
@@ -236,7 +229,7 @@ def loss_of_all_pairs(student_probs: Tensor, teacher_probs: Tensor, box_pixels: 
 def loss_of_pairs(student_probs: Tensor, teacher_probs: Tensor, pairs: Tensor) -> Tensor:
     """
     Equation (10), averaged over the batch: [`structured_consistency_loss`] over `pairs` (B, N_box, 2, M), which
-    [`~scl_hf.pairs.draw_pairs`] gives.
+    [`~scl_hf.pairs.sample_pairs`] gives.
     """
     both = _gather_both(student_probs, teacher_probs, pairs)
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
@@ -249,47 +242,31 @@ def loss_of_pairs(student_probs: Tensor, teacher_probs: Tensor, pairs: Tensor) -
 
 def gather(probs: Tensor, pixels: Tensor) -> Tensor:
     """
-    The vectors p_i (B, ..., C) of `probs` (B, C, H, W) at `pixels` (B, ...), flat indices into H·W; any where that is
-    -1. In one go: with a slice per box the backward pass would write a whole map for each box.
+    Returns the vectors p_i (B, ..., C) of `probs` (B, C, H, W) at `pixels` (B, ...), flat indices into H·W; any vector
+    where that is -1. All boxes at once: the backward pass of a slice per box would write a whole map for each.
     """
     images = torch.arange(len(probs), device=probs.device)[:, None]
     return probs.flatten(2)[images, :, pixels.flatten(1).clamp(min=0)].view(*pixels.shape, probs.shape[1])
 
 
 def _gather_both(student_probs: Tensor, teacher_probs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's vectors at `pixels`, as [`gather`] gives them, the latter without a gradient."""
+    """The student's and the teacher's vectors at `pixels`; the latter have no gradient."""
     _check_probs(student_probs, teacher_probs)
-    # Before anything is gathered: a pixel's gradient is a sum over its pairs, taken in this precision.
+    # Before gathering, because a pixel's gradient is a sum over its pairs in this precision.
     student, teacher = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
     return gather(student, pixels), gather(teacher, pixels)
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """
-    Equation (7): a_ij = p_i·p_j / (||p_i|| ||p_j||), for pairs (i, j) of pixels.
-
-    Args:
-        first (`torch.Tensor`): Unit vectors p_i / ||p_i||, shape (..., C).
-        second (`torch.Tensor`): Unit vectors of the pixels j, the same shape.
-
-    Returns:
-        `torch.Tensor`: The similarity of each pair, shape (...).
-    """
+    """Equation (7): a_ij = p_i·p_j / (||p_i|| ||p_j||) (...) of unit vectors p / ||p|| (..., C) of i and of j."""
     return (first * second).sum(dim=-1)
 
 
 def mean_squared_gaps(student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
     """
-    The terms of equation (8): for each box n the mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs, exact, in
-    O(|T_n|·C²) time and with matrices of C by C only. The gradient flows to `student` only.
-
-    Args:
-        student (`torch.Tensor`): p_i of the student, shape (..., P, C). See [`gather`].
-        teacher (`torch.Tensor`): p_i of the teacher, the same shape.
-        visible (`torch.Tensor`): Which of them count, bool of shape (..., P).
-
-    Returns:
-        `torch.Tensor`: A value between 0 and 1 for each box, shape (...); 0 for one without pixels.
+    The terms of equation (8): for each box the mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs of its
+    `visible` (..., P) pixels, exact, in O(|T_n|·C²) time: the vectors p_i (..., P, C) of both -> (...), 0 for a box
+    without pixels. The gradient flows to `student` only.
     """
     weights = visible.sum(dim=-1).clamp(min=1).to(student.dtype).square().reciprocal()
     return _SquaredGaps.apply(student, teacher.detach(), visible) * weights

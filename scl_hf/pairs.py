@@ -1,4 +1,4 @@
-"""What the structured loss compares: the visible pixels T_n of each box, and pairs of them, equation (9)."""
+"""The visible pixels T_n of each box, which the structured loss compares, and pairs of them, equation (9)."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> Tensor:
     """
-    The sets T_n of equations (8) and (10): the pixels of each of the last `num_loss_boxes` of `num_boxes` boxes that
-    no later box covers. Finding them waits for the device that `box_ids` is on: batches are given them on the CPU.
+    Finds the sets T_n of equations (8) and (10): the pixels of each of the last `num_loss_boxes` of `num_boxes` boxes
+    that no later box covers. This waits for the device of `box_ids`, so batches do it on the CPU.
 
     Args:
         box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W), as
-            [`~scl_hf.cutmix.sample_boxes`] gives it. Pixels that must not count (padding) are given as 0.
+            [`~scl_hf.cutmix.sample_boxes`] gives it, and 0 where pixels must not count (padding).
         num_boxes (`int`): N, the number of boxes that were pasted.
-        num_loss_boxes (`int`): N_box, how many of them, counted from the last one pasted, are looked at.
+        num_loss_boxes (`int`): N_box, how many of them, counted from the last one pasted; in 1 to `num_boxes`.
 
     Returns:
         `torch.Tensor`: Flat indices into H·W, int64 of shape (B, N_box, P), P the size of the largest set; the others
         are filled up with -1.
-
-    Raises:
-        `ValueError`: if `num_loss_boxes` is not in 1 to `num_boxes`.
     """
     if not 1 <= num_loss_boxes <= num_boxes:
         raise ValueError(f"num_loss_boxes must be in 1 to num_boxes={num_boxes}, got {num_loss_boxes}")
@@ -37,27 +34,24 @@ def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> Tens
     return sets.view(batch_size, num_loss_boxes, -1)
 
 
-def draw_pairs(box_pixels: Tensor, num_pairs: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+def sample_pairs(box_pixels: Tensor, num_pairs: int, generators: Sequence[torch.Generator | None]) -> Tensor:
     """
-    Equation (9) for each box of a batch.
+    Samples pairs of pixels by equation (9) for each box of a batch.
 
     Args:
         box_pixels (`torch.Tensor`): The pixels of each box, shape (B, N_box, P). See [`visible_pixels`].
         num_pairs (`int`): N_pair, the most pairs of a box, at least 1.
-        generators (`Sequence[torch.Generator]`): One for each image, which draws its pairs; `None` is the default one.
+        generators (`Sequence[torch.Generator]`): One for each image; `None` is the default one.
 
     Returns:
         `torch.Tensor`: The pixels i and j of each pair, flat indices into H·W, int64 of shape (B, N_box, 2, M), M the
         most pairs of a box; boxes with fewer are filled up with -1.
-
-    Raises:
-        `ValueError`: if `num_pairs` is below 1.
     """
     if num_pairs < 1:
         raise ValueError(f"num_pairs must be at least 1, or None for all pairs, got {num_pairs}")
     pairs = []
     for image, sizes, generator in zip(box_pixels, (box_pixels >= 0).sum(dim=-1).tolist(), generators):
-        # Transposed, (M, 2), for the first dimension is what is filled up.
+        # (M, 2), because `pad_sequence` fills up the first dimension
         pairs += [box[drop(size, num_pairs, generator, box.device)].T for box, size in zip(image, sizes)]
     pairs = pad_sequence(pairs, batch_first=True, padding_value=-1)
     return pairs.transpose(1, 2).unflatten(0, box_pixels.shape[:2])
@@ -71,7 +65,7 @@ def drop(num_pixels: int, num_pairs: int, generator: torch.Generator | None, dev
     Args:
         num_pixels (`int`): |T_n|, the number of visible pixels of the box.
         num_pairs (`int`): N_pair, the most pairs to keep.
-        generator (`torch.Generator`, *optional*): Draws them, on its own device.
+        generator (`torch.Generator`, *optional*): Samples them, on its own device.
         device (`torch.device`): Where the result lies.
 
     Returns:
@@ -84,8 +78,8 @@ def drop(num_pixels: int, num_pairs: int, generator: torch.Generator | None, dev
     elif total <= 8 * num_pairs:
         pairs = torch.randperm(total, generator=generator, device=source)[:num_pairs]
     else:
-        # |T_n|² may be 10¹¹: draw with repeats until enough are distinct. The distinct ones are a uniformly random set
-        # (no pair is preferred), and so is a random part of them.
+        # |T_n|² may be 10¹¹: sample with repeats until enough are distinct. No pair is preferred, so the distinct ones
+        # are a uniformly random set, and so is a random part of them.
         pairs = torch.empty(0, dtype=torch.int64, device=source)
         while len(pairs) < num_pairs:
             more = torch.randint(total, (num_pairs + num_pairs // 4 + 8,), generator=generator, device=source)

@@ -20,11 +20,11 @@ from transformers.trainer_utils import TrainOutput
 
 from .checkpointing.fingerprint import recipe_of
 from .config import SemiSupervisedConfig
-from .cutmix import mix, partners
-from .data.class_shares import class_shares
+from .cutmix import mix
+from .data.batch import pair_collator, training_crops
+from .data.class_index import class_shares
 from .data.crops import EvaluationImages, PairedCrops
 from .data.sampler import PairSampler
-from .data.training import crops_and_draws, pair_collator
 from .errors import InputError, killed_workers
 from .evaluation.pseudo_labels import PseudoLabelShares
 from .evaluation.scoring import score
@@ -126,7 +126,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         if train_dataset is not None:
             given = (train_dataset, unlabeled_dataset, coarse_dataset)
             pixels = normalization_of(processing_class)
-            self._crops, self._draws = crops_and_draws(args, model.config.id2label, pixels, *given)
+            self._crops, self._draws = training_crops(args, model.config.id2label, pixels, *given)
         super().__init__(
             model=model,
             args=args,
@@ -144,7 +144,11 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         self._pace, self._skipped = Throughput(), SkippedFiles()
         # Read once, where it is needed first; on the device, for every step may need it.
         self._class_shares = functools.cache(
-            lambda: torch.from_numpy(class_shares(self._crops.labeled.dataset)).float().to(args.device)
+            lambda: (
+                torch.from_numpy(class_shares(self._crops.labeled.dataset, self._draws.class_index))
+                .float()
+                .to(args.device)
+            )
         )
         self._targets = PseudoLabelShares(self._class_shares, self.id2label)
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
@@ -170,7 +174,6 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             self.args.sample_seed,
             batch_size,
             start_step=self.args.semi_supervised_start_step,
-            unlabeled_per_mix=self.args.unlabeled_per_mix,
         )
         return self._sampler
 
@@ -198,7 +201,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     def _begin_epoch(self, state: TrainerState) -> None:
         # The Trainer's own `set_epoch` does not reach a sampler under DDP. Resumed, `epoch` is a fraction.
-        self._sampler.set_epoch(int(state.epoch or 0), state.global_step)
+        self._sampler.set_epoch(int(state.epoch or 0))
 
     def _end_step(self, state: TrainerState) -> None:
         self.teacher.update_parameters(self.model)
@@ -219,7 +222,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         """
-        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.crops.PairCollator`].
+        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.batch.PairCollator`].
 
         Returns:
             `torch.Tensor`: The loss; with `return_outputs`, also the outputs of the model, first those of the labeled
@@ -230,9 +233,9 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         ramp = args.ramp(self.state.global_step)
         pixel_values = inputs["pixel_values"]
         if ramp > 0:
-            unlabeled = inputs["unlabeled_a"], inputs.get("unlabeled_b")
+            unlabeled = inputs["unlabeled_a"], inputs["unlabeled_b"]
             box_ids, valid = inputs["box_ids"], inputs["valid"]
-            mixed = mix(*partners(*unlabeled), box_ids)
+            mixed = mix(*unlabeled, box_ids)
             teacher_probs = self.teacher_probs(*unlabeled, box_ids)
             targets = teacher_probs.max(dim=1).indices  # on the CPU four times as fast as argmax
             self._targets.add(targets, valid)
@@ -270,11 +273,10 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     @torch.no_grad()
     def teacher_probs(
-        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor | None, box_ids: torch.Tensor
+        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor
     ) -> torch.Tensor:
         """
         p_mt(u'_a, u'_b), the target: the teacher sees both images whole, and its predictions are mixed as the images.
-        Without `unlabeled_b` it sees each image once, for two mixes.
 
         Returns:
             `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
@@ -282,12 +284,11 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         model = self.teacher.module if self.args.ema_teacher else self.model
         if self._frozen_teacher is not None:
             model = self._frozen_teacher
-        images = unlabeled_a if unlabeled_b is None else torch.cat([unlabeled_a, unlabeled_b])
+        images = torch.cat([unlabeled_a, unlabeled_b])
         with evaluation_mode(model), self.accelerator.autocast():
             logits = model(pixel_values=channels_last(images)).logits
         probs = upsample_logits(logits, images.shape[-2:]).softmax(dim=1)
-        probs_a, probs_b = (probs, None) if unlabeled_b is None else probs.chunk(2)
-        return mix(*partners(probs_a, probs_b), box_ids)
+        return mix(*probs.chunk(2), box_ids)
 
     # Evaluation and log
 

@@ -28,8 +28,8 @@ from scl_hf.checkpointing.manifest import check_output_dir, clear_output_dir
 from scl_hf.cli import RecipeParser, run_script
 from scl_hf.config import TRAINING_RECIPE
 from scl_hf.data import DataArguments, load_data
+from scl_hf.data.batch import training_crops
 from scl_hf.data.columns import check_labels, labeled_dataset
-from scl_hf.data.training import crops_and_draws
 from scl_hf.dry_run import DryRunArguments, estimate
 from scl_hf.files import FolderLock
 from scl_hf.pretrained import ModelArguments, load_model, load_processor, normalization_of
@@ -122,7 +122,7 @@ def say_what_it_would_be(
         model = load_model(model_args, data.id2label)
     check_settings_of(model, args)
     pixels = normalization_of(load_processor(model_args.origin, model_args.trust_remote_code))
-    crops, draws = crops_and_draws(args, data.id2label, pixels, data.labeled, data.unlabeled, data.coarse)
+    crops, draws = training_crops(args, data.id2label, pixels, data.labeled, data.unlabeled, data.coarse)
     check_labels(labeled_dataset(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
     if is_main_process():
         print(estimate(model, args, crops, draws, len(data.evaluation), dry))

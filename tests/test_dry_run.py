@@ -103,7 +103,7 @@ def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
     assert counts.total() == sum(draw.center is not None for draw in draws) > 0
     index = trainer._draws.class_index
     for category, number in counts.items():
-        places = Counter((int(row), float(x), float(y)) for row, x, y in index.fine[category])
+        places = Counter((int(row), float(x), float(y)) for row, x, y, _ in index.fine[category])
         assert number <= sum((draw.row, *draw.center) in places for draw in draws if draw.center)
 
 

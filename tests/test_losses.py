@@ -207,7 +207,7 @@ def test_relaxed_cross_entropy_never_asks_the_host_and_builds_no_label_volume():
 
 
 @pytest.mark.parametrize("window", [0, 2, -3])
-def test_a_window_without_a_centre_is_refused(window):
+def test_a_window_without_a_center_is_refused(window):
     with pytest.raises(ValueError, match="odd"):
         relaxed_cross_entropy(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), window)
 
@@ -392,10 +392,10 @@ def test_sampled_form_is_unbiased():
 
     exact, exact_grad = value_and_grad(loss, student)
     source = generator()
-    draws = [value_and_grad(lambda p: loss(p, 40, source), student) for _ in range(400)]
-    values, grads = torch.stack([value for value, _ in draws]), torch.stack([grad for _, grad in draws])
-    assert (values.mean() - exact).abs() < 4 * values.std() / math.sqrt(len(draws))
-    spread = grads.std(0) / math.sqrt(len(draws))
+    samples = [value_and_grad(lambda p: loss(p, 40, source), student) for _ in range(400)]
+    values, grads = torch.stack([value for value, _ in samples]), torch.stack([grad for _, grad in samples])
+    assert (values.mean() - exact).abs() < 4 * values.std() / math.sqrt(len(samples))
+    spread = grads.std(0) / math.sqrt(len(samples))
     counted = spread > 0
     assert ((grads.mean(0) - exact_grad)[counted].abs() / spread[counted]).square().mean() < 1.5
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scl_hf.cutmix import sample_boxes
-from scl_hf.pairs import draw_pairs, drop, visible_pixels
+from scl_hf.pairs import drop, sample_pairs, visible_pixels
 
 
 def generator(seed=0):
@@ -29,7 +29,7 @@ def test_pairs_of_each_box_are_of_its_pixels():
     box_ids = torch.stack([sample_boxes(12, 9, 5, 0.77, generator(seed)) for seed in range(2)])
     box_ids[1, box_ids[1] == 5] = 0
     box_ids[1, 3, 4] = 5
-    pairs = draw_pairs(visible_pixels(box_ids, 5, 3), 40, [generator(1), generator(2)])
+    pairs = sample_pairs(visible_pixels(box_ids, 5, 3), 40, [generator(1), generator(2)])
     assert pairs.shape == (2, 3, 2, 40)
     for image in range(2):
         for box in range(3):
@@ -38,7 +38,7 @@ def test_pairs_of_each_box_are_of_its_pixels():
             assert kept.shape == (2, min(40, size**2))
             assert (pairs[image, box] >= 0).sum() == kept.numel()  # both ends, or none
             assert (box_ids[image].flatten()[kept] == box + 3).all()
-    alone = draw_pairs(visible_pixels(box_ids[:1], 5, 3), 40, [generator(1)])
+    alone = sample_pairs(visible_pixels(box_ids[:1], 5, 3), 40, [generator(1)])
     assert torch.equal(pairs[:1], alone)  # an image's pairs depend on its own generator only
 
 
@@ -54,11 +54,11 @@ def test_drop_keeps_distinct_pairs(num_pixels, num_pairs):
 
 @pytest.mark.parametrize("num_pixels, num_pairs", [(4, 5), (5, 2)])
 def test_drop_prefers_no_pair(num_pixels, num_pairs):
-    # The first case permutes all pairs, the second draws until enough are distinct.
-    draws, source, counts = 4000, generator(), torch.zeros(num_pixels**2)
-    for _ in range(draws):
+    # The first case permutes all pairs, the second samples until enough are distinct.
+    trials, source, counts = 4000, generator(), torch.zeros(num_pixels**2)
+    for _ in range(trials):
         first, second = drop(num_pixels, num_pairs, source, torch.device("cpu"))
         counts[first * num_pixels + second] += 1
     share = num_pairs / num_pixels**2
-    deviation = math.sqrt(draws * share * (1 - share))
-    assert (counts - draws * share).abs().max() < 4.5 * deviation
+    deviation = math.sqrt(trials * share * (1 - share))
+    assert (counts - trials * share).abs().max() < 4.5 * deviation

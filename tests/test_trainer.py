@@ -27,7 +27,7 @@ from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, Se
 from scl_hf.checkpointing.pushed_trainer import PushedTrainer
 from scl_hf.checkpointing.resumable_trainer import ResumableTrainer
 from scl_hf.cutmix import mix
-from scl_hf.data.class_shares import class_shares
+from scl_hf.data.class_index import class_shares
 from scl_hf.data.crops import EvaluationImages
 from scl_hf.errors import InputError
 from scl_hf.losses import adjust_logits, consistency_loss, relaxed_cross_entropy, structured_consistency_loss

@@ -426,11 +426,11 @@ CASES = {
             for old, new in (("images", "x"), ("labels", "images"), ("x", "labels"))
         ],
         TRAIN,
-        "is a color picture",
+        "is a color image",
     ),
     "second image of a name": (picture("mine/train/images/frame0.jpg", "RGB"), TRAIN, "second image named frame0"),
-    "RGB labels": (each("mine/*/labels/*", lambda path: picture(path, "RGB")), TRAIN, "is a color picture"),
-    "RGBA labels": (each("mine/*/labels/*", lambda path: picture(path, "RGBA")), TRAIN, "is a color picture"),
+    "RGB labels": (each("mine/*/labels/*", lambda path: picture(path, "RGB")), TRAIN, "is a color image"),
+    "RGBA labels": (each("mine/*/labels/*", lambda path: picture(path, "RGBA")), TRAIN, "is a color image"),
     "16-bit labels out of range": (
         each("mine/*/labels/*", lambda path: picture(path, value=300, dtype=np.uint16)),
         TRAIN,
@@ -497,7 +497,7 @@ CASES = {
     "scored label out of range": (picture("mine/validation/labels/frame1.png", value=9), EVAL, "unknown class id 9"),
     "scored picture cut off": (cut("mine/validation/images/frame1.png", 900), EVAL, "frame1.png: cannot be read"),
     "scored picture a bomb": (bomb("mine/validation/images/frame1.png"), EVAL, "frame1.png.*damaged"),
-    "scored picture text": (write("mine/validation/images/frame1.png", "hello"), EVAL, "frame1.png: is not a picture"),
+    "scored picture text": (write("mine/validation/images/frame1.png", "hello"), EVAL, "frame1.png: is not an image"),
     # Folders of models
     "no config": (remove("model/config.json"), EVAL, "checkpoint model"),
     "config cut off": (cut("model/config.json", 50), EVAL, "checkpoint model"),

@@ -1,4 +1,4 @@
-"""Rows → draws → crops → batches."""
+"""Columns → samples → crops → batches."""
 
 from .arguments import DataArguments
 from .augmentation import AugmentationArguments

@@ -63,12 +63,12 @@ def crop_interval(
     length: int, crop: int, scale: float, place: float, center: float | None = None
 ) -> tuple[float, float, int, int]:
     """
-    Along an axis of `length` pixels, the part of the image that a crop shows (from, to) and the part of the crop that
-    it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A `center` comes to
-    lie at 0.25 + 0.5·`place` of the crop unless the border is in the way.
+    Returns, along an axis of `length` pixels, the part of the image that a crop shows (from, to) and the part of the
+    crop that it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A
+    `center` lies at 0.25 + 0.5·`place` of the crop unless the border is in the way.
     """
     extent = crop / scale
-    # Whole pixels of the image, so that a crop at scale 1 is a copy. Below 0, the image is the smaller one of the two.
+    # Whole pixels, so that a crop at scale 1 is a copy; below 0 where the image is smaller than the crop
     slack = math.trunc(length - extent)
     if center is None:
         start = math.copysign(math.floor(place * (abs(slack) + 1)), slack)
@@ -84,30 +84,30 @@ def crop_interval(
 class Augmentation:
     """
     Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
-    brightness, contrast, saturation and hue in random order, blur, normalization. Everything random comes from the
-    draw's seed, in a fixed place of its stream: switching one change off leaves the others as they were.
+    brightness, contrast, saturation and hue in random order, blur, normalization. The sample's seed decides all of it,
+    and switching one change off leaves the others as they were.
     """
 
     args: AugmentationArguments
     normalization: Normalization
 
     @in_one_thread()
-    def __call__(self, image: np.ndarray, label: np.ndarray | None, draw: Sample) -> dict[str, torch.Tensor]:
+    def __call__(self, image: np.ndarray, label: np.ndarray | None, sample: Sample) -> dict[str, torch.Tensor]:
         """
-        Of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8: "pixel_values" (3, h, w) float32, "valid" (h, w)
-        bool, False on padding, and with a label "labels" (h, w) int64. Padding is 0 in the pixels (the mean color)
-        and 255 in the labels.
+        Returns, of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8, "pixel_values" (3, h, w) float32,
+        "valid" (h, w) bool, False on padding, and with a label "labels" (h, w) int64. Padding is 0 in the pixels (the
+        mean color) and 255 in the labels.
         """
         if label is not None and label.shape != image.shape[:2]:
             raise ValueError(f"the label is (height, width) {label.shape}, the image {image.shape[:2]}")
         args = self.args
-        rng = np.random.default_rng(draw.seed)
+        rng = np.random.default_rng(sample.seed)
         scale, place_x, place_y, flip, blur, sigma = rng.random(6).tolist()
         strengths, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4)
 
         scale = args.scale_range[0] + scale * (args.scale_range[1] - args.scale_range[0])
         height, width = args.crop_size
-        center_x, center_y = draw.center or (None, None)
+        center_x, center_y = sample.center or (None, None)
         left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, place_x, center_x)
         top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
         rows, columns = last_y - first_y, last_x - first_x
@@ -120,7 +120,15 @@ class Augmentation:
         window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]  # left and top are whole pixels
         pixels = _resample(window, columns / (right - left), rows / (bottom - top))[:rows, :columns]
         pixels = np.divide(cv2.flip(pixels, 1) if flipped else pixels, np.float32(255), dtype=np.float32)
-        self._change_colors(pixels, strengths, order)
+        changes = (
+            (_adjust_brightness, args.brightness, 1 + args.brightness * strengths[0]),
+            (_adjust_contrast, args.contrast, 1 + args.contrast * strengths[1]),
+            (_adjust_saturation, args.saturation, 1 + args.saturation * strengths[2]),
+            (_adjust_hue, args.hue, 360 * args.hue * strengths[3]),
+        )
+        for change, limit, amount in (changes[i] for i in order):
+            if limit > 0:
+                change(pixels, amount)
         if blur < args.blur_probability:
             _blur(pixels, args.blur_sigma[0] + sigma * (args.blur_sigma[1] - args.blur_sigma[0]))
         crop = {"pixel_values": torch.zeros(3, height, width), "valid": torch.zeros(height, width, dtype=torch.bool)}
@@ -135,32 +143,19 @@ class Augmentation:
             crop["labels"][filled] = torch.from_numpy(ids)
         return crop
 
-    def _change_colors(self, pixels: np.ndarray, strengths: list[float], order: np.ndarray) -> None:
-        args = self.args
-        changes = (
-            (_adjust_brightness, args.brightness, 1 + args.brightness * strengths[0]),
-            (_adjust_contrast, args.contrast, 1 + args.contrast * strengths[1]),
-            (_adjust_saturation, args.saturation, 1 + args.saturation * strengths[2]),
-            (_adjust_hue, args.hue, 360 * args.hue * strengths[3]),
-        )
-        for i in order:
-            change, limit, amount = changes[i]
-            if limit > 0:
-                change(pixels, amount)
-
 
 def _resample(window: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """Part of an image, scaled. Given scales and no size, OpenCV keeps them exactly. Shrinking takes means."""
+    """Scales part of an image, exactly by the given scales; shrinking takes means."""
     interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
     return cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)
 
 
 def _nearest(start: float, stop: float, count: int) -> np.ndarray:
-    """The pixels in which the middles of `count` equal parts of an interval lie."""
+    """Returns the pixels in which the middles of `count` equal parts of an interval lie."""
     return (start + (np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
 
 
-# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: fresh memory costs as much as the arithmetic.
+# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: new memory costs as much as the arithmetic.
 
 
 def _adjust_brightness(pixels: np.ndarray, factor: float) -> None:

@@ -12,14 +12,19 @@ from ..errors import InputError
 from .images import IGNORE_INDEX, CorruptFileError, check_files, read_label
 from .labels import LabelImage
 
-_PICTURE = datasets.Image(decode=False)
+_ENCODED = datasets.Image(decode=False)
 
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
     """
-    The columns `image`, `label` if `labels` says what plain pictures there mean, and `id`, by default its number, of a
-    data set of one's own: not decoded. A label column that is a [`LabelImage`] keeps its meaning. `name` is what
-    messages call the data set.
+    Returns the columns `image`, `label` and `id` (by default the number) of a user's dataset, not decoded.
+
+    Args:
+        dataset (`datasets.Dataset`): With the columns `image` and, if it has labels, `label`.
+        name (`str`): What messages call the dataset.
+        labels ([`LabelImage`], *optional*):
+            What plain images in `label` mean; a [`LabelImage`] column keeps its own meaning. Without it there is no
+            `label`.
     """
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
@@ -39,19 +44,19 @@ def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | Non
 
 
 def labeled_dataset(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
-    """Rows `image`, `label` and `id` of a data set with the classes of the model."""
-    rows = image_dataset(dataset, name, LabelImage.of(id2label))
-    theirs, own, remedy = rows.features["label"].id2label, id2label, "give a model with the id2label of the data"
-    if len(theirs) != len(own):
-        raise InputError(f"{name}: has {len(theirs)} classes, the model {len(own)}; {remedy}.")
+    """Returns the columns of [`image_dataset`] of a dataset with the classes of the model."""
+    dataset = image_dataset(dataset, name, LabelImage.of(id2label))
+    theirs, remedy = dataset.features["label"].id2label, "give a model with the id2label of the data"
+    if len(theirs) != len(id2label):
+        raise InputError(f"{name}: has {len(theirs)} classes, the model {len(id2label)}; {remedy}.")
     for i, label in theirs.items():
-        if own[i] not in (label, f"LABEL_{i}"):
-            raise InputError(f"{name}: class {i} is {label!r}, that of the model {own[i]!r}; {remedy}.")
-    return rows
+        if id2label[i] not in (label, f"LABEL_{i}"):
+            raise InputError(f"{name}: class {i} is {label!r}, that of the model {id2label[i]!r}; {remedy}.")
+    return dataset
 
 
 def standard_columns(
-    rows: datasets.Dataset,
+    dataset: datasets.Dataset,
     columns: Mapping[str, str],
     labels: LabelImage | None,
     fields: Mapping[str, str],
@@ -60,81 +65,77 @@ def standard_columns(
     id_prefix: str = "",
 ) -> datasets.Dataset:
     """
-    `columns` (`"image"` and perhaps `"label"` -> column) and `id` of a data set of any columns, not decoded. `fields`
-    (of the same keys), `remedy` (of a missing column) and `where` are for messages.
+    Returns `columns` (`"image"` and perhaps `"label"` -> column) and `id` of a dataset, not decoded. `fields` (of the
+    same keys), `remedy` (of a missing column) and `where` are for messages.
     """
-    rows = rows.with_format(None)
+    dataset = dataset.with_format(None)
     for name, column in columns.items():
-        if column not in rows.column_names:
+        if column not in dataset.column_names:
             raise InputError(
-                f"{fields[name]}: there is no column {column!r}{where}, only {', '.join(rows.column_names)}; "
+                f"{fields[name]}: there is no column {column!r}{where}, only {', '.join(dataset.column_names)}; "
                 f"{remedy.format(name)}"
             )
-        feature = rows.features[column]
+        feature = dataset.features[column]
         if not isinstance(feature, datasets.Image):
             what = f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
             if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
                 what = (
                     "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) "
-                    "and save the data set with save_to_disk"
+                    "and save the dataset with save_to_disk"
                 )
-            raise InputError(f"{fields[name]}: column {column!r} holds no pictures but {what}")
-        paths, sizes = stored_files(rows, column)
-        outside = [path for path, size in zip(paths, sizes) if size is None]
+            raise InputError(f"{fields[name]}: column {column!r} holds no images but {what}")
+        outside = [path for path, size in zip(*stored_files(dataset, column)) if size is None]
         if missing := outside.count(None):
-            what = {"image": "picture; remove them", "label": "label; remove them, or use them unlabeled"}[name]
-            raise InputError(f"{fields[name]}: {missing} of the {len(rows)} rows{where} have no {what}")
+            what = {"image": "image; remove them", "label": "label; remove them, or use them unlabeled"}[name]
+            raise InputError(f"{fields[name]}: {missing} of the {len(dataset)} examples{where} have no {what}")
         try:
             check_files(outside)
         except InputError as error:
             raise InputError(f"{fields[name]}: {error}") from None
 
-    selected, ids, indices = list(columns.values()), None, rows._indices
-    if "id" not in selected and rows.features.get("id") == datasets.Value("string"):
+    selected, ids, indices = list(columns.values()), None, dataset._indices
+    if "id" not in selected and dataset.features.get("id") == datasets.Value("string"):
         selected.append("id")
     else:
-        # A column added to selected rows would have the pictures copied: it is added to all of them.
-        rows = datasets.Dataset(rows.data, rows.info, fingerprint=rows._fingerprint)
-        ids = [f"{id_prefix}{row}" for row in range(len(rows))]
-        if "id" in rows.column_names and "id" not in selected:
-            ids = [str(value) for value in rows.data.column("id").to_pylist()]
-    rows = rows.select_columns(selected).rename_columns({old: new for new, old in columns.items()})
-    rows = rows.cast_column("image", _PICTURE)
+        # A column that is added to selected examples copies their images: it is added to all, which are selected anew.
+        dataset = datasets.Dataset(dataset.data, dataset.info, fingerprint=dataset._fingerprint)
+        ids = [f"{id_prefix}{number}" for number in range(len(dataset))]
+        if "id" in dataset.column_names and "id" not in selected:
+            ids = [str(value) for value in dataset.data.column("id").to_pylist()]
+    dataset = dataset.select_columns(selected).rename_columns({column: name for name, column in columns.items()})
+    dataset = dataset.cast_column("image", _ENCODED)
     if "label" in columns:
-        feature = rows.features["label"]
+        feature = dataset.features["label"]
         feature = replace(feature, decode=False) if isinstance(feature, LabelImage) else labels
-        rows = rows.cast_column("label", feature)
+        dataset = dataset.cast_column("label", feature)
     if ids is not None:
-        rows = rows.add_column("id", ids, feature=datasets.Value("string"))
-        rows = rows if indices is None else rows.select(indices.column(0).to_numpy())
-    return rows
+        dataset = dataset.add_column("id", ids, feature=datasets.Value("string"))
+        dataset = dataset if indices is None else dataset.select(indices.column(0).to_numpy().astype(np.int64))
+    return dataset
 
 
-def check_labels(rows: datasets.Dataset, name: str) -> None:
+def check_labels(dataset: datasets.Dataset, name: str) -> None:
     """
-    Refuses rows whose [`LabelImage`]s show no class anywhere: training on them would look like a loss of 0. Labels are
-    read up to the first that shows one; where none can be read, that is for others to say. `name` is what the message
-    calls the rows.
+    Refuses a dataset, called `name`, whose labels show no class anywhere: its loss would be 0. Labels are read up to
+    the first that shows one; ones that cannot be read are left to whoever trains on them.
     """
-    table, readable = rows.features["label"].table, 0
-    for row in rows.select_columns("label"):
+    table, readable = dataset.features["label"].table, 0
+    for example in dataset.select_columns("label"):
         with contextlib.suppress(CorruptFileError):
-            label = read_label(row["label"], table)
-            if np.any(label != IGNORE_INDEX):
+            if np.any(read_label(example["label"], table) != IGNORE_INDEX):
                 return
             readable += 1
-    if not readable:
-        return
-    raise InputError(
-        f"{name}: no label of its {len(rows)} images shows a class, all pixels are ignored; correct the labels or, in "
-        "data of your own, label_map and ignore_index, which say what their ids mean"
-    )
+    if readable:
+        raise InputError(
+            f"{name}: no label of its {len(dataset)} images shows a class, all pixels are ignored; correct the labels "
+            "or, in data of your own, label_map and ignore_index, which say what their ids mean"
+        )
 
 
-def stored_files(rows: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:
-    """Paths of the pictures in a column, and the numbers of bytes of those that the data set itself holds."""
-    pictures = rows.data.column(column)
-    stored = pc.struct_field(pictures, "path"), pc.binary_length(pc.struct_field(pictures, "bytes"))
-    if rows._indices is not None:
-        stored = [values.take(rows._indices.column(0)) for values in stored]
+def stored_files(dataset: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:
+    """Returns the paths of the images in a column, and the bytes of those that the dataset itself holds."""
+    images = dataset.data.column(column)
+    stored = pc.struct_field(images, "path"), pc.binary_length(pc.struct_field(images, "bytes"))
+    if dataset._indices is not None:
+        stored = [values.take(dataset._indices.column(0)) for values in stored]
     return tuple(values.to_pylist() for values in stored)

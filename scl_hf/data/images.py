@@ -1,4 +1,4 @@
-"""Image and label files: opening them, and saying which one is wrong."""
+"""Opens image and label files, and says which one is wrong."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from ..errors import InputError, first_few, first_line
 IGNORE_INDEX = 255
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-# What Pillow raises on a file that is cut off, damaged or no image at all; a header of too many pixels is damage, too.
+# What Pillow raises on a file that is cut off, damaged or no image at all
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 # Pillow stretches gray PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
 _STRETCHED = {"L;2": 85, "L;4": 17}
@@ -27,10 +27,7 @@ Source = str | os.PathLike | Mapping
 
 @contextlib.contextmanager
 def in_one_thread() -> Iterator[None]:
-    """
-    Runs a function with OpenCV's threads off. The workers of a data loader are the parallelism: OpenCV's own threads
-    would compete with them, and its pool does not survive the fork that starts a worker.
-    """
+    """Turns OpenCV's threads off: they compete with the data loader's workers and do not survive their fork."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -40,7 +37,7 @@ def in_one_thread() -> Iterator[None]:
 
 
 class CorruptFileError(InputError):
-    """What `skip_corrupt` passes over: a file is missing, damaged or no picture. Out of a worker, `file` is None."""
+    """A file is missing, damaged or no image; `skip_corrupt` skips it. Raised in a worker, it comes without `file`."""
 
     def __init__(self, message: str, file: str | None = None):
         super().__init__(message)
@@ -48,12 +45,12 @@ class CorruptFileError(InputError):
 
 
 def is_image(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
-    """Whether a file is one, judged by its name; hidden files are not."""
+    """Returns whether the name is that of an image and not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
 def find_images(folder: str | os.PathLike, suffixes: Collection[str] = SUFFIXES) -> list[str]:
-    """The paths within a folder of all pictures in it and in the folders below, but hidden ones; sorted."""
+    """Returns the sorted paths within a folder of all images at any depth, without hidden ones."""
     found = []
     seen = set()  # links may lead back
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -67,19 +64,17 @@ def find_images(folder: str | os.PathLike, suffixes: Collection[str] = SUFFIXES)
 
 
 def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
-    """The sizes in bytes of files that must exist and hold something; none is opened."""
+    """Returns the sizes in bytes of files, which must exist and not be empty; none is opened."""
     sizes, bad = [], []
     for path in paths:
         try:
             status = os.stat(path)
+            sizes.append(status.st_size)
+            reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty"
         except OSError:
-            bad.append(f"{path} (missing)")
-            continue
-        if not stat.S_ISREG(status.st_mode):
-            bad.append(f"{path} (no file)")
-        elif not status.st_size:
-            bad.append(f"{path} (empty)")
-        sizes.append(status.st_size)
+            reason = "missing"
+        if reason:
+            bad.append(f"{path} ({reason})")
     if bad:
         count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
         raise InputError(f"{count} empty or missing: {first_few(bad, 5)}; copy or unpack them again")
@@ -89,19 +84,18 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
 @in_one_thread()
 def read_image(source: Source) -> np.ndarray:
     """
-    A picture as (H, W, 3) uint8, upright (EXIF orientation applied) and in RGB. Gray, palette, RGBA and 16-bit files
-    are converted; of 16 bits the full range 0..65535 becomes 0..255.
+    Reads an image of any mode as (H, W, 3) uint8 in RGB, upright (EXIF orientation applied). Of 16-bit files the full
+    range 0..65535 becomes 0..255.
     """
     name, content = read_bytes(source)
-    # A PNG of plain 8-bit colors: OpenCV decodes it in a sixth less time than Pillow.
+    # OpenCV decodes a PNG of plain 8-bit colors in a sixth less time than Pillow.
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
-        pixels = None
-        with contextlib.suppress(cv2.error):  # of too many pixels
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if pixels is not None:  # or else it is damaged, and Pillow says how
-            return pixels
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if image is not None:  # otherwise it is damaged, and Pillow says how
+                return image
     image = _open(name, content)
-    # Turning would write all tags anew, and stumble over a bad one: what it needs stays with the picture.
+    # Without the tags, which turning would write anew and fail at a bad one
     image.getexif()
     image.info.pop("exif", None)
     ImageOps.exif_transpose(image, in_place=True)
@@ -109,7 +103,7 @@ def read_image(source: Source) -> np.ndarray:
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode == "F":
-        raise InputError(f"{name}: holds floating-point values, not a picture; save it with 8 or 16 bits a channel")
+        raise InputError(f"{name}: holds floating-point values; save the image with 8 or 16 bits a channel")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
@@ -118,8 +112,8 @@ def read_image(source: Source) -> np.ndarray:
 @in_one_thread()
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     """
-    A label as (H, W) uint8: one class id a pixel, from an 8-bit gray, palette (its indices) or 16-bit file. `table`,
-    (256,) or (65536,) int16, has id on disk -> train id, or -1 where an id may not occur; without it ids stay.
+    Reads a label as (H, W) uint8 from an 8-bit gray, palette (its indices) or 16-bit file. `table`, (256,) or (65536,)
+    int16, has id in the file -> train id, or -1 where an id may not occur; without it ids stay.
     """
     name, content = read_bytes(source)
     image = _open(name, content)
@@ -129,14 +123,14 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
         ids = np.asarray(image)
     else:
         raise InputError(
-            f"{name}: is a color picture (mode {image.mode}), but a label holds one class id a pixel; "
+            f"{name}: is a color image (mode {image.mode}), but a label holds one class id a pixel; "
             "save it as 8-bit gray, 16-bit gray or palette PNG"
         )
     if table is None:
         table = np.arange(256, dtype=np.int16)
     if ids.dtype == np.uint8:
         train_ids = cv2.LUT(ids, table[:256])
-    else:  # -1 for ids that are not in the table, too
+    else:  # -1 also for ids beyond the table
         train_ids = np.append(table, np.int16(-1))[ids.astype(np.int64).clip(-1, len(table))]
     unknown = train_ids < 0
     if unknown.any():
@@ -144,19 +138,19 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     return train_ids.astype(np.uint8)
 
 
-def read_pair(row: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The image (H, W, 3) and the label (H, W) of a row, both uint8 and of one size."""
-    image, label = read_image(row["image"]), read_label(row["label"], table)
+def read_pair(example: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the image (H, W, 3) and the label (H, W) of an example, both uint8 and of one size."""
+    image, label = read_image(example["image"]), read_label(example["label"], table)
     if image.shape[:2] != label.shape:
         raise InputError(
-            f"{_name(row['label'])}: the label is {label.shape[1]}×{label.shape[0]} pixels, but its image "
-            f"{_name(row['image'])} is {image.shape[1]}×{image.shape[0]}; give a label of the image's size"
+            f"{_name(example['label'])}: the label is {label.shape[1]}×{label.shape[0]} pixels, but its image "
+            f"{_name(example['image'])} is {image.shape[1]}×{image.shape[0]}; give a label of the image's size"
         )
     return image, label
 
 
 def read_bytes(source: Source) -> tuple[str, bytes]:
-    """Name and content of a picture file, on disk or stored in a data set."""
+    """Returns name and content of an image file, on disk or stored in a dataset."""
     name = _name(source)
     stored = source.get("bytes") if isinstance(source, Mapping) else None
     if stored is not None:
@@ -177,26 +171,26 @@ def _open(name: str, content: bytes) -> Image.Image:
             arguments = image.tile[0][3] if image.tile else None
             image.info["rawmode"] = arguments if isinstance(arguments, str) else None
             image.load()
+            return image
     except _BROKEN as error:
-        reason = f"cannot be read ({first_line(error)})"
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "is not a picture"
-        elif isinstance(error, Image.DecompressionBombError):
-            reason = f"has more pixels than are opened ({first_line(error)}), cut it into smaller ones, or else"
+        reasons = {
+            Image.UnidentifiedImageError: "is not an image",
+            Image.DecompressionBombError: f"has more pixels than are opened ({first_line(error)}), cut it up or else",
+        }
+        reason = reasons.get(type(error), f"cannot be read ({first_line(error)})")
         message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
         raise CorruptFileError(message, name) from error
-    return image
 
 
 def _name(source: Source) -> str:
     if isinstance(source, Mapping):
-        return str(source.get("path") or "a picture stored without a file name in the data set")
+        return str(source.get("path") or "an image that the dataset holds without a file name")
     return str(Path(source))
 
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
-    values, counts = np.unique(unknown, return_counts=True)
-    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(values, counts)]
+    values = zip(*np.unique(unknown, return_counts=True))
+    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in values]
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
     runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
     known = first_few((f"{first}" if first == last else f"{first} to {last}" for first, last in runs), 8)

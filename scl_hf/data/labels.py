@@ -1,9 +1,10 @@
-"""What the ids in label files mean: names, train ids, colors."""
+"""Defines what the ids in label files mean: names and train ids."""
 
 import functools
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,7 @@ NUM_IDS = 65536  # of 16 bits
 @dataclass
 class LabelImage(datasets.Image):
     """
-    The feature of a column of label pictures: a `datasets.Image` that knows what the ids in it mean. Decoded, it gives
-    train ids.
+    The feature of a column of labels: a `datasets.Image` that knows what the ids in it mean and decodes to train ids.
 
     Args:
         names (`list[str]`): The classes in the order of their train ids 0, 1, ….
@@ -43,7 +43,7 @@ class LabelImage(datasets.Image):
         cls, id2label: Mapping[int, str], label_map: Mapping[int, int] | None = None, ignore_index: int = IGNORE_INDEX
     ) -> "LabelImage":
         """
-        The feature, not decoded, of labels with these classes.
+        Returns the feature, not decoded, of labels with these classes.
 
         Args:
             id2label (`dict[int, str]`): Train id 0, 1, … -> name.
@@ -55,27 +55,27 @@ class LabelImage(datasets.Image):
             raise InputError(f"id2label: holds {len(id2label)} classes, there can be 1 to {IGNORE_INDEX}")
         ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
         for key, train_id in ids.items():
-            if train_id not in id2label and train_id != IGNORE_INDEX:
+            if train_id not in {*id2label, IGNORE_INDEX}:
                 raise InputError(
                     f"label_map: maps {key} to {train_id}, but the classes are 0 to {len(id2label) - 1}; "
                     f"correct it, or map {key} to {IGNORE_INDEX} to ignore its pixels"
                 )
-        lost = [train_id for train_id in id2label if train_id not in ids.values()]
-        if lost:
-            raise InputError(
-                f"label_map: no id is mapped to class {lost[0]} ({id2label[lost[0]]!r}); add the id that label files "
-                f"hold for it, as in ID: {lost[0]}, or take the class out of id2label"
-            )
+        for train_id, name in id2label.items():
+            if train_id not in ids.values():
+                raise InputError(
+                    f"label_map: no id is mapped to class {train_id} ({name!r}); add the id that label files "
+                    f"hold for it, as in ID: {train_id}, or take the class out of id2label"
+                )
         train_id = ids.get(ignore_index, IGNORE_INDEX)
         if train_id != IGNORE_INDEX:
-            shift = ", ".join(f"{i + 1}: {i}" for i in range(min(2, len(id2label))))
-            remedy = f"take {ignore_index} out of label_map, or give ignore_index an id that no class has"
+            remedy = f"take {ignore_index} out of label_map"
             if not label_map:
-                remedy = (
-                    "give ignore_index an id that no class has, or say with label_map which ids the label files hold "
-                    f"for the classes, as in label_map: {{{shift}, …}}"
-                )
-            raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
+                shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
+                remedy = f"say which ids the label files hold for the classes, as in label_map: {{{shifted}, …}}"
+            raise InputError(
+                f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}, "
+                "or give ignore_index an id that no class has"
+            )
         ids[ignore_index] = IGNORE_INDEX
         return cls(decode=False, names=list(id2label.values()), train_ids=ids)
 
@@ -101,38 +101,39 @@ with warnings.catch_warnings():
 
 
 def read_id2label(path: Path) -> dict[int, str]:
-    """Train id -> name in the order of the ids, of a JSON file `{"0": "sky", "1": "road", …}`."""
+    """Reads train id -> name, in the order of the ids, from a JSON file `{"0": "sky", "1": "road", …}`."""
     form = 'write it as {"0": "sky", "1": "road", …}'
     if not os.path.isfile(path):
         raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names, {form}")
     try:
-        # As pairs: of an id that is given twice, a mapping would keep the last name.
+        # Pairs, because a mapping would hide an id that is given twice
         pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-        names = {int(key): name for key, name in pairs}
+        names = dict(sorted((int(key), name) for key, name in pairs))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
     if len(names) < len(pairs):
         raise InputError(f"{path}: an id is given twice; give each class its own id")
-    if nameless := [key for key, name in names.items() if not isinstance(name, str) or not name.strip()]:
-        raise InputError(f"{path}: the name of class {nameless[0]} is no text; {form}")
+    for key, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{path}: the name of class {key} is no text; {form}")
     if not names or len(names) > IGNORE_INDEX:
         raise InputError(f"{path}: holds {len(names)} classes, there can be 1 to {IGNORE_INDEX}; {form}")
-    names = dict(sorted(names.items()))
     if list(names) != list(range(len(names))):
-        anew = ", ".join(f'"{i}": "{name}"' for i, name in enumerate(list(names.values())[:2]))
-        ids = ", ".join(f"{key}: {i}" for i, key in enumerate(list(names)[:2]))
+        first = list(enumerate(names.items()))[:2]
+        renumbered = ", ".join(f'"{i}": "{name}"' for i, (_, name) in first)
+        label_map = ", ".join(f"{key}: {i}" for i, (key, _) in first)
         raise InputError(
-            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{anew}, …}}, and say with "
-            f"label_map which ids the label files hold for them, label_map: {{{ids}, …}}"
+            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, and say "
+            f"with label_map which ids the label files hold for them, label_map: {{{label_map}, …}}"
         )
-    if len(set(names.values())) < len(names):
-        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
-        raise InputError(f"{path}: '{twice}' is the name of two classes; give each class its own name")
+    name, count = Counter(names.values()).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: {name!r} is the name of two classes; give each class its own name")
     return names
 
 
 def read_label_map(value: dict | str) -> dict[int, int]:
-    """The `label_map` of a recipe, id in a label file -> train id, with whole numbers; still without the classes."""
+    """Reads the `label_map` of a recipe, id in a label file -> train id, and checks all but the train ids."""
     form = 'write it as {7: 0, 8: 1}, or as \'{"7": 0, "8": 1}\' on the command line: id in a label file, class'
     if isinstance(value, str):
         try:
@@ -147,7 +148,7 @@ def read_label_map(value: dict | str) -> dict[int, int]:
         raise InputError(f"label_map: holds something other than whole numbers ({error}); {form}") from None
     if len(ids) < len(value):
         raise InputError("label_map: names an id twice; leave one of them")
-    outside = next((key for key in ids if not 0 <= key < NUM_IDS), None)
-    if outside is not None:
-        raise InputError(f"label_map: no label file can hold the id {outside}, only 0 to {NUM_IDS - 1}; correct it")
+    for key in ids:
+        if not 0 <= key < NUM_IDS:
+            raise InputError(f"label_map: no label file can hold the id {key}, only 0 to {NUM_IDS - 1}; correct it")
     return ids

@@ -1,4 +1,4 @@
-"""How a model wants its pixels, and back again."""
+"""Converts images to the values that a model takes, and back."""
 
 from typing import NamedTuple
 
@@ -8,25 +8,25 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 
 class Normalization(NamedTuple):
-    """How a model wants its pixels: by default as the image processors of `transformers` give them."""
+    """How a model takes images; the defaults are those of the image processors of `transformers`."""
 
-    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)  # in the model's order of channels, of 0 … 1
+    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)  # of 0 … 1, in the model's order of channels
     image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
     blue_first: bool = False  # the model takes BGR
 
     def of(self, image: np.ndarray) -> torch.Tensor:
-        """A picture, (H, W, 3) uint8 in RGB, as the model wants it: (3, H, W) float32."""
+        """Returns (3, H, W) float32 `pixel_values` of an image (H, W, 3) uint8 in RGB."""
         return self.normalize(torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255))
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) pixels in [0, 1] in RGB as the model wants them; may change them in place."""
-        pixels = pixels.flip(0) if self.blue_first else pixels
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
-        return pixels.sub_(mean).div_(std)
+    def normalize(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns `pixel_values` of (3, H, W) in [0, 1] in RGB, perhaps in place."""
+        values = values.flip(0) if self.blue_first else values
+        mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (self.image_mean, self.image_std))
+        return values.sub_(mean).div_(std)
 
-    def picture(self, pixel_values: torch.Tensor) -> np.ndarray:
-        """The picture, (H, W, 3) uint8 in RGB, of (3, H, W) `pixel_values`."""
-        pixels = pixel_values.detach().float().cpu().permute(1, 2, 0).numpy()
-        pixels = pixels * np.asarray(self.image_std, np.float32) + np.asarray(self.image_mean, np.float32)
-        pixels = np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
-        return pixels[..., ::-1] if self.blue_first else pixels
+    def to_image(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """Returns the image, (H, W, 3) uint8 in RGB, of (3, H, W) `pixel_values`."""
+        values = pixel_values.detach().float().cpu().permute(1, 2, 0).numpy()
+        values = values * np.asarray(self.image_std, np.float32) + np.asarray(self.image_mean, np.float32)
+        image = np.rint(values * 255).clip(0, 255).astype(np.uint8)
+        return image[..., ::-1] if self.blue_first else image

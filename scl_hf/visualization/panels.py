@@ -142,11 +142,11 @@ def training_panel(
     rows = []
     for pixel_values, label, prediction in examples:
         guess = (f"prediction ({evaluated_name})", colorize(prediction.numpy(), palette))
-        rows.append([("image", pixels.picture(pixel_values)), ("label", colorize(label.numpy(), palette)), guess])
+        rows.append([("image", pixels.to_image(pixel_values)), ("label", colorize(label.numpy(), palette)), guess])
     if last_pair is not None:
         maps = [last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("target", "student")]
         target, student = (colorize(ids, palette) for ids in maps)
-        image = ("unlabeled, CutMix", pixels.picture(last_pair["image"]))
+        image = ("unlabeled, CutMix", pixels.to_image(last_pair["image"]))
         rows.append([image, ("teacher's target", target), ("prediction (student)", student)])
     return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
 

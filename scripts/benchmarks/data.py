@@ -32,7 +32,7 @@ from scl_hf import (
 from scl_hf.data import AugmentationArguments, load_cityscapes
 from scl_hf.data.augmentation import Augmentation
 from scl_hf.data.class_index import ClassIndex, tile_centroids
-from scl_hf.data.crops import LabeledCrops, UnlabeledCrops
+from scl_hf.data.crops import Crops
 from scl_hf.data.images import read_label, read_pair
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import LabeledSampler, Sample
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> None:
         index_seconds = time.process_time() - start
 
         augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]), Normalization())
-        labeled = LabeledCrops(rows, augmentation)
-        unlabeled = UnlabeledCrops(rows.remove_columns("label"), augmentation)
+        labeled = Crops(rows, augmentation)
+        unlabeled = Crops(rows.remove_columns("label"), augmentation)
         draws = LabeledSampler(len(rows), seed=0, class_index=class_index)
         speed, beyond_decode = measure_crops(labeled, unlabeled, draws, args)
         index_speed = measure_index(rows, index_seconds, center_of_mass, args)
@@ -134,7 +134,7 @@ def draw_tree(root: Path, args: argparse.Namespace) -> None:
     )
 
 
-def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Sample) -> dict[str, torch.Tensor]:
+def scale_whole(labeled: Crops, unscaled: Augmentation, draw: Sample) -> dict[str, torch.Tensor]:
     """The crop as it is usually made: decode, scale the whole image, scale the whole label, cut the crop out."""
     row = labeled.dataset[draw.row]
     with Image.open(row["image"]["path"]) as image:
@@ -150,7 +150,7 @@ def scale_whole(labeled: LabeledCrops, unscaled: Augmentation, draw: Sample) -> 
 
 
 def measure_crops(
-    labeled: LabeledCrops, unlabeled: UnlabeledCrops, draws: LabeledSampler, args: argparse.Namespace
+    labeled: Crops, unlabeled: Crops, draws: LabeledSampler, args: argparse.Namespace
 ) -> tuple[float, float]:
     """Prints crops per second and where their time goes; returns the speed-up and the time beyond decoding."""
     augmentation = labeled.augmentation
@@ -275,7 +275,7 @@ def with_memory(crops: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor 
     return default_collate(crops) | {"resident": psutil.Process().memory_info().rss}
 
 
-def measure_worker(labeled: LabeledCrops, draws: LabeledSampler, args: argparse.Namespace) -> float:
+def measure_worker(labeled: Crops, draws: LabeledSampler, args: argparse.Namespace) -> float:
     """Prints the resident memory of a loader's worker over many crops; returns how much its peak still grows."""
     many = [draw for epoch in range(-(-args.worker_crops // len(draws))) for draw in draws(epoch)]
     loader = DataLoader(labeled, sampler=many[: args.worker_crops], num_workers=1, collate_fn=with_memory)

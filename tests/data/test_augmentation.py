@@ -23,7 +23,7 @@ def augmentation(crop_size=(24, 32), **fields):
 
 @pytest.fixture
 def frame():
-    """Blocks of 8×8 pixels, each with its own id; red is 5 times the id, so that a picture tells its label."""
+    """Blocks of 8×8 pixels, each with its own id; red is 5 times the id, so that an image tells its label."""
     label = np.random.default_rng(0).integers(0, 50, (6, 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     return np.stack([label * 5, 255 - label, label], -1), label
 
@@ -81,7 +81,7 @@ def test_image_much_smaller_than_the_crop_still_shows():
     assert crop["valid"].sum() == 1
 
 
-def test_crop_shows_its_centre_in_the_middle_half(frame):
+def test_crop_shows_its_center_in_the_middle_half(frame):
     image, _ = frame
     label = np.full((48, 64), 255, np.uint8)
     label[20, 30] = 7
@@ -110,7 +110,7 @@ def test_all_places_are_reached_equally_often():
     assert np.unique(starts, return_counts=True)[1].tolist() == [100] * 4
 
 
-def test_crop_depends_on_the_draw_alone_and_leaves_global_generators(frame):
+def test_crop_depends_on_the_sample_alone_and_leaves_global_generators(frame):
     augment = augmentation()
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = augment(*frame, Sample(0, 2**63 - 1))
@@ -199,8 +199,8 @@ def test_edge_falls_on_the_same_place_in_image_and_label(axis, scale):
     label = label if axis == 0 else label.T.copy()
     image = np.stack([255 * label] * 3, -1)
     for seed in range(5):
-        draw = Sample(0, seed, (480.0, 480.0))
-        crop = augmentation((260, 260), scale_range=[scale, scale], **PLAIN)(image, label, draw)
+        sample = Sample(0, seed, (480.0, 480.0))
+        crop = augmentation((260, 260), scale_range=[scale, scale], **PLAIN)(image, label, sample)
         assert crop["valid"].all()
         gray = crop["pixel_values"][0] * IMAGE_STD[0] + IMAGE_MEAN[0]
         grays = gray[130] if axis else gray[:, 130]

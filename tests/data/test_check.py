@@ -65,7 +65,7 @@ def test_every_damage_is_named(toy_dataset, tmp_path):
     assert not report.sound and text.endswith("NOT sound: 2 missing, 4 broken; 36 files found.")
     assert len(report.missing["train"]) == 1 and f"looked for {gone}" in report.missing["train"][0]
     assert len(report.missing["train_extra"]) == 1 and f"looked for {lost}" in report.missing["train_extra"][0]
-    for path, reason in ((cut, "cannot be read"), (small, "40×20"), (odd, "77"), (empty, "not a")):
+    for path, reason in ((cut, "cannot be read"), (small, "40×20"), (odd, "77"), (empty, "not an image")):
         assert any(line.startswith(f"{path}: ") and reason in line for line in report.broken), path
     assert report.counts["train", None]["gtFine"] == 4 and report.counts["train", None]["problems"] == 4
     assert report.counts["train", gone.parent.name]["problems"] >= 1

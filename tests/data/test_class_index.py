@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from PIL import Image as PILImage
 
 from scl_hf.data import LabelImage, class_index
-from scl_hf.data.class_index import ClassIndex, tile_centroids
+from scl_hf.data.class_index import ClassIndex, class_shares, tile_centroids
 from scl_hf.errors import InputError
 
 NAMES = ["road", "wall", "train", "bus"]
@@ -18,8 +18,8 @@ FEATURES = Features({"label": LABEL, "id": Value("string")})
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    """The folder of the stored index, one of each test's own."""
+def cache(tmp_path, monkeypatch):
+    """The folder of the cached index, one of each test's own."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache/class_index"
 
@@ -93,8 +93,8 @@ def test_index_holds_fine_labels_and_the_coarse_ones_of_the_chosen_classes(tmp_p
         index = ClassIndex.build(fine, coarse, tile=16, coarse_classes=[2])
     assert [len(records) for records in index.fine] == [2, 1, 0, 0]
     assert [len(records) for records in index.coarse] == [0, 0, 1, 0]
-    assert index.place(1, 0) == (0, (11.5, 3.5), False)
-    assert index.place(2, 0) == (0, (11.5, 2.5), True)
+    assert index.centroid(1, 0) == (0, (11.5, 3.5), False)
+    assert index.centroid(2, 0) == (0, (11.5, 2.5), True)
     assert "bus" in caplog.text and "train" not in caplog.text
 
 
@@ -105,85 +105,76 @@ def test_index_maps_ids(tmp_path):
 
 
 @pytest.mark.parametrize("embedded", [False, True])
-def test_only_new_labels_are_read_and_each_setting_has_its_own_store(tmp_path, reads, embedded):
+def test_labels_are_read_once_for_each_setting(tmp_path, reads, embedded):
     paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(0, 0), stripes(1, 1, 2), stripes(3, 1)])
     rows = rows_of(paths, embedded)
-    half = build(rows.select([3, 1]))
-    assert len(reads) == 2
-    whole = build(rows)
-    assert len(reads) == 4  # another share of the same labels: the new ones alone
-    # Rows are those of each data set, whatever the order in which their labels were stored.
+    whole, half = build(rows), build(rows.select([3, 1]))
+    assert len(reads) == 6
     assert [whole.fine[i]["row"].tolist() for i in range(4)] == [[0, 1, 1], [0, 2, 2, 3], [2], [3]]
     assert [half.fine[i]["row"].tolist() for i in range(4)] == [[1, 1], [0], [], [0]]
     assert whole.fine[2]["x"].tolist() == [19.5] and half.fine[1]["x"].tolist() == [11.5]
-    assert same(whole, build(rows_of(paths, embedded))) and len(reads) == 4
+    assert same(whole, build(rows_of(paths, embedded))) and same(half, build(rows.select([3, 1])))
+    assert len(reads) == 6
     build(rows, tile=16)
     build(rows.cast_column("label", replace(LABEL, train_ids=LABEL.train_ids | {9: 0})))
     build(rows.cast_column("label", replace(LABEL, names=[*NAMES, "sky"])))
-    assert len(reads) == 16
+    assert len(reads) == 18
     build(rows)
-    assert len(reads) == 16
+    assert len(reads) == 18
 
 
-def test_an_edited_label_alone_is_read_again(tmp_path, reads):
+def test_after_a_label_is_edited_labels_are_read_again(tmp_path, reads):
     paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(0, 0), stripes(1, 1)])
     build(rows_of(paths))
-    reads.clear()
     PILImage.fromarray(stripes(3, 3)).save(paths[2])
     os.utime(paths[2], (1, 1))  # the size may be the same, and so may a coarse clock's time
     edited = build(rows_of(paths))
-    assert reads == ["2.png"]
+    assert len(reads) == 6
     assert len(edited.fine[3]) == 2 and len(edited.fine[1]) == 1
 
 
-def test_a_label_of_several_rows_is_read_once(tmp_path, reads):
-    paths = write_labels(tmp_path / "labels", [stripes(0, 1)])
-    assert build(rows_of(paths * 3)).fine[1]["row"].tolist() == [0, 1, 2]
-    assert len(reads) == 1
-
-
-@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", lambda content: b"x" * 99])
-def test_a_damaged_store_is_built_anew(tmp_path, store, reads, damage):
+@pytest.mark.parametrize("damage", [lambda content: content[:400], lambda content: b"", lambda content: b"x" * 99])
+def test_a_damaged_cache_is_made_anew(tmp_path, cache, reads, damage):
     rows = label_rows(tmp_path / "labels", [stripes(0, 1), stripes(2, 2)])
     first = build(rows)
-    (path,) = store.iterdir()
+    (path,) = cache.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     assert same(build(rows), first) and len(reads) == 4
     assert same(build(rows), first) and len(reads) == 4
-    assert list(store.iterdir()) == [path]
+    assert list(cache.iterdir()) == [path]
 
 
-def test_index_is_the_same_from_two_processes(tmp_path, store, monkeypatch):
+def test_index_is_the_same_from_two_processes(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(class_index, "_LABELS_PER_PROCESS", 2)
     paths = write_labels(tmp_path / "labels", [stripes(0, i) for i in (1, 2, 3, 1, 2)])
     two = build(rows_of(paths), num_proc=2)
-    (path,) = store.iterdir()
-    path.unlink()
+    for path in cache.iterdir():
+        path.unlink()
     assert same(build(rows_of(paths)), two)
     paths[3].write_bytes(paths[3].read_bytes()[:-30])
     with pytest.raises(InputError, match=r"^[^\n]*3.png: cannot be read[^\n]*$"):
         build(rows_of(paths), tile=4, num_proc=2)
 
 
-def test_skip_corrupt_leaves_unreadable_labels_out_and_does_not_store_them(tmp_path, reads, caplog):
+def test_skip_corrupt_leaves_unreadable_labels_out_until_they_can_be_read(tmp_path, reads, caplog):
     paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(2, 1), stripes(3, 1)])
-    whole = paths[1].read_bytes()
-    paths[1].write_bytes(whole[:-30])
+    complete = paths[1].read_bytes()
+    paths[1].write_bytes(complete[:-30])
     gone = tmp_path / "labels/gone.png"
     rows = Dataset.from_dict(
         {"label": [{"path": str(p), "bytes": None} for p in [*paths, gone]], "id": list("abcd")}, features=FEATURES
     )
-    for _ in range(2):  # an index from the store says so, too
+    for _ in range(2):  # an index from the cache says so, too
         caplog.clear()
         index = build(rows, skip_corrupt=True)
         assert [records["row"].tolist() for records in index.fine] == [[0], [0, 2], [], [2]]
         assert (
             f"2 labels that cannot be read are left out of class-uniform sampling: {paths[1]}, {gone}" in caplog.text
         )
-    assert reads == ["0.png", "1.png", "2.png", "gone.png", "1.png", "gone.png"]
+    assert reads == ["0.png", "1.png", "2.png", "gone.png"]
     with pytest.raises(InputError, match="1.png: cannot be read"):
         build(rows)
-    paths[1].write_bytes(whole)
+    paths[1].write_bytes(complete)
     assert build(rows, skip_corrupt=True).fine[2]["row"].tolist() == [1]
 
 
@@ -199,3 +190,27 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="^HF_DATASETS_CACHE .*file/cache/class_index: ") as error:
         build(label_rows(tmp_path / "labels", [stripes(0, 1)]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_shares_are_those_of_the_pixels_that_are_not_ignored(tmp_path, reads, indexed):
+    rows = label_rows(tmp_path / "labels", [stripes(0, 0, 1, 255), stripes(0, 3, 255, 255)])
+    index = build(rows) if indexed else None
+    reads.clear()
+    assert class_shares(rows, index).tolist() == [3 / 5, 1 / 5, 0, 1 / 5] and len(reads) == (0 if indexed else 2)
+    rows = label_rows(tmp_path / "void", [stripes(255, 255)])
+    assert class_shares(rows, build(rows) if indexed else None).tolist() == [0, 0, 0, 0]
+
+
+def test_without_an_index_some_of_many_labels_have_a_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_index, "_MOST_LABELS", 2)
+    rows = label_rows(tmp_path / "labels", [stripes(0), stripes(1), stripes(1), stripes(2)])
+    assert class_shares(rows).tolist() == [0.5, 0, 0.5, 0]
+    assert class_shares(rows, build(rows)).tolist() == [0.25, 0.5, 0.25, 0]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_label_that_cannot_be_read_has_no_share(tmp_path, indexed):
+    rows = label_rows(tmp_path / "labels", [stripes(0), stripes(1)])
+    (tmp_path / "labels" / "1.png").write_bytes(b"no image")
+    assert class_shares(rows, build(rows, skip_corrupt=True) if indexed else None).tolist() == [1, 0, 0, 0]

@@ -45,6 +45,8 @@ def test_rows_of_ones_own_that_were_selected(own):
     rows = image_dataset(own.select([4, 0, 3]), "train_dataset", LABELS)
     assert contents(rows) == [(4, "4", 1), (0, "0", 0), (3, "3", 0)]
     assert contents(image_dataset(own.rename_column("n", "id").select([2]), "x", LABELS)) == [(2, "2", 2)]
+    filtered = own.filter(lambda row: row["n"] > 2)
+    assert contents(image_dataset(filtered, "train_dataset", LABELS)) == [(3, "3", 0), (4, "4", 1)]
     without = own.map(lambda row: {"label": None if row["n"] == 0 else row["label"]})
     assert len(image_dataset(without.select([1, 2]), "x", LABELS)) == 2  # no other row matters
 
@@ -75,14 +77,14 @@ def test_labels_that_say_what_they_mean_are_kept(own):
         (lambda own: own.remove_columns("label"), r"no column 'label', only image, n; .*rename_column\(…, 'label'"),
         (
             lambda own: own.remove_columns("label").rename_column("n", "label"),
-            "column 'label' holds no pictures but int",
+            "column 'label' holds no images but int",
         ),
         (lambda own: own.with_transform(lambda row: row), "its transform .* would be left out"),
         (
             lambda own: own.map(lambda row: {"image": None if row["n"] else row["image"]}),
-            "4 of the 5 rows have no pict",
+            "4 of the 5 examples have no ima",
         ),
-        (lambda own: own.map(lambda row: {"label": None}), "5 of the 5 rows have no label; remove them, or use"),
+        (lambda own: own.map(lambda row: {"label": None}), "5 of the 5 examples have no label; remove them, or use"),
         (lambda own: own.map(lambda row: {"image": {"path": "gone.png", "bytes": None}}), "5 files are empty or miss"),
     ],
 )

@@ -8,7 +8,8 @@ from transformers import SegformerImageProcessorPil
 
 from scl_hf.data import LabelImage
 from scl_hf.data.augmentation import Augmentation, AugmentationArguments
-from scl_hf.data.crops import EvaluationImages, LabeledCrops, PairCollator, PairedCrops, UnlabeledCrops
+from scl_hf.data.batch import PairCollator
+from scl_hf.data.crops import Crops, EvaluationImages, PairedCrops
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import LabeledSampler, PairSampler, Sample
 from scl_hf.errors import InputError
@@ -20,7 +21,7 @@ AUGMENTATION = Augmentation(AugmentationArguments(crop_size=list(CROP)), Normali
 
 
 @pytest.fixture
-def rows(tmp_path):
+def dataset(tmp_path):
     rng = np.random.default_rng(0)
     columns = {"image": [], "label": [], "id": []}
     for i in range(6):
@@ -33,9 +34,9 @@ def rows(tmp_path):
 
 
 @pytest.fixture
-def crops(rows):
-    labeled = LabeledCrops(rows, AUGMENTATION)
-    return PairedCrops(labeled, UnlabeledCrops(rows.remove_columns("label"), AUGMENTATION))
+def crops(dataset):
+    labeled = Crops(dataset, AUGMENTATION)
+    return PairedCrops(labeled, Crops(dataset.remove_columns("label"), AUGMENTATION))
 
 
 def sampler(seed=0):
@@ -85,13 +86,13 @@ def test_batches_are_the_same_with_spawned_workers(crops):
 
 def test_supervised_batch_has_the_labeled_part_alone(crops):
     supervised = PairedCrops(crops.labeled)
-    pairs = [supervised[draw] for draw in PairSampler(LabeledSampler(6, seed=0), seed=0)]
+    pairs = [supervised[sample] for sample in PairSampler(LabeledSampler(6, seed=0), seed=0)]
     assert len(supervised) == len(pairs) == 6
     assert set(PairCollator(4, 0.5, 4, None)(pairs)) == {"pixel_values", "labels"}
 
 
 def test_what_the_structured_loss_compares_is_in_the_boxes_and_no_padding(crops):
-    pairs = [crops[draw] for draw in sampler()][:2]
+    pairs = [crops[sample] for sample in sampler()][:2]
     pairs[0]["valid_a"][:], pairs[0]["valid_b"][:] = True, False  # all that is pasted is padding
     batch = PairCollator(4, 0.5, 2, None)(pairs)
     assert torch.equal(batch["valid"][0], batch["box_ids"][0] == 0)
@@ -99,44 +100,44 @@ def test_what_the_structured_loss_compares_is_in_the_boxes_and_no_padding(crops)
     kept = batch["box_pixels"][1][batch["box_pixels"][1] >= 0]
     shown = (batch["box_ids"][1] > 2) & batch["valid"][1]
     assert torch.equal(kept.sort().values, shown.flatten().nonzero().flatten())
-    drawn = PairCollator(4, 0.5, 2, 30)(pairs)
-    assert torch.equal(drawn["box_ids"], batch["box_ids"]) and "box_pixels" not in drawn
-    assert drawn["pairs"].shape == (2, 2, 2, 30) and torch.equal(
-        drawn["pairs"], PairCollator(4, 0.5, 2, 30)(pairs)["pairs"]
+    sampled = PairCollator(4, 0.5, 2, 30)(pairs)
+    assert torch.equal(sampled["box_ids"], batch["box_ids"]) and "box_pixels" not in sampled
+    assert sampled["pairs"].shape == (2, 2, 2, 30) and torch.equal(
+        sampled["pairs"], PairCollator(4, 0.5, 2, 30)(pairs)["pairs"]
     )
 
 
-def test_coarse_draw_reads_the_coarse_rows(rows):
-    fine, coarse = rows.select([0]), rows.select([5])
-    crops = LabeledCrops(fine, AUGMENTATION, coarse)
-    expected = LabeledCrops(coarse, AUGMENTATION)[Sample(0, 7)]
+def test_a_coarse_sample_reads_the_coarse_dataset(dataset):
+    fine, coarse = dataset.select([0]), dataset.select([5])
+    crops = Crops(fine, AUGMENTATION, coarse=coarse)
+    expected = Crops(coarse, AUGMENTATION)[Sample(0, 7)]
     assert torch.equal(crops[Sample(0, 7, coarse=True)]["labels"], expected["labels"])
     assert not torch.equal(crops[Sample(0, 7)]["pixel_values"], expected["pixel_values"])
 
 
-def test_label_table_is_applied(rows):
-    rows = rows.cast_column("label", LabelImage(decode=False, names=["a", "b"], train_ids={0: 255, 1: 1, 2: 0}))
-    crop = LabeledCrops(rows, Augmentation(AugmentationArguments(crop_size=[40]), Normalization()))[Sample(0, 0)]
+def test_label_table_is_applied(dataset):
+    dataset = dataset.cast_column("label", LabelImage(decode=False, names=["a", "b"], train_ids={0: 255, 1: 1, 2: 0}))
+    crop = Crops(dataset, Augmentation(AugmentationArguments(crop_size=[40]), Normalization()))[Sample(0, 0)]
     shown = crop["labels"][crop["valid"]]
     assert sorted(shown.unique().tolist()) == [0, 1, 255]
 
 
-def test_evaluation_images_are_what_the_image_processor_gives(rows):
+def test_evaluation_images_are_what_the_image_processor_gives(dataset):
     processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
-    images = EvaluationImages(rows, Normalization(tuple(processor.image_mean), tuple(processor.image_std)))
+    images = EvaluationImages(dataset, Normalization(tuple(processor.image_mean), tuple(processor.image_std)))
     item = images[2]
-    picture = PILImage.open(rows[2]["image"]["path"])
-    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    image = PILImage.open(dataset[2]["image"]["path"])
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(item["pixel_values"], expected, atol=1e-5, rtol=0)
-    np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(rows[2]["label"]["path"])))
+    np.testing.assert_array_equal(item["labels"], np.asarray(PILImage.open(dataset[2]["label"]["path"])))
     assert (len(images), item["id"], item["labels"].dtype) == (6, "2", torch.int64)
     assert images.normalization == Normalization()
-    assert EvaluationImages(rows.remove_columns("label"), Normalization())[2].keys() == {"pixel_values", "id"}
+    assert EvaluationImages(dataset.remove_columns("label"), Normalization())[2].keys() == {"pixel_values", "id"}
 
 
-def damage(rows, column, *numbers):
-    """Cuts the files of the rows short, and returns their names."""
-    files = [rows[number][column]["path"] for number in numbers]
+def damage(dataset, column, *numbers):
+    """Cuts the files of the dataset short, and returns their names."""
+    files = [dataset[number][column]["path"] for number in numbers]
     for file in files:
         with open(file, "r+b") as opened:
             opened.truncate(60)
@@ -152,11 +153,11 @@ def assert_same_crop(crop, expected):
     assert all(torch.equal(crop[name], expected[name]) for name in expected)
 
 
-def test_the_next_readable_row_at_any_place_stands_in_for_a_corrupt_one(crops, rows):
+def test_the_next_readable_image_stands_in_for_a_corrupt_one(crops, dataset):
     labeled, unlabeled = crops.labeled, crops.unlabeled
     labeled.skip_corrupt = unlabeled.skip_corrupt = True
     expected = labeled[Sample(1, 7)], unlabeled[Sample(0, 7)]
-    files = damage(rows, "image", 4, 5) + damage(rows, "label", 0)
+    files = damage(dataset, "image", 4, 5) + damage(dataset, "label", 0)
     crop = labeled[Sample(4, 7, center=(29.0, 19.0))]
     assert_same_crop(crop, expected[0])
     assert [file for file, _ in crop["skipped"]] == files
@@ -164,22 +165,22 @@ def test_the_next_readable_row_at_any_place_stands_in_for_a_corrupt_one(crops, r
     assert_same_crop(unlabeled[Sample(5, 7)], expected[1])  # row 0 has lost its label alone
     assert "skipped" not in labeled[Sample(1, 7)] and "skipped" not in unlabeled[Sample(0, 7)]
 
-    damage(rows, "image", *range(6))
+    damage(dataset, "image", *range(6))
     with pytest.raises(InputError, match="not one of 6 images can be read, so .*3_image.png: cannot be read"):
         unlabeled[Sample(3, 7)]
 
 
-def test_a_corrupt_coarse_row_is_replaced_by_a_coarse_row(rows):
-    fine, coarse = rows.select([0]), rows.select([4, 5])
-    crops = LabeledCrops(fine, AUGMENTATION, coarse, skip_corrupt=True)
+def test_a_corrupt_coarse_image_is_replaced_by_a_coarse_one(dataset):
+    fine, coarse = dataset.select([0]), dataset.select([4, 5])
+    crops = Crops(fine, AUGMENTATION, skip_corrupt=True, coarse=coarse)
     expected = crops[Sample(1, 7, coarse=True)]
     damage(coarse, "label", 0)
     assert_same_crop(crops[Sample(0, 7, (3.0, 3.0), coarse=True)], expected)
 
 
-def test_what_is_skipped_travels_with_the_batch_whatever_the_workers(crops, rows):
+def test_what_is_skipped_travels_with_the_batch_whatever_the_workers(crops, dataset):
     crops.labeled.skip_corrupt = crops.unlabeled.skip_corrupt = True
-    (file,) = damage(rows, "image", 2)
+    (file,) = damage(dataset, "image", 2)
     alone, with_workers = batches(crops, num_workers=0), batches(crops, num_workers=2)
     skipped = [file for batch in alone for file, _ in batch.get("skipped", [])]
     assert skipped == [file] * 3  # an epoch shows each row once in each of the three streams
@@ -189,18 +190,18 @@ def test_what_is_skipped_travels_with_the_batch_whatever_the_workers(crops, rows
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_without_skip_corrupt_the_file_is_named_in_one_line(crops, rows, num_workers):
-    (file,) = damage(rows, "image", 2)
+def test_without_skip_corrupt_the_file_is_named_in_one_line(crops, dataset, num_workers):
+    (file,) = damage(dataset, "image", 2)
     with pytest.raises(InputError, match=rf"^{file}: cannot be read[^\n]*$"):
         batches(crops, num_workers)
 
 
-def test_a_wrong_label_is_never_skipped(crops, rows):
+def test_a_wrong_label_is_never_skipped(crops, dataset):
     crops.labeled.skip_corrupt = True
     crops.labeled.label_table = np.where(np.arange(256) < 2, np.arange(256), -1).astype(np.int16)
     with pytest.raises(InputError, match="unknown class id 2"):
         crops.labeled[Sample(0, 7)]
     crops.labeled.label_table = LABEL.table
-    PILImage.new("L", (8, 8)).save(rows[0]["label"]["path"])
+    PILImage.new("L", (8, 8)).save(dataset[0]["label"]["path"])
     with pytest.raises(InputError, match="8×8 pixels"):
         crops.labeled[Sample(0, 7)]

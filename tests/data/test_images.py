@@ -87,7 +87,7 @@ def test_a_header_of_too_many_pixels_is_damage(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_hundred_megapixels_are_a_picture(tmp_path):
+def test_a_hundred_megapixels_are_an_image(tmp_path):
     Image.new("L", (10000, 10000), 7).save(tmp_path / "label.png")
     assert read_label(tmp_path / "label.png").shape == (10000, 10000)
     Image.new("RGB", (10000, 10000)).save(tmp_path / "image.png", compress_level=1)
@@ -115,9 +115,9 @@ def test_truncated_file_is_named(tmp_path, suffix, read):
         read(path)
 
 
-def test_what_is_no_picture_is_named(tmp_path):
-    (tmp_path / "notes.jpg").write_text("not a picture")
-    with pytest.raises(InputError, match="notes.jpg: is not a picture"):
+def test_what_is_no_image_is_named(tmp_path):
+    (tmp_path / "notes.jpg").write_text("not an image")
+    with pytest.raises(InputError, match="notes.jpg: is not an image"):
         read_image(tmp_path / "notes.jpg")
     with pytest.raises(InputError, match="gone.jpg: no such file"):
         read_image({"path": str(tmp_path / "gone.jpg"), "bytes": None})
@@ -172,7 +172,7 @@ def test_unknown_ids_are_counted(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_colored_label_is_refused(tmp_path, mode):
     Image.new(mode, (4, 4)).save(tmp_path / "label.png")
-    with pytest.raises(InputError, match="label.png: is a color picture"):
+    with pytest.raises(InputError, match="label.png: is a color image"):
         read_label(tmp_path / "label.png")
 
 

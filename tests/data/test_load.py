@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 
 from scl_hf.data import AugmentationArguments, DataArguments, load_data, load_evaluation
 from scl_hf.data.augmentation import Augmentation
-from scl_hf.data.crops import UnlabeledCrops
+from scl_hf.data.crops import Crops
 from scl_hf.data.images import read_image, read_label, read_pair
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import Sample
@@ -169,7 +169,7 @@ def test_unlabeled_folders_of_any_images_are_upright_and_rgb(folder, tmp_path):
     unchanged = {name: 0 for name in ("flip_probability", "brightness", "contrast", "saturation", "hue")}
     arguments = AugmentationArguments(crop_size=[48, 72], scale_range=[1, 1], blur_probability=0, **unchanged)
     augmentation = Augmentation(arguments, Normalization((0, 0, 0), (1, 1, 1)))
-    crops = UnlabeledCrops(data.unlabeled, augmentation)
+    crops = Crops(data.unlabeled, augmentation)
     for row in range(6):
         crop = crops[Sample(row, seed=1)]
         assert crop["valid"].all()
@@ -298,7 +298,7 @@ def test_rows_without_labels(folder, tmp_path):
         features=datasets.Features(image=datasets.Image(), label=datasets.Image()),
     )
     rows.save_to_disk(tmp_path / "stored")
-    with pytest.raises(InputError, match="2 of the 2 rows in split train have no label"):
+    with pytest.raises(InputError, match="2 of the 2 examples in split train have no label"):
         load_data(
             DataArguments(dataset=str(tmp_path / "stored"), id2label=str(folder / "id2label.json"), eval_split="train")
         )

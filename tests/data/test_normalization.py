@@ -10,13 +10,13 @@ def image():
 
 
 @pytest.mark.parametrize(
-    "pixels", [Normalization(), Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 1.0), blue_first=True)]
+    "normalization", [Normalization(), Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 1.0), blue_first=True)]
 )
-def test_a_picture_comes_back(image, pixels):
+def test_an_image_comes_back(image, normalization):
     before = image.copy()
-    values = pixels.of(image)
+    values = normalization.of(image)
     assert values.shape == (3, 5, 7)
-    np.testing.assert_array_equal(pixels.picture(values), image)
+    np.testing.assert_array_equal(normalization.to_image(values), image)
     np.testing.assert_array_equal(image, before)
 
 

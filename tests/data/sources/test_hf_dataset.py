@@ -39,8 +39,8 @@ def select(rows, image, label):
             "^image_column: there is no column 'photo' in split train, only image, text, kind; name one",
         ),
         (("image", "mask"), "^label_column: there is no column 'mask'"),
-        (("text", None), r"^image_column: column 'text' holds no pictures but text; .*cast_column\(…, datasets.Image"),
-        (("image", "kind"), "^label_column: column 'kind' holds no pictures but int64; name one that does"),
+        (("text", None), r"^image_column: column 'text' holds no images but text; .*cast_column\(…, datasets.Image"),
+        (("image", "kind"), "^label_column: column 'kind' holds no images but int64; name one that does"),
     ],
 )
 def test_columns_that_are_no_pictures(path, columns, message):
@@ -49,7 +49,7 @@ def test_columns_that_are_no_pictures(path, columns, message):
 
 
 def test_rows_whose_picture_is_missing(path):
-    with pytest.raises(InputError, match="1 of the 2 rows in split train have no picture"):
+    with pytest.raises(InputError, match="1 of the 2 examples in split train have no image"):
         select(table(path, image=[path, None]), "image", None)
     with pytest.raises(InputError, match="^image_column: 1 file is empty or missing: gone.png"):
         select(table(path, image=[path, "gone.png"]), "image", None)

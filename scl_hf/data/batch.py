@@ -1,0 +1,91 @@
+"""Batches of crops: what a run takes them from, and their CutMix boxes."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import torch
+from transformers import TrainingArguments
+
+from ..cutmix import mix, sample_boxes
+from ..errors import InputError
+from ..pairs import sample_pairs, visible_pixels
+from .augmentation import Augmentation
+from .class_index import ClassIndex
+from .columns import check_labels, image_dataset, labeled_dataset
+from .crops import Crops, PairedCrops
+from .normalization import Normalization
+from .sampler import LabeledSampler
+
+
+def training_crops(
+    args: TrainingArguments,
+    id2label: dict[int, str],
+    normalization: Normalization,
+    train_dataset: datasets.Dataset,
+    unlabeled_dataset: datasets.Dataset | None = None,
+    coarse_dataset: datasets.Dataset | None = None,
+) -> tuple[PairedCrops, LabeledSampler]:
+    """Checks the datasets of a run and returns their crops, and the sampler of the labeled ones."""
+    if args.semi_supervised and not unlabeled_dataset:
+        raise InputError(
+            "consistency_weight and structured_consistency_weight: above 0, but there are no unlabeled images."
+            " Add some (unlabeled_dataset; in a recipe unlabeled_dirs or unlabeled_splits), or set both to 0."
+        )
+    augmentation = Augmentation(args, normalization)
+    labeled = labeled_dataset(train_dataset, "train_dataset", id2label)
+    check_labels(labeled, "train_dataset")
+    coarse = index = unlabeled = None
+    if coarse_dataset is not None:
+        coarse = labeled_dataset(coarse_dataset, "coarse_dataset", id2label)
+    if args.semi_supervised:
+        unlabeled = Crops(image_dataset(unlabeled_dataset, "unlabeled_dataset"), augmentation, args.skip_corrupt)
+    if args.class_uniform_share > 0:
+        with args.main_process_first(desc="class index"):  # the others read its cache
+            settings = (args.class_uniform_tile, args.coarse_classes, os.cpu_count(), args.skip_corrupt)
+            index = ClassIndex.build(labeled, coarse, *settings)
+    sampler = LabeledSampler(len(labeled), args.sample_seed, index, args.class_uniform_share, args.coarse_until_epoch)
+    return PairedCrops(Crops(labeled, augmentation, args.skip_corrupt, coarse), unlabeled), sampler
+
+
+def pair_collator(args: TrainingArguments) -> "PairCollator":
+    """Returns the collator of a run."""
+    num_loss_boxes = args.num_loss_boxes if args.structured_consistency_weight > 0 else 0
+    return PairCollator(args.num_boxes, args.cutmix_ratio, num_loss_boxes, args.num_pairs)
+
+
+@dataclass
+class PairCollator:
+    """
+    Stacks the items of [`PairedCrops`] and samples the CutMix boxes of each from its own seed.
+
+    A batch has "pixel_values" (B, 3, h, w) and "labels" (B, h, w); unless supervised also "unlabeled_a", "unlabeled_b"
+    (B, 3, h, w), the CutMix map "box_ids" (B, h, w) int64, "valid" (B, h, w) bool, the mixed pixels that are no
+    padding, and for a structured loss "box_pixels" or "pairs", found here, where nothing waits for a device. Where
+    corrupt files were skipped it has "skipped", file and reason of each.
+    """
+
+    num_boxes: int
+    ratio: float
+    num_loss_boxes: int  # 0: no structured loss
+    num_pairs: int | None  # None: all of them
+
+    def __call__(self, items: Sequence[dict[str, torch.Tensor | int | list]]) -> dict[str, torch.Tensor | list]:
+        tensors = [name for name, value in items[0].items() if isinstance(value, torch.Tensor)]
+        batch = {name: torch.stack([item[name] for item in items]) for name in tensors}
+        if "unlabeled_a" in batch:
+            height, width = batch["labels"].shape[-2:]
+            generators = [torch.Generator().manual_seed(item["cutmix_seed"]) for item in items]
+            box_ids = [sample_boxes(height, width, self.num_boxes, self.ratio, generator) for generator in generators]
+            batch["box_ids"] = torch.stack(box_ids)
+            batch["valid"] = mix(batch.pop("valid_a"), batch.pop("valid_b"), batch["box_ids"])
+            if self.num_loss_boxes > 0:
+                compared = batch["box_ids"].masked_fill(~batch["valid"], 0)
+                box_pixels = visible_pixels(compared, self.num_boxes, self.num_loss_boxes)
+                if self.num_pairs is None:
+                    batch["box_pixels"] = box_pixels
+                else:
+                    batch["pairs"] = sample_pairs(box_pixels, self.num_pairs, generators)
+        skipped = [file for item in items for file in item["skipped"]]
+        return batch | {"skipped": skipped} if skipped else batch
