@@ -102,10 +102,10 @@ class DataArguments:
 
     @property
     def title(self) -> str:
-        """The name of the dataset on model cards and pages: its folder's, or `dataset`."""
+        """Returns the name of the dataset on model cards and pages: its folder's, or `dataset`."""
         return Path(self.data_dir).resolve().name if self.data_dir else self.dataset
 
     @property
     def hub_id(self) -> str | None:
-        """The id on the Hub, of a dataset from there."""
+        """Returns the id on the Hub of a dataset from there."""
         return self.dataset if "/" in self.dataset and not os.path.exists(self.dataset) else None

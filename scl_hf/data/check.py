@@ -37,7 +37,7 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is missing or broken."""
+        """Returns whether nothing is missing or broken."""
         return not (self.missing or self.broken or self.differs)
 
     def __str__(self) -> str:

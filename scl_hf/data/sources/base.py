@@ -89,7 +89,7 @@ class Example(NamedTuple):
 
 
 def file_stems(folder: str, ending: str) -> set[str]:
-    """The names, without `ending`, of the files in a folder that have it; none if there is no folder."""
+    """Returns the names, without `ending`, of the files in a folder that have it; none if there is no folder."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
 
@@ -110,7 +110,7 @@ def match_files(
 
 
 def group_by_split(examples: Iterable[Example], folders: Mapping[str, str]) -> dict[str, list[Example]]:
-    """The examples of each split that has images; `folders` is split -> name of its folder."""
+    """Returns the examples of each split that has images; `folders` is split -> name of its folder."""
     splits = {folder: [] for folder in folders.values()}
     for example in examples:
         splits[example.split].append(example)
@@ -148,7 +148,7 @@ def open_images(folder: str | os.PathLike) -> datasets.Dataset:
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
-    """The paths within one of `unlabeled_dirs` of its images, at least one."""
+    """Returns the paths within one of `unlabeled_dirs` of its images, at least one."""
     if not os.path.isdir(folder):
         raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
     names = find_images(folder)

@@ -125,23 +125,23 @@ _SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test", "train_
 
 
 def is_cityscapes(id2label: Mapping[int, str]) -> bool:
-    """Whether the classes are the 19 of Cityscapes, in their order."""
+    """Returns whether the classes are the 19 of Cityscapes, in their order."""
     return {i: name.lower() for i, name in id2label.items()} == ID2LABEL
 
 
 def is_official_id(image_id: str) -> bool:
-    """Whether an id is one of Cityscapes, `aachen_000000_000019…`, wherever the image is now."""
+    """Returns whether an id is one of Cityscapes, `aachen_000000_000019…`, wherever the image is now."""
     city, *rest = re.split(r"_(?=\d{6}_\d{6})", image_id, maxsplit=1)
     return bool(rest) and city in ALL_CITIES
 
 
 def labeled_split_file(name: str) -> Path:
-    """The list of ids of a standard labeled subset, such as `"1/8"`."""
+    """Returns the file with the ids of a standard labeled subset, such as `"1/8"`."""
     return Path(__file__).parent / "cityscapes_splits" / f"{name.replace('/', '_')}.txt"
 
 
 def is_layout(root: str | os.PathLike) -> bool:
-    """Whether a folder has images in the layout of Cityscapes."""
+    """Returns whether a folder has images in the layout of Cityscapes."""
     return any(_find_folder(root, "leftImg8bit", split) for split in NUM_IMAGES)
 
 

@@ -20,7 +20,7 @@ _REMEDY = "add the labels, or move images without a label to a folder of their o
 
 
 def is_layout(root: str | os.PathLike) -> bool:
-    """Whether a folder has splits with images."""
+    """Returns whether a folder has splits with images."""
     return bool(_split_folders(root))
 
 

@@ -34,7 +34,7 @@ _SPLIT_FOLDERS = {"train": "training", "validation": "validation", "test": "test
 
 
 def is_layout(root: str | os.PathLike) -> bool:
-    """Whether a folder has images in the layout of Mapillary Vistas."""
+    """Returns whether a folder has images in the layout of Mapillary Vistas."""
     return any(os.path.isdir(os.path.join(root, split, "images")) for split in ("training", "testing"))
 
 
