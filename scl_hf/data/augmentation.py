@@ -118,7 +118,9 @@ class Augmentation:
 
         # Colors and blur see the image only, so that the padding does not bleed into it.
         window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]  # left and top are whole pixels
-        pixels = _resample(window, columns / (right - left), rows / (bottom - top))[:rows, :columns]
+        scale_x, scale_y = columns / (right - left), rows / (bottom - top)  # without a size, OpenCV keeps them exactly
+        interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
+        pixels = cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)[:rows, :columns]
         pixels = np.divide(cv2.flip(pixels, 1) if flipped else pixels, np.float32(255), dtype=np.float32)
         changes = (
             (_adjust_brightness, args.brightness, 1 + args.brightness * strengths[0]),
@@ -142,12 +144,6 @@ class Augmentation:
             crop["labels"] = torch.full((height, width), IGNORE_INDEX, dtype=torch.int64)
             crop["labels"][filled] = torch.from_numpy(ids)
         return crop
-
-
-def _resample(window: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """Scales part of an image, exactly by the given scales; shrinking takes means."""
-    interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
-    return cv2.resize(window, None, fx=scale_x, fy=scale_y, interpolation=interpolation)
 
 
 def _nearest(start: float, stop: float, count: int) -> np.ndarray:

@@ -17,14 +17,9 @@ _ENCODED = datasets.Image(decode=False)
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
     """
-    Returns the columns `image`, `label` and `id` (by default the number) of a user's dataset, not decoded.
-
-    Args:
-        dataset (`datasets.Dataset`): With the columns `image` and, if it has labels, `label`.
-        name (`str`): What messages call the dataset.
-        labels ([`LabelImage`], *optional*):
-            What plain images in `label` mean; a [`LabelImage`] column keeps its own meaning. Without it there is no
-            `label`.
+    Returns the columns `image`, `label` (if `labels` says what plain images there mean) and `id` (by default the
+    number) of a user's dataset, not decoded. A [`LabelImage`] column keeps its meaning. Messages call the dataset
+    `name`.
     """
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
