@@ -167,7 +167,7 @@ def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def size_divisor(model: nn.Module) -> int:
-    """Patch size of a plain vision transformer, as model or backbone (14 for DINOv2), which divides both sides; or 1."""
+    """Divisor of both sides: the patch size of a plain vision transformer (14 for DINOv2), 1 for other models."""
     config = getattr(model, "config", None)
     return patch_size(config) or patch_size(getattr(config, "backbone_config", None)) or 1
 

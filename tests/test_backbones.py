@@ -40,12 +40,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
-from scl_hf.backbones import load_on_backbone
 from scl_hf.errors import InputError
 from scl_hf.inference import aligned_stride, predict_probs, size_divisor
 from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation, DeepLabV3PlusConfig
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
 from scl_hf.models.modeling_efficientnet_lite import EfficientNetLiteBackbone
+from scl_hf.pretrained import ModelArguments, load_on_backbone
 
 LABELS = {"id2label": {0: "iris", 1: "lily", 2: "rose"}, "label2id": {"iris": 0, "lily": 1, "rose": 2}}
 VIT = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2}
@@ -97,11 +97,13 @@ def encoders(tmp_path_factory):
     return root
 
 
+def opened(backbone, head=None, output_stride=None, model_config=None, labels=LABELS):
+    return load_on_backbone(ModelArguments(None, str(backbone), head, output_stride, model_config), labels)
+
+
 def build(encoders, backbone, head=None, output_stride=None, **fields):
     torch.manual_seed(0)
-    return load_on_backbone(
-        str(encoders / backbone), head, output_stride, SMALL.get(head, SMALL["deeplabv3plus"]) | fields, LABELS
-    )
+    return opened(encoders / backbone, head, output_stride, SMALL.get(head, SMALL["deeplabv3plus"]) | fields)
 
 
 def built(encoders, backbone, head, **fields):
@@ -171,7 +173,7 @@ def test_saved_and_loaded_without_the_encoder(encoders, backbone, head, tmp_path
 @pytest.mark.parametrize("backbone, head", [("resnet", "deeplabv3plus"), ("swin", "deeplabv3plus"), ("beit", "dpt")])
 def test_the_head_that_fits_by_default(encoders, backbone, head):
     fields = SMALL[head]
-    model, line = load_on_backbone(str(encoders / backbone), None, None, fields, {})
+    model, line = opened(encoders / backbone, model_config=fields, labels={})
     assert type(model) is type(built(encoders, backbone, head)) and f"new: {head} head" in line
     assert model.config.num_labels == (19 if head == "deeplabv3plus" else 2)
 
@@ -226,14 +228,14 @@ def test_half_precision_and_bare_encoders_too(encoders, tmp_path):
     model.save_pretrained(bare)
     model.half().save_pretrained(halved)
     for folder in (bare, halved):
-        loaded = load_on_backbone(str(folder), "dpt", None, {}, LABELS)[0]
+        loaded = opened(folder, "dpt")[0]
         assert {p.dtype for p in loaded.parameters()} == {torch.float32}
         assert torch.equal(
             loaded.backbone.layernorm.weight, load_file(folder / "model.safetensors")["layernorm.weight"].float()
         )
     swin = SwinModel(CLASSIFIERS["swin"][1])
     swin.save_pretrained(tmp_path / "swin")
-    inside = load_on_backbone(str(tmp_path / "swin"), "upernet", None, SMALL["upernet"], LABELS)[0].backbone.swin
+    inside = opened(tmp_path / "swin", "upernet", None, SMALL["upernet"])[0].backbone.swin
     assert all(torch.equal(tensor, swin.state_dict()[key]) for key, tensor in inside.state_dict().items())
 
 
@@ -375,14 +377,14 @@ def test_bad_values_end_in_one_line(encoders, backbone, head, output_stride, fie
 
 def refused(backbone, message):
     with pytest.raises(InputError, match=f"^backbone [^\n]*{message}[^\n]*$"):
-        load_on_backbone(str(backbone), None, None, {}, LABELS)
+        opened(backbone)
 
 
 def test_what_is_no_encoder_is_refused_in_one_line(tmp_path):
     refused(tmp_path / "nowhere", "no such folder")
     refused("nobody/nothing", "no encoder that can be opened")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "has no config.json that names its model_type")
+    refused(tmp_path / "empty", "no backbone class for model_type None; take one that AutoBackbone opens")
     ViTForImageClassification(ViTConfig(**VIT, intermediate_size=64)).save_pretrained(tmp_path / "vit")
     refused(tmp_path / "vit", "no backbone class for model_type 'vit'; take one that AutoBackbone opens")
     SegformerForSemanticSegmentation(
@@ -390,10 +392,14 @@ def test_what_is_no_encoder_is_refused_in_one_line(tmp_path):
     ).save_pretrained(tmp_path / "mit")
     refused(tmp_path / "mit", "a segformer is a segmentation model already; give it as model_name_or_path")
     for name, values, message in (
-        ("code", {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}, "needs code of its own"),
+        (
+            "code",
+            {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
+            "no backbone class for model_type 'mine'",
+        ),
         ("unknown", {"model_type": "mine"}, "no backbone class for model_type 'mine'"),
-        ("nameless", {}, "has no config.json that names its model_type"),
-        ("wrong", {"model_type": "dinov2", "hidden_size": "wide"}, "its config.json: .*hidden_size"),
+        ("nameless", {}, "no backbone class for model_type None; take one that AutoBackbone opens"),
+        ("wrong", {"model_type": "dinov2", "hidden_size": "wide"}, "its config.json cannot be used .*hidden_size"),
         ("weightless", {"model_type": "dinov2"}, "its weights cannot be read"),
     ):
         (tmp_path / name).mkdir()
@@ -406,7 +412,7 @@ def test_no_run_starts_from_random_weights_of_the_encoder(encoders, tmp_path):
     weights = load_file(tmp_path / "resnet" / "model.safetensors")
     lacking = {key: tensor for key, tensor in weights.items() if "encoder.stages.2" not in key}
     save_file(lacking, tmp_path / "resnet" / "model.safetensors", {"format": "pt"})
-    refused(tmp_path / "resnet", r"of the encoder's 114 tensors are missing or .* \(encoder.stages.2.*whole")
+    refused(tmp_path / "resnet", r"of the encoder's 114 tensors are missing or .* \(encoder.stages.2.*all weights")
     save_file({"x": torch.ones(1)}, tmp_path / "resnet" / "model.safetensors", {"format": "pt"})
     refused(tmp_path / "resnet", "114 of the encoder's 114 tensors are missing")
     weights["resnet.embedder.embedder.convolution.weight"] = torch.ones(9, 3, 7, 7)

@@ -240,7 +240,7 @@ def test_a_processor_that_does_something_else_is_refused():
 def test_a_broken_or_hostile_processor_is_refused_everywhere(tmp_path, case):
     folder = save_model(tmp_path / "start")
     (folder / "preprocessor_config.json").write_text(BROKEN[case])
-    message = r"start: its preprocessor_config.json is not that of an image processor \(.*\)\. Write it anew, or"
+    message = r"start: its preprocessor_config.json is not that of an image processor \(.*\)\. Write it again, or"
     for field, load in (("model_name_or_path", load_processor), ("checkpoint", load_checkpoint)):
         with pytest.raises(InputError, match=f"^{field} .*{message}") as error:
             load(str(folder))
@@ -342,7 +342,7 @@ def test_classes_are_numbered_without_a_gap(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     for load in (load_checkpoint, lambda name: load_model(ModelArguments(model_name_or_path=name), None)):
         with pytest.raises(
-            InputError, match=r"start: id2label of its config.json has the ids 0, 2, 4, .*without a gap"
+            InputError, match=r"start: id2label of its config.json has the ids 0, 2, 4; number .*without a gap"
         ):
             load(str(folder))
     load_model(ModelArguments(model_name_or_path=str(folder)), FLOWERS)  # which brings the classes
