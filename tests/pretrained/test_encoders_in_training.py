@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build_trainer
 from safetensors.torch import load_file
-from test_backbones import FITTING, SMALL, encoders  # noqa: F401
+from test_encoders import FITTING, SMALL, encoders  # noqa: F401
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from scl_hf.errors import InputError
