@@ -54,9 +54,7 @@ def check_token(token: str | None) -> None:
     if token is None:
         raise InputError(f"hub_token: there is no token. {LOG_IN}")
     if not re.fullmatch(r"[!-~]+", token):
-        raise InputError(
-            "hub_token: holds characters that no token has. Copy it again, without spaces or line breaks."
-        )
+        raise InputError("hub_token: holds characters that no token has, such as a line break. Copy it again.")
 
 
 def _own_token() -> str | None:
@@ -139,8 +137,7 @@ class HubArguments:
 
     def __post_init__(self):
         strategies = [strategy.value for strategy in HubStrategy]
-        known = self.hub_strategy is None or self.hub_strategy in strategies
-        check_field(self, "hub_strategy", known, f"one of {', '.join(strategies)}")
+        check_field(self, "hub_strategy", self.hub_strategy in (None, *strategies), f"one of {', '.join(strategies)}")
 
 
 def settings_of(folder: Path, given: HubArguments) -> HubArguments:
@@ -180,10 +177,7 @@ class Push:
         self._said: str | None = None
 
     def prepare(self) -> str:
-        """
-        Returns the repository's name. Raises for a wrong name and for a token without rights; does not wait for a Hub
-        that cannot be reached.
-        """
+        """Returns the repository's name; raises for a wrong one or a token without rights, not without connection."""
         check_token(self.token)
         try:
             with quiet_hub():
@@ -223,7 +217,7 @@ class Push:
 
     def push(self, message: str, take_model: bool = False) -> CommitInfo:
         """
-        Pushes now, and again after each of `PAUSES` where that may help; raises what the last attempt met.
+        Pushes now, with up to three further attempts where those may help; raises what the last attempt met.
         `take_model` copies the newest checkpoint's model to the root first.
         """
         with quiet_hub():
@@ -270,9 +264,8 @@ class Push:
                 with replacing(self.folder / path.name) as partial:
                     shutil.copyfile(path, partial)
         api, where = HfApi(token=self.token), {"repo_id": self.repo, "revision": self.settings.hub_revision}
-        commit = api.upload_folder(
-            folder_path=self.folder, commit_message=message, ignore_patterns=list(NOT_PUSHED), **where
-        )
+        options = {"commit_message": message, "ignore_patterns": list(NOT_PUSHED)}
+        commit = api.upload_folder(folder_path=self.folder, **where, **options)
         wanted = {}
         if self.settings.hub_strategy == HubStrategy.CHECKPOINT and newest is not None:
             wanted = {LAST_CHECKPOINT: newest}
@@ -280,9 +273,9 @@ class Push:
             wanted = {path.name: path for path in checkpoints}
         for name, path in wanted.items():
             if path not in self._sent:
-                # Files of an older checkpoint of this name would not be in the manifest.
-                options = {"path_in_repo": name, "delete_patterns": "*"}
-                api.upload_folder(folder_path=path, commit_message=f"{message}, checkpoint", **where, **options)
+                # Without the files of an older checkpoint: the manifest does not name them.
+                options = {"commit_message": f"{message}, checkpoint", "path_in_repo": name, "delete_patterns": "*"}
+                api.upload_folder(folder_path=path, **where, **options)
                 self._sent.add(path)
         return commit
 

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,15 +30,14 @@ def predict_probs(
         model (`nn.Module`): Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any
             resolution.
         pixel_values (`torch.Tensor`): Normalized images (B, 3, H, W), with the model's device and floating type.
-        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors by which the images are resized; the
-            paper's are 0.5, 1 and 2.
+        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors by which the images are resized.
         flip (`bool`, *optional*, defaults to `False`): Average with the prediction of the mirrored image.
-        tile (`int` or `tuple[int, int]`, *optional*): Size of a tile, (height, width) or the side of a square, in
-            pixels of the input. At a scale s > 1 tiles grow with the image to tile·s, at s < 1 they keep their size,
-            as in the baseline's evaluation. A tile larger than the image is cut to it. Whole images by default.
+        tile (`int` or `tuple[int, int]`, *optional*): Height and width of a tile, or the side of a square, in pixels
+            of the input. At scales s > 1 it grows to tile·s, at others it keeps its size, as in the baseline. It is
+            cut to the image. Whole images by default.
         overlap (`float`, *optional*, defaults to `1/3`): Least share of a tile in common with its neighbor, in [0, 1).
         max_tiles_per_batch (`int`, *optional*, defaults to 1): Tiles in one forward pass, counting mirrored tiles and
-            those of each image. Tiles of one shape share batches, whatever their scale.
+            those of each image.
 
     Returns:
         `torch.Tensor`: Probabilities (B, C, H, W), float32.
@@ -57,20 +55,47 @@ def predict_probs(
     if len(tile) != 2 or min(tile) < 1:
         raise ValueError(f"tile must be a side or (height, width) of at least one pixel, it is {tile}.")
 
-    same_shape: dict[tuple[int, ...], list[_Grid]] = {}
-    for scale in scales:
-        scaled_size = tuple(max(1, round(side * scale)) for side in size)
-        shape = tuple(min(round(side * max(1.0, scale)), whole) for side, whole in zip(tile, scaled_size))
-        starts = [tile_starts(whole, side, overlap) for whole, side in zip(scaled_size, shape)]
-        same_shape.setdefault(shape, []).append(_Grid(scaled_size, shape, *starts))
-
     total = None
     with evaluation_mode(model):
-        for grids in same_shape.values():
-            for logits in _logits_of_grids(model, pixel_values, grids, flip, max_tiles_per_batch):
-                logits = upsample_logits(logits, size)
-                total = logits if total is None else total.add_(logits)
+        for scale in scales:
+            scaled = tuple(max(1, round(side * scale)) for side in size)
+            scaled_tile = tuple(min(round(side * max(1.0, scale)), whole) for side, whole in zip(tile, scaled))
+            logits = _tiled_logits(model, pixel_values, scaled, scaled_tile, overlap, flip, max_tiles_per_batch)
+            logits = upsample_logits(logits, size)
+            total = logits if total is None else total.add_(logits)
     return torch.softmax(total.div_(len(scales)), dim=1)
+
+
+def _tiled_logits(
+    model: nn.Module,
+    images: torch.Tensor,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    overlap: float,
+    flip: bool,
+    max_tiles_per_batch: int,
+) -> torch.Tensor:
+    """Logits (B, C, H, W) of images resized to `size`, averaged over tiles and their mirror images."""
+    if size != tuple(images.shape[-2:]):
+        # Without antialiasing thin things would flicker in images that shrink.
+        images = F.interpolate(images.float(), size, mode="bilinear", antialias=True).to(images.dtype)
+    tops, lefts = (tile_starts(length, side, overlap) for length, side in zip(size, tile))
+    places = list(itertools.product(range(len(images)), tops, lefts, (False, True)[: 1 + flip]))
+    total = None
+    for first in range(0, len(places), max_tiles_per_batch):
+        batch = places[first : first + max_tiles_per_batch]
+        tiles = [images[i, :, top : top + tile[0], left : left + tile[1]] for i, top, left, _ in batch]
+        tiles = [pixels.flip(-1) if mirrored else pixels for pixels, (*_, mirrored) in zip(tiles, batch)]
+        batch_logits = _logits_of_any_size(model, channels_last(torch.stack(tiles)))
+        for (i, top, left, mirrored), logits in zip(batch, batch_logits):
+            logits = upsample_logits(logits.unsqueeze(0), tile)[0]
+            if total is None:
+                total = logits.new_zeros(len(images), len(logits), *size)
+            total[i, :, top : top + tile[0], left : left + tile[1]] += logits.flip(-1) if mirrored else logits
+    counts = total.new_zeros(size)
+    for top, left in itertools.product(tops, lefts):
+        counts[top : top + tile[0], left : left + tile[1]] += 1 + flip
+    return total.div_(counts)
 
 
 def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -94,65 +119,6 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     step = max(1, tile - math.ceil(round(overlap * tile, 6)))
     gaps = math.ceil((length - tile) / step)
     return [index * (length - tile) // gaps for index in range(gaps + 1)]
-
-
-@dataclass
-class _Grid:
-    """The tiles of images at one scale, and the sum of their logits so far."""
-
-    size: tuple[int, ...]
-    tile: tuple[int, ...]
-    tops: list[int]
-    lefts: list[int]
-    total: torch.Tensor | None = None
-    tiles_left: int = 0
-
-    def tiles(self, images: torch.Tensor, flip: bool) -> Iterator[tuple["_Grid", tuple, torch.Tensor]]:
-        """Yields this grid, place and pixels (3, h, w) of each tile; after each its mirror image if `flip`."""
-        if self.size != tuple(images.shape[-2:]):
-            # Without antialiasing thin things would flicker in images that shrink.
-            images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).to(images.dtype)
-        places = list(itertools.product(range(len(images)), self.tops, self.lefts, (False, True)[: 1 + flip]))
-        self.tiles_left = len(places)
-        for place in places:
-            image, top, left, mirrored = place
-            pixels = images[image, :, top : top + self.tile[0], left : left + self.tile[1]]
-            yield self, place, pixels.flip(-1) if mirrored else pixels
-
-    def add(self, place: tuple, logits: torch.Tensor, num_images: int) -> None:
-        """Adds the logits (C, h, w) of a tile, at any resolution."""
-        image, top, left, mirrored = place
-        logits = upsample_logits(logits.unsqueeze(0), self.tile)[0]
-        if mirrored:
-            logits = logits.flip(-1)
-        if self.total is None:
-            self.total = logits.new_zeros(num_images, len(logits), *self.size)
-        self.total[image, :, top : top + self.tile[0], left : left + self.tile[1]] += logits
-        self.tiles_left -= 1
-
-    def average(self, flip: bool) -> torch.Tensor:
-        """Returns the logits (B, C, H, W) at this scale and frees the sum."""
-        total, self.total = self.total, None
-        counts = total.new_zeros(self.size)
-        for top, left in itertools.product(self.tops, self.lefts):
-            counts[top : top + self.tile[0], left : left + self.tile[1]] += 1 + flip
-        return total.div_(counts)
-
-
-def _logits_of_grids(
-    model: nn.Module, pixel_values: torch.Tensor, grids: list[_Grid], flip: bool, max_tiles_per_batch: int
-) -> Iterator[torch.Tensor]:
-    """Yields the logits (B, C, H, W) of each scale; the tiles of all `grids` have one shape."""
-    tiles = itertools.chain.from_iterable(grid.tiles(pixel_values, flip) for grid in grids)
-    while batch := list(itertools.islice(tiles, max_tiles_per_batch)):
-        pixels = channels_last(torch.stack([tile for _, _, tile in batch]))
-        logits = _logits_of_any_size(model, pixels)
-        for index, (grid, place, _) in enumerate(batch):
-            grid.add(place, logits[index], len(pixel_values))
-        del pixels, logits
-        for grid in grids:
-            if grid.total is not None and grid.tiles_left == 0:
-                yield grid.average(flip)
 
 
 def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -36,11 +36,8 @@ class MeanIoU(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
-        return evaluate.MetricInfo(
-            description="Mean intersection over union of label maps.",
-            citation="",
-            features=datasets.Features({"predictions": label_maps, "references": label_maps}),
-        )
+        features = datasets.Features({"predictions": label_maps, "references": label_maps})
+        return evaluate.MetricInfo(description="Mean IoU of label maps.", citation="", features=features)
 
     def _build_data_dir(self) -> str:
         return ""  # nothing is stored, so no folder is made
@@ -56,9 +53,8 @@ class MeanIoU(evaluate.Metric):
         predictions = _as_int32(predictions, "predictions")
         references = _as_int32(references, "references").to(predictions.device)
         if predictions.shape != references.shape:
-            raise ValueError(
-                f"predictions and references differ in shape: {tuple(predictions.shape)}, {tuple(references.shape)}."
-            )
+            shapes = f"{tuple(predictions.shape)}, {tuple(references.shape)}"
+            raise ValueError(f"predictions and references differ in shape: {shapes}.")
         num_classes, ignored_row = self.num_classes, self.ignore_index
         if not 0 <= ignored_row <= 255:
             ignored_row = num_classes

@@ -1,6 +1,6 @@
 """
-Runs scripts in one go, each in a fork of an interpreter that has imported everything, with the Hub that the
-environment names, and with shorter pauses:
+Runs scripts one after another, each in a fork of an interpreter that has imported everything, against the Hub that the
+environment names, with short pauses:
 
     python tests/hub_client.py < JOBS.json > RESULTS.json
 

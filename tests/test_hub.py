@@ -39,7 +39,7 @@ def gone(hub):
     hub.repos.pop("models/me/deleted", None)
 
 
-# Repository and strategy -> (requests, answer, how often), and the reason in the last line; None where it has passed.
+# Repository and strategy -> (requests, answer, how often), and the reason in the last line; None where it passes.
 FAILURES = {
     "offline checkpoint": (("me/offline", "cut", ALWAYS), "the Hub cannot be reached"),
     "conflict-once all_checkpoints": (("me/conflict-once/commit", 409, 2), None),
@@ -78,7 +78,7 @@ def hub():
 
 @pytest.fixture
 def train(own_folder, tmp_path):
-    """The job of a run, with the output folder of its repository's name."""
+    """Makes the job of a run whose output folder has the name of its repository."""
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"data_dir": str(own_folder)}))
 
     def job(name, *fields):
@@ -93,9 +93,8 @@ def files_below(folder):
 
 
 def wanted(run, strategy, newest="checkpoint-4"):
-    """What a repository is to have of a run's folder."""
-    pictures = ("panels/", "runs/")  # of the data, the tracker's too
-    own = ("_", "checkpoint-", *pictures)
+    """The files of a run's folder that its repository must hold."""
+    own = ("_", "checkpoint-", "panels/", "runs/")
     files = {name: content for name, content in files_below(run).items() if not name.startswith(own)}
     checkpoints = {"checkpoint": {"last-checkpoint": newest}}
     checkpoints["all_checkpoints"] = {name: name for name in ("checkpoint-2", "checkpoint-4")}
@@ -184,7 +183,7 @@ def folder_of_a_run(path, steps, content="step {}"):
 
 
 class Recorder:
-    """In place of `HfApi`: the folders that were uploaded, and what is to go wrong with them."""
+    """Stands in for `HfApi`: records uploaded folders, and raises `errors`."""
 
     sent, errors = [], []
 
@@ -231,7 +230,7 @@ def test_a_run_has_ended_where_no_checkpoint_is_newer_than_its_model(tmp_path):
     run = folder_of_a_run(tmp_path / "run", (2, 10))
     (run / "trainer_state.json").write_text('{"global_step": 10}')
     assert has_ended(run)
-    (run / "trainer_state.json").write_text('{"global_step": 4}')  # of the first part of a run that went on
+    (run / "trainer_state.json").write_text('{"global_step": 4}')  # of the first part of a resumed run
     assert not has_ended(run)
     (run / "model.safetensors").write_text("saved after the last checkpoint")
     assert has_ended(run)

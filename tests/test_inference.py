@@ -105,14 +105,14 @@ def test_batches_that_the_model_sees():
     model.batches.clear()
     predict_probs(model, images(3, 2, batch=1), scales=(0.1,), tile=8, flip=True)
     assert model.batches == [(1, 1, 1)] * 2
-    # Two images, 2 tiles each at scale 1/2 and 9 at scale 1, and their mirror images: 44 tiles of one shape.
+    # Two images and their mirror images: of each image 2 tiles at scale 1/2, 9 at the others.
     model.batches.clear()
-    protocol = {"scales": (0.5, 2, 1), "flip": True, "tile": (8, 16), "overlap": 0.25}
-    probs = predict_probs(model, images(16, 40), max_tiles_per_batch=5, **protocol)
-    shapes = [shape[1:] for shape in model.batches]
-    assert shapes == [(8, 16)] * 9 + [(16, 32)] * 8
-    assert [count for count, *_ in model.batches] == [5] * 8 + [4] + [5] * 7 + [1]
-    torch.testing.assert_close(probs, predict_probs(model, images(16, 40), **protocol))
+    settings = {"scales": (0.5, 2, 1), "flip": True, "tile": (8, 16), "overlap": 0.25}
+    probs = predict_probs(model, images(16, 40), max_tiles_per_batch=5, **settings)
+    many = [5] * 7 + [1]
+    expected = [(n, 8, 16) for n in (5, 3)] + [(n, 16, 32) for n in many] + [(n, 8, 16) for n in many]
+    assert model.batches == expected
+    torch.testing.assert_close(probs, predict_probs(model, images(16, 40), **settings))
 
 
 class PeakMemory(TorchDispatchMode):
@@ -152,9 +152,9 @@ def test_memory_does_not_grow_with_the_number_of_tiles():
 
 def test_compiled_model():
     model, pixel_values = Net(3, stride=2), images(24, 40)
-    protocol = {"scales": (0.5, 1), "flip": True, "tile": 16, "max_tiles_per_batch": 4}
-    probs = predict_probs(torch.compile(model, backend="aot_eager"), pixel_values, **protocol)
-    torch.testing.assert_close(probs, predict_probs(model, pixel_values, **protocol))
+    settings = {"scales": (0.5, 1), "flip": True, "tile": 16, "max_tiles_per_batch": 4}
+    probs = predict_probs(torch.compile(model, backend="aot_eager"), pixel_values, **settings)
+    torch.testing.assert_close(probs, predict_probs(model, pixel_values, **settings))
 
 
 def test_image_processors_model_of_transformers():

@@ -80,26 +80,26 @@ BROKEN = {
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """The file of a picture whose channels differ, and its pixels."""
+def image_file(tmp_path):
+    """The file of an image whose channels differ, and its pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     pixels[..., 0] //= 3
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "label.png")
     return path, pixels
 
 
 def evaluated(path, pixels):
-    """What evaluation, while training or by `eval.py`, gives the model of a picture."""
+    """What evaluation, while training or by `eval.py`, gives the model of an image."""
     files = {"image": str(path), "label": str(path.with_name("label.png"))}
-    columns = {name: [{"path": file, "bytes": None}] for name, file in files.items()} | {"id": ["picture"]}
+    columns = {name: [{"path": file, "bytes": None}] for name, file in files.items()} | {"id": ["image"]}
     features = {"image": ImageFeature(decode=False), "label": LabelImage.of(FLOWERS), "id": Value("string")}
     return EvaluationImages(Dataset.from_dict(columns, Features(features)), pixels)[0]["pixel_values"]
 
 
 def trained_on(image, pixels):
-    """What training gives the model of a picture, where nothing is augmented."""
+    """What training gives the model of an image, where nothing is augmented."""
     unchanged = {name: 0 for name in ("flip_probability", "brightness", "contrast", "saturation", "hue")}
     arguments = AugmentationArguments([HEIGHT, WIDTH], scale_range=[1, 1], blur_probability=0, **unchanged)
     return Augmentation(arguments, pixels)(image, None, Sample(0, seed=0))["pixel_values"]
@@ -111,12 +111,12 @@ def assert_same_pixels(actual, expected):
 
 
 @pytest.mark.parametrize("case", PROCESSORS)
-def test_everything_sees_the_pixels_of_the_processor(picture, tmp_path, case):
-    path, image = picture
+def test_everything_sees_the_pixels_of_the_processor(image_file, tmp_path, case):
+    path, image = image_file
     make, fields = PROCESSORS[case]
     processor = make(**fields)
     processor.save_pretrained(save_model(tmp_path / "start"))
-    # What the class itself makes of a picture, without a change of its size
+    # What the class itself makes of an image, without a change of its size
     whole = {"do_resize": False, "do_center_crop": False} | ({"do_pad": False} if "do_pad" in fields else {})
     expected = processor(Image.fromarray(image), return_tensors="pt", **whole)["pixel_values"][0]
     assert expected.shape == (3, HEIGHT, WIDTH)
@@ -143,8 +143,8 @@ def test_everything_sees_the_pixels_of_the_processor(picture, tmp_path, case):
 
 
 @pytest.mark.parametrize("model_type", ["segformer", "mobilevit"])
-def test_pipeline_gives_the_label_map_of_the_checkpoint(picture, tmp_path, model_type):
-    path, image = picture
+def test_pipeline_gives_the_label_map_of_the_checkpoint(image_file, tmp_path, model_type):
+    path, image = image_file
     make = {"segformer": SegformerImageProcessorPil, "mobilevit": MobileViTImageProcessorPil}[model_type]
     make().save_pretrained(save_model(tmp_path / "start", model_type, {0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}))
     start = ModelArguments(model_name_or_path=str(tmp_path / "start"))
@@ -176,12 +176,12 @@ def test_pipeline_gives_the_label_map_of_the_checkpoint(picture, tmp_path, model
         np.testing.assert_array_equal(np.asarray(segment["mask"]) == 255, label == train_id)
 
 
-def test_own_size_leaves_labels_as_they_are_and_the_processor_too(picture):
+def test_own_size_leaves_labels_as_they_are_and_the_processor_too(image_file):
     processor = BeitImageProcessorPil(do_center_crop=True, do_reduce_labels=True)
     own = own_size(processor)
     assert processor.do_resize and processor.do_center_crop and processor.do_reduce_labels
     label = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 256
-    batch = own(Image.fromarray(picture[1]), segmentation_maps=label.astype(np.uint8), return_tensors="np")
+    batch = own(Image.fromarray(image_file[1]), segmentation_maps=label.astype(np.uint8), return_tensors="np")
     np.testing.assert_array_equal(batch["labels"][0], label)
 
 
