@@ -146,10 +146,10 @@ def load_model(args: ModelArguments, id2label: dict[int, str] | None) -> PreTrai
         id2label (`dict[int, str]`, *optional*): The classes of the head; by default the checkpoint's own.
     """
     labels = {} if id2label is None else {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
-    if args.model_name_or_path is not None:
-        model, line = _load_start(args, labels)
-    elif args.backbone is not None:
+    if args.backbone is not None:
         model, line = load_on_backbone(args, labels)
+    elif args.model_name_or_path is not None:
+        model, line = _load_start(args, labels)
     else:
         model_class = DeepLabV3PlusForSemanticSegmentation
         return model_class(_make_config(model_class.config_class, args.model_config or {}, LABEL_FIELDS, labels))

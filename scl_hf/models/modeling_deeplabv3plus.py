@@ -339,15 +339,12 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        shape = tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != self.config.num_channels:
+        shape, channels, stride = tuple(pixel_values.shape), self.config.num_channels, self.config.stride
+        if len(shape) != 4 or shape[1] != channels:
+            raise ValueError(f"pixel_values must be of shape (batch_size, {channels}, height, width), got {shape}")
+        if min(shape[2:]) < stride:
             raise ValueError(
-                f"pixel_values must be of shape (batch_size, {self.config.num_channels}, height, width), got {shape}"
-            )
-        if min(shape[2:]) < self.config.stride:
-            raise ValueError(
-                f"pixel_values of {shape[2]}x{shape[3]} pixels are too small for the output stride: height and width "
-                f"must be at least {self.config.stride}"
+                f"pixel_values of {shape[2]}x{shape[3]} pixels: height and width must be at least {stride}"
             )
         pooled_norm = self.aspp.image_pooling.normalization
         if pooled_norm.training and shape[0] == 1 and not isinstance(pooled_norm, nn.SyncBatchNorm):
@@ -359,20 +356,16 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if tuple(labels.shape) != expected or labels.is_floating_point():
-            raise ValueError(
-                f"labels must be integers of the shape {expected}, one for each pixel of pixel_values, got "
-                f"{labels.dtype} of {tuple(labels.shape)}"
-            )
+            given = f"{labels.dtype} of {tuple(labels.shape)}"
+            raise ValueError(f"labels must be integers of the shape {expected}, one for each pixel, got {given}")
         # On a GPU the check would make the host wait in every step.
         if labels.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        labels, ignore_index = labels.long(), self.config.semantic_loss_ignore_index
-        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
+        labels, classes, ignored = labels.long(), self.config.num_labels, self.config.semantic_loss_ignore_index
+        wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= classes))]
         if wrong.numel() > 0:
-            raise ValueError(
-                f"labels hold class {wrong[0].item()}, but the model has the classes 0 to "
-                f"{self.config.num_labels - 1} ({ignore_index} is ignored)"
-            )
+            known = f"the classes 0 to {classes - 1} ({ignored} is ignored)"
+            raise ValueError(f"labels hold class {wrong[0].item()}, but the model has {known}")
 
 
 __all__ = ["DeepLabV3PlusForSemanticSegmentation", "DeepLabV3PlusPreTrainedModel"]
