@@ -343,9 +343,8 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         if len(shape) != 4 or shape[1] != channels:
             raise ValueError(f"pixel_values must be of shape (batch_size, {channels}, height, width), got {shape}")
         if min(shape[2:]) < stride:
-            raise ValueError(
-                f"pixel_values of {shape[2]}x{shape[3]} pixels: height and width must be at least {stride}"
-            )
+            given = f"pixel_values of {shape[2]}x{shape[3]} pixels are too small for the output stride"
+            raise ValueError(f"{given}: height and width must be at least {stride}")
         pooled_norm = self.aspp.image_pooling.normalization
         if pooled_norm.training and shape[0] == 1 and not isinstance(pooled_norm, nn.SyncBatchNorm):
             raise ValueError(
