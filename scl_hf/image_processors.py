@@ -56,7 +56,7 @@ def open_processor(
 
 
 def is_folder(field: str, name: str | Path) -> bool:
-    """Whether `name` is a folder; `False` for a Hub id, an error for what is neither."""
+    """Whether `name` is a folder and not a Hub id; raises where it can be neither."""
     there = os.path.isdir(name)
     if not there and (str(name).count("/") > 1 or str(name).startswith((".", "/", "~"))):
         raise InputError(f"{field}: no such folder")
@@ -79,8 +79,8 @@ def own_size(processor: BaseImageProcessor) -> BaseImageProcessor:
 
 def normalization_of(processor: BaseImageProcessor) -> Normalization:
     """
-    Returns the normalization of an image processor, whatever its size. It is tried on an image: some classes ignore
-    some of their fields (MobileViT `do_normalize`).
+    Returns the normalization of an image processor, without its resizing. The processor is tried on an image: some
+    classes ignore some of their fields (MobileViT `do_normalize`).
     """
     own, name = own_size(processor), type(processor).__name__
     try:

@@ -248,6 +248,7 @@ def test_saves_during_a_push_are_pushed_after_it_and_a_reason_is_said_once(recor
     monkeypatch.setattr(Recorder, "upload_folder", wait)
     for step in (1, 2, 3):
         push.start(f"step {step}", run / f"checkpoint-{step}")
+    assert push._thread.daemon  # Python joins others at exit: a stopped run would wait for its push
     goes_on.set()
     push.finish()
     # The newest checkpoint may have gone with an earlier message: what counts is that it is there.
