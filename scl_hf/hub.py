@@ -1,27 +1,32 @@
-"""The Hub as it is to its users: what it answers, in words and without secrets, and how long it is waited for."""
+"""The Hugging Face Hub: names on it, reasons without secrets, and the pushes of a run's folder."""
 
 import contextlib
 import json
 import logging
 import os
 import re
+import shlex
+import shutil
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from huggingface_hub import get_session, get_token, set_client_factory
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import CommitInfo, HfApi, get_session, get_token, set_client_factory
+from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from tqdm.auto import tqdm
+from transformers.trainer_utils import HubStrategy, sort_checkpoints
 
-from .errors import InputError, first_line
-from .files import is_disk_full
+from .errors import InputError, check_field, first_line
+from .files import is_disk_full, replacing, write_json
 
-# Seconds, of connecting, and of each reading, writing and waiting for a free connection. Its own limit is none.
-TIMEOUT = (10, 120, 120, 10)
-# The answers of the Hub that may be others a little later, apart from 5xx
-PASSING = (408, 409, 412, 425, 429)
+TIMEOUT = (10, 120, 120, 10)  # seconds to connect, read, write and wait for a connection; by default there is none
+PAUSES = (5, 30, 120)  # seconds between the attempts of a push; huggingface_hub itself retries for half a minute
+PASSING = (408, 409, 412, 425, 429)  # statuses that may pass, apart from 5xx
 ANSWERS = {
     401: "the Hub does not know the token",
-    402: "the Hub wants to be paid for it",
     403: "the token may not write there",
     404: "the repository or its revision is gone, or the token may not see it",
     409: "something else is being written there",
@@ -29,24 +34,41 @@ ANSWERS = {
 }
 LOG_IN = "Run `hf auth login`, or set HF_TOKEN, with one that may write."
 
+SETTINGS_NAME = "_hub.json"  # where a run's folder is pushed to; names that begin with _ are not pushed
+LAST_CHECKPOINT = "last-checkpoint"  # upstream's name for the newest one, with `hub_strategy` "checkpoint"
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", "training_args.bin")
+# Sample predictions and overlays show images of the data, which not every license allows to be passed on. The card's
+# own panel lies at the root where it may be.
+NOT_PUSHED = ("_*", ".*", "*/.*", "checkpoint-*", "predictions/*", "panels/*", "*.tfevents.*")
+
 
 def on_the_hub(name: str | os.PathLike) -> tuple[str, str | None] | None:
-    """Repository and revision of a name that is no folder here but may be one of the Hub: user/repo@revision."""
-    match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", str(name))
-    return (
-        match.groups()
-        if match and not os.path.exists(name) and not match[1].partition("/")[2].startswith("checkpoint-")
-        else None
-    )
+    """Repository and revision of a name such as user/repo@revision; `None` for a folder or another name."""
+    match = re.fullmatch(r"(\w[\w.-]*/(?!checkpoint-)\w[\w.-]*)(?:@(\S+))?", str(name))
+    return match.groups() if match and not os.path.exists(name) else None
+
+
+def check_token(token: str | None) -> None:
+    """Raises where there is no token, or what cannot be one: HTTP libraries quote it in their errors."""
+    token = token or _own_token()
+    if token is None:
+        raise InputError(f"hub_token: there is no token. {LOG_IN}")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise InputError("hub_token: holds characters that no token has, such as a line break. Copy it again.")
+
+
+def _own_token() -> str | None:
+    with contextlib.suppress(Exception):  # a machine's own ways to get one may fail
+        return get_token()
 
 
 def status_of(error: BaseException) -> int | None:
-    """The status of the Hub's answer, if an error is one."""
+    """The status of the Hub's answer that an error holds, if any."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the same request would fail tomorrow, too: a name or a right is wrong, and not the connection."""
+    """Whether the same request would fail again: a name or a right is wrong, not the connection."""
     status = status_of(error)
     if status is not None:
         return 400 <= status < 500 and status not in PASSING
@@ -54,7 +76,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException, token: str | None = None) -> str:
-    """Why the Hub could not be used, in a few words, without the token and without signed addresses."""
+    """Why the Hub could not be used, in a few words, without tokens and signed addresses."""
     status = status_of(error)
     if status is not None:
         said = str(getattr(error, "server_message", None) or getattr(error.response, "reason_phrase", "")).strip()
@@ -62,51 +84,233 @@ def reason_of(error: BaseException, token: str | None = None) -> str:
         reason = f"{words} ({' '.join(f'{status} {said}'.split())})"
     elif isinstance(error, ValueError) or getattr(error, "filename", None) or is_disk_full(error):
         reason = first_line(error)
-    elif isinstance(error, (OSError, HTTPError)):
-        reason = f"the Hub cannot be reached ({first_line(error)})"
     else:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-    for secret in filter(None, (token, _token_or_none())):
+        words = "the Hub cannot be reached" if isinstance(error, (OSError, HTTPError)) else type(error).__name__
+        reason = f"{words} ({first_line(error)})"
+    for secret in filter(None, (token, _own_token())):
         reason = reason.replace(secret.strip(), "…")
     return re.sub(r"(https?://[^\s?]+)\?[^\s)]+", r"\1", reason)
 
 
-def check_token(token: str | None) -> None:
-    """Refuses to begin without a token, or with what cannot be one: HTTP libraries quote it in their errors."""
-    token = token or _token_or_none()
-    if token is None:
-        raise InputError(f"hub_token: there is no token. {LOG_IN}")
-    if not re.fullmatch(r"[!-~]+", token):
-        raise InputError(
-            "hub_token: holds characters that no token has. Copy it again, without spaces or line breaks."
-        )
-
-
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
-    """
-    Within this, huggingface_hub does not wait for ever, and says nothing of what it tries again: its warnings have
-    addresses with signatures. Its progress bars are for terminals.
-    """
+    """Limits how long huggingface_hub waits, and mutes its warnings, which show signed addresses."""
     client = get_session()
-    if client.timeout.read is None:  # else the user has a factory of clients with limits of its own
+    if client.timeout.read is None:  # otherwise the user has set limits of their own
         options = {"event_hooks": client.event_hooks, "follow_redirects": True, "timeout": TIMEOUT}
         set_client_factory(lambda: type(client)(**options))
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    bars = not are_progress_bars_disabled() and not sys.stderr.isatty()
-    if bars:
+    hides_bars = not are_progress_bars_disabled() and not sys.stderr.isatty()
+    if hides_bars:
         disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
-        if bars:
+        if hides_bars:
             enable_progress_bars()
 
 
-def _token_or_none() -> str | None:
-    with contextlib.suppress(Exception):  # a machine's own ways to get one may fail
-        return get_token()
-    return None
+@dataclass
+class HubArguments:
+    """
+    Where a run is pushed to. By default where it was pushed while it trained.
+
+    Args:
+        hub_model_id (`str`, *optional*):
+            The repository, as user/name or a name alone. It is created where there is none.
+        hub_private_repo (`bool`, *optional*):
+            Whether a new repository is private. By default as the account or organization has it.
+        hub_strategy (`str`, *optional*):
+            What goes there besides the model: end and every_save nothing, checkpoint the newest checkpoint,
+            all_checkpoints all of them.
+        hub_revision (`str`, *optional*):
+            The branch, main by default. It is created where there is none.
+    """
+
+    hub_model_id: str | None = None
+    hub_private_repo: bool | None = None
+    hub_strategy: str | None = None
+    hub_revision: str | None = None
+
+    def __post_init__(self):
+        strategies = [strategy.value for strategy in HubStrategy]
+        check_field(self, "hub_strategy", self.hub_strategy in (None, *strategies), f"one of {', '.join(strategies)}")
+
+
+def settings_of(folder: Path, given: HubArguments) -> HubArguments:
+    """Where a run's folder goes: the `given` fields, and for the others those of the run."""
+    path, recorded = folder / SETTINGS_NAME, {}
+    if path.exists():
+        try:
+            recorded = asdict(HubArguments(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            remedy = "Remove it, and give --hub_model_id."
+            raise InputError(f"{path}: cannot be read ({first_line(error)}). {remedy}") from error
+    settings = HubArguments(**recorded | {name: value for name, value in asdict(given).items() if value is not None})
+    if settings.hub_model_id is None:
+        raise InputError(f"hub_model_id: is missing, for {folder} was not to be pushed. Add --hub_model_id user/name.")
+    return settings
+
+
+class Push:
+    """
+    Pushes a run's folder: model, code, card and images to the root, and the checkpoints that `hub_strategy` wants.
+    Each push sends all that is missing, so that it makes up for one that failed. None of them stops the run.
+
+    Args:
+        folder (`str` or `Path`): The run's `output_dir`.
+        settings ([`HubArguments`]): Where it goes.
+        token (`str`, *optional*): The token; by default that of the machine.
+    """
+
+    def __init__(self, folder: str | Path, settings: HubArguments, token: str | None = None):
+        self.folder, self.settings, self.token = Path(folder), settings, token
+        self.repo: str | None = None  # with its namespace, once the Hub has said it
+        self._newest: Path | None = None  # checkpoint that this run has saved last
+        self._sent: set[Path] = set()  # checkpoints that are on the Hub
+        self._due: str | None = None  # message of the next push
+        self._thread: threading.Thread | None = None
+        self._lock, self._hurry = threading.Lock(), threading.Event()
+        self._said: str | None = None
+
+    def prepare(self) -> str:
+        """Returns the repository's name; raises for a wrong one or a token without rights, not without connection."""
+        check_token(self.token)
+        try:
+            with quiet_hub():
+                self._open()
+        except Exception as error:
+            if is_refusal(error):
+                raise self.refusal(error) from error
+            self._say(reason_of(error, self.token), "The run continues and tries again later.")
+        write_json(self.folder / SETTINGS_NAME, asdict(self.settings))
+        return self.repo or self.settings.hub_model_id
+
+    def start(self, message: str, checkpoint: Path) -> None:
+        """Pushes a new `checkpoint` in the background, after the push under way."""
+        with self._lock:
+            self._due, self._newest = message, checkpoint
+            if self._thread is None:
+                # Not `HfApi.run_as_future`: Python joins its thread at exit, so a stopped run would wait for the push.
+                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread.start()
+
+    def finish(self, is_stopped: Callable[[], int] = lambda: 0) -> None:
+        """Waits for the push under way, without further pauses, until `is_stopped`."""
+        self._hurry.set()
+        while (thread := self._thread) is not None and not is_stopped():
+            thread.join(0.2)
+        self._hurry.clear()
+
+    def end(self, message: str) -> CommitInfo | None:
+        """Pushes at the end of a run; where that fails, prints the command that completes it."""
+        try:
+            return self.push(message)
+        except Exception as error:
+            self._said = None
+            command = f"python scripts/push.py {shlex.quote(str(self.folder))}"
+            self._say(reason_of(error, self.token), f"All is in {self.folder}; this completes it: {command}")
+            return None
+
+    def push(self, message: str, take_model: bool = False) -> CommitInfo:
+        """
+        Pushes now, with up to three further attempts where those may help; raises what the last attempt met.
+        `take_model` copies the newest checkpoint's model to the root first.
+        """
+        with quiet_hub():
+            for pause in (*PAUSES, None):
+                try:
+                    commit = self._push_once(message, take_model)
+                except Exception as error:
+                    ends = pause is None or is_refusal(error) or isinstance(error, OfflineModeIsEnabled)
+                    if ends or self._due or self._hurry.wait(pause):
+                        raise
+                else:
+                    self._said = None
+                    return commit
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                message, self._due = self._due, None
+                if message is None:
+                    self._thread = None
+                    return
+            try:
+                self.push(message, take_model=True)
+            except Exception as error:
+                if not self._due:  # the next push is the next attempt
+                    self._say(reason_of(error, self.token), "The run continues and tries again later.")
+
+    def _open(self) -> None:
+        """Creates the repository and its branch, and checks that the token may write there."""
+        settings, api = self.settings, HfApi(token=self.token)
+        repo = api.create_repo(settings.hub_model_id, private=settings.hub_private_repo, exist_ok=True).repo_id
+        api.auth_check(repo, write=True)  # for an existing one `create_repo` needs no right to write
+        if settings.hub_revision and not settings.hub_revision.startswith("refs/"):
+            api.create_branch(repo, branch=settings.hub_revision, exist_ok=True)
+        self.repo = repo
+
+    def _push_once(self, message: str, take_model: bool) -> CommitInfo:
+        if self.repo is None:
+            self._open()
+        checkpoints = complete_checkpoints(self.folder)
+        newest = self._newest or (checkpoints[-1] if checkpoints else None)
+        if take_model and newest is not None:
+            for path in (path for pattern in MODEL_FILES for path in newest.glob(pattern)):
+                with replacing(self.folder / path.name) as partial:
+                    shutil.copyfile(path, partial)
+        api, where = HfApi(token=self.token), {"repo_id": self.repo, "revision": self.settings.hub_revision}
+        options = {"commit_message": message, "ignore_patterns": list(NOT_PUSHED)}
+        commit = api.upload_folder(folder_path=self.folder, **where, **options)
+        wanted = {}
+        if self.settings.hub_strategy == HubStrategy.CHECKPOINT and newest is not None:
+            wanted = {LAST_CHECKPOINT: newest}
+        elif self.settings.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+            wanted = {path.name: path for path in checkpoints}
+        for name, path in wanted.items():
+            if path not in self._sent:
+                # Without the files of an older checkpoint: the manifest does not name them.
+                options = {"commit_message": f"{message}, checkpoint", "path_in_repo": name, "delete_patterns": "*"}
+                api.upload_folder(folder_path=path, **where, **options)
+                self._sent.add(path)
+        return commit
+
+    def _say(self, reason: str, ending: str) -> None:
+        """Prints a reason below a progress bar, once in a row."""
+        if reason != self._said:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                tqdm.write(f"push_to_hub {self.repo or self.settings.hub_model_id}: {reason}. {ending}", sys.stderr)
+        self._said = reason
+
+    def refusal(self, error: Exception) -> InputError:
+        """What is wrong with a name or a right, and the remedy."""
+        status, reason = status_of(error), reason_of(error, self.token)
+        if status == 401:
+            return InputError(f"hub_token: {reason}. {LOG_IN}")
+        if status == 400 and "/branch/" in str(error.response.url):
+            return InputError(f"hub_revision: {reason}. Name a branch.")
+        if status is None and not isinstance(error, HFValidationError):
+            return InputError(f"{self.folder}: {reason}")
+        remedy = "Name a repository of models, as user/name, that the token may write to."
+        return InputError(f"hub_model_id {self.settings.hub_model_id}: {reason}. {remedy}")
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder that have a manifest, the newest last."""
+    return [path for path in map(Path, sort_checkpoints(str(folder))) if (path / "manifest.json").is_file()]
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether no checkpoint in a run's folder is newer than the model at its root."""
+    if not (checkpoints := complete_checkpoints(folder)):
+        return True
+    newest = checkpoints[-1]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        if state["global_step"] >= int(newest.name.rpartition("-")[2]):
+            return True
+    return any(path.stat().st_mtime >= newest.stat().st_mtime for path in folder.glob("*.safetensors"))

@@ -1,6 +1,4 @@
-"""
-Mean intersection over union, streamed. Importing `evaluate` takes seconds: import this module where it is needed.
-"""
+"""Streamed mean intersection over union. Import this module late: `evaluate` takes seconds to import."""
 
 import datasets
 import evaluate
@@ -10,25 +8,22 @@ import torch
 
 class MeanIoU(evaluate.Metric):
     """
-    Intersection over union and accuracy of label maps, from a confusion matrix that grows batch by batch: no
-    prediction is stored, in memory or on disk. The keys and their meaning are those of the `mean_iou` metric of
-    `evaluate`.
+    Intersection over union and accuracy of label maps, with the keys and meaning of the `mean_iou` metric of
+    `evaluate`. A confusion matrix grows batch by batch; no prediction is stored.
 
-    The counts are in `confusion_matrix`, an int64 tensor (num_classes, num_classes) on the device of the last
-    predictions: row = reference, column = prediction. Under several processes each fills its own, and their sum is put
-    back before `compute`: `metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(device))`.
+    `confusion_matrix` is an int64 tensor (num_classes, num_classes), rows references, columns predictions, on the
+    device of the last predictions. Under several processes each fills its own; sum them before `compute`:
+    `metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(device))`.
 
     Args:
         num_classes (`int`): Classes are 0 … num_classes - 1.
-        ignore_index (`int`, *optional*, defaults to `255`): Reference pixels of this value do not count, whatever is
-            predicted there.
+        ignore_index (`int`, *optional*, defaults to `255`): Reference pixels of this value do not count.
 
     Example:
 
     ```python
     >>> metric = MeanIoU(num_classes=19)
-    >>> for batch in batches:
-    ...     metric.add_batch(predictions=logits.argmax(1), references=batch["labels"])
+    >>> metric.add_batch(predictions=logits.argmax(1), references=batch["labels"])
     >>> metric.compute()["mean_iou"]
     ```
     """
@@ -41,19 +36,15 @@ class MeanIoU(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
-        return evaluate.MetricInfo(
-            description="Mean intersection over union of label maps.",
-            citation="",
-            features=datasets.Features({"predictions": label_maps, "references": label_maps}),
-        )
+        features = datasets.Features({"predictions": label_maps, "references": label_maps})
+        return evaluate.MetricInfo(description="Mean IoU of label maps.", citation="", features=features)
 
     def _build_data_dir(self) -> str:
-        # The base class makes a folder for the predictions that it stores; here nothing is stored.
-        return ""
+        return ""  # nothing is stored, so no folder is made
 
     def add_batch(self, *, predictions, references):
         """
-        Counts a batch. A class out of range is a `ValueError`.
+        Counts a batch; raises a `ValueError` for a class out of range.
 
         Args:
             predictions (`torch.Tensor` or `np.ndarray`): Predicted classes, integers (B, H, W) or (H, W).
@@ -62,15 +53,13 @@ class MeanIoU(evaluate.Metric):
         predictions = _as_int32(predictions, "predictions")
         references = _as_int32(references, "references").to(predictions.device)
         if predictions.shape != references.shape:
-            raise ValueError(
-                f"predictions and references differ in shape: {tuple(predictions.shape)}, {tuple(references.shape)}."
-            )
+            shapes = f"{tuple(predictions.shape)}, {tuple(references.shape)}"
+            raise ValueError(f"predictions and references differ in shape: {shapes}.")
         num_classes, ignored_row = self.num_classes, self.ignore_index
         if not 0 <= ignored_row <= 255:
             ignored_row = num_classes
             references = references.masked_fill(references == self.ignore_index, ignored_row)
-        # Ignored pixels are counted like all others, in a row of their own, and dropped afterwards: to take them out
-        # first needs three times as long.
+        # Ignored pixels are counted in a row of their own and dropped: masking them first takes three times as long.
         num_rows = max(256, num_classes + 1)
         for name, values, limit in ("predictions", predictions, num_classes), ("references", references, num_rows):
             low, high = (bound.item() for bound in values.aminmax()) if values.numel() else (0, 0)
@@ -85,22 +74,21 @@ class MeanIoU(evaluate.Metric):
         self.confusion_matrix = self.confusion_matrix.to(counts.device) + counts[:num_classes]
 
     def add(self, *, prediction, reference):
-        """Counts one label map, see `add_batch`."""
+        """Counts one label map, as `add_batch` counts a batch."""
         self.add_batch(predictions=prediction, references=reference)
 
     def compute(self, *, predictions=None, references=None) -> dict[str, float | list[float]]:
         """
-        The scores of all that was added (`predictions` and `references`, where given, included); then starts anew, as
-        metrics of `evaluate` do. Take a copy of `confusion_matrix` first where it is needed.
+        Returns the scores of all that was added, `predictions` and `references` included, and resets the counts.
 
         Returns:
             `dict`: `mean_iou`, `mean_accuracy`, `overall_accuracy` (floats in 0 … 1), `per_category_iou` and
-            `per_category_accuracy` (lists of floats). A class that is neither labeled nor predicted has the IoU NaN,
-            one that is not labeled the accuracy NaN; the means leave NaN out.
+            `per_category_accuracy` (lists of floats). The IoU of a class neither labeled nor predicted is NaN, as is
+            the accuracy of one not labeled; the means leave NaN out.
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
-        # Counts up to 2^53 pixels are exact in float64, which not every accelerator has.
+        # float64, which not every accelerator has, counts exactly up to 2^53 pixels.
         matrix = self.confusion_matrix.cpu().double()
         self.confusion_matrix = torch.zeros_like(self.confusion_matrix)
 
@@ -117,8 +105,7 @@ class MeanIoU(evaluate.Metric):
 
 
 def _as_int32(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
-    # A copy of an array, because torch takes neither read-only nor reversed ones; int32, because a joint index of two
-    # uint8 classes does not fit into uint8.
+    # Copied: torch takes no read-only or reversed arrays. int32: a joint index of two uint8 classes overflows uint8.
     tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
     if tensor.is_floating_point() or tensor.is_complex():
         raise ValueError(f"{name} must be integers (logits? take their argmax over the classes), not {tensor.dtype}.")

@@ -1,13 +1,13 @@
 """
-Turns a checkpoint of the public baseline (Zhu et al. 2019), DeepLabV3+ on WideResNet-38, into a folder for
+Converts a checkpoint of the public baseline (Zhu et al. 2019), DeepLabV3+ on WideResNet-38, to a folder for
 `from_pretrained`, with the same logits:
 
     python scripts/convert_checkpoint.py cityscapes.pth --output models/cityscapes
     python scripts/convert_checkpoint.py mapillary.pth --output models/mapillary --id2label names.json
     python scripts/convert_checkpoint.py wider_resnet38.pth --output models/imagenet    # the trunk: a start
 
-Sizes and the number of classes are read from the weights. What they do not tell, dilations and dropout, is the default
-of `DeepLabV3PlusConfig`. No code in the file is run. The license of the weights stays that of their publisher.
+Sizes and the number of classes are read from the weights; dilations and dropout are the defaults of
+`DeepLabV3PlusConfig`. No code in the file is run. The license of the weights stays that of their publisher.
 """
 
 import os
@@ -35,7 +35,7 @@ from scl_hf.pretrained import load_processor
 USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
 NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
 
-LAYERS = {  # ours -> the baseline's, but for residual blocks and the branches of the ASPP
+LAYERS = {  # ours -> the baseline's, without residual blocks and the branches of the ASPP
     "trunk.mod1": "mod1.conv1",
     "aspp.image_pooling.convolution": "aspp.img_conv.0",
     "aspp.image_pooling.normalization": "aspp.img_conv.1",
@@ -48,9 +48,9 @@ LAYERS = {  # ours -> the baseline's, but for residual blocks and the branches o
     "decoder.classifier": "final.6",
 }
 HEAD = ("aspp.", "bot_aspp.", "bot_fine.", "final.")
-CLASSIFIER = ("bn_out.", "classifier.")  # ImageNet's, of no use here
+CLASSIFIER = ("bn_out.", "classifier.")  # ImageNet's
 
-# Beside its tensors a checkpoint of the baseline holds its mean IoU: a NumPy number, also by its name before NumPy 2.
+# The baseline stores its mean IoU as a NumPy number, under the names before and after NumPy 2.
 _scalar = np.float64().__reduce__()[0]
 NUMBERS = [np.dtype, np.dtypes.Float64DType, _scalar, (_scalar, "numpy.core.multiarray.scalar")]
 
@@ -58,16 +58,16 @@ NUMBERS = [np.dtype, np.dtypes.Float64DType, _scalar, (_scalar, "numpy.core.mult
 @dataclass
 class ConversionArguments:
     """
-    Where the model goes, and what its classes are called.
+    Where the model goes, and the names of its classes.
 
     Args:
         output (`str`):
-            Folder of the model, which is not there yet.
+            Folder of the model, which does not exist yet.
         id2label (`str`, *optional*):
             JSON file with the names of the classes, `{"0": "road", "1": "sidewalk", …}`. By default 19 classes are
             those of Cityscapes, and others have no names.
         partial (`bool`, *optional*, defaults to `False`):
-            Whether a checkpoint that fits in part is taken. What is missing is then new where training starts from it.
+            Whether to take a checkpoint that fits in part. What is missing is new where training starts from it.
     """
 
     output: str
@@ -76,7 +76,6 @@ class ConversionArguments:
 
 
 def main() -> None:
-    # 1. What is converted, and to where
     given, fields = split_command_line(sys.argv[1:])
     if len(given) != 1 and not {"-h", "--help"} & set(fields):
         raise InputError(f"one checkpoint comes first: {USAGE}")
@@ -86,14 +85,13 @@ def main() -> None:
     if os.path.lexists(output):
         raise InputError(f"output {output}: is there already. Name a new folder.")
 
-    # 2. Its tensors, and the network that they are of
+    # 1. The tensors, and the network that they belong to
     weights = read_weights(source)
-    config = read_config(source, weights)
-    name_classes(config, weights, args.id2label)
+    config = read_config(source, weights, args.id2label)
     with torch.device("meta"):
         model = DeepLabV3PlusForSemanticSegmentation(config)
 
-    # 3. What fits
+    # 2. What fits
     has_head = any(name.startswith(HEAD) for name in weights)
     wanted = {name: t for name, t in model.state_dict().items() if has_head or name.startswith("trunk.")}
     taken, missing, unexpected = match(weights, wanted)
@@ -113,31 +111,26 @@ def main() -> None:
             f"{NEEDED} --partial true takes what fits."
         )
 
-    # 4. The folder, whole or not there
+    # 3. The folder, complete or not there
     logging.disable_progress_bar()
     save(output, model, taken)
-    print(f"{output}: {described(config, args.id2label, is_whole=has_head and not missing)}")
+    print(f"{output}: {described(config, args.id2label, is_complete=has_head and not missing)}")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by the names of its network. Those of a zip, as torch writes, stay on the disk."""
     if not path.is_file():
         raise InputError(f"{path}: no such file. Name a checkpoint of the baseline, such as cityscapes.pth.")
-    with open(path, "rb") as file:
-        if re.match(rb"(\xef\xbb\xbf)?\s*<", file.read(512)):
-            raise InputError(
-                f"{path}: is a web page, which a dead link or a login gives in place of the file. Download it anew."
-            )
     try:
         with torch.serialization.safe_globals(NUMBERS), warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # what others wrote may hold anything
+    except Exception as error:  # files of others may hold anything
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputError(
                 f"{path}: holds Python code ({code[1]}), which is not run. Where you trust it, save its state_dict "
                 "alone, torch.save(model.state_dict(), …), and convert that."
             ) from error
-        raise InputError(f"{path}: is cut off, or no checkpoint of torch.save. Download it anew.") from error
+        raise InputError(f"{path}: is cut off, or no file of torch.save (a web page?). Download it again.") from error
     if isinstance(checkpoint, Mapping):
         held = (checkpoint.get(key) for key in ("state_dict", "model"))
         checkpoint = next((value for value in held if isinstance(value, Mapping)), checkpoint)
@@ -147,8 +140,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     raise InputError(f"{path}: holds no tensors by name, in state_dict, in model or bare. {NEEDED}")
 
 
-def read_config(source: Path, weights: Mapping[str, torch.Tensor]) -> DeepLabV3PlusConfig:
-    """The config of the network that the weights are of, still without the names of its classes."""
+def read_config(source: Path, weights: Mapping[str, torch.Tensor], names: str | None) -> DeepLabV3PlusConfig:
+    """The config of the network that the weights belong to, with the class names of a file or of Cityscapes."""
     kernels = {name: tensor.shape for name, tensor in weights.items() if tensor.dim() == 4 and tensor.numel()}
     depths, channels = [], []
     for module in (f"mod{n}" for n in range(2, 8)):
@@ -161,24 +154,21 @@ def read_config(source: Path, weights: Mapping[str, torch.Tensor]) -> DeepLabV3P
             f"{source}: is of another network, {len(weights)} tensors such as {first_few(weights, 2)}. {NEEDED}"
         )
     sizes = {"aspp_channels": "aspp.img_conv.0", "skip_channels": "bot_fine", "decoder_channels": "final.0"}
-    sizes = {field: kernels[f"{name}.weight"][0] for field, name in sizes.items() if f"{name}.weight" in kernels}
-    sizes |= {"num_labels": kernels["final.6.weight"][0]} if "final.6.weight" in kernels else {}
-    stem_channels, num_channels = kernels["mod1.conv1.weight"][:2]
-    return DeepLabV3PlusConfig(
-        num_channels=num_channels, stem_channels=stem_channels, depths=depths, channels=channels, **sizes
-    )
-
-
-def name_classes(config: DeepLabV3PlusConfig, weights: Mapping[str, torch.Tensor], file: str | None) -> None:
-    """Gives the classes the names in a file, or those of Cityscapes where they are 19."""
-    if file is None and (config.num_labels != len(ID2LABEL) or "final.6.weight" not in weights):
-        return
-    id2label = ID2LABEL if file is None else read_id2label(Path(file))
-    if "final.6.weight" not in weights:
-        raise InputError("id2label: this checkpoint has no classes to name (final.6.weight). Leave it out.")
-    if len(id2label) != config.num_labels:
-        raise InputError(f"id2label {file}: names {len(id2label)} classes, the checkpoint has {config.num_labels}.")
-    config.id2label, config.label2id = dict(id2label), {name: i for i, name in id2label.items()}
+    sizes |= {"num_labels": "final.6"}
+    fields = {field: kernels[f"{name}.weight"][0] for field, name in sizes.items() if f"{name}.weight" in kernels}
+    num_labels = fields.get("num_labels")
+    id2label = ID2LABEL if num_labels == len(ID2LABEL) else None
+    if names is not None:
+        id2label = read_id2label(Path(names))
+        if num_labels is None:
+            raise InputError("id2label: this checkpoint has no classes to name (final.6.weight). Leave it out.")
+        if len(id2label) != num_labels:
+            raise InputError(f"id2label {names}: names {len(id2label)} classes, the checkpoint has {num_labels}.")
+    if id2label is not None:
+        fields |= {"id2label": dict(id2label), "label2id": {name: i for i, name in id2label.items()}}
+        del fields["num_labels"]
+    fields["stem_channels"], fields["num_channels"] = kernels["mod1.conv1.weight"][:2]
+    return DeepLabV3PlusConfig(depths=depths, channels=channels, **fields)
 
 
 def baseline_name(name: str) -> str:
@@ -197,7 +187,7 @@ def baseline_name(name: str) -> str:
 def match(
     weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
-    """What is taken, by our names; what is missing and what is unexpected, by the baseline's."""
+    """The tensors taken, by our names; the names missing and unexpected, by the baseline's."""
     taken, missing, used = {}, [], set()
     for name, like in wanted.items():
         old = baseline_name(name)
@@ -212,7 +202,7 @@ def match(
 
 
 def check_finite(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuses NaN and infinity. By minimum and maximum, which need no memory."""
+    """Rejects NaN and infinity, by minimum and maximum, which need no memory."""
     ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items()}
     if wrong := [baseline_name(name) for name, values in ends.items() if not values.isfinite().all()]:
         raise InputError(
@@ -225,7 +215,7 @@ def counted(names: list[str]) -> str:
 
 
 def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dict[str, torch.Tensor]) -> None:
-    """Writes the folder of a model whose tensors are these; the image processor is ImageNet's, as in the baseline."""
+    """Writes the folder of a model with these tensors and ImageNet's image processor, as in the baseline."""
     model.to(next(iter(tensors.values())).dtype)
     with writing(str(output), output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -235,9 +225,9 @@ def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dic
             os.rename(f"{folder}/model", output)
 
 
-def described(config: DeepLabV3PlusConfig, id2label: str | None, is_whole: bool) -> str:
-    """What the folder is, and how to go on."""
-    if not is_whole:
+def described(config: DeepLabV3PlusConfig, id2label: str | None, is_complete: bool) -> str:
+    """What the folder is, and what to do with it."""
+    if not is_complete:
         return "a start for training, as model_name_or_path of a recipe; what is missing will be new"
     if id2label is None and config.num_labels != len(ID2LABEL):
         names = "without names (LABEL_0, …), for which eval.py and predict.py ask: name them by --id2label FILE.json"

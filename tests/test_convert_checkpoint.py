@@ -293,8 +293,14 @@ def write(path, content, cut=None):
 
 
 WRONG = {
-    "a web page": (lambda path, _: path.write_text("<!DOCTYPE html>\n<html>Sign in"), "is a web page"),
-    "a web page with a mark": (lambda path, _: path.write_text("\ufeff\n<html>"), "is a web page"),
+    "a web page": (
+        lambda path, _: path.write_text("<!DOCTYPE html>\n<html>Sign in"),
+        "is cut off, or no file of torch.save .a web page..",
+    ),
+    "a web page with a mark": (
+        lambda path, _: path.write_text("\ufeff\n<html>"),
+        "is cut off, or no file of torch.save .a web page..",
+    ),
     "nothing": (lambda path, _: path.write_bytes(b""), "is cut off"),
     "zeros": (lambda path, _: path.write_bytes(bytes(2000)), "is cut off"),
     "a text": (lambda path, _: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "is cut off"),
@@ -351,7 +357,10 @@ def test_a_file_that_is_cut_off(convert, weights, tmp_path, is_zip, share):
     content = source.read_bytes()
     source.write_bytes(content[: int(share * len(content))])
     code, _, error = convert(source)
-    assert code == 2 and error == f"error: {source}: is cut off, or no checkpoint of torch.save. Download it anew.\n"
+    assert (
+        code == 2
+        and error == f"error: {source}: is cut off, or no file of torch.save (a web page?). Download it again.\n"
+    )
 
 
 def test_places(convert, weights, tmp_path):

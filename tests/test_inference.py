@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from scl_hf.inference import kept_spans, predict_probs, tile_starts, upsample_logits
+from scl_hf.inference import predict_probs, tile_starts, upsample_logits
 
 
 class Net(nn.Module):
@@ -98,32 +98,6 @@ def test_logits_are_averaged_over_scales_and_flips():
     torch.testing.assert_close(predict_probs(model, pixel_values, flip=True), both, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("overlap", [1 / 3, 0.45, 0.75])
-@pytest.mark.parametrize("size", [(40, 52), (37, 61), (9, 33)])
-def test_tiled_equals_whole_when_borders_are_trimmed(size, overlap):
-    # The receptive field's radius, 2, is within half of the least overlap, 5 pixels.
-    model, pixel_values = Net(3), images(*size)
-    protocol = {"scales": (0.5, 1, 1.3), "flip": True}
-    whole = predict_probs(model, pixel_values, **protocol)
-    for max_tiles in (1, 5):
-        model.batches.clear()
-        tiled = predict_probs(
-            model, pixel_values, tile=15, overlap=overlap, border="trim", max_tiles_per_batch=max_tiles, **protocol
-        )
-        assert len(model.batches) > 6 / max_tiles and max(height for _, height, _ in model.batches) <= 20
-        torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
-    averaged = predict_probs(model, pixel_values, tile=15, overlap=overlap, **protocol)
-    assert (averaged - whole).abs().max() > 1e-3
-
-
-def test_trimmed_tiles_share_no_pixel_and_leave_none_out():
-    for length, tile, overlap in [(40, 15, 1 / 3), (41, 15, 0.4), (100, 10, 0.9), (7, 9, 0.5), (30, 10, 0.0)]:
-        spans = kept_spans(length, tile, overlap, "trim")
-        assert [i for _, (first, end) in spans for i in range(first, end)] == list(range(length))
-        for (start, (_, end)), (after, (first, _)) in zip(spans, spans[1:]):
-            assert min(start + tile - end, first - after) == (start + tile - after) // 2
-
-
 def test_batches_that_the_model_sees():
     model = Net(1)
     predict_probs(model, images(20, 50, batch=1), scales=(0.5, 2), tile=(16, 32), overlap=0.25)
@@ -131,14 +105,14 @@ def test_batches_that_the_model_sees():
     model.batches.clear()
     predict_probs(model, images(3, 2, batch=1), scales=(0.1,), tile=8, flip=True)
     assert model.batches == [(1, 1, 1)] * 2
-    # Two images, 2 tiles each at scale 1/2 and 9 at scale 1, and their mirror images: 44 tiles of one shape.
+    # Two images and their mirror images: of each image 2 tiles at scale 1/2, 9 at the others.
     model.batches.clear()
-    protocol = {"scales": (0.5, 2, 1), "flip": True, "tile": (8, 16), "overlap": 0.25}
-    probs = predict_probs(model, images(16, 40), max_tiles_per_batch=5, **protocol)
-    shapes = [shape[1:] for shape in model.batches]
-    assert shapes == [(8, 16)] * 9 + [(16, 32)] * 8
-    assert [count for count, *_ in model.batches] == [5] * 8 + [4] + [5] * 7 + [1]
-    torch.testing.assert_close(probs, predict_probs(model, images(16, 40), **protocol))
+    settings = {"scales": (0.5, 2, 1), "flip": True, "tile": (8, 16), "overlap": 0.25}
+    probs = predict_probs(model, images(16, 40), max_tiles_per_batch=5, **settings)
+    many = [5] * 7 + [1]
+    expected = [(n, 8, 16) for n in (5, 3)] + [(n, 16, 32) for n in many] + [(n, 8, 16) for n in many]
+    assert model.batches == expected
+    torch.testing.assert_close(probs, predict_probs(model, images(16, 40), **settings))
 
 
 class PeakMemory(TorchDispatchMode):
@@ -178,9 +152,9 @@ def test_memory_does_not_grow_with_the_number_of_tiles():
 
 def test_compiled_model():
     model, pixel_values = Net(3, stride=2), images(24, 40)
-    protocol = {"scales": (0.5, 1), "flip": True, "tile": 16, "max_tiles_per_batch": 4}
-    probs = predict_probs(torch.compile(model, backend="aot_eager"), pixel_values, **protocol)
-    torch.testing.assert_close(probs, predict_probs(model, pixel_values, **protocol))
+    settings = {"scales": (0.5, 1), "flip": True, "tile": 16, "max_tiles_per_batch": 4}
+    probs = predict_probs(torch.compile(model, backend="aot_eager"), pixel_values, **settings)
+    torch.testing.assert_close(probs, predict_probs(model, pixel_values, **settings))
 
 
 def test_image_processors_model_of_transformers():
@@ -249,7 +223,6 @@ def test_half_precision_logits_are_averaged_in_float32():
         ({"tile": 0}, "tile must be"),
         ({"tile": (8, 0)}, "tile must be"),
         ({"tile": (8, 8, 8)}, "tile must be"),
-        ({"border": "sharp"}, "border must be"),
         ({"max_tiles_per_batch": 0}, "max_tiles_per_batch must be"),
         ({"pixel_values": torch.zeros(3, 8, 8)}, "pixel_values must have"),
     ],

@@ -10,8 +10,7 @@ from transformers.trainer_callback import TrainerState
 
 from ..errors import InputError
 from ..files import is_disk_full
-from ..hub import quiet_hub, reason_of
-from ..pushing import LAST_CHECKPOINT
+from ..hub import LAST_CHECKPOINT, quiet_hub, reason_of
 from .manifest import MANIFEST_NAME, PARTIAL_DIR, clear_partial, find_problem, publish, step_of
 
 

@@ -7,8 +7,9 @@ from huggingface_hub import CommitInfo
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..hub import HubArguments, Push
 from ..processes import on_main_process
-from ..pushing import HubArguments, Push
+from . import signals
 
 
 class PushedTrainer(Trainer):
@@ -16,7 +17,7 @@ class PushedTrainer(Trainer):
     [`~transformers.Trainer`] with its fields `push_to_hub` and `hub_*`, which mean what they mean there, but:
 
     - A wrong name or a token without rights is refused before the run; a Hub that cannot be reached is not waited for.
-    - What fails later is tried again ([`~scl_hf.pushing.Push`]) and said in a line, and never ends the run. The line
+    - What fails later is tried again ([`~scl_hf.hub.Push`]) and said in a line, and never ends the run. The line
       at the end has the command which completes it.
     - A save that finds another one's push under way is pushed after it, so that `hub_always_push` changes nothing.
     """
@@ -42,7 +43,7 @@ class PushedTrainer(Trainer):
 
     def _finish_current_push(self) -> None:
         if self._push is not None:
-            self._push.finish()
+            self._push.finish(signals.requested)
 
     def push_to_hub(
         self,

@@ -37,9 +37,6 @@ class EvaluationArguments:
             costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
         eval_overlap (`float`, *optional*, defaults to 1/3):
             Share of a tile that its neighbor covers too, at least.
-        eval_border (`str`, *optional*, defaults to `"average"`):
-            What counts where tiles overlap: `"average"`, all of them alike, as in the paper; or `"trim"`, the tile
-            that has the pixel farther inside.
         max_tiles_per_batch (`int`, *optional*, defaults to 1):
             Tiles (or whole images), mirrored ones included, that go through the model at once. More need more memory;
             they are faster where tiles are small and the GPU is not.
@@ -51,7 +48,6 @@ class EvaluationArguments:
     eval_flip: bool = False
     eval_tile: list[int] | None = None
     eval_overlap: float = 1 / 3
-    eval_border: str = "average"
     max_tiles_per_batch: int = 1
     dataloader_num_workers: int = 0
 
@@ -65,7 +61,6 @@ class EvaluationArguments:
         is_size = self.eval_tile is None or (len(self.eval_tile) == 2 and min(self.eval_tile) >= 1)
         check_field(self, "eval_tile", is_size, "height and width, or one number, of 1 or more, or left out")
         check_field(self, "eval_overlap", 0 <= self.eval_overlap < 1, "0 or more and below 1")
-        check_field(self, "eval_border", self.eval_border in ("average", "trim"), "average or trim")
         check_field(self, "max_tiles_per_batch", self.max_tiles_per_batch >= 1, "1 or more")
         check_field(self, "dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
 
@@ -110,7 +105,6 @@ def predict_image(
                 flip=args.eval_flip,
                 tile=args.eval_tile,
                 overlap=args.eval_overlap,
-                border=args.eval_border,
                 max_tiles_per_batch=args.max_tiles_per_batch,
             )
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like

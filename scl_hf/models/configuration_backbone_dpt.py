@@ -8,26 +8,21 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
 def four_stages(backbone_config: PreTrainedConfig) -> list[str]:
-    """Names of the stages at a quarter, half, three quarters and the whole of an encoder's depth."""
+    """Names of the stages after each quarter of an encoder's depth."""
     names = [name for name in getattr(backbone_config, "stage_names", None) or () if name != "stem"]
-    return (
-        [names[i] for i in sorted({max(1, len(names) * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})]
-        if names
-        else []
-    )
+    return [names[i] for i in sorted({max(1, len(names) * n // 4) - 1 for n in (1, 2, 3, 4)})] if names else []
 
 
 @strict
 class BackboneDPTConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`BackboneDPTForSemanticSegmentation`]. The defaults are the widths that UniMatch V2 (Yang et
-    al., 2025) takes for DINOv2-small and base.
+    Configuration of a [`BackboneDPTForSemanticSegmentation`]. The default widths are those of UniMatch V2 (Yang et
+    al., 2025) for DINOv2-small and base.
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-            Plain vision transformer under the head, one that `AutoBackbone` opens: DINOv2, with registers or without,
-            DINOv3, BEiT and others; DINOv2-base by default. Where it names one of its `out_features` or none, the maps
-            after a quarter, half, three quarters and all of its layers are taken.
+            Plain vision transformer that `AutoBackbone` opens: DINOv2 (base by default), DINOv3, BEiT and others.
+            Without two `out_features` of its own the maps after each quarter of its layers are taken.
         neck_hidden_sizes (`Sequence[int]`, *optional*):
             Channels to which each map is reduced. By default an eighth, a quarter, half and all of the encoder's.
         reassemble_factors (`Sequence[float]`, *optional*, defaults to `(4, 2, 1, 0.5)`):
@@ -56,7 +51,7 @@ class BackboneDPTConfig(PreTrainedConfig):
     use_batch_norm_in_fusion_residual: bool = False
     semantic_classifier_dropout: float | int = 0.1
     semantic_loss_ignore_index: int = 255
-    # What else the parts of the library's DPT look at
+    # Read by the parts of the library's DPT
     use_bias_in_fusion_residual: bool | None = None
     head_in_index: int = -1
 
@@ -84,7 +79,7 @@ class BackboneDPTConfig(PreTrainedConfig):
 
     @property
     def size_divisor(self) -> int:
-        """`int`: The patch size of the encoder. Sides that are no multiples of it are padded."""
+        """`int`: The patch size of the encoder; other sides are padded to multiples of it."""
         patch_size = self.backbone_config.patch_size
         return patch_size if isinstance(patch_size, int) else max(patch_size)
 
@@ -93,9 +88,8 @@ class BackboneDPTConfig(PreTrainedConfig):
         maps = len(self.backbone_config.out_features)
         for name in ("neck_hidden_sizes", "reassemble_factors"):
             if len(getattr(self, name)) != maps or min(getattr(self, name)) <= 0:
-                raise ValueError(
-                    f"{name} must hold a number above 0 for each of the {maps} maps, got {getattr(self, name)}"
-                )
+                value = getattr(self, name)
+                raise ValueError(f"{name} must hold a number above 0 for each of the {maps} maps, got {value}")
         if self.fusion_hidden_size < 1:
             raise ValueError(f"fusion_hidden_size must be at least 1, got {self.fusion_hidden_size}")
 

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_efficientnet_lite import EfficientNetLiteConfig
 
-# Here and not in `__init__`: these files travel with the weights, and are then imported without it.
+# Not in `__init__.py`, which does not travel with the weights as this file does.
 AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig, exist_ok=True)
 
 
@@ -16,32 +16,29 @@ AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig, e
 class DeepLabV3PlusConfig(PreTrainedConfig):
     r"""
     Configuration of a [`DeepLabV3PlusForSemanticSegmentation`]. The defaults give the network of Zhu et al. (2019) for
-    the 19 classes of Cityscapes: a WideResNet-38 trunk at output stride 8, a skip connection at stride 2. Fields given
-    once per module name the trunk's six residual modules, mod2 to mod7 (mod1 is the stem, a single convolution).
-
-    With `backbone_config` an encoder of the library takes the trunk's place. `stem_channels`, `depths`, `channels`,
-    `dilations` and `dropout_probs` describe the trunk alone and are then not used.
+    Cityscapes: WideResNet-38 at output stride 8, a skip connection at stride 2. Fields with one entry per module
+    describe its residual modules mod2 to mod7. With `backbone_config` an encoder of the library takes its place, and
+    `stem_channels`, `depths`, `channels`, `dilations` and `dropout_probs` are not used.
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-            Encoder under the head, one that `AutoBackbone` opens: ResNet, ConvNeXt, Swin, DINOv2 and others. A `dict`
-            names it by `model_type`. Where it names two `out_features` or more, the head takes the first (decoder's
-            skip connection) and the last (pyramid pooling); otherwise the first stage after the stem (stride 2 or 4
-            in pyramids) and the last stage. The model builds it with random weights, as all models of the library do.
+            Encoder under the head, one that `AutoBackbone` opens: ResNet, ConvNeXt, Swin, DINOv2 and others, as a
+            `dict` by its `model_type`. The head takes the first (skip connection) and the last (pyramid pooling) of
+            its `out_features` or, where it names fewer than two, of all its stages. Its weights are random.
         output_stride (`int`, *optional*):
-            Stride of the backbone's last map, 8 or 16. Defaults to the encoder's own (32 for most). Late strides
-            become dilations and the weights stay. For encoders with stages of convolutions, ResNet and ConvNeXt.
+            Stride of the backbone's last map, 8 or 16, for encoders with stages of convolutions (ResNet, ConvNeXt):
+            late strides become dilations, the weights stay. Defaults to the encoder's own, 32 for most.
         num_labels (`int`, *optional*, defaults to 19):
-            Number of classes. Not needed where `id2label` is given.
+            Number of classes, unless `id2label` is given.
         num_channels (`int`, *optional*, defaults to 3):
-            Number of input channels. With a backbone it is the backbone's.
+            Number of input channels; a backbone brings its own.
         stem_channels (`int`, *optional*, defaults to 64):
             Channels of the stem, a 3×3 convolution at full resolution.
         depths (`Sequence[int]`, *optional*, defaults to `(3, 3, 6, 3, 1, 1)`):
             Number of residual blocks of each module.
         channels (`Sequence[Sequence[int]]`, *optional*, defaults to `((128, 128), (256, 256), (512, 512), (512, 1024), (512, 1024, 2048), (1024, 2048, 4096))`):
-            Output channels of the convolutions in a block of each module. Two: a basic block of two 3×3 convolutions.
-            Three: a bottleneck of 1×1, 3×3 and 1×1.
+            Output channels of the convolutions in a block of each module: two for two 3×3 convolutions, three for a
+            bottleneck of 1×1, 3×3 and 1×1.
         dilations (`Sequence[int]`, *optional*, defaults to `(1, 1, 1, 2, 4, 4)`):
             Dilation of the 3×3 convolutions of each module.
         dropout_probs (`Sequence[float]`, *optional*, defaults to `(0.0, 0.0, 0.0, 0.0, 0.3, 0.5)`):
@@ -58,8 +55,7 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
             Label of the pixels that the loss ignores.
 
     Raises:
-        `ValueError`: `backbone_config` names no encoder of the library, one that gives no feature maps, or
-        `out_features` that it has not.
+        `ValueError`: `backbone_config` names no encoder of the library, or one without such feature maps.
         `huggingface_hub.errors.StrictDataclassError`: A field has a wrong type, or the fields do not fit together.
 
     Example:
@@ -100,7 +96,7 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = 255
 
     def __post_init__(self, **kwargs):
-        # JSON and YAML know lists only: tuples make a configuration equal to the one it was saved from.
+        # JSON has lists only: with tuples a configuration equals the one it was saved from.
         self.depths = tuple(self.depths)
         self.channels = tuple(tuple(module) for module in self.channels)
         self.dilations = tuple(self.dilations)
@@ -113,13 +109,13 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _open_backbone_config(self):
-        """Makes `backbone_config` a configuration of its own with the two `out_features` that the head takes."""
+        """Makes `backbone_config` a configuration with the two `out_features` that the head takes."""
         backbone = self.backbone_config
         if isinstance(backbone, dict):
             if backbone.get("model_type") not in CONFIG_MAPPING:
+                kind = backbone.get("model_type")
                 raise ValueError(
-                    "backbone_config: model_type must name an encoder of transformers, such as resnet, got "
-                    f"{backbone.get('model_type')}"
+                    f"backbone_config: model_type must be one of transformers, such as resnet, got {kind}"
                 )
             backbone = CONFIG_MAPPING[backbone["model_type"]].from_dict(backbone)
         else:
@@ -130,7 +126,7 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
                 f"backbone_config: {backbone.model_type} gives no feature maps; take an encoder that AutoBackbone "
                 "opens, such as resnet, convnext, swin or dinov2"
             )
-        # A single one is the library's default, the last stage, and leaves no map for the skip connection.
+        # A single one, the library's default, leaves no map for the skip connection.
         names = backbone.out_features if len(backbone.out_features) > 1 else stages
         backbone.out_features = list(dict.fromkeys((names[0], names[-1])))
         self.backbone_config = backbone
@@ -138,21 +134,16 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
     @property
     def stride(self) -> int:
-        """`int`: Stride of the deepest map, 8 for WideResNet-38. No side of an image may be shorter."""
+        """`int`: Stride of the deepest map, which no side of an image may be below."""
         if self.backbone_config is None:
             return 8
         stages = len(getattr(self.backbone_config, "depths", (1,)))
         own = getattr(self.backbone_config, "deepest_stride", None)  # EfficientNet-Lite knows
-        return self.output_stride or own or self._patch_size * 2 ** (stages - 1)
-
-    @property
-    def _patch_size(self) -> int:
-        """Stride of the backbone's stem: 4 where it is no patch embedding, as in ResNet."""
-        patch_size = getattr(self.backbone_config, "patch_size", None) or 4
-        return patch_size if isinstance(patch_size, int) else max(patch_size)
+        stem = getattr(self.backbone_config, "patch_size", None) or 4  # ResNet's stem has no patches
+        return self.output_stride or own or (stem if isinstance(stem, int) else max(stem)) * 2 ** (stages - 1)
 
     def to_diff_dict(self):
-        # The library leaves its own default of two classes out of the file: here it would be read as 19.
+        # The library omits its default of two classes, which would be read as 19 here.
         return super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
 
     def validate_architecture(self):
@@ -162,10 +153,8 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         if self.output_stride is not None and self.backbone_config is None:
             raise ValueError("output_stride needs a backbone: WideResNet-38 has stride 8 and `dilations` of its own")
         for name in ("depths", "channels", "dilations", "dropout_probs"):
-            if len(getattr(self, name)) != 6:
-                raise ValueError(
-                    f"{name} must have 6 entries, one for each of mod2 to mod7, got {getattr(self, name)}"
-                )
+            if len(value := getattr(self, name)) != 6:
+                raise ValueError(f"{name} must have 6 entries, one for each of mod2 to mod7, got {value}")
         if any(len(module) not in (2, 3) for module in self.channels):
             raise ValueError(f"each entry of channels must hold 2 or 3 numbers, got {self.channels}")
         if not all(0 <= probability < 1 for probability in self.dropout_probs):

@@ -17,8 +17,8 @@ from .configuration_backbone_dpt import BackboneDPTConfig
 
 class BackboneDPTForSemanticSegmentation(PreTrainedModel):
     """
-    DPT (Ranftl et al., 2021) for semantic segmentation over DINOv2 and its like. All parts are the library's; its own
-    `DPTForSemanticSegmentation` never looks at `backbone_config` and takes squares only.
+    DPT (Ranftl et al., 2021) for semantic segmentation over DINOv2 and its like, of the library's parts. The library's
+    own `DPTForSemanticSegmentation` ignores `backbone_config` and takes squares only.
 
     Args:
         config ([`BackboneDPTConfig`]):
@@ -51,7 +51,7 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # PyTorch's default, as in UniMatch V2: at the library's 0.02 the deep maps fade on their way to the head.
+            # PyTorch's default, as in UniMatch V2: at the library's 0.02 the deep maps fade.
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -59,10 +59,7 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
             super()._init_weights(module)
 
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        return_dict: bool | None = None,
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> tuple | SemanticSegmenterOutput:
         r"""
         Args:

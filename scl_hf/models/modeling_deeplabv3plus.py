@@ -1,4 +1,4 @@
-"""PyTorch DeepLabV3+ model: WideResNet-38 trunk or a backbone, atrous spatial pyramid pooling (ASPP), decoder"""
+"""PyTorch DeepLabV3+ model: WideResNet-38 or a backbone, atrous spatial pyramid pooling (ASPP), decoder"""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from .modeling_efficientnet_lite import EfficientNetLiteBackbone
 
 
 def resize(hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Every resize of the network: bilinear, corner pixels on corner pixels."""
+    """Resizes bilinearly, corner pixels on corner pixels."""
     return F.interpolate(hidden_states, size=size, mode="bilinear", align_corners=True)
 
 
@@ -44,9 +44,8 @@ class DeepLabV3PlusConvLayer(nn.Module):
 
 class DeepLabV3PlusBlock(nn.Module):
     """
-    Residual block with identity mapping: BatchNorm and ReLU come before each convolution, nothing after the sum. Two
-    `channels` give two 3×3 convolutions, three a bottleneck of 1×1, 3×3 and 1×1; the first convolution is the strided
-    one. Where the shape changes, the shortcut is a 1×1 convolution of the pre-activated input.
+    Pre-activation residual block. Two `channels` give two 3×3 convolutions, three a bottleneck of 1×1, 3×3 and 1×1;
+    the first convolution is the strided one. Where the shape changes, the shortcut is a 1×1 convolution.
     """
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], stride: int, dilation: int, dropout_prob: float):
@@ -84,7 +83,7 @@ class DeepLabV3PlusBlock(nn.Module):
 
 
 def recomputable(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`block` for gradient checkpointing, which calls it twice: BatchNorm counts the batch in the first call only."""
+    """Wraps a block for gradient checkpointing, which calls it twice: only the first call updates BatchNorm."""
     calls = itertools.count()
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:
@@ -97,7 +96,7 @@ def recomputable(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class DeepLabV3PlusModule(nn.Sequential):
-    """One of mod2 to mod7: residual blocks in a row."""
+    """Residual blocks in a row: one of mod2 to mod7."""
 
     gradient_checkpointing = False
 
@@ -111,10 +110,7 @@ class DeepLabV3PlusModule(nn.Sequential):
 
 
 class DeepLabV3PlusTrunk(nn.Module):
-    """
-    WideResNet-38: the stem mod1, then the residual modules mod2 to mod7. mod2 works at stride 2, mod3 at stride 4, the
-    rest at stride 8, where dilation stands in for further strides.
-    """
+    """WideResNet-38: the stem mod1, mod2 at stride 2, mod3 at stride 4, mod4 to mod7 at stride 8, dilated."""
 
     def __init__(self, config: DeepLabV3PlusConfig):
         super().__init__()
@@ -135,20 +131,20 @@ class DeepLabV3PlusTrunk(nn.Module):
         self.mod2, self.mod3, self.mod4, self.mod5, self.mod6, self.mod7 = modules
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns mod2's output (the decoder's skip connection, stride 2) and mod7's as it is, with no BatchNorm."""
+        """Returns the outputs of mod2 (stride 2, the decoder's skip connection) and mod7 (without BatchNorm)."""
         skip = self.mod2(self.pool(self.mod1(pixel_values)))
         hidden_states = self.mod4(self.mod3(self.pool(skip)))
         return skip, self.mod7(self.mod6(self.mod5(hidden_states)))
 
 
 def stride_of(layer: nn.Module) -> int:
-    """Stride of a convolution or pooling, 1 for whatever has none."""
+    """Stride of a convolution or pooling, 1 for other layers."""
     stride = getattr(layer, "stride", 1)
     return stride if isinstance(stride, int) else max(stride)
 
 
 def pad_right_and_down(convolution: nn.Conv2d, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-    """Pre-hook for an even kernel at stride 1, such as ConvNeXt's 2×2: it keeps the size and starts where it did."""
+    """Pre-hook that keeps the size under an even kernel at stride 1, such as ConvNeXt's 2×2."""
     rows, columns = (
         d * (k - 1) - 2 * p for d, k, p in zip(convolution.dilation, convolution.kernel_size, convolution.padding)
     )
@@ -157,9 +153,8 @@ def pad_right_and_down(convolution: nn.Conv2d, inputs: tuple[torch.Tensor]) -> t
 
 def dilate_late_stages(backbone: PreTrainedModel, output_stride: int) -> None:
     """
-    À trous: beyond `output_stride` a strided convolution moves by one pixel instead, and those after it space their
-    kernels by its stride. The weights stay, and the old map is every second (fourth) pixel of the new one, except
-    where a layer pools over the whole map (ConvNeXtV2's response normalization).
+    Replaces strides beyond `output_stride` by dilations of the convolutions after them. The weights stay, and the old
+    map is every second (fourth) pixel of the new one, except where a layer pools the whole map (ConvNeXtV2).
     """
     stages = next((module for name, module in backbone.named_modules() if name.endswith("stages")), nn.ModuleList())
     in_stages = set(stages.modules())
@@ -169,7 +164,6 @@ def dilate_late_stages(backbone: PreTrainedModel, output_stride: int) -> None:
         for stage in stages[: backbone.out_indices[-1]]
     ]
     strides = [max(map(stride_of, layers), default=1) for layers in stages]
-    # Poolings, and convolutions that pad in their own way, would need a rule each.
     are_plain = all(type(layer) is nn.Conv2d for layers in stages for layer in layers)
     if not stages or not are_plain or output_stride not in itertools.accumulate([stride, *strides], operator.mul):
         raise ValueError(
@@ -183,7 +177,7 @@ def dilate_late_stages(backbone: PreTrainedModel, output_stride: int) -> None:
             continue
         dilation_before = dilation
         for convolution in layers:
-            # A shortcut strides beside the block's own convolution: both see the dilation before.
+            # A shortcut strides beside the block's convolution: both have the dilation before.
             is_strided = stride_of(convolution) > 1
             dilation = dilation_before * stage_stride if is_strided else dilation
             spacing = dilation_before if is_strided else dilation
@@ -195,10 +189,7 @@ def dilate_late_stages(backbone: PreTrainedModel, output_stride: int) -> None:
 
 
 class DeepLabV3PlusASPP(nn.Module):
-    """
-    Atrous spatial pyramid pooling: image pooling, a 1×1 and dilated 3×3 convolutions side by side, concatenated in
-    this order and projected.
-    """
+    """Image pooling, a 1×1 and dilated 3×3 convolutions side by side, concatenated in this order and projected."""
 
     def __init__(self, config: DeepLabV3PlusConfig, in_channels: int):
         super().__init__()
@@ -212,23 +203,21 @@ class DeepLabV3PlusASPP(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         pooled = self.image_pooling(hidden_states.mean(dim=(2, 3), keepdim=True))
         branches = [branch(hidden_states) for branch in self.branches]
-        # A single pixel, resized, is the same value everywhere. It is written out in the memory format of the others,
-        # which the concatenation, and all that follows, would lose otherwise.
+        # Resizing one pixel repeats it. `empty_like` keeps the memory format, which the concatenation would lose.
         pooled = torch.empty_like(branches[0]).copy_(pooled)
         return self.projection(torch.cat([pooled, *branches], dim=1))
 
 
 class DeepLabV3PlusDecoder(nn.Module):
-    """Joins the upsampled ASPP to the reduced skip connection and classifies each pixel at the skip's stride."""
+    """Joins the upsampled ASPP to the reduced skip connection and classifies at the skip's stride."""
 
     def __init__(self, config: DeepLabV3PlusConfig, in_channels: int):
         super().__init__()
         self.skip_projection = nn.Conv2d(in_channels, config.skip_channels, kernel_size=1, bias=False)
+        joined, channels = config.skip_channels + config.aspp_channels, config.decoder_channels
         self.layers = nn.Sequential(
-            DeepLabV3PlusConvLayer(
-                config.skip_channels + config.aspp_channels, config.decoder_channels, kernel_size=3
-            ),
-            DeepLabV3PlusConvLayer(config.decoder_channels, config.decoder_channels, kernel_size=3),
+            DeepLabV3PlusConvLayer(joined, channels, kernel_size=3),
+            DeepLabV3PlusConvLayer(channels, channels, kernel_size=3),
         )
         self.classifier = nn.Conv2d(config.decoder_channels, config.num_labels, kernel_size=1, bias=False)
 
@@ -262,13 +251,11 @@ class DeepLabV3PlusPreTrainedModel(PreTrainedModel):
 
 class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
     """
-    DeepLabV3+ (Chen et al., 2018) with a WideResNet-38 trunk, as Zhu et al. (2019) train it for street scenes, or with
-    the encoder of `config.backbone_config`.
+    DeepLabV3+ (Chen et al., 2018) over WideResNet-38, as in Zhu et al. (2019), or over `config.backbone_config`.
 
-    `model.backbone` is then the encoder as `AutoBackbone` builds it, with random weights and the names of its own
-    checkpoints: pre-trained ones go in by `model.backbone.load_state_dict`. A saved model holds them, and needs no
-    other checkpoint. Gradient checkpointing is the encoder's own: Swin and vision transformers have it, ResNet and
-    ConvNeXt of transformers have none (`supports_gradient_checkpointing`), and asking for it is a `ValueError`.
+    `model.backbone` is then built by `AutoBackbone` with random weights; load pre-trained ones by
+    `model.backbone.load_state_dict`. A saved model holds them. Gradient checkpointing is the backbone's own: Swin and
+    vision transformers have it, ResNet and ConvNeXt have none, and asking for it is a `ValueError`.
 
     Args:
         config ([`DeepLabV3PlusConfig`]):
@@ -295,10 +282,10 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
             self.trunk = DeepLabV3PlusTrunk(config)
             skip_channels, channels = config.channels[0][-1], config.channels[-1][-1]
         else:
-            # AutoBackbone knows the library's encoders everywhere, this one where its package is imported.
+            # AutoBackbone knows EfficientNet-Lite only where its package is imported.
             is_own = config.backbone_config.model_type == EfficientNetLiteBackbone.config_class.model_type
             build = EfficientNetLiteBackbone._from_config if is_own else AutoBackbone.from_config
-            # Without dtype the one of the encoder's checkpoint would stay, under a head in another.
+            # By default the backbone would keep the dtype of its checkpoint under a head in another.
             self.backbone = build(config.backbone_config, dtype=torch.get_default_dtype())
             if config.output_stride is not None:
                 dilate_late_stages(self.backbone, config.output_stride)
@@ -310,10 +297,7 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         self.post_init()
 
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        return_dict: bool | None = None,
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> tuple | SemanticSegmenterOutput:
         r"""
         Args:
@@ -330,8 +314,8 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
             `labels`, `loss`: their mean cross-entropy over the pixels that are not ignored.
 
         Raises:
-            `ValueError`: The shape of `pixel_values` or `labels` is wrong, an image is too small, a label is no class
-            (noticed on CPU only, a GPU would have to wait for it), or a training batch holds a single image.
+            `ValueError`: `pixel_values` or `labels` have a wrong shape, an image is too small, a label is no class
+            (checked on CPU only), or a training batch holds a single image.
         """
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         self._check_pixel_values(pixel_values)
@@ -348,24 +332,19 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
 
         loss = None
         if labels is not None:
-            ignore_index = self.config.semantic_loss_ignore_index
-            loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignore_index)
-
+            ignored = self.config.semantic_loss_ignore_index
+            loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
         if not return_dict:
             return (logits,) if loss is None else (loss, logits)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        shape = tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values must be of shape (batch_size, {self.config.num_channels}, height, width), got {shape}"
-            )
-        if min(shape[2:]) < self.config.stride:
-            raise ValueError(
-                f"pixel_values of {shape[2]}x{shape[3]} pixels are too small for the output stride: height and width "
-                f"must be at least {self.config.stride}"
-            )
+        shape, channels, stride = tuple(pixel_values.shape), self.config.num_channels, self.config.stride
+        if len(shape) != 4 or shape[1] != channels:
+            raise ValueError(f"pixel_values must be of shape (batch_size, {channels}, height, width), got {shape}")
+        if min(shape[2:]) < stride:
+            given = f"pixel_values of {shape[2]}x{shape[3]} pixels are too small for the output stride"
+            raise ValueError(f"{given}: height and width must be at least {stride}")
         pooled_norm = self.aspp.image_pooling.normalization
         if pooled_norm.training and shape[0] == 1 and not isinstance(pooled_norm, nn.SyncBatchNorm):
             raise ValueError(
@@ -376,20 +355,16 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if tuple(labels.shape) != expected or labels.is_floating_point():
-            raise ValueError(
-                f"labels must be integers of the shape {expected}, one for each pixel of pixel_values, got "
-                f"{labels.dtype} of {tuple(labels.shape)}"
-            )
+            given = f"{labels.dtype} of {tuple(labels.shape)}"
+            raise ValueError(f"labels must be integers of the shape {expected}, one for each pixel, got {given}")
         # On a GPU the check would make the host wait in every step.
         if labels.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        labels, ignore_index = labels.long(), self.config.semantic_loss_ignore_index
-        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
+        labels, classes, ignored = labels.long(), self.config.num_labels, self.config.semantic_loss_ignore_index
+        wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= classes))]
         if wrong.numel() > 0:
-            raise ValueError(
-                f"labels hold class {wrong[0].item()}, but the model has the classes 0 to "
-                f"{self.config.num_labels - 1} ({ignore_index} is ignored)"
-            )
+            known = f"the classes 0 to {classes - 1} ({ignored} is ignored)"
+            raise ValueError(f"labels hold class {wrong[0].item()}, but the model has {known}")
 
 
 __all__ = ["DeepLabV3PlusForSemanticSegmentation", "DeepLabV3PlusPreTrainedModel"]

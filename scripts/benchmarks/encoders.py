@@ -15,13 +15,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, PreTrainedModel, ResNetBackbone, ResNetConfig, ResNetForImageClassification
 
-from scl_hf.backbones import load_on_backbone
 from scl_hf.models import (
     BackboneDPTConfig,
     BackboneDPTForSemanticSegmentation,
     DeepLabV3PlusConfig,
     DeepLabV3PlusForSemanticSegmentation,
 )
+from scl_hf.pretrained import ModelArguments, load_model
 
 from .common import print_table
 
@@ -122,10 +122,11 @@ def measure_building(config: ResNetConfig, rounds: int) -> None:
         encoder = Path(folder, "encoder")
         ResNetForImageClassification(config).save_pretrained(encoder)
         fields = {"aspp_dilations": [6, 12, 18]}
-        model, _ = load_on_backbone(str(encoder), "deeplabv3plus", 16, fields, {})
+        args = ModelArguments(backbone=str(encoder), head="deeplabv3plus", output_stride=16, model_config=fields)
+        model = load_model(args, None)
         cases = {
             "encoder alone": lambda: ResNetBackbone.from_pretrained(encoder),
-            "DeepLabV3+ over it": lambda: load_on_backbone(str(encoder), "deeplabv3plus", 16, fields, {}),
+            "DeepLabV3+ over it": lambda: load_model(args, None),
             "saving that": lambda: model.save_pretrained(Path(folder, "model")),
         }
         seconds = {name: [] for name in cases}

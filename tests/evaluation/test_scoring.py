@@ -43,12 +43,12 @@ def model_of_noise():
 
 def test_the_protocol_is_that_of_the_fields(accelerator):
     model = model_of_noise()
-    args = EvaluationArguments(**PROTOCOL, eval_overlap=0.5, eval_border="trim")
+    args = EvaluationArguments(**PROTOCOL, eval_overlap=0.5)
     predicted = list(predicted_images(model, IMAGES, [3, 1], args, accelerator))
     assert [(row, item["id"]) for row, item, _ in predicted] == [(3, "image 3"), (1, "image 1")]
     for row, _, probs in predicted:
         pixel_values = IMAGES[row]["pixel_values"].unsqueeze(0)
-        expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, "trim", 3)
+        expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, 3)
         assert torch.equal(probs, expected)
 
 
@@ -163,7 +163,6 @@ def test_what_a_user_can_mend_is_one_line(accelerator):
         ("eval_tile", [0]),
         ("eval_tile", 0),
         ("eval_overlap", 1.0),
-        ("eval_border", "sharp"),
         ("max_tiles_per_batch", 0),
         ("dataloader_num_workers", -1),
     ],

@@ -362,9 +362,9 @@ def test_images_and_labels_are_checked_as_over_the_trunk():
         (ViTConfig(**VIT), "backbone_config: vit gives no feature maps; take an encoder that AutoBackbone opens"),
         (
             {"model_type": "resnext"},
-            "backbone_config: model_type must name an encoder of transformers, .* got resnext",
+            "backbone_config: model_type must be one of transformers, .* got resnext",
         ),
-        ({"depths": [1, 1, 1, 1]}, "backbone_config: model_type must name an encoder of transformers, .* got None"),
+        ({"depths": [1, 1, 1, 1]}, "backbone_config: model_type must be one of transformers, .* got None"),
         (
             {"model_type": "resnet", "out_features": ["stage1", "stage9"]},
             "out_features must be a subset of stage_names",

@@ -9,10 +9,10 @@ from conftest import load_script
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from scl_hf.backbones import load_on_backbone
 from scl_hf.errors import InputError
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
 from scl_hf.models.modeling_efficientnet_lite import EfficientNetLiteBackbone
+from scl_hf.pretrained import ModelArguments, load_on_backbone
 
 SCRIPT = Path(__file__).parents[2] / "scripts/convert_efficientnet_lite.py"
 # Blocks of EfficientNet-B0: repeats, kernel, stride, expansion, channels (Tan and Le 2019, Table 1; Lite0 is the same
@@ -121,7 +121,8 @@ def test_the_published_network(folder, size):
 
 
 def test_stages_beyond_the_last_map_are_left_out(folder):
-    model, line = load_on_backbone(str(folder), None, None, {"out_features": ["stage2", "stage5"]}, {})
+    args = ModelArguments(backbone=str(folder), model_config={"out_features": ["stage2", "stage5"]})
+    model, line = load_on_backbone(args, {})
     assert len(model.backbone.stages) == 5 and model.backbone.channels == [24, 112]
     assert "198 tensors of the encoder taken over (0.7 M parameters); new: deeplabv3plus head" in line
     stored = load_file(folder / "model.safetensors")

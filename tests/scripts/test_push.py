@@ -1,4 +1,4 @@
-"""scripts/push.py: which folder goes where, or one line for what is wrong. Over HTTP: tests/test_pushing.py."""
+"""scripts/push.py: which folder goes where, or one line for what is wrong. Over HTTP: tests/test_hub.py."""
 
 import json
 import os

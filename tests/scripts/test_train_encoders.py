@@ -98,7 +98,7 @@ WRONG = {
     "no backbone class": ({"backbone": "bert"}, "no backbone class for model_type 'bert'"),
     "no feature maps": ({"backbone": "mae"}, "no backbone class for model_type 'vit_mae'"),
     "keys missing": ({"backbone": "torn"}, "of the encoder's .* tensors are missing"),
-    "code of its own": ({"backbone": "foreign"}, "needs code of its own"),
+    "code of its own": ({"backbone": "foreign"}, "no backbone class for model_type"),
     "out_features": (
         {"backbone": "resnet", "model_config": {"out_features": ["stage1", "stage9"]}},
         "model_config: out_features must name two or more of stem, stage1",

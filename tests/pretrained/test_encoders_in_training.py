@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build_trainer
 from safetensors.torch import load_file
-from test_backbones import FITTING, SMALL, encoders  # noqa: F401
+from test_encoders import FITTING, SMALL, encoders  # noqa: F401
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from scl_hf.errors import InputError
@@ -55,10 +55,10 @@ def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, rest.model.state_dict()[name]), name
 
-    # Every pixel of a picture has a prediction, whole and in tiles.
+    # Every pixel of an image has a prediction, whole and in tiles.
     checkpoint = load_checkpoint(str(tmp_path / "whole"))
-    picture = np.random.default_rng(0).integers(0, 256, (51, 93, 3), dtype=np.uint8)
-    pixel_values = checkpoint.normalization.of(picture)[None]
+    image = np.random.default_rng(0).integers(0, 256, (51, 93, 3), dtype=np.uint8)
+    pixel_values = checkpoint.normalization.of(image)[None]
     for tile in (None, (45, 50)):
         probs = predict_probs(checkpoint.model, pixel_values, tile=tile)
         assert probs.shape == (1, 19, 51, 93)
@@ -85,8 +85,8 @@ def test_pipeline_and_processor_of_a_trained_model(encoders, toy_data, tmp_path)
     trainer.save_model()
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run").eval()
     processor = load_processor(str(tmp_path / "run"))
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (51, 93, 3), dtype=np.uint8))
-    segments = pipeline("image-segmentation", model=model, image_processor=processor)(picture)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (51, 93, 3), dtype=np.uint8))
+    segments = pipeline("image-segmentation", model=model, image_processor=processor)(image)
     shown = np.sum([np.asarray(segment["mask"]) > 0 for segment in segments], axis=0)
     assert shown.shape == (51, 93) and (shown == 1).all()
 

@@ -40,12 +40,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
-from scl_hf.backbones import load_on_backbone
 from scl_hf.errors import InputError
 from scl_hf.inference import aligned_stride, predict_probs, size_divisor
 from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation, DeepLabV3PlusConfig
 from scl_hf.models.configuration_efficientnet_lite import EfficientNetLiteConfig
 from scl_hf.models.modeling_efficientnet_lite import EfficientNetLiteBackbone
+from scl_hf.pretrained import ModelArguments, load_on_backbone
 
 LABELS = {"id2label": {0: "iris", 1: "lily", 2: "rose"}, "label2id": {"iris": 0, "lily": 1, "rose": 2}}
 VIT = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2}
@@ -97,18 +97,20 @@ def encoders(tmp_path_factory):
     return root
 
 
+def opened(backbone, head=None, output_stride=None, model_config=None, labels=LABELS):
+    return load_on_backbone(ModelArguments(None, str(backbone), head, output_stride, model_config), labels)
+
+
 def build(encoders, backbone, head=None, output_stride=None, **fields):
     torch.manual_seed(0)
-    return load_on_backbone(
-        str(encoders / backbone), head, output_stride, SMALL.get(head, SMALL["deeplabv3plus"]) | fields, LABELS
-    )
+    return opened(encoders / backbone, head, output_stride, SMALL.get(head, SMALL["deeplabv3plus"]) | fields)
 
 
 def built(encoders, backbone, head, **fields):
     return build(encoders, backbone, head, **fields)[0]
 
 
-def pictures(batch=2, height=56, width=84):
+def images(batch=2, height=56, width=84):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
@@ -138,7 +140,7 @@ def test_a_step_moves_the_encoder_and_the_head_and_waits_for_no_parameter(encode
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     labels = torch.randint(0, 3, (2, 56, 84))
     labels[:, :9] = 255
-    outputs = model(pictures(), labels=labels)
+    outputs = model(images(), labels=labels)
     assert outputs.logits.shape == (2, 3, 56, 84)
     outputs.loss.backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -164,14 +166,14 @@ def test_saved_and_loaded_without_the_encoder(encoders, backbone, head, tmp_path
         hidden.rename(encoders)
     assert type(loaded) is type(model) and len(loaded.config.backbone_config.id2label) == 2
     with torch.no_grad():
-        expected = model(pictures()).logits
-        assert (loaded(pictures()).logits - expected).abs().max() <= 1e-6 * max(1, expected.abs().max())
+        expected = model(images()).logits
+        assert (loaded(images()).logits - expected).abs().max() <= 1e-6 * max(1, expected.abs().max())
 
 
 @pytest.mark.parametrize("backbone, head", [("resnet", "deeplabv3plus"), ("swin", "deeplabv3plus"), ("beit", "dpt")])
 def test_the_head_that_fits_by_default(encoders, backbone, head):
     fields = SMALL[head]
-    model, line = load_on_backbone(str(encoders / backbone), None, None, fields, {})
+    model, line = opened(encoders / backbone, model_config=fields, labels={})
     assert type(model) is type(built(encoders, backbone, head)) and f"new: {head} head" in line
     assert model.config.num_labels == (19 if head == "deeplabv3plus" else 2)
 
@@ -183,7 +185,7 @@ def test_output_stride_changes_the_map_and_no_weight(encoders, backbone, output_
     plain = built(encoders, backbone, "deeplabv3plus")
     assert all(torch.equal(a, b) for a, b in zip(model.backbone.parameters(), plain.backbone.parameters()))
     with torch.no_grad():
-        maps = model.backbone(pictures(height=64, width=96)).feature_maps
+        maps = model.backbone(images(height=64, width=96)).feature_maps
     assert maps[-1].shape[-2:] == (64 // output_stride, 96 // output_stride)
 
 
@@ -202,7 +204,7 @@ def test_maps_at_a_quarter_half_three_quarters_and_the_whole(encoders):
     own = built(encoders, "resnet", "upernet", out_features=["stage2", "stage4"])
     assert own.config.backbone_config.out_features == ["stage2", "stage4"]
     own = built(encoders, "dinov2", "dpt", neck_hidden_sizes=[8, 8], reassemble_factors=[2, 1], out_features=["stage4", "stage8"])  # fmt: skip  # noqa: E501
-    assert own(pictures()).logits.shape == (2, 3, 56, 84)
+    assert own(images()).logits.shape == (2, 3, 56, 84)
 
 
 def test_dinov2_at_another_size_than_its_own(encoders):
@@ -212,9 +214,9 @@ def test_dinov2_at_another_size_than_its_own(encoders):
     assert positions.shape[1] == 1 + (70 // 14) ** 2
     with torch.no_grad():
         whole = torch.zeros(1, 3, 56, 112)
-        whole[..., :50, :99] = pictures(1, 50, 99)
+        whole[..., :50, :99] = images(1, 50, 99)
         assert torch.equal(model(whole[..., :50, :99]).logits, model(whole).logits[..., :50, :99])
-        assert model(pictures(1, 70, 70)).logits.shape == (1, 3, 70, 70)
+        assert model(images(1, 70, 70)).logits.shape == (1, 3, 70, 70)
         before = model(whole).logits
         positions.data[:, -1] += 1  # the lower right corner
         assert not torch.equal(model(whole).logits, before)
@@ -226,14 +228,14 @@ def test_half_precision_and_bare_encoders_too(encoders, tmp_path):
     model.save_pretrained(bare)
     model.half().save_pretrained(halved)
     for folder in (bare, halved):
-        loaded = load_on_backbone(str(folder), "dpt", None, {}, LABELS)[0]
+        loaded = opened(folder, "dpt")[0]
         assert {p.dtype for p in loaded.parameters()} == {torch.float32}
         assert torch.equal(
             loaded.backbone.layernorm.weight, load_file(folder / "model.safetensors")["layernorm.weight"].float()
         )
     swin = SwinModel(CLASSIFIERS["swin"][1])
     swin.save_pretrained(tmp_path / "swin")
-    inside = load_on_backbone(str(tmp_path / "swin"), "upernet", None, SMALL["upernet"], LABELS)[0].backbone.swin
+    inside = opened(tmp_path / "swin", "upernet", None, SMALL["upernet"])[0].backbone.swin
     assert all(torch.equal(tensor, swin.state_dict()[key]) for key, tensor in inside.state_dict().items())
 
 
@@ -251,7 +253,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(encoders):
         if checkpointing:
             model.gradient_checkpointing_enable()
             assert model.is_gradient_checkpointing
-        model(pictures()).logits.square().mean().backward()
+        model(images()).logits.square().mean().backward()
         gradients.append(model.backbone.embeddings.patch_embeddings.projection.weight.grad)
     torch.testing.assert_close(*gradients)
     with pytest.raises(ValueError, match="does not support"):  # the library's class has none
@@ -261,7 +263,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(encoders):
 def test_dpt_loads_where_the_package_is_not_installed(encoders, tmp_path):
     model = built(encoders, "dinov2", "dpt")
     model.save_pretrained(tmp_path / "model")
-    torch.save(pictures(), tmp_path / "pixel_values.pt")
+    torch.save(images(), tmp_path / "pixel_values.pt")
     code = """
 import sys
 sys.modules["scl_hf"] = None  # from here on, `import scl_hf` fails
@@ -276,15 +278,15 @@ model.save_pretrained("again")
     env.pop("HF_MODULES_CACHE", None)
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), model(pictures()).logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), model(images()).logits, rtol=0, atol=1e-6)
     assert (tmp_path / "again" / "modeling_backbone_dpt.py").exists()
 
 
-def test_dpt_in_a_pipeline_on_a_picture_of_any_size(encoders):
+def test_dpt_in_a_pipeline_on_an_image_of_any_size(encoders):
     model = built(encoders, "dinov2", "dpt")
     processor = SegformerImageProcessorPil(do_resize=False, do_convert_rgb=True)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8))
-    segments = pipeline("image-segmentation", model=model, image_processor=processor)(picture)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8))
+    segments = pipeline("image-segmentation", model=model, image_processor=processor)(image)
     assert sum(np.asarray(part["mask"], dtype=bool).sum() for part in segments) == 37 * 50
 
 
@@ -375,14 +377,14 @@ def test_bad_values_end_in_one_line(encoders, backbone, head, output_stride, fie
 
 def refused(backbone, message):
     with pytest.raises(InputError, match=f"^backbone [^\n]*{message}[^\n]*$"):
-        load_on_backbone(str(backbone), None, None, {}, LABELS)
+        opened(backbone)
 
 
 def test_what_is_no_encoder_is_refused_in_one_line(tmp_path):
     refused(tmp_path / "nowhere", "no such folder")
     refused("nobody/nothing", "no encoder that can be opened")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "has no config.json that names its model_type")
+    refused(tmp_path / "empty", "no backbone class for model_type None; take one that AutoBackbone opens")
     ViTForImageClassification(ViTConfig(**VIT, intermediate_size=64)).save_pretrained(tmp_path / "vit")
     refused(tmp_path / "vit", "no backbone class for model_type 'vit'; take one that AutoBackbone opens")
     SegformerForSemanticSegmentation(
@@ -390,10 +392,14 @@ def test_what_is_no_encoder_is_refused_in_one_line(tmp_path):
     ).save_pretrained(tmp_path / "mit")
     refused(tmp_path / "mit", "a segformer is a segmentation model already; give it as model_name_or_path")
     for name, values, message in (
-        ("code", {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}, "needs code of its own"),
+        (
+            "code",
+            {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
+            "no backbone class for model_type 'mine'",
+        ),
         ("unknown", {"model_type": "mine"}, "no backbone class for model_type 'mine'"),
-        ("nameless", {}, "has no config.json that names its model_type"),
-        ("wrong", {"model_type": "dinov2", "hidden_size": "wide"}, "its config.json: .*hidden_size"),
+        ("nameless", {}, "no backbone class for model_type None; take one that AutoBackbone opens"),
+        ("wrong", {"model_type": "dinov2", "hidden_size": "wide"}, "its config.json cannot be used .*hidden_size"),
         ("weightless", {"model_type": "dinov2"}, "its weights cannot be read"),
     ):
         (tmp_path / name).mkdir()
@@ -406,7 +412,7 @@ def test_no_run_starts_from_random_weights_of_the_encoder(encoders, tmp_path):
     weights = load_file(tmp_path / "resnet" / "model.safetensors")
     lacking = {key: tensor for key, tensor in weights.items() if "encoder.stages.2" not in key}
     save_file(lacking, tmp_path / "resnet" / "model.safetensors", {"format": "pt"})
-    refused(tmp_path / "resnet", r"of the encoder's 114 tensors are missing or .* \(encoder.stages.2.*whole")
+    refused(tmp_path / "resnet", r"of the encoder's 114 tensors are missing or .* \(encoder.stages.2.*all weights")
     save_file({"x": torch.ones(1)}, tmp_path / "resnet" / "model.safetensors", {"format": "pt"})
     refused(tmp_path / "resnet", "114 of the encoder's 114 tensors are missing")
     weights["resnet.embedder.embedder.convolution.weight"] = torch.ones(9, 3, 7, 7)
@@ -419,8 +425,8 @@ def test_no_run_starts_from_random_weights_of_the_encoder(encoders, tmp_path):
 def test_dpt_over_an_encoder_by_its_config_alone():
     config = BackboneDPTConfig(backbone_config={"model_type": "dinov2"} | VIT, num_labels=4)
     model = BackboneDPTForSemanticSegmentation(config)
-    assert model(pictures()).logits.shape == (2, 4, 56, 84) and config.size_divisor == 14
-    assert model(pictures(), return_dict=False)[0].shape == (2, 4, 56, 84)
+    assert model(images()).logits.shape == (2, 4, 56, 84) and config.size_divisor == 14
+    assert model(images(), return_dict=False)[0].shape == (2, 4, 56, 84)
     assert type(model.backbone) is MODEL_FOR_BACKBONE_MAPPING[Dinov2Config]
     assert BackboneDPTConfig.from_dict(json.loads(config.to_json_string())).to_dict() == config.to_dict()
     for backbone_config in ({"model_type": "resnet"}, {"model_type": "mine"}, {"model_type": "swin"}):

@@ -1,27 +1,20 @@
-"""How weights are opened, and that everything which sees a picture through a checkpoint sees the same pixels."""
-
-import json
-import logging
+"""Everything that sees an image through a checkpoint sees the same pixels."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MOBILEVIT, tiny_model
+from conftest import tiny_model
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from safetensors.torch import save_file
+from test_weights import FLOWERS, save_model
 from transformers import (
     AutoImageProcessor,
     BeitImageProcessorPil,
     ConvNextImageProcessorPil,
     DPTImageProcessorPil,
     MobileNetV2ImageProcessorPil,
-    MobileViTConfig,
-    MobileViTForSemanticSegmentation,
     MobileViTImageProcessorPil,
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
     pipeline,
 )
@@ -38,19 +31,11 @@ from scl_hf.pretrained import (
     load_checkpoint,
     load_model,
     load_processor,
-    load_weights,
     normalization_of,
     own_size,
 )
 
 HEIGHT, WIDTH = 48, 72
-FLOWERS = {0: "iris", 1: "lily", 2: "rose"}
-TINY_SEGFORMER = {
-    "depths": [1, 1, 1, 1],
-    "hidden_sizes": [8, 8, 16, 16],
-    "decoder_hidden_size": 16,
-    "num_attention_heads": [1, 1, 2, 2],
-}
 # Each resizes by default, some of them crop, too.
 PROCESSORS = {
     "segformer": (SegformerImageProcessorPil, {"do_reduce_labels": True}),
@@ -95,26 +80,26 @@ BROKEN = {
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """The file of a picture whose channels differ, and its pixels."""
+def image_file(tmp_path):
+    """The file of an image whose channels differ, and its pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     pixels[..., 0] //= 3
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "label.png")
     return path, pixels
 
 
 def evaluated(path, pixels):
-    """What evaluation, while training or by `eval.py`, gives the model of a picture."""
+    """What evaluation, while training or by `eval.py`, gives the model of an image."""
     files = {"image": str(path), "label": str(path.with_name("label.png"))}
-    columns = {name: [{"path": file, "bytes": None}] for name, file in files.items()} | {"id": ["picture"]}
+    columns = {name: [{"path": file, "bytes": None}] for name, file in files.items()} | {"id": ["image"]}
     features = {"image": ImageFeature(decode=False), "label": LabelImage.of(FLOWERS), "id": Value("string")}
     return EvaluationImages(Dataset.from_dict(columns, Features(features)), pixels)[0]["pixel_values"]
 
 
 def trained_on(image, pixels):
-    """What training gives the model of a picture, where nothing is augmented."""
+    """What training gives the model of an image, where nothing is augmented."""
     unchanged = {name: 0 for name in ("flip_probability", "brightness", "contrast", "saturation", "hue")}
     arguments = AugmentationArguments([HEIGHT, WIDTH], scale_range=[1, 1], blur_probability=0, **unchanged)
     return Augmentation(arguments, pixels)(image, None, Sample(0, seed=0))["pixel_values"]
@@ -125,25 +110,13 @@ def assert_same_pixels(actual, expected):
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=1e-5, check_dtype=False)
 
 
-def save_model(folder, model_type="segformer", id2label=None):
-    torch.manual_seed(0)
-    labels = {"id2label": id2label or FLOWERS}
-    labels["label2id"] = {name: i for i, name in labels["id2label"].items()}
-    if model_type == "segformer":
-        model = SegformerForSemanticSegmentation(SegformerConfig(**TINY_SEGFORMER, **labels))
-    else:
-        model = MobileViTForSemanticSegmentation(MobileViTConfig(**TINY_MOBILEVIT, **labels))
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("case", PROCESSORS)
-def test_everything_sees_the_pixels_of_the_processor(picture, tmp_path, case):
-    path, image = picture
+def test_everything_sees_the_pixels_of_the_processor(image_file, tmp_path, case):
+    path, image = image_file
     make, fields = PROCESSORS[case]
     processor = make(**fields)
     processor.save_pretrained(save_model(tmp_path / "start"))
-    # What the class itself makes of a picture, without a change of its size
+    # What the class itself makes of an image, without a change of its size
     whole = {"do_resize": False, "do_center_crop": False} | ({"do_pad": False} if "do_pad" in fields else {})
     expected = processor(Image.fromarray(image), return_tensors="pt", **whole)["pixel_values"][0]
     assert expected.shape == (3, HEIGHT, WIDTH)
@@ -170,8 +143,8 @@ def test_everything_sees_the_pixels_of_the_processor(picture, tmp_path, case):
 
 
 @pytest.mark.parametrize("model_type", ["segformer", "mobilevit"])
-def test_pipeline_gives_the_label_map_of_the_checkpoint(picture, tmp_path, model_type):
-    path, image = picture
+def test_pipeline_gives_the_label_map_of_the_checkpoint(image_file, tmp_path, model_type):
+    path, image = image_file
     make = {"segformer": SegformerImageProcessorPil, "mobilevit": MobileViTImageProcessorPil}[model_type]
     make().save_pretrained(save_model(tmp_path / "start", model_type, {0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}))
     start = ModelArguments(model_name_or_path=str(tmp_path / "start"))
@@ -203,12 +176,12 @@ def test_pipeline_gives_the_label_map_of_the_checkpoint(picture, tmp_path, model
         np.testing.assert_array_equal(np.asarray(segment["mask"]) == 255, label == train_id)
 
 
-def test_own_size_leaves_labels_as_they_are_and_the_processor_too(picture):
+def test_own_size_leaves_labels_as_they_are_and_the_processor_too(image_file):
     processor = BeitImageProcessorPil(do_center_crop=True, do_reduce_labels=True)
     own = own_size(processor)
     assert processor.do_resize and processor.do_center_crop and processor.do_reduce_labels
     label = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 256
-    batch = own(Image.fromarray(picture[1]), segmentation_maps=label.astype(np.uint8), return_tensors="np")
+    batch = own(Image.fromarray(image_file[1]), segmentation_maps=label.astype(np.uint8), return_tensors="np")
     np.testing.assert_array_equal(batch["labels"][0], label)
 
 
@@ -240,7 +213,7 @@ def test_a_processor_that_does_something_else_is_refused():
 def test_a_broken_or_hostile_processor_is_refused_everywhere(tmp_path, case):
     folder = save_model(tmp_path / "start")
     (folder / "preprocessor_config.json").write_text(BROKEN[case])
-    message = r"start: its preprocessor_config.json is not that of an image processor \(.*\)\. Write it anew, or"
+    message = r"start: its preprocessor_config.json is not that of an image processor \(.*\)\. Write it again, or"
     for field, load in (("model_name_or_path", load_processor), ("checkpoint", load_checkpoint)):
         with pytest.raises(InputError, match=f"^{field} .*{message}") as error:
             load(str(folder))
@@ -277,119 +250,3 @@ def test_without_a_processor_imagenets_values_are_taken_with_a_warning(tmp_path,
     assert load_processor(None).to_dict() == processor.to_dict() and not caplog.records
     assert isinstance(processor, SegformerImageProcessorPil)
     assert processor.do_resize is False and processor.do_convert_rgb is True
-
-
-def test_a_checkpoint_of_other_classes_gives_all_but_the_head(tmp_path, caplog):
-    before = tiny_model({index: f"class {index}" for index in range(5)})
-    before.save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        model = load_model(ModelArguments(model_name_or_path=str(tmp_path)), {0: "a", 1: "b", 2: "c"})
-    old, new = before.state_dict(), model.state_dict()
-    head = "decoder.classifier.weight"
-    assert new[head].shape[0] == 3 and new[head].std() > 0 and model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    assert list(new) == list(old) and all(torch.equal(new[key], old[key]) for key in new if key != head)
-    taken_over = f"{len(new) - 1} of {len(new)} tensors taken over; new: {head} (5 → 3 classes)"
-    assert [record.getMessage() for record in caplog.records][0] == f"{tmp_path}: {taken_over}"
-    assert "LOAD REPORT" not in caplog.text
-
-
-def test_without_class_names_a_checkpoint_keeps_its_own(tmp_path):
-    folder = save_model(tmp_path)
-    model = load_model(ModelArguments(model_name_or_path=str(folder)), None)
-    assert model.config.id2label == load_checkpoint(str(folder)).id2label == FLOWERS
-
-
-def test_half_precision_is_opened_in_float32(tmp_path):
-    model = tiny_model(FLOWERS).half()
-    model.save_pretrained(tmp_path)
-    opened = (
-        load_model(ModelArguments(model_name_or_path=str(tmp_path)), FLOWERS),
-        load_checkpoint(str(tmp_path)).model,
-    )
-    resumed = tiny_model(FLOWERS, seed=1)
-    load_weights(tmp_path, resumed)
-    for other in (*opened, resumed):
-        assert {parameter.dtype for parameter in other.parameters()} == {torch.float32}
-        for key, value in model.state_dict().items():
-            assert torch.equal(other.state_dict()[key], value.to(other.state_dict()[key].dtype))
-
-
-def test_weights_of_another_architecture_are_refused(tmp_path):
-    tiny_model({0: "a", 1: "b"}).save_pretrained(tmp_path)
-    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="its weights share no tensor with DeepLabV3PlusForSemanticSegmentation"):
-        load_model(ModelArguments(model_name_or_path=str(tmp_path)), {0: "a", 1: "b"})
-
-
-def test_weights_to_resume_from_must_be_of_this_model(tmp_path):
-    save_model(tmp_path / "segformer")
-    tiny_model({0: "a", 1: "b"}).save_pretrained(tmp_path / "fewer")
-    (tmp_path / "empty").mkdir()
-    for name, message in (
-        ("segformer", "of another architecture than this recipe's deeplabv3plus"),
-        ("fewer", r"\(decoder.classifier.weight differs\)"),
-        ("empty", "cannot be read; take an older one"),
-        ("nowhere", "no such folder; resume with the ema_validation that wrote it"),
-    ):
-        with pytest.raises(InputError, match=f"^resume_from_checkpoint {tmp_path / name}: .*{message}"):
-            load_weights(tmp_path / name, tiny_model(FLOWERS))
-
-
-def test_classes_are_numbered_without_a_gap(tmp_path):
-    folder = save_model(tmp_path / "start")
-    config = json.loads((folder / "config.json").read_text())
-    config["id2label"] = {str(2 * int(i)): name for i, name in config["id2label"].items()}
-    (folder / "config.json").write_text(json.dumps(config))
-    for load in (load_checkpoint, lambda name: load_model(ModelArguments(model_name_or_path=name), None)):
-        with pytest.raises(
-            InputError, match=r"start: id2label of its config.json has the ids 0, 2, 4, .*without a gap"
-        ):
-            load(str(folder))
-    load_model(ModelArguments(model_name_or_path=str(folder)), FLOWERS)  # which brings the classes
-
-
-@pytest.mark.parametrize(
-    ("field", "load"),
-    [
-        ("model_name_or_path", lambda name: load_model(ModelArguments(model_name_or_path=name), FLOWERS)),
-        ("checkpoint", load_checkpoint),
-    ],
-)
-def test_what_cannot_be_opened_is_one_line_of_either_field(tmp_path, field, load):
-    def refused(name, message):
-        with pytest.raises(InputError, match=f"^{field} {name}: {message}") as error:
-            load(str(name))
-        assert "\n" not in str(error.value)
-
-    refused("runs/nowhere", "there is no such folder, and on the Hub it is not a semantic-segmentation checkpoint")
-    refused(tmp_path / "nowhere", "no such folder")
-    refused("./nowhere", "no such folder")
-    folder = save_model(tmp_path / "start")
-    weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:1000])
-    refused(folder, "not a semantic-segmentation checkpoint that can be loaded")
-    weights.write_bytes(whole)
-    for broken in (
-        {"depths": "many"},
-        {"hidden_sizes": [8]},
-        {"num_attention_heads": [0] * 4},
-        {"model_type": "bert"},
-    ):
-        (folder / "config.json").write_text(json.dumps(config | broken))
-        refused(folder, "not a semantic-segmentation checkpoint that can be loaded")
-    (folder / "config.json").write_text("{")
-    refused(folder, "not a semantic-segmentation checkpoint that can be loaded")
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"backbone": "a/b", "model_name_or_path": "c/d"}, "backbone and model_name_or_path: both name weights"),
-        ({"head": "dpt"}, "head: is for a model over a backbone"),
-        ({"output_stride": 8}, "output_stride: is for a model over a backbone"),
-    ],
-)
-def test_model_fields_that_contradict_each_other(fields, message):
-    with pytest.raises(InputError, match=f"^{message}"):
-        ModelArguments(**fields)
