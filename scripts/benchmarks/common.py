@@ -1,4 +1,4 @@
-"""Timing, memory and tables that the benchmarks share."""
+"""Timing, memory and tables of the benchmarks."""
 
 import io
 import json
@@ -29,7 +29,7 @@ class Measured:
         return 1e3 * statistics.median(self.seconds)
 
     def times_slower_than(self, other: "Measured") -> float:
-        """Median of the rounds' own ratios: what slows a whole round down cancels."""
+        """Returns the median of the rounds' ratios, in which the load of a round cancels."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
@@ -55,7 +55,7 @@ def measure(cases: dict[str, Step], leaves: list[torch.Tensor], rounds: int) -> 
 
 
 def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The seconds that each run returns, all runs in turn in each round."""
+    """Returns the seconds that each run reports, all runs in turn in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -65,8 +65,8 @@ def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list
 
 def peak_memory(run: Callable[[], object]) -> int:
     """
-    The most bytes alive at once, beyond those alive before: every allocation and release of torch's CPU allocator, as
-    the profiler logs them, summed in their order. So what kernels allocate inside and the input's gradient count too.
+    Returns the most bytes alive at once, beyond those alive before. It sums the profiler's log of all allocations and
+    releases of torch's CPU allocator, those inside kernels included.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
         run()
@@ -93,7 +93,7 @@ def print_table(title: str, header: list[str], rows: list[list[object]]) -> None
 
 
 def print_targets(title: str, targets: list[tuple[str, float, str, float]]) -> None:
-    """Whether each target holds: its name, what was measured, ≤ or ≥, and the limit."""
+    """Prints whether each target (name, measured value, ≤ or ≥, limit) holds."""
     rows = [
         [name, value, f"{sign} {limit:g}", "yes" if (value >= limit if sign == "≥" else value <= limit) else "NO"]
         for name, value, sign, limit in targets
@@ -112,7 +112,7 @@ def print_machine(threads: int) -> None:
 
 
 class Also(io.TextIOBase):
-    """Standard output that a file gets, too, at once."""
+    """Writes to standard output and to a file."""
 
     def __init__(self, file: TextIO):
         self.streams = (sys.stdout, file)
