@@ -2,9 +2,11 @@ import functools
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
+from forks import run_processes
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -106,11 +108,21 @@ def small_step(monkeypatch):
         monkeypatch.setattr(growth, name, values)
     monkeypatch.setattr(growth, "scaled_crops", lambda case: [(32, 32)])
     monkeypatch.setattr(processes, "NUMBERS", (2,))
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(run=as_forks))
     # Only the graphs of torch.compile: a compiler takes minutes, and is not everywhere.
     kept = {name: variants.VARIANTS[name] for name in ("default", "activation checkpointing", "optimizer fused")}
     eager = {"torch_compile": True, "torch_compile_backend": "eager"}
     monkeypatch.setattr(variants, "VARIANTS", kept | {"torch.compile": (eager, None)})
     monkeypatch.setattr(start, "DEMO_IMAGES", {"num_train": 4, "num_train_extra": 4, "num_val": 1, "num_test": 1})
+
+
+def as_forks(command, **kwargs):
+    """In place of `torchrun`, whose processes import torch."""
+    number, (module, *arguments) = (
+        command[command.index("--nproc_per_node") + 1],
+        command[command.index("--module") + 1 :],
+    )
+    return run_processes(int(number), module, *arguments)
 
 
 SMALL_STEP = ("--crop_size", 32, "--steps", 1, "--rounds", 1)
