@@ -1,6 +1,7 @@
 """What the tests share: a small toy_dataset drawn once, a tiny model, and caches that leave nothing behind."""
 
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -156,3 +157,9 @@ def own_folder(tmp_path):
             Image.fromarray(label).save(root / split / "labels" / f"frame{i}.png")
     (root / "id2label.json").write_text(json.dumps({"0": "grass", "1": "path", "2": "sky"}))
     return root
+
+
+def pytest_collection_finish():
+    """Trainer collects garbage at each start; the imported modules, which are most of the objects, hold none."""
+    gc.collect()
+    gc.freeze()
