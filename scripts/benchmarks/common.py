@@ -1,12 +1,10 @@
 """Timing, memory and tables of the benchmarks."""
 
 import io
-import json
 import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,13 +68,10 @@ def peak_memory(run: Callable[[], object]) -> int:
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
         run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        log.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+    events = [event for event in log.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = peak = 0
-    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        alive += event["args"]["Bytes"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
         peak = max(peak, alive)
     return peak
 
