@@ -1,6 +1,6 @@
 """
-Processes that do not import torch anew: forks of this one, as `torchrun` would start them, and forks of an interpreter
-that knows torch and transformers but not the package.
+Processes for tests that do not import torch anew: forks of this one, in place of those of `torchrun`, and forks of an
+interpreter that has imported torch and transformers but cannot import the package.
 """
 
 import functools
@@ -43,15 +43,15 @@ def fork(run, **environment):
 
 
 def wait(forks):
-    """Waits for forks, and ends the others when one fails; returns what `subprocess.run` does, their output joined."""
-    running, codes = {child for child, _ in forks}, []
+    """Waits for forks, and ends them when one fails or after 10 minutes; returns what `subprocess.run` does."""
+    running, codes, deadline = {child for child, _ in forks}, [], time.monotonic() + 600
     while running:
         for child in list(running):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 running.remove(child)
                 codes.append(os.waitstatus_to_exitcode(status))
-        if any(codes):
+        if any(codes) or time.monotonic() > deadline:
             for child in running:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.01)
@@ -72,7 +72,7 @@ def run_processes(number, script, *arguments):
         port = str(free.getsockname()[1])
 
     def run():
-        AcceleratorState._reset_state(reset_partial_state=True)  # of earlier tests
+        AcceleratorState._reset_state(reset_partial_state=True)  # forget this process's state
         sys.argv = [str(script), *map(str, arguments)]
         if Path(script).exists():
             sys.path.insert(0, str(Path(script).parent))
@@ -86,7 +86,7 @@ def run_processes(number, script, *arguments):
 
 
 def run_without_package(code, *arguments, folder):
-    """Runs code in a folder, where `import scl_hf` fails and remote code is not cached yet."""
+    """Runs code in a folder. There, `import scl_hf` fails, and no remote code is cached yet."""
     server = server_without_package()
     print(json.dumps([code, [*map(str, arguments)], str(folder)]), file=server.stdin, flush=True)
     return SimpleNamespace(**json.loads(server.stdout.readline()))
@@ -103,10 +103,7 @@ def server_without_package():
 
 def serve():
     sys.modules["scl_hf"] = None
-    import torch  # noqa: F401
-    from transformers import AutoModelForSemanticSegmentation, dynamic_module_utils
-
-    _ = AutoModelForSemanticSegmentation
+    from transformers import AutoModelForSemanticSegmentation, dynamic_module_utils  # noqa: F401 (imports torch)
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
