@@ -1,10 +1,10 @@
-# Two commands: `make demo` trains and shows a result, `make test` runs the tests. Both make their own .venv.
+# `make demo` trains and shows a result, `make test` runs the tests; both create .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # `accelerate launch` gives a process one thread unless told otherwise.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-# Without these glibc hands large blocks back when they are freed, and each step faults them in again (recipes/README.md).
+# By default glibc returns freed large blocks to the system, and each step faults them in again.
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export THP_MEM_ALLOC_ENABLE ?= 1
@@ -25,10 +25,10 @@ demo: $(VENV)/installed data/streets
 		--num_cpu_threads_per_process $(CORES) scripts/train.py recipes/demo.yaml --overwrite_output_dir true
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -q -rP -m slow
+	$(BIN)/python -m pytest -q -n 0 -rP -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -1,5 +1,5 @@
 """
-Measures speed and memory, as ratios, and says whether the project's targets hold.
+Measures speed and memory as ratios, and says whether the project's targets hold.
 
     python scripts/benchmark.py checkpoints [--threads 1] [--rounds 7]
     python scripts/benchmark.py losses [--size 896] [--threads 1] [--rounds 7]
@@ -9,9 +9,8 @@ Measures speed and memory, as ratios, and says whether the project's targets hol
     python scripts/benchmark.py inference [--height 1024] [--images 4] [--threads 1] [--rounds 7]
     python scripts/benchmark.py step [--everything] [--threads 1] [--rounds 7]
 
-Prints Markdown, with --output FILE.md to that file, too. Run it on a quiet machine: the cases of a table are timed in
-turn, round by round, and each number is the median over the rounds, so that a neighbor's load falls on all of them
-alike.
+Prints Markdown; --output FILE.md writes it to a file, too. Run it on a quiet machine. The cases of a table are timed
+in turn, round by round, and each number is the median over the rounds, so that a neighbor's load falls on all alike.
 """
 
 import argparse
@@ -43,7 +42,7 @@ def main() -> None:
         module.add_arguments(command)
         command.add_argument("--threads", type=int, default=1, help="threads for torch (default: 1)")
         command.add_argument("--rounds", type=int, default=7, help="runs of each case; medians count (default: 7)")
-        command.add_argument("--output", type=Path, metavar="FILE.md", help="a file that gets the tables, too")
+        command.add_argument("--output", type=Path, metavar="FILE.md", help="a file for the tables")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:

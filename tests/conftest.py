@@ -1,20 +1,21 @@
-"""What the tests share: a small toy_dataset drawn once, a tiny model, and caches that leave nothing behind."""
+"""Shared by the tests: the toy dataset, a tiny model, and caches that leave nothing behind."""
 
 import functools
+import gc
 import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
 
-# One thread is quickest for tiny models, and repeats bit by bit. Before torch is imported.
+# Before torch is imported: one thread is fastest for tiny models, and repeats bit for bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Some virtual machines announce Intel's AMX and cannot run it; bf16 would end in an illegal instruction.
+# Some virtual machines announce Intel's AMX but cannot run it; bf16 would end in an illegal instruction.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # what draws the toy_dataset
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # has toy_dataset
 
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402
@@ -49,8 +50,7 @@ TINY_MOBILEVIT = {
     "num_attention_heads": 2,
 }
 
-
-# Of a recipe for a run of the scripts that takes a moment
+# Fields of a recipe for a run of the scripts that takes a moment
 SMALL_RUN = {
     "model_config": TINY,
     "crop_size": [32, 32],
@@ -63,13 +63,13 @@ SMALL_RUN = {
 
 @pytest.fixture(autouse=True, scope="session")
 def private_datasets_cache(tmp_path_factory):
-    """`datasets` keeps its tables here, not in the user's cache."""
+    """Keeps the tables of `datasets` out of the user's cache."""
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets_cache")
 
 
 @pytest.fixture(scope="session")
 def toy_dataset(tmp_path_factory):
-    """A synthetic toy_dataset in the Cityscapes folder layout: 5 labeled images, 6 further ones, 3 to evaluate on."""
+    """The toy dataset in the Cityscapes folder layout: 5 labeled images, 6 unlabeled ones, 3 to evaluate on."""
     path = tmp_path_factory.mktemp("data") / "toy_dataset"
     draw_toy_dataset(path, seed=3, width=96, height=48, num_train=5, num_train_extra=6, num_val=3, num_test=1)
     return path
@@ -81,7 +81,7 @@ def toy_data(toy_dataset, private_datasets_cache):
 
 
 def load_script(path):
-    """A script as a module, anew, without running it."""
+    """Loads a script as a new module, without running it."""
     spec = importlib.util.spec_from_file_location(f"{path.stem}_script", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -90,7 +90,7 @@ def load_script(path):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that are drawn, kept."""
+    """Collects the figures that are drawn."""
     from matplotlib.figure import Figure
 
     kept, init = [], Figure.__init__
@@ -108,7 +108,7 @@ def tiny_model(id2label, seed=0):
 
 
 def build_trainer(data, output_dir, model=None, **fields):
-    """A trainer with a tiny model (or `model`) on `data`; `fields` are those of the config."""
+    """Builds a trainer with a tiny model (or `model`) on `data`; `fields` are those of the config."""
     settings = {
         "output_dir": str(output_dir),
         "use_cpu": True,
@@ -138,13 +138,13 @@ def build_trainer(data, output_dir, model=None, **fields):
 
 @pytest.fixture
 def make_trainer(toy_data, tmp_path):
-    """`build_trainer` on the toy_dataset, writing to `tmp_path / "run"`."""
+    """`build_trainer` on the toy dataset, with output in `tmp_path / "run"`."""
     return functools.partial(build_trainer, toy_data, tmp_path / "run")
 
 
 @pytest.fixture
 def own_folder(tmp_path):
-    """A data set of a user's own: 4 training images, one of them unlabeled, 2 to evaluate on, 3 classes."""
+    """A user's own dataset: 4 training images, 2 to evaluate on, 3 classes."""
     root, rng = tmp_path / "mine", np.random.default_rng(0)
     for split, number in (("train", 4), ("validation", 2)):
         (root / split / "images").mkdir(parents=True)
@@ -156,3 +156,9 @@ def own_folder(tmp_path):
             Image.fromarray(label).save(root / split / "labels" / f"frame{i}.png")
     (root / "id2label.json").write_text(json.dumps({"0": "grass", "1": "path", "2": "sky"}))
     return root
+
+
+def pytest_collection_finish():
+    """Exempts imported modules, most of the objects, from the garbage collection that each `Trainer.train` starts."""
+    gc.collect()
+    gc.freeze()

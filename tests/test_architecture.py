@@ -1,24 +1,86 @@
-"""Who may know whom: the package's imports go one way, and importing it costs and changes nothing."""
+"""Who imports whom, how much each script reaches, how long the package is, and what importing it loads."""
 
 import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((ROOT / "scl_hf").rglob("*.py"))
+FILES = {
+    ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder, name in ((ROOT, "scl_hf"), (ROOT / "scripts", ""))
+    for path in sorted((folder / name).rglob("*.py"))
+}
+MODULES = {name: path for name, path in FILES.items() if name.partition(".")[0] == "scl_hf"}
+SCRIPTS = {name: path for name, path in FILES.items() if path.parent == ROOT / "scripts"}
+
+# A room is a folder of the package or a module beside the folders; scl_hf/__init__.py, the front door, is none. A room
+# imports only what its line names, and a line names only rooms above it. `folder.module` allows that module alone.
+LAYERS = {
+    "errors": "",
+    "processes": "errors",
+    "files": "errors processes",
+    "progress": "errors",
+    "cutmix": "",
+    "pairs": "",
+    "losses": "pairs",
+    "teacher": "processes",
+    "inference": "",
+    "metrics": "",
+    "models": "",
+    "hub": "errors files",
+    "checkpointing": "errors files hub processes progress",
+    "data": "cutmix errors files hub pairs",
+    "pretrained": "checkpointing.finite data errors hub inference models processes",
+    "evaluation": "checkpointing.signals data errors files inference metrics pretrained processes progress",
+    "visualization": "data.normalization errors files",
+    "config": "data errors evaluation pretrained",
+    "cli": "checkpointing.signals errors files processes",
+    "model_card": "cli config data errors evaluation files hub pretrained visualization",
+    "optim": "config errors",
+    "trainer": "checkpointing config cutmix data errors evaluation files hub inference losses model_card models optim "
+    "pairs pretrained processes progress teacher visualization",
+    "dry_run": "config data errors evaluation inference models optim pretrained progress trainer",
+    "prediction": "data errors evaluation files hub inference models pretrained progress visualization",
 }
 
+# Lines of the package that a script imports, with all that those modules import. Lower a number that has become too
+# large; raising one means that a user of that script pays for more: a decision to be made in a diff.
+REACH = {
+    "app": 6900,
+    "benchmark": 10400,
+    "convert_checkpoint": 5300,
+    "convert_efficientnet_lite": 1900,
+    "eval": 6900,
+    "plot_curves": 6300,
+    "predict": 6400,
+    "prepare_dataset": 6300,
+    "push": 1500,
+    "reproduce": 6200,
+    "train": 10000,
+}
 
+# Names that the front door hands out, and where they come from
+DOOR = {
+    alias.name: f"scl_hf.{node.module}"
+    for node in ast.walk(ast.parse(MODULES["scl_hf"].read_text()))
+    if isinstance(node, ast.ImportFrom) and node.level
+    for alias in node.names
+}
+
+# Without the files of EfficientNet-Lite. Raising it is a decision to be made in a diff.
+PACKAGE_LINES = 11_500
+
+
+@cache
 def imports_of(module):
-    """Modules of the package that a module imports: anywhere in it, in functions and for type checkers, too."""
-    path, found = MODULES[module], set()
+    """Modules of the project that a module imports: anywhere in it, in functions and for type checkers, too."""
+    path, found = FILES[module], set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -26,55 +88,105 @@ def imports_of(module):
         elif isinstance(node, ast.ImportFrom):
             parent = package.rsplit(".", node.level - 1)[0] if node.level else ""
             origin = ".".join(filter(None, (parent, node.module)))
+            names = [alias.name for alias in node.names]
             # `from .data import cityscapes` imports the module data.cityscapes, or a name of data/__init__.py.
-            found |= {f"{origin}.{n.name}" if f"{origin}.{n.name}" in MODULES else origin for n in node.names}
-    return {
-        name
-        for name in found
-        if name.partition(".")[0] in ("scl_hf", "toy_dataset", "scripts", "benchmarks", "reproduction")
-    }
+            found |= {f"{origin}.{name}" if f"{origin}.{name}" in FILES else origin for name in names}
+            if origin == "scl_hf" and module != "scl_hf":  # the front door loads what it is asked for
+                found |= {DOOR[name] for name in names if name in DOOR}
+    return found & FILES.keys() - {module}
 
 
-def test_no_two_modules_know_each_other():
-    graph = {module: imports_of(module) - {module} for module in MODULES}
-    # The front door hands out what is behind it.
-    assert graph.pop("scl_hf") == {"scl_hf.models", "scl_hf.config", "scl_hf.trainer"}
-    assert set().union(*graph.values()) <= set(MODULES) - {"scl_hf"}  # nothing imports a script
+def length(module):
+    return len(FILES[module].read_text().splitlines())
+
+
+def room(module):
+    return module.split(".")[1]
+
+
+def reached(module):
+    """Modules of the package that a module loads sooner or later, the front door left out."""
+    seen, waiting = set(), {module}
+    while waiting:
+        found = set().union(*map(imports_of, waiting))
+        found |= {name.rsplit(".", i)[0] for name in found for i in range(name.count(".") + 1)}  # their packages
+        seen, waiting = seen | waiting, found & FILES.keys() - seen - waiting - {"scl_hf"}
+    return seen & MODULES.keys()
+
+
+# Until backbones, pushing, segmentation_trainer and step_cost are part of their rooms
+MERGING = pytest.mark.xfail(strict=True, reason="four modules are still to be merged into their rooms")
+
+
+@MERGING
+def test_no_circle_of_rooms():
+    graph = {room(module): set() for module in MODULES if module != "scl_hf"}
+    for module in MODULES.keys() - {"scl_hf"}:
+        graph[room(module)] |= {room(name) for name in imports_of(module)} - {room(module)}
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
-@pytest.mark.parametrize("module", ["losses", "pairs", "cutmix", "teacher", "errors", "models.modeling_deeplabv3plus"])
-def test_the_method_and_the_network_stand_alone(module):
-    allowed = ("scl_hf.models.", "scl_hf.pairs", "scl_hf.processes")  # which know torch and errors alone
-    assert all(name.startswith(allowed) for name in imports_of(f"scl_hf.{module}"))
+@MERGING
+def test_each_room_imports_only_rooms_above_it_in_the_table():
+    above = set()
+    for name, allowed in LAYERS.items():
+        unknown = {entry for entry in allowed.split() if entry.partition(".")[0] not in above}
+        assert not unknown, f"LAYERS['{name}'] names {', '.join(unknown)}, which must stand above it"
+        above.add(name)
+    against = []
+    for module in MODULES.keys() - {"scl_hf"}:
+        own = room(module)
+        assert own in LAYERS, f"{FILES[module]}: give '{own}' a line in LAYERS of {Path(__file__).name}"
+        allowed = {f"scl_hf.{entry}" for entry in (own, *LAYERS[own].split())}
+        for name in imports_of(module):
+            if not any(f"{name}.".startswith(f"{entry}.") for entry in allowed):
+                against.append(
+                    f"{module} imports {name}, which LAYERS['{own}'] in {Path(__file__).name} does not allow"
+                )
+    assert not against, "\n".join(sorted(against))
 
 
-def test_the_data_knows_nothing_of_models_and_training():
-    allowed = ("scl_hf.data", "scl_hf.errors", "scl_hf.files", "scl_hf.cutmix", "scl_hf.pairs", "scl_hf.hub")
+def test_the_front_door_and_the_scripts():
+    assert imports_of("scl_hf") == {"scl_hf.models", "scl_hf.config", "scl_hf.trainer"}
     for module in MODULES:
-        if module.startswith("scl_hf.data"):
-            assert all(name.startswith(allowed) for name in imports_of(module)), module
+        assert imports_of(module) <= MODULES.keys() - {"scl_hf"}, f"{module} imports the front door or a script"
+    assert {name for name in SCRIPTS if reached(name)} == REACH.keys()
 
 
-def test_the_page_alone_knows_gradio():
-    knows = [
-        module for module, path in MODULES.items() if re.search(r"^\s*(import|from) gradio", path.read_text(), re.M)
-    ]
-    assert knows == ["scl_hf.prediction.page"]
-    assert not any("scl_hf.prediction.page" in imports_of(module) for module in MODULES)
+@pytest.mark.parametrize("script", REACH)
+def test_what_a_script_reaches(script):
+    lines = {name: length(name) for name in sorted(reached(script))}
+    assert sum(lines.values()) <= REACH[script], lines
 
 
-def test_nothing_takes_the_trainer_as_an_argument():
-    for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-                assert "trainer" not in arguments, f"{module}.{node.name}"
+def test_the_package_does_not_grow_unseen():
+    lines = {name: length(name) for name in MODULES if "efficientnet_lite" not in name}
+    assert sum(lines.values()) <= PACKAGE_LINES
 
 
 def test_no_file_is_longer_than_a_reader_holds():
-    files = [*MODULES.values(), *(ROOT / "scripts").rglob("*.py")]
-    assert {str(path): length for path in files if (length := len(path.read_text().splitlines())) > 400} == {}
+    assert {name: lines for name in FILES if (lines := length(name)) > 400} == {}
+
+
+def test_the_page_alone_knows_gradio():
+    importing = re.compile(r"^\s*(import|from) gradio", re.M)
+    assert [name for name, path in MODULES.items() if importing.search(path.read_text())] == ["scl_hf.prediction.page"]
+    assert not any("scl_hf.prediction.page" in imports_of(module) for module in MODULES)
+
+
+def test_nothing_but_a_callback_takes_the_trainer():
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        of_callbacks = {
+            function
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Callback") for base in node.bases)
+            for function in node.body
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node not in of_callbacks:
+                arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                assert "trainer" not in arguments, f"{module}.{node.name}"
 
 
 def test_importing_the_package_loads_and_changes_nothing_that_a_model_does_not_need():

@@ -5,14 +5,13 @@ import inspect
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import build_trainer, tiny_model
+from forks import run_processes
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSemanticSegmentation,
@@ -607,13 +606,7 @@ accelerator.end_training()
 def test_two_processes_hold_the_same_teacher_and_score_each_image_once(make_trainer, toy_dataset, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*command, str(script), str(toy_dataset), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""},
-    )
+    result = run_processes(2, script, toy_dataset, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     # One process that scores the model which two have trained finds what they found.
     saved = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run")

@@ -1,8 +1,7 @@
 """
-Opening a saved model of full size, and the memory that converting one of the baseline takes.
+Opening a saved model of full size, and the memory of converting one of the baseline.
 
-A weight that is opened stays on the disk until it is used. So opening is timed twice: as it is, and with a copy of
-every weight to memory, the first use.
+A weight stays on the disk until its first use, so opening is timed twice: as it is, and with a copy of every weight.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from .inference import time_in_turn
 
 SIZES = {}  # fields of the config, full size
 CONVERT = Path(__file__).parents[1] / "convert_checkpoint.py"
-# A process of its own in between: memory that the one which starts it has would count, too.
+# Another process in between, as the memory of the starting process would count, too
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_opening(model: DeepLabV3PlusForSemanticSegmentation, folder: Path, rounds: int) -> tuple:
-    """`from_pretrained` beside reading the file of weights and building the model on the meta device."""
+    """Measures `from_pretrained` beside reading the weights and building the model on the meta device."""
     model.save_pretrained(folder)
 
     def parts() -> dict[str, torch.Tensor]:
@@ -61,7 +60,7 @@ def measure_opening(model: DeepLabV3PlusForSemanticSegmentation, folder: Path, r
     def used(tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         return [tensor.clone() for tensor in tensors.values()]
 
-    opened()  # the library imports some of itself then
+    opened()  # imports parts of the library
     cases = {
         "reading and building": parts,
         "from_pretrained": opened,
@@ -82,7 +81,7 @@ def measure_opening(model: DeepLabV3PlusForSemanticSegmentation, folder: Path, r
 
 
 def measure_conversion(model: DeepLabV3PlusForSemanticSegmentation, folder: Path) -> list[tuple]:
-    """The peak of `scripts/convert_checkpoint.py` beyond what its imports take, for both formats of `torch.save`."""
+    """Measures the peak memory of converting beyond that of the imports, for both formats of `torch.save`."""
 
     def peak(*arguments: str | Path) -> int:
         command = [sys.executable, "-c", PEAK, sys.executable, CONVERT, *arguments]

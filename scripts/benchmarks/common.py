@@ -1,12 +1,10 @@
-"""Timing, memory and tables that the benchmarks share."""
+"""Timing, memory and tables of the benchmarks."""
 
 import io
-import json
 import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ class Measured:
         return 1e3 * statistics.median(self.seconds)
 
     def times_slower_than(self, other: "Measured") -> float:
-        """Median of the rounds' own ratios: what slows a whole round down cancels."""
+        """Returns the median of the rounds' ratios, in which the load of a round cancels."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
@@ -55,7 +53,7 @@ def measure(cases: dict[str, Step], leaves: list[torch.Tensor], rounds: int) -> 
 
 
 def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The seconds that each run returns, all runs in turn in each round."""
+    """Returns the seconds that each run reports, all runs in turn in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -65,18 +63,15 @@ def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list
 
 def peak_memory(run: Callable[[], object]) -> int:
     """
-    The most bytes alive at once, beyond those alive before: every allocation and release of torch's CPU allocator, as
-    the profiler logs them, summed in their order. So what kernels allocate inside and the input's gradient count too.
+    Returns the most bytes alive at once, beyond those alive before. It sums the profiler's log of all allocations and
+    releases of torch's CPU allocator, those inside kernels included.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
         run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        log.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+    events = [event for event in log.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = peak = 0
-    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        alive += event["args"]["Bytes"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
         peak = max(peak, alive)
     return peak
 
@@ -93,7 +88,7 @@ def print_table(title: str, header: list[str], rows: list[list[object]]) -> None
 
 
 def print_targets(title: str, targets: list[tuple[str, float, str, float]]) -> None:
-    """Whether each target holds: its name, what was measured, ≤ or ≥, and the limit."""
+    """Prints whether each target (name, measured value, ≤ or ≥, limit) holds."""
     rows = [
         [name, value, f"{sign} {limit:g}", "yes" if (value >= limit if sign == "≥" else value <= limit) else "NO"]
         for name, value, sign, limit in targets
@@ -112,7 +107,7 @@ def print_machine(threads: int) -> None:
 
 
 class Also(io.TextIOBase):
-    """Standard output that a file gets, too, at once."""
+    """Writes to standard output and to a file."""
 
     def __init__(self, file: TextIO):
         self.streams = (sys.stdout, file)

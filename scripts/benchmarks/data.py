@@ -1,7 +1,7 @@
 """
 Reading, cropping and indexing of images of the size of Cityscapes.
 
-Crops and the class index are measured in seconds of a core, so that what a neighbor takes from it is not counted.
+Crops and the class index are measured in CPU seconds, so that a neighbor's load does not count.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--crop_size", type=int, default=896, help="side of the crops (default: 896)")
     parser.add_argument("--images", type=int, default=8, help="images that differ (default: 8)")
-    parser.add_argument("--crops", type=int, default=48, help="draws whose crops are timed (default: 48)")
+    parser.add_argument("--crops", type=int, default=48, help="samples whose crops are timed (default: 48)")
     parser.add_argument("--labels", type=int, default=500, help="labels of the class index (default: 500)")
     parser.add_argument("--plain_labels", type=int, default=40, help="of them, by SciPy as well (default: 40)")
     parser.add_argument("--rows", type=int, default=23475, help="images of the tree that is opened (default: 23475)")
@@ -68,29 +68,29 @@ def run(args: argparse.Namespace) -> None:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
-        draw_tree(Path(folder, "town"), args)
-        rows = load_cityscapes(Path(folder, "town"))["train"].cast_column("label", LABEL_IMAGE)
+        draw_tree(Path(folder, "toy_dataset"), args)
+        dataset = load_cityscapes(Path(folder, "toy_dataset"))["train"].cast_column("label", LABEL_IMAGE)
         start = time.process_time()
-        class_index = ClassIndex.build(rows, tile=TILE)
+        class_index = ClassIndex.build(dataset, tile=TILE)
         index_seconds = time.process_time() - start
 
         augmentation = Augmentation(AugmentationArguments(crop_size=[args.crop_size]), Normalization())
-        labeled = Crops(rows, augmentation)
-        unlabeled = Crops(rows.remove_columns("label"), augmentation)
-        draws = LabeledSampler(len(rows), seed=0, class_index=class_index)
-        speed, beyond_decode = measure_crops(labeled, unlabeled, draws, args)
-        index_speed = measure_index(rows, index_seconds, center_of_mass, args)
-        growth = measure_worker(labeled, draws, args)
+        labeled = Crops(dataset, augmentation)
+        unlabeled = Crops(dataset.remove_columns("label"), augmentation)
+        sampler = LabeledSampler(len(dataset), seed=0, class_index=class_index)
+        speed, beyond_decode = measure_crops(labeled, unlabeled, sampler, args)
+        index_speed = measure_index(dataset, index_seconds, center_of_mass, args)
+        growth = measure_worker(labeled, sampler, args)
         opening = measure_opening(Path(folder, "placeholders"), args.rows)
         targets = [
-            ("crops/s and core / those of scaling whole pictures", speed, "≥", 1.5),
+            ("crops/s and core / those of scaling whole images", speed, "≥", 1.5),
             ("time beyond the decoding / decoding", beyond_decode, "≤", 0.4),
             ("class index / SciPy, speed, reading included", index_speed, "≥", 5.0),
             (f"worker, growth of the peak in the second half of {args.worker_crops} crops, MiB", growth, "≤", 16.0),
             (f"opening {args.rows} images, warm, s", opening, "≤", 5.0),
         ]
         if torch.cuda.is_available():
-            waiting = measure_waiting(rows, Path(folder, "run"), args.steps)
+            waiting = measure_waiting(dataset, Path(folder, "run"), args.steps)
             targets.append(("share of the step waiting for data, 4 workers", waiting, "≤", 0.02))
     print_targets(
         f"Targets (set for images of 2048×1024, crops of 896×896; this run: {args.width}×{args.width // 2}, "
@@ -110,7 +110,7 @@ def draw_tree(root: Path, args: argparse.Namespace) -> None:
     width, height = args.width, args.width // 2
     sizes = []
     for number in range(args.images):
-        # Every second one is its forerunner's mirror image under other noise: drawing takes seconds.
+        # Every second image mirrors the one before it, with other noise: drawing takes seconds.
         if number % 2 == 0:
             frame, ids = draw_street(rng, City.sample(rng), width // 2, height // 2, RARE[number // 2 % len(RARE)])
             frame = np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR), np.float32)
@@ -118,10 +118,10 @@ def draw_tree(root: Path, args: argparse.Namespace) -> None:
         else:
             frame, ids = frame[:, ::-1], np.ascontiguousarray(ids[:, ::-1])
         noisy = np.rint(frame + rng.normal(0, 0.5, frame.shape)).clip(0, 255).astype(np.uint8)
-        for kind, picture in (("leftImg8bit", noisy), ("gtFine", ids)):
+        for kind, image in (("leftImg8bit", noisy), ("gtFine", ids)):
             path = file_in(root, kind, "train", number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
+            Image.fromarray(image).save(path)
         sizes.append(os.path.getsize(file_in(root, "leftImg8bit", "train", number)))
     for number in range(args.images, args.labels):
         for kind in ("leftImg8bit", "gtFine"):
@@ -134,23 +134,23 @@ def draw_tree(root: Path, args: argparse.Namespace) -> None:
     )
 
 
-def scale_whole(labeled: Crops, unscaled: Augmentation, draw: Sample) -> dict[str, torch.Tensor]:
-    """The crop as it is usually made: decode, scale the whole image, scale the whole label, cut the crop out."""
-    row = labeled.dataset[draw.row]
-    with Image.open(row["image"]["path"]) as image:
+def scale_whole(labeled: Crops, unscaled: Augmentation, sample: Sample) -> dict[str, torch.Tensor]:
+    """Makes a crop the usual way: decodes, scales the whole image and label, cuts the crop out."""
+    example = labeled.dataset[sample.row]
+    with Image.open(example["image"]["path"]) as image:
         image = image.convert("RGB")
-    label = read_label(row["label"], labeled.label_table)
+    label = read_label(example["label"], labeled.label_table)
     smallest, largest = labeled.augmentation.args.scale_range
-    scale = smallest + (largest - smallest) * np.random.default_rng(draw.seed).random()
+    scale = smallest + (largest - smallest) * np.random.default_rng(sample.seed).random()
     size = round(scale * image.width), round(scale * image.height)
     image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
     label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-    center = draw.center and (scale * draw.center[0], scale * draw.center[1])
-    return unscaled(image, label, draw._replace(center=center))
+    center = sample.center and (scale * sample.center[0], scale * sample.center[1])
+    return unscaled(image, label, sample._replace(center=center))
 
 
 def measure_crops(
-    labeled: Crops, unlabeled: Crops, draws: LabeledSampler, args: argparse.Namespace
+    labeled: Crops, unlabeled: Crops, sampler: LabeledSampler, args: argparse.Namespace
 ) -> tuple[float, float]:
     """Prints crops per second and where their time goes; returns the speed-up and the time beyond decoding."""
     augmentation = labeled.augmentation
@@ -159,44 +159,44 @@ def measure_crops(
         for changed in (NO_COLORS | {"blur_probability": 0}, {"blur_probability": 0}, {"scale_range": [1.0, 1.0]})
     )
 
-    def decode(column: str, draw: Sample) -> None:
-        with Image.open(labeled.dataset[draw.row][column]["path"]) as picture:
-            picture.load()
+    def decode(column: str, sample: Sample) -> None:
+        with Image.open(labeled.dataset[sample.row][column]["path"]) as image:
+            image.load()
 
-    def decode_image(draw: Sample) -> None:
-        cv2.imread(labeled.dataset[draw.row]["image"]["path"], cv2.IMREAD_COLOR_RGB)
+    def decode_image(sample: Sample) -> None:
+        cv2.imread(labeled.dataset[sample.row]["image"]["path"], cv2.IMREAD_COLOR_RGB)
 
     cases: dict[str, Callable[[Sample], object]] = {
-        "labeled": lambda draw: labeled[draw],
-        "unlabeled": lambda draw: unlabeled[draw],
-        "whole": lambda draw: scale_whole(labeled, unscaled, draw),
+        "labeled": lambda sample: labeled[sample],
+        "unlabeled": lambda sample: unlabeled[sample],
+        "whole": lambda sample: scale_whole(labeled, unscaled, sample),
         "image": decode_image,
-        "image, Pillow": lambda draw: decode("image", draw),
-        "label": lambda draw: decode("label", draw),
-        "pair": lambda draw: read_pair(labeled.dataset[draw.row], LABEL_IMAGE.table),
-        "window": lambda draw: plain(image, None, draw),
-        "colors": lambda draw: colors(image, None, draw),
-        "blur": lambda draw: augmentation(image, None, draw),
-        "crop": lambda draw: augmentation(image, label, draw),
+        "image, Pillow": lambda sample: decode("image", sample),
+        "label": lambda sample: decode("label", sample),
+        "pair": lambda sample: read_pair(labeled.dataset[sample.row], LABEL_IMAGE.table),
+        "window": lambda sample: plain(image, None, sample),
+        "colors": lambda sample: colors(image, None, sample),
+        "blur": lambda sample: augmentation(image, None, sample),
+        "crop": lambda sample: augmentation(image, label, sample),
     }
     seconds = {name: [] for name in cases}
-    for draw in draws(0)[: args.crops]:
-        image, label = read_pair(labeled.dataset[draw.row], LABEL_IMAGE.table)
-        labeled[draw]  # so that no case pays for what is loaded once
-        of_draw = {name: [] for name in cases}
+    for sample in sampler(0)[: args.crops]:
+        image, label = read_pair(labeled.dataset[sample.row], LABEL_IMAGE.table)
+        labeled[sample]  # one-time costs
+        of_sample = {name: [] for name in cases}
         for _ in range(min(args.rounds, 3)):
             for name, case in cases.items():
                 start = time.process_time()
-                case(draw)
-                of_draw[name].append(time.process_time() - start)
+                case(sample)
+                of_sample[name].append(time.process_time() - start)
         for name in cases:
-            seconds[name].append(np.median(of_draw[name]))
+            seconds[name].append(np.median(of_sample[name]))
     ms = {name: 1e3 * float(np.mean(values)) for name, values in seconds.items()}
 
     speed = ms["whole"] / ms["labeled"]
     print_table(
-        f"Crops per second and core, {len(seconds['labeled'])} draws of an epoch",
-        ["", "ms", "crops/s", "times scaling whole pictures"],
+        f"Crops per second and core, {len(seconds['labeled'])} samples of an epoch",
+        ["", "ms", "crops/s", "times scaling whole images"],
         [
             ["labeled crop: one resampling of its window", ms["labeled"], 1e3 / ms["labeled"], speed],
             ["unlabeled crop", ms["unlabeled"], 1e3 / ms["unlabeled"], ms["whole"] / ms["unlabeled"]],
@@ -229,7 +229,7 @@ def measure_crops(
 
 
 def measure_index(
-    rows: datasets.Dataset, index_seconds: float, center_of_mass: Callable, args: argparse.Namespace
+    dataset: datasets.Dataset, index_seconds: float, center_of_mass: Callable, args: argparse.Namespace
 ) -> float:
     """Prints milliseconds per label of the class index and of a loop over the classes; returns the speed-up."""
 
@@ -245,22 +245,22 @@ def measure_index(
         return found
 
     reading, ours, plain = [], [], []
-    for row in rows.select(range(min(args.plain_labels, len(rows)))):
+    for example in dataset.select(range(min(args.plain_labels, len(dataset)))):
         times = [time.process_time()]
-        label = read_label(row["label"], LABEL_IMAGE.table)
+        label = read_label(example["label"], LABEL_IMAGE.table)
         times.append(time.process_time())
         centroids = tile_centroids(label, len(ID2LABEL), TILE)
         times.append(time.process_time())
         expected = by_class(label)
         times.append(time.process_time())
         if not np.allclose(np.stack([centroids[name] for name in ("category", "x", "y")], axis=1), expected):
-            raise AssertionError(f"{row['label']['path']}: the two ways differ")
+            raise AssertionError(f"{example['label']['path']}: the class index and SciPy differ")
         for seconds, taken in zip((reading, ours, plain), np.diff(times)):
             seconds.append(1e3 * taken)
     found, looped = np.median(ours), np.median(plain)
-    of_index, of_loop = 1e3 * index_seconds / len(rows), np.median(np.add(reading, plain))
+    of_index, of_loop = 1e3 * index_seconds / len(dataset), np.median(np.add(reading, plain))
     print_table(
-        f"Class index, ms a label: {len(rows)} labels, one core; by SciPy {len(plain)} of them",
+        f"Class index, ms a label: {len(dataset)} labels, one core; by SciPy {len(plain)} of them",
         ["", "class index", "SciPy's center of mass per class", "ratio"],
         [
             ["centroids of a label in memory", float(found), float(looped), float(looped / found)],
@@ -271,17 +271,17 @@ def measure_index(
 
 
 def with_memory(crops: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | int]:
-    """A batch, and the resident memory of the worker that made it."""
+    """Collates a batch, with the resident memory of its worker."""
     return default_collate(crops) | {"resident": psutil.Process().memory_info().rss}
 
 
-def measure_worker(labeled: Crops, draws: LabeledSampler, args: argparse.Namespace) -> float:
+def measure_worker(labeled: Crops, sampler: LabeledSampler, args: argparse.Namespace) -> float:
     """Prints the resident memory of a loader's worker over many crops; returns how much its peak still grows."""
-    many = [draw for epoch in range(-(-args.worker_crops // len(draws))) for draw in draws(epoch)]
+    many = [sample for epoch in range(-(-args.worker_crops // len(sampler))) for sample in sampler(epoch)]
     loader = DataLoader(labeled, sampler=many[: args.worker_crops], num_workers=1, collate_fn=with_memory)
     resident = [batch["resident"] / 2**20 for batch in loader]
     first, half = len(resident) // 10, len(resident) // 2
-    # Freed memory goes back to the system now and then, so that single readings go up and down by a crop or two.
+    # Single readings vary by a crop or two, as freed memory goes back to the system in batches.
     growth = max(resident[half:]) - max(resident[first:half])
     print_table(
         f"Resident memory of a worker of the DataLoader, crops of {args.crop_size}×{args.crop_size}, MiB",
@@ -292,7 +292,7 @@ def measure_worker(labeled: Crops, draws: LabeledSampler, args: argparse.Namespa
 
 
 def measure_opening(root: Path, num_rows: int) -> float:
-    """Prints how long a tree of placeholders with fine and coarse annotations takes to open; returns the second."""
+    """Prints how long a tree of placeholders takes to open, twice; returns the second time."""
     num_train, num_val = max(1, num_rows * 2975 // 23475), max(1, num_rows * 500 // 23475)
     splits = {"train": num_train, "val": num_val, "train_extra": num_rows - num_train - num_val}
     for split, count in splits.items():
@@ -306,9 +306,9 @@ def measure_opening(root: Path, num_rows: int) -> float:
         start = time.perf_counter()
         opened = [load_cityscapes(root, config) for config in ("fine", "coarse")]
         seconds.append(time.perf_counter() - start)
-    num_opened = sum(len(rows) for splits in opened for rows in splits.values())
+    num_opened = sum(len(split) for splits in opened for split in splits.values())
     print_table(
-        f"Opening {num_rows} images with their fine and coarse annotations, {num_opened} rows in all, s",
+        f"Opening {num_rows} images with their fine and coarse annotations, {num_opened} examples in all, s",
         ["first time", "again"],
         [seconds],
     )
@@ -316,7 +316,7 @@ def measure_opening(root: Path, num_rows: int) -> float:
 
 
 class TimedTrainer(SemiSupervisedTrainer):
-    """Notes when each step asks for its batch, with the GPU at rest, and when it has it."""
+    """Records when each step asks for its batch, with the GPU idle, and when it gets it."""
 
     def get_batch_samples(self, *args, **kwargs) -> Iterator:
         torch.cuda.synchronize()
@@ -327,7 +327,7 @@ class TimedTrainer(SemiSupervisedTrainer):
         return batch
 
 
-def measure_waiting(rows: datasets.Dataset, output_dir: Path, steps: int) -> float:
+def measure_waiting(dataset: datasets.Dataset, output_dir: Path, steps: int) -> float:
     """Prints how long the full model's training steps on the GPU wait for their batches; returns that share."""
     config = DeepLabV3PlusConfig(id2label=ID2LABEL, label2id={name: i for i, name in ID2LABEL.items()})
     trainer = TimedTrainer(
@@ -342,12 +342,14 @@ def measure_waiting(rows: datasets.Dataset, output_dir: Path, steps: int) -> flo
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=rows,
-        unlabeled_dataset=rows.remove_columns("label"),
+        train_dataset=dataset,
+        unlabeled_dataset=dataset.remove_columns("label"),
     )
     trainer.times = []
     trainer.train()
-    asked, given = np.array(trainer.times[steps // 4 :]).T  # the first steps start workers and choose kernels
+    asked, given = np.array(
+        trainer.times[steps // 4 :]
+    ).T  # without the first steps, which start workers and choose kernels
     step, wait = np.diff(asked).mean(), (given - asked)[:-1].mean()
     print_table(
         f"Training steps of the full model on {torch.cuda.get_device_name()}, 4 workers on {os.cpu_count()} cores",

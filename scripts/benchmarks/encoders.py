@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def step(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
-    """The student's and the teacher's passes; the losses, a few per cent, are left out."""
+    """Runs the student's and the teacher's passes, without the losses, which take a few percent."""
     model(pixel_values=pixel_values).logits.float().softmax(dim=1).square().sum().backward()
     with torch.no_grad():
         model(pixel_values=pixel_values)
 
 
 def count_step(model: PreTrainedModel, side: int) -> tuple[float, int]:
-    """TFLOP of a step, and the bytes that are kept for the backward pass, weights not counted."""
+    """Returns the TFLOP of a step, and the bytes kept for the backward pass, weights aside."""
     kept: dict[int, torch.UntypedStorage] = {}
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
@@ -103,7 +103,7 @@ def count_step(model: PreTrainedModel, side: int) -> tuple[float, int]:
 
 
 def time_step(model: PreTrainedModel, side: int, rounds: int) -> float:
-    """Median seconds of a step in bf16."""
+    """Returns the median seconds of a step in bf16."""
     pixel_values = torch.randn(2, 3, side, side, device="cuda").contiguous(memory_format=torch.channels_last)
     seconds = []
     for _ in range(3 + rounds):

@@ -1,4 +1,4 @@
-"""What importing the package costs, beside transformers, each in a process of its own."""
+"""Seconds to import the package, beside transformers, each in a process of its own."""
 
 import argparse
 import statistics
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     seconds = {code: [] for code in CASES}
     for code in CASES:
-        time_import(code)  # brings its files into memory
+        time_import(code)  # warms the file cache
     for _ in range(args.rounds):
         for code in CASES:
             seconds[code].append(time_import(code))
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def time_import(code: str) -> float:
-    """Seconds of a new process that imports."""
+    """Returns the seconds of a new process that imports."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Prediction of whole images, the streamed metric, and pictures written behind the model."""
+"""Prediction of whole images, the streamed metric, and images written behind the model."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ from scl_hf.pretrained import Checkpoint
 from .common import Measured, print_table, print_targets
 
 NUM_CLASSES = 19
-SCALES = (0.5, 1, 2)  # with the mirror image and tiles as high as the image: the paper's protocol on Cityscapes
+SCALES = (0.5, 1, 2)  # with flips and tiles as high as the image: the paper's evaluation on Cityscapes
 REDUCED = {
     "stem_channels": 8,
     "depths": [1, 1, 1, 1, 1, 1],
@@ -36,7 +36,7 @@ REDUCED = {
     "skip_channels": 16,
     "decoder_channels": 32,
 }
-# A quarter of that: on one core, the plain loop over an image of 1024×2048 is a quarter of a minute.
+# A quarter of that: on one core, the plain loop takes 15 s on an image of 1024×2048.
 NARROW = {
     "stem_channels": 4,
     "depths": [1, 1, 1, 1, 1, 1],
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     height, width = args.height, 2 * args.height
     wide = (height, -(-3 * width // 80) * 16)  # two that share a third: 3/5 of the width each, up to a multiple of 16
     targets = [
-        *measure_protocol(height, width, wide, min(args.rounds, 3)),
+        *measure_augmented(height, width, wide, min(args.rounds, 3)),
         measure_compute(height, width, wide),
         *measure_metric(height, width, args.images, args.kept_images, min(args.rounds, 3)),
         measure_writing(height, width, args.images, min(args.rounds, 3)),
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def time_in_turn(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
-    """Seconds of each case, all cases in turn in each round."""
+    """Returns the seconds of each case, all cases in turn in each round."""
     measured = {name: Measured([], 0) for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
@@ -81,7 +81,7 @@ def time_in_turn(cases: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def plain_loop(model: nn.Module, image: torch.Tensor, tile: int) -> torch.Tensor:
-    """The protocol as one would write it down first: tile by tile, in float32."""
+    """Test-time augmentation written down plainly: tile by tile, in float32."""
     size, total = image.shape[-2:], 0
     for scale in SCALES:
         scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True)
@@ -101,8 +101,8 @@ def plain_loop(model: nn.Module, image: torch.Tensor, tile: int) -> torch.Tensor
 
 
 @torch.no_grad()
-def measure_protocol(height: int, width: int, wide: tuple[int, int], rounds: int) -> list[tuple]:
-    """The paper's protocol on one image, against the plain loop."""
+def measure_augmented(height: int, width: int, wide: tuple[int, int], rounds: int) -> list[tuple]:
+    """Measures the paper's test-time augmentation on one image, against the plain loop."""
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)
     config = DeepLabV3PlusConfig(**({} if on_gpu else NARROW))
@@ -111,18 +111,18 @@ def measure_protocol(height: int, width: int, wide: tuple[int, int], rounds: int
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     image = torch.randn(1, 3, height, width, device=device)
 
-    def protocol(model: nn.Module = model, tile=height, tiles: int = 1, half: bool = False) -> torch.Tensor:
+    def augmented(model: nn.Module = model, tile=height, tiles: int = 1, half: bool = False) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             return predict_probs(model, image, SCALES, True, tile, max_tiles_per_batch=tiles)
 
-    cases = {"plain loop, float32": lambda: plain_loop(model, image, height), "square tiles": protocol}
-    cases["square tiles, batches of 4"] = lambda: protocol(tiles=4)
-    cases["wide tiles"] = lambda: protocol(tile=wide)
+    cases = {"plain loop, float32": lambda: plain_loop(model, image, height), "square tiles": augmented}
+    cases["square tiles, batches of 4"] = lambda: augmented(tiles=4)
+    cases["wide tiles"] = lambda: augmented(tile=wide)
     if on_gpu:
         compiled = torch.compile(model)
-        cases["square tiles, bfloat16"] = lambda: protocol(half=True)
-        cases["square tiles, bfloat16, compiled"] = lambda: protocol(compiled, half=True)
-        cases["wide tiles, bfloat16, compiled"] = lambda: protocol(compiled, wide, half=True)
+        cases["square tiles, bfloat16"] = lambda: augmented(half=True)
+        cases["square tiles, bfloat16, compiled"] = lambda: augmented(compiled, half=True)
+        cases["wide tiles, bfloat16, compiled"] = lambda: augmented(compiled, wide, half=True)
         for case in cases.values():  # chooses kernels and compiles
             case()
     corner, tile = image[..., : height // 4, : width // 4], height // 4
@@ -138,19 +138,19 @@ def measure_protocol(height: int, width: int, wide: tuple[int, int], rounds: int
         ["", "s", "times faster than the loop"],
         [[name, m.milliseconds / 1e3, loop.times_slower_than(m)] for name, m in measured.items()],
     )
-    name = "full protocol, same tiles: time / the plain loop's"
+    name = "test-time augmentation, same tiles: time / the plain loop's"
     return [
         (name, measured["square tiles"].times_slower_than(loop), "≤", 1.0),
-        ("full protocol, probabilities: largest difference to the plain loop", difference, "≤", 1e-4),
+        ("test-time augmentation, probabilities: largest difference to the plain loop", difference, "≤", 1e-4),
     ]
 
 
 def measure_compute(height: int, width: int, wide: tuple[int, int]) -> tuple:
-    """Pixels that go through the model, counted, by shape of the tiles."""
+    """Counts the pixels that go through the model, by shape of the tiles."""
 
     class CountPixels(nn.Module):
         def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
-            self.normalization += pixel_values[:, 0].numel()
+            self.pixels += pixel_values[:, 0].numel()
             self.largest = max(self.largest, pixel_values[0, 0].numel())
             return SimpleNamespace(logits=pixel_values[:, :1, ::8, ::8])
 
@@ -173,7 +173,7 @@ def measure_compute(height: int, width: int, wide: tuple[int, int]) -> tuple:
 
 
 class StoredMeanIoU(evaluate.Metric):
-    """Mean IoU as metrics of `evaluate` work: every label map is stored, and all are counted at the end."""
+    """Mean IoU as other metrics of `evaluate` compute it: stores every label map, counts at the end."""
 
     def _info(self) -> evaluate.MetricInfo:
         label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))
@@ -188,26 +188,26 @@ class StoredMeanIoU(evaluate.Metric):
             pairs = reference[counted] * NUM_CLASSES + prediction[counted]
             matrix += np.bincount(pairs, minlength=NUM_CLASSES**2)
         matrix = matrix.reshape(NUM_CLASSES, NUM_CLASSES)
-        with np.errstate(invalid="ignore"):  # 0 / 0 for a class that does not occur
+        with np.errstate(invalid="ignore"):  # a class that does not occur is 0 / 0
             iou = matrix.diagonal() / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
         return {"mean_iou": float(np.nanmean(iou))}
 
 
 def label_map(height: int, width: int, seed: int) -> np.ndarray:
-    """Labels in patches of 32 pixels, a few of them ignored."""
+    """Returns labels in patches of 32 pixels, a few of them ignored."""
     patches = np.random.default_rng(seed).integers(0, NUM_CLASSES + 1, (height // 32 + 1, width // 32 + 1))
     labels = patches.repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
     return np.where(labels == NUM_CLASSES, 255, labels)
 
 
 def memory_and_disk(folder: str) -> np.ndarray:
-    """MiB that this process has in memory, and that the files in a folder take."""
+    """Returns the MiB of this process's memory and of a folder's files."""
     files = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     return np.array([psutil.Process().memory_info().rss, files]) / 2**20
 
 
 def measure_metric(height: int, width: int, num_images: int, kept_images: int, rounds: int) -> list[tuple]:
-    """The streamed metric against one that stores what it is given."""
+    """Measures the streamed metric against one that stores its input."""
     references = [torch.from_numpy(label_map(height, width, seed))[None] for seed in range(num_images)]
     predictions = [(labels.roll(5, dims=-1) % 255) % NUM_CLASSES for labels in references]
     scores, kept = {}, {}
@@ -236,7 +236,7 @@ def measure_metric(height: int, width: int, num_images: int, kept_images: int, r
             for index in range(kept_images + 1):
                 metric.add_batch(predictions=predictions[0].numpy(), references=references[0].numpy())
                 if index == 0:
-                    first = memory_and_disk(folder)  # buffers are there, and used again
+                    first = memory_and_disk(folder)  # with the buffers that are reused
             kept[name] = (memory_and_disk(folder) - first) / kept_images
             metric.compute() if name == "streamed" else metric.writer.finalize()
     print_table(
@@ -256,13 +256,13 @@ def measure_metric(height: int, width: int, num_images: int, kept_images: int, r
 
 @torch.no_grad()
 def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tuple:
-    """How much of the time of writing pictures the model hides, by the writer of scripts/predict.py."""
+    """Measures how much of the time of writing images scripts/predict.py hides behind the model."""
     torch.manual_seed(0)
     names = {"id2label": ID2LABEL, "label2id": {name: i for i, name in ID2LABEL.items()}}
     model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**REDUCED, **names)).eval()
     image = torch.randn(1, 3, height, width)
     prediction = label_map(height, width, 0).astype(np.uint8) % NUM_CLASSES
-    picture = prediction[..., None] * 12 + np.random.default_rng(0).integers(0, 8, (height, width, 3), dtype=np.uint8)
+    pixels = prediction[..., None] * 12 + np.random.default_rng(0).integers(0, 8, (height, width, 3), dtype=np.uint8)
     inputs = [Input(f"{index}.png", str(index)) for index in range(num_images)]
 
     with tempfile.TemporaryDirectory() as output:
@@ -275,13 +275,13 @@ def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tu
         def in_turn() -> None:
             for item in inputs:
                 predict_probs(model, image)
-                folder.write(item, picture, prediction, None)
+                folder.write(item, pixels, prediction, None)
 
         def behind() -> None:
             with WriteQueue(threads=4, waiting=8) as queue:
                 for item in inputs:
                     predict_probs(model, image)
-                    queue.submit(folder.write, item, picture, prediction, None)
+                    queue.submit(folder.write, item, pixels, prediction, None)
 
         measured = time_in_turn({"model alone": alone, "model, then PNGs": in_turn, "PNGs behind": behind}, rounds)
     seconds = zip(*(m.seconds for m in measured.values()))

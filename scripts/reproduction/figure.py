@@ -1,4 +1,4 @@
-"""A table's results as a picture: scores, differences to the baseline, gains of each class."""
+"""Plots a table's results: scores, differences to the baseline, gains of each class."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from scl_hf.visualization.confusion import GRAY, save_figure
 from .report import signed_number
 from .summary import Estimate, Summary
 
-# Of Okabe and Ito, as the curves of a run have them; in all panels blue is a gain
+# Colors of Okabe and Ito, as in the curves of a run; blue is a gain
 BLUE, ORANGE = "#0072B2", "#D55E00"
 GAINS = LinearSegmentedColormap.from_list("gains", [ORANGE, "#F8F9FA", BLUE])
 
 
 def plot_table(summary: Summary, title: str, path: Path) -> Path:
-    """A line of three panels for each label share, a row of the table in each of their rows."""
+    """Plots three axes for each label share, with a line for each row of the table."""
     shares, rows = summary.shares, summary.rows
     classes = max((summary.classes[share] for share in shares), key=len)
     widths = [3.4, 3.0, max(1.5, 0.44 * len(classes))]
@@ -29,7 +29,7 @@ def plot_table(summary: Summary, title: str, path: Path) -> Path:
     figure = Figure(figsize=(sum(widths) + label + 0.6, (height + 0.55) * len(shares) + 2.0), layout="constrained")
     axes = figure.subplots(len(shares), 3, squeeze=False, sharey="row", width_ratios=widths)
     gains = np.abs([_class_gains(summary, share, classes) for share in shares])
-    # From 1 to 20 points: one class that appears from nothing shall not turn the others white.
+    # At most 20 points, so that one class that appears from nothing does not turn the others white
     limit = float(np.clip(np.nanmax(gains, initial=0), 1, 20))
     for index, (share, (scores, gains, heat)) in enumerate(zip(shares, axes)):
         _draw_scores(scores, summary, share)
@@ -45,7 +45,7 @@ def plot_table(summary: Summary, title: str, path: Path) -> Path:
         scores.set_xlabel("mean IoU (%)" if last else None)
         gains.set_xlabel("percentage points of mean IoU" if last else None)
         heat.tick_params(labelbottom=last)
-    # One scale of differences: a gain at one share is to be compared with that at another.
+    # One scale of differences, so that gains at different shares compare
     low, high = zip(*(gains.get_xlim() for gains in axes[:, 1]))
     for gains in axes[:, 1]:
         gains.set_xlim(min(low), max(high))
@@ -90,7 +90,7 @@ def _draw_gains(axes: Axes, summary: Summary, share: str) -> None:
 
 
 def _draw_estimate(axes: Axes, y: float, values: list[float], value: Estimate | None, color: str) -> None:
-    """A mean with its interval, above the single values."""
+    """Draws a mean with its interval above the single values."""
     if value is None:
         return
     if len(values) > 1:
@@ -125,7 +125,7 @@ def _draw_classes(axes: Axes, summary: Summary, share: str, classes: list[str], 
 
 
 def _class_gains(summary: Summary, share: str, classes: list[str]) -> np.ndarray:
-    """(rows, classes), NaN where there is no gain to show."""
+    """Returns (rows, classes), NaN where there is no gain."""
     gains = np.full((len(summary.rows), len(classes)), np.nan)
     for y, row in enumerate(summary.rows):
         for x, name in enumerate(classes):

@@ -1,4 +1,4 @@
-"""A table's results as a page of Markdown, and each cell's scores as CSV."""
+"""Renders a table's results as a page of Markdown, and each run's scores as CSV."""
 
 import csv
 import io
@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from .running import VERSIONS
 from .summary import MEAN, Estimate, Summary
-from .table import Cell, Table
+from .table import Run, Table
 
 
-def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], hours: float, picture: str) -> str:
-    """The main table, its gaps with their reasons, a picture, differences between rows, gains of each class."""
-    number = len(table.cells) - len(failed)
+def markdown_page(table: Table, summary: Summary, failed: Mapping[Run, str], hours: float, figure: str) -> str:
+    """Returns the main table, its gaps with their reasons, a figure, differences between rows, gains of each class."""
+    number = len(table.runs) - len(failed)
     several = len(table.seeds) > 1
     parts = [
         f"# {table.title}",
@@ -27,21 +27,21 @@ def markdown_page(table: Table, summary: Summary, failed: Mapping[Cell, str], ho
         _baselines(table, summary),
     ]
     if failed:
-        parts += ["Gaps:", "\n".join(f"- {cell}: {_plain(reason)}" for cell, reason in failed.items())]
+        parts += ["Gaps:", "\n".join(f"- {run}: {_plain(reason)}" for run, reason in failed.items())]
     if number:
-        parts.append(f"![{_plain(table.title)}]({quote(picture)})")
+        parts.append(f"![{_plain(table.title)}]({quote(figure)})")
     for share in summary.shares:
         if summary.classes[share] and len(summary.rows) > 2:
-            parts += [f"Each row less each other, {_plain(share)}:", _row_table(summary, share)]
+            parts += [f"Each row minus each other, {_plain(share)}:", _row_table(summary, share)]
         if summary.classes[share] and len(summary.rows) > 1:
             parts += [f"Gains of each class, {_plain(share)}:", _class_table(summary, share)]
     versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
-    parts.append(f"{number} of {len(table.cells)} cells, {hours:.1f} hours of single cells in all. {versions}.")
+    parts.append(f"{number} of {len(table.runs)} runs, {hours:.1f} hours in all, one run at a time. {versions}.")
     return "\n\n".join(parts) + "\n"
 
 
 def scores_csv(results: Iterable[Mapping[str, Any]]) -> str:
-    """One line a cell: its names, its seconds, its scores and the IoU of each class, as parts of 1."""
+    """Returns one line a run: its names, its seconds, its scores and the IoU of each class, in 0 … 1."""
     lines = []
     for result in results:
         scores = dict(result["scores"])
@@ -70,7 +70,7 @@ def _main_table(summary: Summary) -> str:
 
 
 def _row_table(summary: Summary, share: str) -> str:
-    """Beside a row its differences to all others, which head the columns."""
+    """Returns the differences of each row to each other one."""
     lines = []
     for row in summary.rows:
         others = (None if other == row else summary.difference(share, row, other) for other in summary.rows)
@@ -89,7 +89,7 @@ def _class_table(summary: Summary, share: str) -> str:
 
 
 def _baselines(table: Table, summary: Summary) -> str:
-    """Which row is the baseline of which share, where there is a choice."""
+    """Returns the line that names the baseline of each share."""
     if len(table.baseline) == 1:
         return f"Baseline: {_plain(table.baseline[0])}."
     chosen = [f"{_plain(share)}: {_plain(row or 'none yet')}" for share, row in summary.baseline.items()]
@@ -98,7 +98,7 @@ def _baselines(table: Table, summary: Summary) -> str:
 
 
 def plus_minus(value: Estimate | None, signed: bool = False) -> str:
-    """A mean with its interval, bold where a difference is one for certain."""
+    """Formats a mean with its interval, a difference in bold where the interval excludes 0."""
     if value is None:
         return "–"
     text = signed_number(value.mean, 2) if signed else f"{value.mean:.2f}"
@@ -108,7 +108,7 @@ def plus_minus(value: Estimate | None, signed: bool = False) -> str:
 
 
 def signed_number(value: float, digits: int) -> str:
-    """With + or a true minus sign, and none where it rounds to 0."""
+    """Formats a number with + or a true minus sign, and none where it rounds to 0."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 

@@ -1,4 +1,4 @@
-"""Results over seeds: means with their 95 % intervals, and paired differences to the baseline of a share."""
+"""Summarizes results over seeds: means with 95 % intervals, and paired differences to the baseline of a share."""
 
 import math
 import statistics
@@ -23,12 +23,12 @@ class Estimate(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
+        """True where the interval lies on one side of 0."""
         return abs(self.mean) > self.half
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean of one or more values, with its interval."""
+    """Returns the mean of one or more values with its interval."""
     if not values:
         return None
     half = math.nan
@@ -40,15 +40,15 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 class Summary:
     """
-    What the results of a table come to, in percent.
+    The results of a table in percent.
 
     Args:
         rows (`Sequence[str]`): In their order.
         shares (`Sequence[str]`): In their order.
         baseline (`Sequence[str]`):
-            Rows of which the one with the higher mean IoU is a share's baseline, over the seeds that all of them have.
+            Candidates: the one with the higher mean IoU over the seeds that all of them have is a share's baseline.
         results (`Mapping[tuple[str, str, int], Mapping[str, Any]]`):
-            (share, row, seed) -> the `scores` of its result.json; cells without a result are left out.
+            (share, row, seed) -> the `scores` of its result.json, of finished runs.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Summary:
         self.baseline = {share: self._better(share, baseline) for share in shares}
 
     def _better(self, share: str, rows: Sequence[str]) -> str | None:
-        """Of the rows that have results, the one with the higher mean: over the same seeds, if there are any."""
+        """Returns the row with the highest mean over the seeds that all rows with results share, if there are any."""
         values = {row: found for row in rows if (found := self.values(share, row))}
         shared = set.intersection(*map(set, values.values())) if values else set()
         means = {
@@ -78,20 +78,20 @@ class Summary:
         return max(means, key=means.get, default=None)
 
     def values(self, share: str, row: str, name: str = MEAN) -> dict[int, float]:
-        """Seed -> the mean IoU, or the IoU of a class."""
+        """Returns seed -> the mean IoU, or the IoU of a class."""
         seeds = self._values.get((share, row), {})
         return {seed: values[name] for seed, values in seeds.items() if name in values}
 
     def mean(self, share: str, row: str, name: str = MEAN) -> Estimate | None:
-        """Over the seeds of a row."""
+        """Returns the mean over the seeds of a row."""
         return estimate([*self.values(share, row, name).values()])
 
     def difference(self, share: str, row: str, other: str, name: str = MEAN) -> Estimate | None:
-        """Of a row to another, over the seeds that both have: paired, for the labeled images are the same."""
+        """Returns the difference of two rows, paired by seed: the same seed has the same labeled images."""
         ours, theirs = self.values(share, row, name), self.values(share, other, name)
         return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
     def gain(self, share: str, row: str, name: str = MEAN) -> Estimate | None:
-        """The difference to the baseline of the share, if it has one yet."""
+        """Returns the difference to the baseline of the share, if there is one."""
         baseline = self.baseline[share]
         return self.difference(share, row, baseline, name) if baseline else None

@@ -1,4 +1,4 @@
-"""A table (YAML) -> its cells: each row at each label share with each seed, one run of scripts/train.py."""
+"""Reads a table (YAML) into its runs: each row at each label share with each seed, one scripts/train.py each."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from scl_hf.errors import InputError, did_you_mean
 from scl_hf.pretrained import ModelArguments
 
 KEYS = ("title", "shares", "seeds", "baseline", "rows", "gpus")
-# What belongs to a cell and is no table's to say
+# Fields that each run gets from the table's seeds and --output_dir
 OWN_FIELDS = ("seed", "labeled_seed", "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm")
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """One run: a row at a label share with a seed."""
+class Run:
+    """A row at a label share with a seed."""
 
     share: str
     row: str
@@ -38,13 +38,13 @@ class Cell:
 
     @property
     def steps(self) -> int | None:
-        """Its length, where it is said in steps and not in epochs of data that may not be here."""
+        """`max_steps`, or None where the recipe counts in epochs."""
         return self.settings["max_steps"] if self.settings["max_steps"] > 0 else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a table's file says. The better one of the rows in `baseline` is what the others are compared with."""
+    """A table's file. The other rows are compared with the better one of those in `baseline`."""
 
     path: Path
     title: str
@@ -52,14 +52,14 @@ class Table:
     seeds: tuple[int, ...]
     baseline: tuple[str, ...]
     rows: tuple[str, ...]
-    gpus: int  # of one cell
-    cells: tuple[Cell, ...]
+    gpus: int  # of one run
+    runs: tuple[Run, ...]
 
 
 def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Table:
     """
-    Reads and checks a table. Of a field that several places give, the last counts: the share's recipe, the share's own
-    fields, the command line, the row.
+    Reads and checks a table. A later place overrides an earlier one: the share's recipe, the share's own fields, the
+    command line, the row.
     """
     values = read_yaml(path)
     for key in values:
@@ -80,13 +80,13 @@ def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Tab
     given = [argument[2:].partition("=")[0] for argument in command_line if argument.startswith("--")]
     _check_fields("command line", given)
 
-    cells = []
+    runs = []
     for share, (recipe, own) in shares.items():
         where = f"{path}: shares: {share}"
         _check_fields(where, own)
         common = [str(recipe), *as_arguments(own), *command_line]
         plain = _parse(where, common)
-        for seed, (row, fields) in product(seeds, rows.items()):  # a share is whole before the next begins
+        for seed, (row, fields) in product(seeds, rows.items()):  # finishes a share before the next one begins
             where = f"{path}: rows: {row}"
             if not isinstance(fields, dict):
                 raise InputError(f"{where}: expected `field: value` lines, got {fields!r}.")
@@ -95,14 +95,14 @@ def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Tab
             fields |= {"seed": seed, "labeled_seed": seed}
             folder = output_dir / _folder_name(share) / _folder_name(row) / f"seed_{seed}"
             fields |= {"output_dir": str(folder / "run"), "overwrite_output_dir": True, "disable_tqdm": True}
-            cell = _parse(where, [*common, *as_arguments(fields)])
-            cells.append(replace(cell, share=share, row=row, seed=seed, folder=folder))
+            run = _parse(where, [*common, *as_arguments(fields)])
+            runs.append(replace(run, share=share, row=row, seed=seed, folder=folder))
     title = str(values.get("title", path.stem))
-    return Table(path, title, tuple(shares), seeds, baseline, tuple(rows), gpus, tuple(cells))
+    return Table(path, title, tuple(shares), seeds, baseline, tuple(rows), gpus, tuple(runs))
 
 
 def as_arguments(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Fields as a command line."""
+    """Yields fields as arguments of a command line."""
     for name, value in fields.items():
         yield f"--{name}"
         for item in value if isinstance(value, list) else [value]:
@@ -110,14 +110,14 @@ def as_arguments(fields: Mapping[str, Any]) -> Iterator[str]:
             yield str(item) if plain else json.dumps(item)
 
 
-def _parse(where: str, arguments: Sequence[str]) -> Cell:
-    """A cell without its names."""
+def _parse(where: str, arguments: Sequence[str]) -> Run:
+    """Parses a command line into a run without share, row, seed and folder."""
     try:
         model, data, args = RecipeParser(TRAINING_RECIPE).parse_recipe(arguments)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     settings = json.loads(json.dumps(asdict(model) | asdict(data) | args.to_dict()))
-    return Cell("", "", 0, Path(), tuple(arguments), settings, model, data)
+    return Run("", "", 0, Path(), tuple(arguments), settings, model, data)
 
 
 def _mapping(path: Path, values: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
@@ -128,7 +128,7 @@ def _mapping(path: Path, values: Mapping[str, Any], key: str) -> Mapping[Any, An
 
 
 def _share(path: Path, name: Any, value: Any) -> tuple[Path, dict[str, Any]]:
-    """The recipe of a share, and the fields that it replaces in it."""
+    """Returns the recipe of a share, and the fields that the share replaces."""
     fields = dict(value) if isinstance(value, dict) else {"recipe": value}
     if not isinstance(fields.get("recipe"), str):
         raise InputError(f"{path}: shares: {name}: has no recipe; name one by its path from the table's folder.")
@@ -151,7 +151,7 @@ def _seeds(path: Path, values: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _check_names(path: Path, shares: list[str], rows: list[str]) -> None:
-    """Each share and each row has a folder of its own."""
+    """Raises where two shares or two rows would get the same folder."""
     for key, names in (("shares", shares), ("rows", rows)):
         folders = [_folder_name(name).lower() for name in names]
         for name, folder in zip(names, folders):
@@ -162,16 +162,16 @@ def _check_names(path: Path, shares: list[str], rows: list[str]) -> None:
 
 
 def _check_fields(where: str, names: Sequence[str] | Mapping[str, Any]) -> None:
-    known = other_fields()  # than those of no class: all
+    known = other_fields()  # all
     for name in names:
         if name in OWN_FIELDS:
-            raise InputError(f"{where}: {name}: each cell has its own, from the table's seeds and --output_dir.")
+            raise InputError(f"{where}: {name}: each run has its own, from the table's seeds and --output_dir.")
         if name not in known:  # argparse would take the beginning of a name, too
             raise InputError(f"{where}: unknown field '{name}'.{did_you_mean(name, known)}")
 
 
 def _times(where: str, name: str, value: Any, recipe: Mapping[str, Any]) -> Any:
-    """`x2` is twice what the recipe has."""
+    """Returns a value; `x2` becomes twice the recipe's."""
     factor = re.fullmatch(r"x(\d+\.?\d*|\.\d+)", value) if isinstance(value, str) else None
     if factor is None:
         return value

@@ -1,4 +1,4 @@
-"""Draws a small synthetic town in the folder layout and file formats of Cityscapes, so that one builder reads both."""
+"""Draws the toy dataset: street scenes in the folder layout and file formats of Cityscapes, for the same loader."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ RARE = ["bus", "train", "motorcycle", "truck", "rider"]  # every second image of
 
 
 def sample_light(rng: np.random.Generator) -> dict:
-    """Time of day and weather: colors of the sky, brightness of sun and shade, fog."""
+    """Samples time of day and weather: colors of the sky, brightness of sun and shade, fog."""
     kind = rng.choice(["clear", "overcast", "low sun", "fog", "night"], p=[0.36, 0.3, 0.16, 0.1, 0.08])
     top, bottom = hsv(0.58, rng.uniform(0.3, 0.7), rng.uniform(0.6, 0.9)), hsv(0.56, rng.uniform(0.05, 0.3), 0.95)
     gain, shadow, fog = np.full(3, rng.uniform(0.85, 1.15), np.float32), 1.0, rng.uniform(0, 0.004)
@@ -65,14 +65,14 @@ def draw_street(
     rng: np.random.Generator, city: City, width: int, height: int, rare: str | None = None
 ) -> tuple[Image.Image, np.ndarray]:
     """
-    Draws one picture, back to front.
+    Draws one image, back to front.
 
     Args:
-        rng (`np.random.Generator`): Decides everything in which images of one city differ.
-        city (`City`): What they have in common.
+        rng (`np.random.Generator`): Decides all that differs between images of a city.
+        city (`City`): What the images of a city share.
         width (`int`): Width in pixels.
         height (`int`): Height in pixels.
-        rare (`str`, *optional*): One of `RARE`: the thing that few images have and this one shows.
+        rare (`str`, *optional*): One of `RARE`, to be shown in this image.
 
     Returns:
         `tuple[PIL.Image.Image, np.ndarray]`: The RGB image and its (height, width) uint8 Cityscapes label ids.
@@ -101,8 +101,7 @@ def draw_street(
 
 def coarsen(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
     """
-    Makes a coarse annotation of a fine one: the insides of things, loosely outlined, with wide unlabeled margins;
-    what is thin is left out.
+    Makes a coarse annotation of a fine one: loose outlines inside the objects, wide unlabeled margins, nothing thin.
 
     Args:
         rng (`np.random.Generator`): Decides how the outlines deviate.
@@ -118,7 +117,7 @@ def coarsen(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
         low, high = (np.asarray(fine.filter(f(window))) for f in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
         inside = (low == high) & (label >= first) & (label <= last)
         coarse[inside] = label[inside]
-    # The outlines wander by mostly less than the margin, so that few labels are wrong.
+    # Outlines shift mostly by less than the margin, so that few labels are wrong.
     fields = rng.normal(0, 0.01 * height, (2, 12, 24)).astype(np.float32)
     wander = [np.asarray(Image.fromarray(f).resize(label.shape[::-1], Image.Resampling.BILINEAR)) for f in fields]
     rows, columns = (np.rint(grid + shift).astype(int) for grid, shift in zip(np.indices(label.shape), wander))
@@ -129,22 +128,22 @@ def draw_split(
     root: Path, split: str, cities: dict[str, City], seed: list[int], count: int, size: tuple[int, int], progress: tqdm
 ) -> None:
     for index in range(count):
-        # Each image has its own generator, so that it depends on no other one and on no order.
+        # One generator per image, so that no image depends on another one
         rng = np.random.default_rng(np.random.SeedSequence([*seed, index]))
         city = list(cities)[index * len(cities) // count]
         image, label = draw_street(rng, cities[city], *size, RARE[index // 2 % len(RARE)] if index % 2 else None)
-        pictures = {"leftImg8bit/leftImg8bit": image}
+        images_by_kind = {"leftImg8bit/leftImg8bit": image}
         if split != "test":
-            pictures["gtCoarse/gtCoarse_labelIds"] = Image.fromarray(coarsen(rng, label))
+            images_by_kind["gtCoarse/gtCoarse_labelIds"] = Image.fromarray(coarsen(rng, label))
         else:  # the labels of the real test split are withheld, too
             label = np.where(label == EGO, EGO, UNLABELED).astype(np.uint8)
         if split != "train_extra":
-            pictures["gtFine/gtFine_labelIds"] = Image.fromarray(label)
-        for kind, picture in pictures.items():
+            images_by_kind["gtFine/gtFine_labelIds"] = Image.fromarray(label)
+        for kind, image in images_by_kind.items():
             kind, suffix = kind.split("/")
             folder = root / kind / split / city
             folder.mkdir(parents=True, exist_ok=True)
-            picture.save(folder / f"{city}_{index:06d}_000019_{suffix}.png")
+            image.save(folder / f"{city}_{index:06d}_000019_{suffix}.png")
         progress.update()
 
 
@@ -159,12 +158,12 @@ def draw_toy_dataset(
     num_test: int = 8,
 ) -> None:
     """
-    Draws a synthetic town in the folder layout and file formats of Cityscapes: `leftImg8bit`, `gtFine` and `gtCoarse`
+    Draws the toy dataset in the folder layout and file formats of Cityscapes: `leftImg8bit`, `gtFine` and `gtCoarse`
     with the splits train, val, test and train_extra, no city in two of them. The same arguments give the same bytes.
 
     Args:
         data_dir (`str` or `os.PathLike`): Where to draw it: a folder that does not exist yet or is empty.
-        seed (`int`, *optional*, defaults to `0`): Another seed draws another town.
+        seed (`int`, *optional*, defaults to `0`): Another seed draws other images.
         width (`int`, *optional*, defaults to `192`): Width of the images in pixels.
         height (`int`, *optional*, defaults to `96`): Height of the images in pixels.
         num_train (`int`, *optional*, defaults to `20`): Images with fine and coarse labels for training.

@@ -1,4 +1,4 @@
-"""The canvas of `streets` and the town around the road: sky, ground, houses, walls, fences, vegetation, light."""
+"""The canvas of the toy dataset and all beside the road: sky, ground, houses, walls, fences, vegetation, light."""
 
 import colorsys
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def mirrored(half: Points, middle: float = 0.0) -> Points:
 
 @dataclass
 class City:
-    """What the images of one city have in common."""
+    """What the images of one city share."""
 
     facade_hue: float
     facade_saturation: float

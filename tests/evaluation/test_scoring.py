@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -9,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import tiny_model
+from forks import run_processes
 from torch import nn
 
 from scl_hf import SemiSupervisedConfig
@@ -99,9 +97,7 @@ def test_two_processes_score_as_one_bit_for_bit(accelerator, tmp_path):
         "out": str(tmp_path),
     }
     script.write_text(SCORE.format(**paths))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = run_processes(2, script)
     assert result.returncode == 0, result.stderr[-3000:]
 
     shown = []

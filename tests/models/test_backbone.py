@@ -2,12 +2,10 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from forks import run_without_package
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
@@ -262,9 +260,7 @@ assert type(model).__module__.startswith("transformers_modules."), type(model)
 with torch.no_grad():
     torch.save(model(torch.load("pixel_values.pt")).logits, "logits.pt")
 """
-    env = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1"}
-    env.pop("HF_MODULES_CACHE", None)
-    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    run = run_without_package(script, folder=tmp_path)
     assert run.returncode == 0, run.stderr
     expected = model(pixel_values).logits.detach()
     # Of the size of the logits: a file's tensors lie elsewhere in memory, and sums are taken in another order.

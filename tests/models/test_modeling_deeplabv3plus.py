@@ -2,12 +2,11 @@ import copy
 import hashlib
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forks import run_without_package
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch import nn
@@ -403,11 +402,7 @@ with torch.no_grad():
     torch.save(model(torch.load("pixel_values.pt")).logits, "logits.pt")
 model.save_pretrained("again")
 """
-    env = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    env.pop("HF_MODULES_CACHE", None)
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(directory)], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
+    run = run_without_package(script, directory, folder=tmp_path)
     assert run.returncode == 0, run.stderr
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), model(pixel_values).logits)
     assert (tmp_path / "again" / "modeling_deeplabv3plus.py").exists()

@@ -2,14 +2,12 @@
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forks import run_without_package
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -274,9 +272,7 @@ with torch.no_grad():
     torch.save(model(torch.load("pixel_values.pt")).logits, "logits.pt")
 model.save_pretrained("again")
 """
-    env = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    env.pop("HF_MODULES_CACHE", None)
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    run = run_without_package(code, folder=tmp_path)
     assert run.returncode == 0, run.stderr
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), model(images()).logits, rtol=0, atol=1e-6)
     assert (tmp_path / "again" / "modeling_backbone_dpt.py").exists()

@@ -1,13 +1,12 @@
 """Each head over each encoder: trained, resumed, evaluated, predicted with, saved, loaded without the package."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import build_trainer
+from forks import run_without_package
 from safetensors.torch import load_file
 from test_encoders import FITTING, SMALL, encoders  # noqa: F401
 from transformers import AutoModelForSemanticSegmentation, pipeline
@@ -69,8 +68,7 @@ def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head
     pixel_values = torch.randn(1, 3, *crop_size, generator=torch.Generator().manual_seed(3))
     out = tmp_path / "logits.pt"
     torch.save(pixel_values, f"{out}.in")
-    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path / "whole"), str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = run_without_package(WITHOUT_THE_PACKAGE, tmp_path / "whole", out, folder=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     with torch.no_grad():
         logits = model(pixel_values=pixel_values).logits

@@ -2,16 +2,18 @@ import functools
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
+from forks import run_processes
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
 def benchmark(monkeypatch, capsys, tmp_path):
-    """Runs the script in this process, for importing torch anew takes seconds; returns what it prints."""
+    """Runs the script in this process, as importing torch takes seconds; returns its output."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
@@ -48,7 +50,7 @@ TINY = {
 def test_data(benchmark):
     printed = benchmark("data", *(f"--{name}={value}" for name, value in TINY.items()))
     assert printed.count("\n### ") == 6 and "| opening 60 images, warm, s |" in printed
-    assert "60 images with their fine and coarse annotations, 68 rows in all" in printed
+    assert "60 images with their fine and coarse annotations, 68 examples in all" in printed
 
 
 def test_data_without_scipy(benchmark, monkeypatch, capsys):
@@ -85,7 +87,7 @@ def test_checkpoints(benchmark, monkeypatch, tmp_path):
     from conftest import TINY as SIZES
 
     monkeypatch.setattr(checkpoints, "SIZES", SIZES)
-    monkeypatch.setattr(checkpoints, "CONVERT", tmp_path / "script.py")  # it would import torch three times
+    monkeypatch.setattr(checkpoints, "CONVERT", tmp_path / "script.py")  # the real one would import torch three times
     checkpoints.CONVERT.write_text("")
     printed = benchmark("checkpoints", "--folder", tmp_path, "--rounds", 1)
     assert printed.count("\n### ") == 3 and "| from_pretrained, weights copied |" in printed
@@ -106,18 +108,28 @@ def small_step(monkeypatch):
         monkeypatch.setattr(growth, name, values)
     monkeypatch.setattr(growth, "scaled_crops", lambda case: [(32, 32)])
     monkeypatch.setattr(processes, "NUMBERS", (2,))
-    # Of torch.compile the graphs alone: a compiler takes minutes, and is not everywhere.
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(run=as_forks))
+    # Only the graphs of torch.compile: a compiler takes minutes, and is not everywhere.
     kept = {name: variants.VARIANTS[name] for name in ("default", "activation checkpointing", "optimizer fused")}
     eager = {"torch_compile": True, "torch_compile_backend": "eager"}
     monkeypatch.setattr(variants, "VARIANTS", kept | {"torch.compile": (eager, None)})
-    monkeypatch.setattr(start, "DEMO_TOWN", {"num_train": 4, "num_train_extra": 4, "num_val": 1, "num_test": 1})
+    monkeypatch.setattr(start, "DEMO_IMAGES", {"num_train": 4, "num_train_extra": 4, "num_val": 1, "num_test": 1})
+
+
+def as_forks(command, **kwargs):
+    """In place of `torchrun`, whose processes import torch."""
+    number, (module, *arguments) = (
+        command[command.index("--nproc_per_node") + 1],
+        command[command.index("--module") + 1 :],
+    )
+    return run_processes(int(number), module, *arguments)
 
 
 SMALL_STEP = ("--crop_size", 32, "--steps", 1, "--rounds", 1)
 
 
 def table_of(printed, title):
-    """The cells of the rows of a table, by the first cell."""
+    """Returns the cells of a table's lines by the first cell."""
     lines = printed.split(f"### {title}")[1].split("\n\n")[1].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in rows}
@@ -152,7 +164,7 @@ def test_step_everything(benchmark, small_step, monkeypatch, tmp_path):
     assert table_of(printed, "From the command")["in all"][0] == "3"
 
 
-def test_step_passes_over_what_fails(benchmark, small_step, monkeypatch):
+def test_step_skips_what_fails(benchmark, small_step, monkeypatch):
     from benchmarks import step
 
     def fail(*given):

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import yaml
 from accelerate import Accelerator
 from conftest import load_script, tiny_model
+from forks import run_processes
 from PIL import Image
 from transformers import SegformerImageProcessorPil
 
@@ -88,14 +87,10 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
     assert f"| {first['name']} | " in Path("out/scores.md").read_text()
 
 
-def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, toy_dataset, tmp_path):
+def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, toy_dataset):
     command = [checkpoint, "--data_dir", toy_dataset, "--official", *PROTOCOL]
     evaluate(*command, "--output", "one")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parents[1])}
-    environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
-    command = list(map(str, [*launch, *command, "--output", "two"]))
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = run_processes(2, SCRIPT, *command, "--output", "two")
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("mean IoU") == 1
     files = {path.relative_to("one") for path in Path("one").rglob("*.*")}

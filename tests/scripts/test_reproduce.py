@@ -1,11 +1,11 @@
-"""scripts/reproduce.py: a table of real runs that is killed on the way, and tables of a stand-in for train.py."""
+"""scripts/reproduce.py: a table of real runs that is killed on the way, and tables of a stand-in for train.py"""
 
 import csv
-import errno
 import json
 import math
 import multiprocessing
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -40,7 +40,7 @@ RECIPE = SMALL_RUN | {
 }
 ALONE = {"consistency_weight": 0, "structured_consistency_weight": 0}
 TABLE = {
-    "title": "A toy_dataset",
+    "title": "The toy dataset",
     "shares": {"2 labels": {"recipe": "toy_dataset.yaml", "labeled_fraction": 0.4}},
     "seeds": [0],
     "baseline": "labels alone",
@@ -143,16 +143,16 @@ def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, toy_datas
     (tmp_path / "out").rename(tmp_path / "undisturbed")
 
     command_line = [*write_table(tmp_path, toy_dataset), "--jobs", "1"]
-    cells = [tmp_path / "out/2_labels" / row / "seed_0" for row in ("labels_alone", "both")]
-    for cell, number, code in zip(cells, (signal.SIGKILL, signal.SIGTERM), (-signal.SIGKILL, 130)):
+    folders = [tmp_path / "out/2_labels" / row / "seed_0" for row in ("labels_alone", "both")]
+    for folder, number, code in zip(folders, (signal.SIGKILL, signal.SIGTERM), (-signal.SIGKILL, 130)):
         parent = start(command_line)
-        wait_for(lambda cell=cell: list(cell.glob("run/checkpoint-*/trainer_state.json")))
+        wait_for(lambda folder=folder: list(folder.glob("run/checkpoint-*/trainer_state.json")))
         os.kill(parent.pid, number)
         parent.join()
         assert parent.exitcode == code
         wait_for(lambda: not processes_with(str(tmp_path / "out")))
-        assert not (cell / "result.json").exists()
-    assert (cells[0] / "result.json").exists() and "the same command goes on" in capfd.readouterr().err
+        assert not (folder / "result.json").exists()
+    assert (folders[0] / "result.json").exists() and "the same command resumes" in capfd.readouterr().err
 
     assert reproduce("--jobs", "1") == 0
     results = results_of(tmp_path / "out")
@@ -183,10 +183,10 @@ def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
         "of labels alone and longer the one with the higher mean. 2 labels: labels alone; all: labels alone." in page
     )
     assert "| big road | 51.33 ± 3.79 | **+10.00** ± 0.00 | 0.00 ± 0.00 |\n| sky | – | – | – |" in page
-    assert "(table.png)" in page and "18 of 18 cells" in page and page in capsys.readouterr().out
+    assert "(table.png)" in page and "18 of 18 runs" in page and page in capsys.readouterr().out
     with open(tmp_path / "out/table.csv", encoding="utf-8", newline="") as file:
-        *_, last = cells = list(csv.DictReader(file))
-    assert len(cells) == 18 and [last[name] for name in ("share", "row", "seed")] == ["all", "longer", "3"]
+        *_, last = lines = list(csv.DictReader(file))
+    assert len(lines) == 18 and [last[name] for name in ("share", "row", "seed")] == ["all", "longer", "3"]
     assert (last["mean_iou"][:4], last["IoU big road"][:4], last["IoU sky"]) == ("0.43", "0.53", "")
     longer = json.loads((tmp_path / "out/all/longer/seed_3/result.json").read_text())["recipe"]
     assert (longer["max_steps"], longer["seed"], longer["labeled_seed"]) == (32, 3, 3)
@@ -200,19 +200,19 @@ def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
     assert len((tmp_path / "out/all/both/seed_0/starts.txt").read_text().splitlines()) == 1
 
 
-def test_a_cell_that_fails_is_a_gap_with_its_reason_and_is_tried_again(reproduce, stand_in, tmp_path):
+def test_a_failed_run_is_a_gap_with_its_reason_and_is_tried_again(reproduce, stand_in, tmp_path):
     mended = tmp_path / "mended"
     rows = {"broken": {"run_name": str(mended)}, **TABLE["rows"], "killed": {"run_name": "killed"}}
     assert reproduce("--jobs", "1", rows=rows) == 1
     page = (tmp_path / "out/table.md").read_text()
-    assert "| broken | – | – |" in page and "| both | 50.00 | +10.00 |" in page and "2 of 4 cells" in page
+    assert "| broken | – | – |" in page and "| both | 50.00 | +10.00 |" in page and "2 of 4 runs" in page
     assert "- 2 labels, broken, seed 0: no good: mended\n" in page and "seed 0: ended by SIGKILL, see " in page
-    cell = tmp_path / "out/2_labels/broken/seed_0"
-    assert "some log" in (cell / "stdout.txt").read_text() and "Traceback" in (cell / "stderr.txt").read_text()
+    folder = tmp_path / "out/2_labels/broken/seed_0"
+    assert "some log" in (folder / "stdout.txt").read_text() and "Traceback" in (folder / "stderr.txt").read_text()
 
     mended.touch()
     del rows["killed"]
-    assert reproduce(rows=rows) == 0  # a cell without a result holds nobody to its row
+    assert reproduce(rows=rows) == 0  # a run without a result does not hold the table to its row
     page = (tmp_path / "out/table.md").read_text()
     assert "| broken | 50.00 | +10.00 |" in page and "Gaps" not in page
     starts = [len(file.read_text().splitlines()) for file in sorted((tmp_path / "out").glob("*/*/*/starts.txt"))]
@@ -223,31 +223,31 @@ def test_a_cell_that_fails_is_a_gap_with_its_reason_and_is_tried_again(reproduce
     assert ".png" not in (tmp_path / "out/table.md").read_text() and not (tmp_path / "out/table.csv").exists()
 
 
-def test_a_cell_in_the_middle_goes_on_from_its_last_whole_checkpoint(reproduce, stand_in, tmp_path):
+def test_an_unfinished_run_resumes_from_its_last_complete_checkpoint(reproduce, stand_in, tmp_path):
     assert reproduce() == 0
-    cell = tmp_path / "out/2_labels/both/seed_0"
-    begun = json.loads((cell / "cell.json").read_text())
-    (cell / "cell.json").write_text(json.dumps(begun | {"seconds": 3600, "started": time.time()}))
-    (cell / "result.json").unlink()
+    folder = tmp_path / "out/2_labels/both/seed_0"
+    begun = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").write_text(json.dumps(begun | {"seconds": 3600, "started": time.time()}))
+    (folder / "result.json").unlink()
     for name in ("checkpoint-2", "checkpoint-3", "checkpoint-4"):
-        (cell / "run" / name).mkdir()
-        (cell / "run" / name / "trainer_state.json").write_text("{}")
-        (cell / "run" / name / "optimizer.pt").write_text("rates")
+        (folder / "run" / name).mkdir()
+        (folder / "run" / name / "trainer_state.json").write_text("{}")
+        (folder / "run" / name / "optimizer.pt").write_text("rates")
         if name != "checkpoint-4":  # cut off
-            seal(cell / "run" / name)
-    (cell / "run/checkpoint-3/optimizer.pt").write_text("dates")
+            seal(folder / "run" / name)
+    (folder / "run/checkpoint-3/optimizer.pt").write_text("dates")
     assert reproduce() == 0
-    assert [json.loads(line)[0] for line in (cell / "starts.txt").read_text().splitlines()] == [None, "true"]
-    assert 3600 <= json.loads((cell / "result.json").read_text())["seconds"] < 7200
-    assert (cell / "stdout.txt").read_text() == "some log\n" * 2
+    assert [json.loads(line)[0] for line in (folder / "starts.txt").read_text().splitlines()] == [None, "true"]
+    assert 3600 <= json.loads((folder / "result.json").read_text())["seconds"] < 7200
+    assert (folder / "stdout.txt").read_text() == "some log\n" * 2
 
-    # None that train.py would take: the cell starts anew.
+    # Without a checkpoint that train.py takes, the run starts anew.
     for damage in ("dates", None):
-        file = cell / "run/checkpoint-2/optimizer.pt"
+        file = folder / "run/checkpoint-2/optimizer.pt"
         file.write_text(damage) if damage else (file.unlink(), seal(file.parent))  # save_only_model
-        (cell / "result.json").unlink()
+        (folder / "result.json").unlink()
         assert reproduce() == 0
-        assert json.loads((cell / "starts.txt").read_text().splitlines()[-1])[0] is None
+        assert json.loads((folder / "starts.txt").read_text().splitlines()[-1])[0] is None
 
 
 WRONG_TABLES = {
@@ -258,7 +258,7 @@ WRONG_TABLES = {
     "value": ({"rows": {"labels alone": {"num_boxes": 0}}}, "rows: labels alone: .*num_boxes: must be 1 to 10000"),
     "times": ({"rows": {"labels alone": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
     "times of what": ({"rows": {"labels alone": {"max_steps": "x1.2.3"}}}, "max_steps: .*x1.2.3"),
-    "own field": ({"rows": {"labels alone": {"seed": 3}}}, "rows: labels alone: seed: each cell has its own"),
+    "own field": ({"rows": {"labels alone": {"seed": 3}}}, "rows: labels alone: seed: each run has its own"),
     "like names": ({"rows": {"labels alone": {}, "labels_alone": {}}}, "rows: 'labels alone' is too like another"),
     "no name": ({"rows": {"labels alone": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
     "baseline": ({"baseline": "labels"}, "baseline: 'labels' is no row. Did you mean 'labels alone'"),
@@ -275,7 +275,7 @@ WRONG_TABLES = {
     "word as a seed": ({"seeds": ["a"]}, "seeds: must be a list of whole numbers"),
     "seed twice": ({"seeds": [0, 2, 0]}, "seeds: 0 is given twice"),
     "gpus": ({"gpus": 0}, "gpus: must be 1 or more, got 0"),
-    "too many gpus": ({"gpus": 2}, "gpus: a cell takes 2 GPUs, there is none; see --dry_run true"),
+    "too many gpus": ({"gpus": 2}, "gpus: a run takes 2 GPUs, there is none; see --dry_run true"),
 }
 
 
@@ -292,7 +292,7 @@ def test_a_wrong_table_is_one_line(reproduce, tmp_path, case):
     ("command_line", "message"),
     [
         (("--jobs", "0"), "jobs: must be 1 or more, got 0"),
-        (("--seed", "1"), "command line: seed: each cell has its own, from the table's seeds"),
+        (("--seed", "1"), "command line: seed: each run has its own, from the table's seeds"),
         (("--max_step", "1"), "unknown field 'max_step'. Did you mean 'max_steps'"),
         (("--data_dir", "nowhere"), "data_dir: there is no folder nowhere"),
         (("--model_config", '{"width": 3}'), "model_config: .*width"),
@@ -311,62 +311,55 @@ def test_an_output_folder_of_another_table_or_version_is_refused_and_kept(reprod
     for changes, message in (
         (
             {"rows": {"labels alone": ALONE}},
-            "holds a cell that .*table.yaml has not .2 labels, both, seed 0.; name an",
+            "holds a run that is not in .*table.yaml .2 labels, both, seed 0.; name an",
         ),
         (
             {"rows": {"labels alone": ALONE, "both": {"num_boxes": 5}}},
             "both, seed 0 was .* num_boxes 4, .* has 5; name",
         ),
-        ({"seeds": [1]}, "holds a cell that .*labels alone, seed 0|holds a cell that .*both, seed 0"),
+        ({"seeds": [1]}, "holds a run that .*labels alone, seed 0|holds a run that .*both, seed 0"),
     ):
         with pytest.raises(InputError, match=message):
             reproduce(**changes)
     monkeypatch.setattr(running, "VERSIONS", running.VERSIONS | {"scl_hf": "9.9"})
-    message = "was trained with scl_hf 0.1.0, this is 9.9; name another --output_dir, or go on with that version"
+    message = "was trained with scl_hf 0.1.0, this is 9.9; name another --output_dir, or install that version"
     with pytest.raises(InputError, match=message):
         reproduce()
     assert results_of(tmp_path / "out") == before
 
 
-def test_a_cell_in_the_middle_can_be_removed_and_a_batch_of_more_gpus_is_another_run(reproduce, stand_in, tmp_path):
+def test_an_unfinished_run_can_be_removed_and_a_batch_of_more_gpus_is_another_run(reproduce, stand_in, tmp_path):
     assert reproduce() == 0
-    cell = tmp_path / "out/2_labels/both/seed_0"
+    folder = tmp_path / "out/2_labels/both/seed_0"
     rows = TABLE["rows"] | {"both": {"num_boxes": 5}}
-    (cell / "result.json").unlink()
-    (cell / "run/checkpoint-1").mkdir()
-    (cell / "run/checkpoint-1/optimizer.pt").write_text("rates")
-    seal(cell / "run/checkpoint-1")
-    with pytest.raises(InputError, match=f"num_boxes 4, the table has 5; remove {cell}, name another"):
+    (folder / "result.json").unlink()
+    (folder / "run/checkpoint-1").mkdir()
+    (folder / "run/checkpoint-1/optimizer.pt").write_text("rates")
+    seal(folder / "run/checkpoint-1")
+    with pytest.raises(InputError, match=f"num_boxes 4, the table has 5; remove {folder}, name another"):
         reproduce(rows=rows)
-    shutil.rmtree(cell)
+    shutil.rmtree(folder)
     assert reproduce(rows=rows) == 0
 
-    begun = json.loads((cell / "cell.json").read_text())
-    (cell / "cell.json").write_text(json.dumps(begun | {"gpus": 8}))
+    begun = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").write_text(json.dumps(begun | {"gpus": 8}))
     with pytest.raises(InputError, match="both, seed 0 was trained with gpus 8, the table has 1; name another"):
         reproduce(rows=rows)
 
 
 def test_the_reason_is_what_the_first_process_says_and_not_the_frame_of_its_launcher(tmp_path):
-    cell = SimpleNamespace(folder=tmp_path)
+    run = SimpleNamespace(folder=tmp_path)
     (tmp_path / "cell.json").write_text(json.dumps({"stderr_before": 10}))
     error = tmp_path / "stderr.txt"
     error.write_text("error: old\n  1%|\rerror: no good\nerror: stopped\nChildFailedError:\n====\n")
-    assert running._reason(cell, 2, 1) == running._reason(cell, 1, 1) == "no good"
+    assert running._reason(run, 2, 1) == running._reason(run, 1, 1) == "no good"
     error.write_text("error: old\nTraceback\nValueError: three\n")
-    assert running._reason(cell, 1, 1) == "ValueError: three"
-    assert running._reason(cell, 2, 1) == f"exit code 1, see {error}"
-    assert running._reason(cell, 1, -signal.SIGKILL) == f"ended by SIGKILL, see {error}"
+    assert running._reason(run, 1, 1) == "ValueError: three"
+    assert running._reason(run, 2, 1) == f"exit code 1, see {error}"
+    assert running._reason(run, 1, -signal.SIGKILL) == f"ended by SIGKILL, see {error}"
 
 
-def test_a_folder_without_locks_and_one_whose_cells_still_run(tmp_path, monkeypatch):
-    def refuse(file, operation):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(running.fcntl, "flock", refuse)
-    with running.only_one(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
-
+def test_a_folder_whose_runs_outlive_their_parent(tmp_path, monkeypatch):
     def held(file, operation):
         raise BlockingIOError
 
@@ -376,12 +369,12 @@ def test_a_folder_without_locks_and_one_whose_cells_still_run(tmp_path, monkeypa
     (tmp_path / ".lock").write_text(str(ended.pid))
     monkeypatch.setattr(running.fcntl, "flock", held)
     monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
-    message = f"cells of process {ended.pid}, which has ended, still run in it; wait for their end"
+    message = f"runs of process {ended.pid}, which has ended, still run in it; wait for their end"
     with pytest.raises(InputError, match=message), running.only_one(tmp_path):
         pass
 
 
-def test_a_terminal_that_is_closed_ends_the_cells_unless_nohup_was_there(reproduce, stand_in):
+def test_a_closed_terminal_ends_the_runs_unless_nohup_was_there(reproduce, stand_in):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert reproduce() == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -397,7 +390,7 @@ def test_two_in_one_folder(reproduce, stand_in, tmp_path):
     assert reproduce() == 0
 
 
-def test_the_dry_run_lists_the_cells_of_each_table_of_the_project(reproduce, tmp_path, monkeypatch, capsys):
+def test_the_dry_run_lists_the_runs_of_each_table_of_the_project(reproduce, tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     tables = sorted(Path("recipes/tables").glob("*.yaml"))
@@ -406,24 +399,26 @@ def test_the_dry_run_lists_the_cells_of_each_table_of_the_project(reproduce, tmp
     for table in tables:
         monkeypatch.setattr(sys, "argv", ["reproduce.py", str(table), "--dry_run", "true", "--seconds_per_step", "2"])
         assert load_script(SCRIPT).main() == 0
-        *cells, printed[table.stem] = capsys.readouterr().out.splitlines()
-        number = sum(" recipes/c" in line for line in cells)
-        assert printed[table.stem].startswith(f"{number} cells") and f" {number} cells" in table.read_text()
+        *lines, printed[table.stem] = capsys.readouterr().out.splitlines()
+        number = sum(" recipes/c" in line for line in lines)
+        assert printed[table.stem].startswith(f"{number} runs") and re.search(
+            rf"\b{number} (cells|runs)\b", table.read_text()
+        )
     assert printed["cityscapes_table2"] == (
-        "9 cells on 8 GPUs, 585,900 steps; at 2 s a step 325.5 hours, 2,604.0 GPU-hours"
+        "9 runs on 8 GPUs, 585,900 steps; at 2 s a step 325.5 hours, 2,604.0 GPU-hours"
     )
     assert not (tmp_path / "runs").exists()
 
 
 def test_hours_that_are_not_known(reproduce, capsys, tmp_path):
     assert reproduce("--dry_run", "true", "--max_steps", "-1") == 0
-    assert "2 cells; hours not known" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert "2 runs; hours not known" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
-def test_each_cell_has_gpus_of_its_own(monkeypatch):
+def test_each_run_has_gpus_of_its_own(monkeypatch):
     class Table:
         path, gpus = Path("table.yaml"), 2
-        cells = (type("Cell", (), {"settings": {"use_cpu": False}}),)
+        runs = (type("Run", (), {"settings": {"use_cpu": False}}),)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
@@ -431,7 +426,7 @@ def test_each_cell_has_gpus_of_its_own(monkeypatch):
     assert running.slots(Table, None) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in running.slots(Table, 3)] == ["0,1", "2,3", "0,1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
-    with pytest.raises(InputError, match="table.yaml: gpus: a cell takes 2 GPUs, there are 1"):
+    with pytest.raises(InputError, match="table.yaml: gpus: a run takes 2 GPUs, there are 1"):
         running.slots(Table, None)
 
 

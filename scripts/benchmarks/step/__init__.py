@@ -1,14 +1,14 @@
 """
-The training step: its parts, what they cost beside a plain one, and how that grows.
+The training step: its parts, its cost beside a plain step, and how that grows.
 
-Without further words: the parts of the step, its rate and memory, and the ratio to a plain step, for each of three
-models. --variants, --grow and --start measure what they say instead; --everything all of it, for example on a GPU:
+By default it measures the parts of the step, its rate and memory, and the ratio to a plain step, for each of three
+models. --variants, --grow and --start measure what they say instead; --everything measures all, for example on a GPU:
 
     python scripts/benchmark.py step --everything --output step.md
 
-Times of parts are those of torch.profiler's ranges; the backward pass of a loss is what the gradients of its operators
-take, found by autograd's numbers. On a GPU the model has its full size, precision is bfloat16, and a part's time is
-that of its kernels. On the CPU full size has to be asked for (--full), and what would wait for a GPU is counted.
+A part's time is that of its torch.profiler range; the backward pass of a loss is the time of its operators' gradients,
+found by autograd's sequence numbers. On a GPU the model has its full size, precision is bfloat16, and a part's time is
+that of its kernels. On the CPU --full asks for the full size, and calls that would wait for a GPU are counted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from scl_hf.errors import InputError
 
 from ..common import Measured, in_turn, print_table, print_targets
-from .case import Case, Town, build_trainer, cases, matrix_rate, repeat
+from .case import Case, ToyImages, build_trainer, cases, matrix_rate, repeat
 from .growth import measure_growth, release
 from .parts import METHOD, host_reads, measure_parts, parts_table
 from .plain import PlainStep
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", action="store_true", help="torch.compile, checkpointing, optimizers instead")
     parser.add_argument("--grow", action="store_true", help="crops, boxes, batches, processes instead")
     parser.add_argument("--start", action="store_true", help="seconds from the command to the first step instead")
-    parser.add_argument("--everything", action="store_true", help="all of this; what fails is named and passed over")
+    parser.add_argument("--everything", action="store_true", help="all of this; a failure is named and skipped")
     parser.add_argument(
         "--images", type=int, nargs=2, default=[2975, 500], help="of the tree that --start opens (default: 2975 500)"
     )
@@ -52,32 +52,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     datasets.disable_progress_bars()
     on_gpu, found = torch.cuda.is_available(), cases(args)
-    # Of the tables for one model: on a GPU the paper's, where it is asked for
+    # The model of the tables for one model: on a GPU the paper's, if it is in --models
     main = "full" if on_gpu and "full" in found else next(iter(found))
     alone = not (args.variants or args.grow or args.start)
     summary, targets = [], []
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
-        town = Town(Path(folder), images=8 if on_gpu else 2)
+        toy_images = ToyImages(Path(folder), images=8 if on_gpu else 2)
         sections: dict[str, Callable[[], object]] = {}
         if alone or args.everything:
             for name, case in found.items():
                 sections[f"the step of {case}"] = lambda name=name, case=case: summary.append(
-                    measure_step(case, town, targets if name == ("full" if on_gpu else "tiny") else [])
+                    measure_step(case, toy_images, targets if name == ("full" if on_gpu else "tiny") else [])
                 )
             sections["the table of all models"] = lambda: print_summary(summary)
         if args.variants or args.everything:
-            sections["variants"] = lambda: measure_variants(found[main], town)
+            sections["variants"] = lambda: measure_variants(found[main], toy_images)
         if args.grow or args.everything:
-            sections["growth"] = lambda: measure_growth(found[main], town)
-            sections["processes"] = lambda: measure_processes(main, found[main], town, args)
+            sections["growth"] = lambda: measure_growth(found[main], toy_images)
+            sections["processes"] = lambda: measure_processes(main, found[main], toy_images, args)
         if args.start or args.everything:
             sections["the start"] = lambda: measure_start(Path(folder), args.images, args.threads)
         for name, measure in sections.items():
             start = time.perf_counter()
             try:
                 measure()
-            except Exception as error:  # an hour of a GPU is not lost by one of many tables
+            except Exception as error:  # one failing table must not lose the others
                 if not args.everything:
                     raise
                 print(f"\n{name}: not measured ({type(error).__name__}: {str(error).strip()[:300]})", flush=True)
@@ -88,12 +88,12 @@ def run(args: argparse.Namespace) -> None:
         print_targets(f"Targets ({machine})", targets)
 
 
-def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
-    """Prints the parts of a case's step and what waits for the device; a row of the summary. Adds to `targets`."""
+def measure_step(case: Case, toy_images: ToyImages, targets: list[tuple]) -> list[object]:
+    """Prints the parts of a case's step and its host reads; adds to `targets`; returns a line of the summary."""
     on_gpu = torch.cuda.is_available()
-    trainer = build_trainer(case, town)
+    trainer = build_trainer(case, toy_images)
     plain = PlainStep(trainer.model, trainer.args)
-    trainer.round()  # chooses kernels, and brings the batch that the plain step takes
+    trainer.round()  # chooses kernels, and keeps the batch for the plain step
 
     # 1. The parts
     parts = measure_parts(trainer)
@@ -144,7 +144,7 @@ def measure_step(case: Case, town: Town, targets: list[tuple]) -> list[object]:
 
 
 def unit() -> tuple[str, float]:
-    """In which operations are given: those of a GPU are a thousand times those of a CPU."""
+    """Returns the unit of operations: those of a GPU are a thousand times those of a CPU."""
     return ("TFLOP", 1e12) if torch.cuda.is_available() else ("GFLOP", 1e9)
 
 

@@ -1,4 +1,4 @@
-"""What is measured: three models, a data set for them, and the trainer as it is, timed from one step to the next."""
+"""The cases: three models, a dataset for them, and a trainer that times itself from step to step."""
 
 import argparse
 import contextlib
@@ -35,14 +35,15 @@ SETTINGS_OF_DEMO = ("consistency_weight", "structured_consistency_weight", "num_
 SETTINGS_OF_DEMO += ("optim", "optim_args", "weight_decay")
 PART = "part: "  # before the name of each of the profiler's ranges
 LOG_EVERY = 5  # steps
-DATA, TRANSFER, TEACHER, LOGGING = "waiting for data", "transfer", "teacher", f"logging, every {LOG_EVERY} steps"
+DATA, TRANSFER, TEACHER, GRAD_NORM = "waiting for data", "transfer", "teacher", "gradient norm, NaN check"
+LOGGING = f"logging, every {LOG_EVERY} steps"
 NAMES = {"id2label": ID2LABEL, "label2id": {name: i for i, name in ID2LABEL.items()}}
-LOSSES, STEP = "softmax, counters", "rest"  # what is left of the losses' function and of the step
+LOSSES, STEP = "softmax, counters", "rest"  # what no other part of compute_loss and of the step covers
 
 
 @dataclass
 class Case:
-    """A model at a size, with the settings of its recipe where they are not the paper's."""
+    """A model at a crop size, with the settings of its recipe that differ from the paper's."""
 
     name: str
     build: Callable[[], PreTrainedModel]
@@ -57,7 +58,7 @@ class Case:
         return f"{self.name}, {self.crop[0]}×{self.crop[1]}, {images} + {images} images"
 
     def changed(self, **settings: Any) -> "Case":
-        """The same with other settings."""
+        """Returns the case with other settings."""
         return replace(self, settings=self.settings | settings)
 
 
@@ -70,7 +71,7 @@ def segformer() -> PreTrainedModel:
 
 
 def cases(args: argparse.Namespace) -> dict[str, Case]:
-    """The models that were asked for, by the names of `--models`."""
+    """Returns the cases of `--models` by name."""
     on_gpu = torch.cuda.is_available()
     demo = {name: DEMO[name] for name in SETTINGS_OF_DEMO} | {"per_device_train_batch_size": 4}
     full_size = 896 if on_gpu or args.full else 64
@@ -93,8 +94,8 @@ def cases(args: argparse.Namespace) -> dict[str, Case]:
     return {name: found[name] for name in args.models}
 
 
-class Town:
-    """Pictures in the proportion to a crop that those of Cityscapes have to the paper's, drawn once for each size."""
+class ToyImages:
+    """Images whose size relates to the crop's as in the paper, drawn once for each size."""
 
     def __init__(self, folder: Path, images: int = 2):
         self.folder, self.images = folder, images
@@ -102,20 +103,20 @@ class Town:
 
     @functools.cache  # noqa: B019 (there is one)
     def labeled(self, crop_height: int) -> datasets.Dataset:
-        """Rows for crops of a height, with the classes of Cityscapes."""
+        """Returns a dataset for crops of a height, with the classes of Cityscapes."""
         width = max(128, 4 * round(4 / 7 * crop_height))
-        root = self.folder / f"town-{width}"
+        root = self.folder / f"images-{width}"
         if not root.exists():
             with contextlib.redirect_stdout(io.StringIO()):
                 draw_tree(root, argparse.Namespace(width=width, images=self.images, labels=128))
-        rows = load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
-        return rows.cast_column("label", LABEL_IMAGE)
+        dataset = load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
+        return dataset.cast_column("label", LABEL_IMAGE)
 
 
 class MeasuredTrainer(SemiSupervisedTrainer):
     """
-    The trainer, with a range of the profiler round the parts that are methods of its own, and a clock that runs from
-    the step after `warmup` to the last step, which is left out: it ends with what belongs to the end of a run.
+    The trainer with a profiler range around each part that is a method of its own, and a clock that runs from the step
+    after `warmup` to the last step. The last step is left out: it ends with the end of the run.
     """
 
     warmup = 0
@@ -179,19 +180,23 @@ class MeasuredTrainer(SemiSupervisedTrainer):
         with record_function(PART + TEACHER):
             return super().teacher_probs(*args, **kwargs)
 
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        with record_function(PART + GRAD_NORM):
+            return super()._get_grad_norm(*args, **kwargs)
+
     def log(self, *args: Any, **kwargs: Any) -> None:
         with record_function(PART + LOGGING):
             super().log(*args, **kwargs)
 
-    # What a benchmark asks for
+    # Measurements
 
     def round(self) -> float:
-        """Trains for some steps; seconds of one, without its data."""
+        """Trains for some steps; returns the seconds of one, without its data."""
         self.train()
         return self.round_seconds
 
     def profiled(self, **settings: Any) -> profile:
-        """The profiler's record of the steps that count."""
+        """Returns the profile of the steps that count."""
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         self.profiler = profile(activities=activities, **settings)
         try:
@@ -203,17 +208,17 @@ class MeasuredTrainer(SemiSupervisedTrainer):
             self.profiler = self._range = None
 
     def count_flops(self) -> int:
-        """Floating-point operations of a step, a multiply-add being two, of matrix products and convolutions."""
+        """Returns the FLOPs of a step in matrix products and convolutions; a multiply-add is two."""
         with counting_flops() as counter:
             self.train()
         return counter.get_total_flops() // self.args.max_steps
 
     def bytes_between_steps(self) -> int:
-        """Weights and buffers of student and teacher, and the optimizer's state."""
+        """Returns the bytes of student, teacher and optimizer state."""
         return bytes_of(self.model) + bytes_of(self.teacher.module) + bytes_of_state(self.optimizer)
 
     def peak_bytes(self) -> int:
-        """Of a step: what lives between steps, and the most beyond it."""
+        """Returns the peak of a step, with what lives between steps."""
         return self.bytes_between_steps() + most_bytes(self.train)
 
 
@@ -227,7 +232,7 @@ def bytes_of_state(optimizer: torch.optim.Optimizer) -> int:
 
 
 def most_bytes(run: Callable[[], object]) -> int:
-    """The most bytes alive at once on the device, beyond those alive before."""
+    """Returns the most bytes alive at once on the device, beyond those alive before."""
     if not torch.cuda.is_available():
         return peak_memory(run)
     torch.cuda.synchronize()
@@ -238,12 +243,12 @@ def most_bytes(run: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
-    """A trainer of the case, and its model, with `fields` instead of the settings."""
+def build_trainer(case: Case, toy_images: ToyImages, **fields: Any) -> MeasuredTrainer:
+    """Builds the case's model and trainer; `fields` override its settings."""
     torch.manual_seed(0)
-    on_gpu, rows = torch.cuda.is_available(), town.labeled(case.crop[0])
+    on_gpu, dataset = torch.cuda.is_available(), toy_images.labeled(case.crop[0])
     settings = {
-        "output_dir": str(town.output_dir),
+        "output_dir": str(toy_images.output_dir),
         "max_steps": case.warmup + case.steps + 1,
         "crop_size": list(case.crop),
         "class_uniform_share": 0.0,  # makes no difference to the step
@@ -258,8 +263,8 @@ def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
     trainer = MeasuredTrainer(
         model=case.build(),
         args=SemiSupervisedConfig(**(settings | case.settings | fields)),
-        train_dataset=rows,
-        unlabeled_dataset=rows.remove_columns("label"),
+        train_dataset=dataset,
+        unlabeled_dataset=dataset.remove_columns("label"),
     )
     trainer.warmup = case.warmup
     trainer.remove_callback(LogLines)  # its lines would stand between the tables
@@ -267,7 +272,7 @@ def build_trainer(case: Case, town: Town, **fields: Any) -> MeasuredTrainer:
 
 
 def repeat(step: Callable[[], object], case: Case) -> float:
-    """Seconds of a step, as a round of the trainer takes them."""
+    """Returns the seconds of a step, timed as a round of the trainer."""
     for _ in range(case.warmup):
         step()
     if torch.cuda.is_available():
@@ -281,7 +286,7 @@ def repeat(step: Callable[[], object], case: Case) -> float:
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of the best of some products of large matrices."""
+    """Returns the best FLOP/s of some products of large matrices."""
     on_gpu = torch.cuda.is_available()
     side, best = (8192 if on_gpu else 1024), float("inf")
     a, b = (torch.randn(side, side, dtype=dtype, device="cuda" if on_gpu else "cpu") for _ in range(2))

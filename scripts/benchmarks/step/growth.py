@@ -1,4 +1,4 @@
-"""How the cost of a step grows: with the crop, the boxes and the batch. With the classes: see losses.py."""
+"""Growth of a step's cost with the crop, the boxes and the batch; losses.py has that with the classes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from scl_hf.errors import InputError
 
 from ..common import print_table
-from .case import Case, MeasuredTrainer, Town, build_trainer
+from .case import Case, MeasuredTrainer, ToyImages, build_trainer
 from .parts import DATA, EMA, L_C, L_SC, L_X, LOSSES, MIX, STUDENT, TEACHER, TRANSFER, Parts, measure_parts
 
 BOXES = (4, 16, 32, 64)
@@ -26,8 +26,8 @@ HEADER = [
 TOO_LARGE = "does not fit into the memory"
 
 
-def measure_growth(case: Case, town: Town) -> None:
-    """Prints a table for each of them. What a table does not change is that of the case."""
+def measure_growth(case: Case, toy_images: ToyImages) -> None:
+    """Prints a table for each, the other settings as in the case."""
     case = replace(case, steps=min(case.steps, 3))  # there are many rows
     sides = scaled_crops(case)
     tables: dict[str, dict[str, Case]] = {
@@ -40,7 +40,7 @@ def measure_growth(case: Case, town: Town) -> None:
         },
     }
     for what, rows in tables.items():
-        print_table(f"Growth with the {what}: {case}", [what, *HEADER], growth_rows(rows, town))
+        print_table(f"Growth with the {what}: {case}", [what, *HEADER], growth_rows(rows, toy_images))
 
 
 def scaled_crops(case: Case) -> list[tuple[int, int]]:
@@ -48,13 +48,13 @@ def scaled_crops(case: Case) -> list[tuple[int, int]]:
     return [tuple(max(16, round(factor * side / 16) * 16) for side in case.crop) for factor in factors]
 
 
-def growth_rows(rows: dict[str, Case], town: Town) -> Iterator[list[object]]:
+def growth_rows(rows: dict[str, Case], toy_images: ToyImages) -> Iterator[list[object]]:
     for name, case in rows.items():
-        trainer = build_trainer(case, town)
+        trainer = build_trainer(case, toy_images)
         try:
             parts = measure_parts(trainer)
             yield [name, *growth_of(parts), trainer.peak_bytes() / 2**20]
-        except InputError:  # which the trainer makes of too little memory
+        except InputError:  # out of memory
             yield [name, TOO_LARGE, *[""] * 7]
         release(trainer)
 
@@ -70,7 +70,7 @@ def growth_of(parts: Parts) -> list[object]:
 
 
 def release(trainer: MeasuredTrainer) -> None:
-    """Frees what a trainer holds on a GPU."""
+    """Frees a trainer's memory on a GPU."""
     trainer.model = trainer.model_wrapped = trainer.teacher = trainer.optimizer = None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: the profiler's ranges, and to which of them each operator and kernel belongs."""
+"""The parts of a step: profiler ranges, and the operators and kernels in each."""
 
 import contextlib
 import functools
@@ -19,31 +19,22 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import record_function
 
 from scl_hf import cutmix, losses
-from scl_hf.checkpointing.finite import StepWatch
 from scl_hf.teacher import EMATeacher
 
-from .case import DATA, LOGGING, LOSSES, PART, STEP, TEACHER, TRANSFER, MeasuredTrainer
+from .case import DATA, GRAD_NORM, LOGGING, LOSSES, PART, STEP, TEACHER, TRANSFER, MeasuredTrainer
 
-STUDENT, BACKWARD, MIX, EMA, OPTIMIZER, NUMBERS = (
-    "student",
-    "backward",
-    "CutMix",
-    "EMA",
-    "optimizer",
-    "look at the numbers",
-)
+STUDENT, BACKWARD, MIX, EMA, OPTIMIZER = "student", "backward", "CutMix", "EMA", "optimizer"
 L_X, L_C, L_SC = "L_x", "L_c", "L_sc"
 NAMES = {"relaxed_cross_entropy": L_X, "adjust_logits": L_X, "consistency_loss": L_C}
 NAMES |= dict.fromkeys(("structured_consistency_loss", "loss_of_all_pairs", "loss_of_pairs"), L_SC)
 FUNCTIONS = {getattr(losses, name): part for name, part in NAMES.items()} | {cutmix.mix: MIX}
 METHODS = [(EMATeacher, "update_parameters", EMA), (Accelerator, "backward", BACKWARD)]
-METHODS += [(StepWatch, name, NUMBERS) for name in ("before", "after", "end", "settle")]
 METHODS += [(data_loader, "send_to_device", TRANSFER)]
-PARTS = [DATA, TRANSFER, STUDENT, TEACHER, MIX, L_X, L_C, L_SC, LOSSES, NUMBERS, OPTIMIZER, EMA, LOGGING, STEP]
+PARTS = [DATA, TRANSFER, STUDENT, TEACHER, MIX, L_X, L_C, L_SC, LOSSES, GRAD_NORM, OPTIMIZER, EMA, LOGGING, STEP]
 COMPUTE = [part for part in PARTS if part not in (DATA, TRANSFER)]
-METHOD = [MIX, L_X, L_C, L_SC, LOSSES, EMA]  # what the paper adds to the passes through the network
+METHOD = [MIX, L_X, L_C, L_SC, LOSSES, EMA]  # beyond the passes through the networks
 
-# Operators for which a GPU is waited for; on the CPU they stand in for that.
+# Operators that wait for a GPU; counted on the CPU, too
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::unique_dim", "aten::masked_select"}
 READS |= {"aten::bincount", "aten::equal"}
 SYNCHRONIZATIONS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"}
@@ -67,21 +58,21 @@ class Part:
 
 @dataclass
 class Parts:
-    """What a profile holds: of each of `PARTS` what belongs to it and to no other, and of the step as a whole."""
+    """A profile: what belongs to each of `PARTS` alone, and the step as a whole."""
 
     milliseconds: float  # a step
-    waiting: float  # of it, the host for data
+    waiting: float  # for data, of these
     of: dict[str, Part] = field(default_factory=lambda: {name: Part() for name in PARTS})
     synchronizations: float = 0.0
     copies: float = 0.0  # from the GPU
 
     @property
     def idle(self) -> float:
-        """Milliseconds in which a GPU does nothing; 0 on the CPU, where the parts are the step."""
+        """Milliseconds in which a GPU is idle; 0 on the CPU, where the parts add up to the step."""
         return self.milliseconds - sum(part.milliseconds for part in self.of.values())
 
     def share(self, names: list[str]) -> float:
-        """Of the step without data and transfer."""
+        """Returns the share of parts in the step without data and transfer."""
         compute = self.idle + sum(self.of[name].milliseconds for name in COMPUTE)
         return sum(self.of[name].milliseconds for name in names) / compute
 
@@ -97,7 +88,7 @@ def ranged(function: Callable, part: str) -> Callable:
 
 @contextlib.contextmanager
 def ranges(trainer: MeasuredTrainer) -> Iterator[None]:
-    """Within it, functions and methods of the package open a range: wherever a module of the package names them."""
+    """Wraps `FUNCTIONS`, in each module of the package that names them, and `METHODS` into ranges."""
     with contextlib.ExitStack() as undo:
 
         def put(owner: Any, name: str, part: str) -> None:
@@ -112,7 +103,7 @@ def ranges(trainer: MeasuredTrainer) -> Iterator[None]:
         for owner, name, part in METHODS:
             put(owner, name, part)
 
-        # The model's own `forward` may be replaced or compiled by then: hooks come around it.
+        # Hooks, as `forward` may be replaced or compiled
         opened: list[record_function] = []
 
         def enter(*_: Any) -> None:
@@ -128,7 +119,7 @@ def ranges(trainer: MeasuredTrainer) -> Iterator[None]:
 
 
 def measure_parts(trainer: MeasuredTrainer) -> Parts:
-    """Profiles the steps of a training. The backward pass of each part is what its operators' gradients take."""
+    """Profiles training steps. The backward pass of a part is the time of its operators' gradients."""
     with ranges(trainer):
         events = trainer.profiled().events()
     on_gpu = torch.cuda.is_available()
@@ -138,7 +129,7 @@ def measure_parts(trainer: MeasuredTrainer) -> Parts:
     parts = Parts(milliseconds_of(steps) * per_step, milliseconds_of(waits) * per_step)
     inside = [event for event in events if event.device_type.name == "CPU" and not event.is_async]
 
-    # An operator and the node of its gradient have one number; of several operators with it, the last made the node.
+    # An operator and its gradient node share a number; the last of several operators with it made the node.
     part_of_number: dict[int, str] = {}
     for event in sorted(inside, key=lambda event: event.time_range.start):
         if event.sequence_nr >= 0 and gradient_node(event) is None:
@@ -151,7 +142,7 @@ def measure_parts(trainer: MeasuredTrainer) -> Parts:
         part = parts.of.get(STUDENT if name == BACKWARD else name)
         if part is None:
             continue  # before the first step or after the last
-        # A range may be seen on the device, too, where it is no kernel.
+        # A range on the device is no kernel.
         kernels = [] if event.is_user_annotation else event.kernels
         if on_gpu:
             milliseconds = sum(kernel.duration for kernel in kernels) / 1e3
@@ -177,14 +168,14 @@ def milliseconds_of(events: list[FunctionEvent]) -> float:
 
 
 def gradient_node(event: FunctionEvent) -> FunctionEvent | None:
-    """The autograd node within which an event lies."""
+    """Returns the autograd node that an event lies in."""
     while event is not None and not event.name.startswith("autograd::engine::evaluate_function"):
         event = event.cpu_parent
     return event
 
 
 def innermost_range(event: FunctionEvent) -> str | None:
-    """The part that an event is, or lies in."""
+    """Returns the part that an event is or lies in."""
     while event is not None:
         if event.name.startswith(PART):
             return event.name.removeprefix(PART)
@@ -195,7 +186,7 @@ def innermost_range(event: FunctionEvent) -> str | None:
 
 
 def parts_table(parts: Parts) -> list[list[object]]:
-    """Rows: part, ms forward, ms backward, share of the step, operators, reads."""
+    """Returns lines of part, ms forward, ms backward, share of the step, operators, reads."""
     rows = []
     for name, part in parts.of.items():
         shown = "all else (callbacks, schedule, Trainer)" if name == STEP else name
@@ -209,7 +200,7 @@ def parts_table(parts: Parts) -> list[list[object]]:
 
 
 class ReadWatch(TorchFunctionMode):
-    """Notes each call that reads values of tensors, and where it is written."""
+    """Counts the calls that read values of tensors, by their place in the code."""
 
     def __init__(self):
         super().__init__()
@@ -228,7 +219,7 @@ class ReadWatch(TorchFunctionMode):
 
 
 def place_in_project(file: str) -> str | None:
-    """Path from the package's name on, of the files that a step runs through; None of others."""
+    """Returns the path from the package's name on, None for files that no step runs through."""
     parts = Path(file).parts
     for package in ("scl_hf", "transformers", "accelerate"):
         if package in parts[:-1]:
@@ -237,7 +228,7 @@ def place_in_project(file: str) -> str | None:
 
 
 def host_reads(trainer: MeasuredTrainer) -> dict[str, float]:
-    """Where the host reads values of tensors, and how often a step: as torch warns on a GPU, as called on the CPU."""
+    """Returns place -> reads of tensor values a step: torch's warnings on a GPU, calls on the CPU."""
     steps = trainer.args.max_steps
     if torch.cuda.is_available():
         with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""The training step as one would write it down first, to compare with."""
+"""The training step written down plainly, to compare with."""
 
 import copy
 
@@ -69,7 +69,7 @@ class PlainStep:
                 pixels = (box_ids[image] == box).flatten().nonzero()[:, 0]
                 if not len(pixels):
                     continue
-                # A pair may come twice, which is cheaper than to see that none does.
+                # With replacement, which is cheaper
                 i, j = pixels[torch.randint(len(pixels), (2, NUM_PAIRS), device=pixels.device)]
                 similarity = [
                     torch.cosine_similarity(probs[image].flatten(1)[:, i], probs[image].flatten(1)[:, j], dim=0)
@@ -82,6 +82,6 @@ class PlainStep:
         return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 
     def peak_bytes(self, batch: dict[str, torch.Tensor]) -> int:
-        """As of the trainer."""
+        """Returns the peak of a step, with what lives between steps."""
         between_steps = bytes_of(self.student) + bytes_of(self.teacher) + bytes_of_state(self.optimizer)
         return between_steps + most_bytes(lambda: self(batch))

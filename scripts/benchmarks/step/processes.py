@@ -1,4 +1,4 @@
-"""One step in several processes: gloo on CPUs, NCCL on GPUs. `torchrun` runs this module as the processes' script."""
+"""One step in several processes, with gloo on CPUs and NCCL on GPUs; `torchrun` runs this module."""
 
 import argparse
 import contextlib
@@ -13,18 +13,27 @@ import datasets
 import torch
 
 from ..common import print_table
-from .case import Case, Town, build_trainer, cases
+from .case import Case, ToyImages, build_trainer, cases
 
 NUMBERS = (1, 2, 4)
 
 
-def measure_processes(name: str, case: Case, town: Town, args: argparse.Namespace) -> None:
+def measure_processes(name: str, case: Case, toy_images: ToyImages, args: argparse.Namespace) -> None:
     """Prints the step's time in as many processes as there are GPUs, or in 1, 2 and 4 on CPUs."""
-    town.labeled(case.crop[0])  # drawn before the processes look for it
+    toy_images.labeled(case.crop[0])  # before the processes need it
     rows, alone = [], None
     for number in (n for n in NUMBERS if not torch.cuda.is_available() or n <= torch.cuda.device_count()):
-        file = town.folder / f"processes-{number}.json"
-        own = ["--model", name, "--folder", str(town.folder), "--file", str(file), "--threads", str(args.threads)]
+        file = toy_images.folder / f"processes-{number}.json"
+        own = [
+            "--model",
+            name,
+            "--folder",
+            str(toy_images.folder),
+            "--file",
+            str(file),
+            "--threads",
+            str(args.threads),
+        ]
         own += ["--steps", str(case.steps), "--rounds", str(min(case.rounds, 3)), "--crop", *map(str, case.crop)]
         own += ["--cache", str(datasets.config.HF_DATASETS_CACHE)]
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
@@ -71,7 +80,7 @@ def main() -> None:
     case = cases(args)[args.model]
     case.crop, case.steps = tuple(args.crop), args.steps
     with contextlib.redirect_stdout(None):
-        trainer = build_trainer(case, Town(Path(args.folder)))
+        trainer = build_trainer(case, ToyImages(Path(args.folder)))
         seconds = [trainer.round() for _ in range(args.rounds)]
     if trainer.is_world_process_zero():
         Path(args.file).write_text(json.dumps(seconds))

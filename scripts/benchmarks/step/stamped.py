@@ -1,5 +1,5 @@
 """
-Runs scripts/train.py to the end of its first step, and writes when it had got how far:
+Runs scripts/train.py to the end of its first step, and writes the time of each part:
 
     python stamped.py STAMPS.json train.py RECIPE …
 """
@@ -35,7 +35,7 @@ def run_stamped(file: str, train: str) -> None:
     run = cli.run_script
 
     def with_stamps(main: Callable) -> None:
-        # Called last in the script: by now all that it imports is there.
+        # The script calls this last, after all imports.
         from transformers import TrainerCallback
 
         class Stop(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Seconds from the command to the first step, of scripts/train.py in processes of its own."""
+"""Seconds from the command to the first step of scripts/train.py."""
 
 import json
 import os
@@ -16,16 +16,19 @@ from ..data import file_in
 
 ROOT = Path(__file__).parents[3]
 STAMPED = Path(__file__).with_name("stamped.py")
-DEMO_TOWN: dict[str, int] = {}  # as the demo draws it
+DEMO_IMAGES: dict[str, int] = {}  # the demo's defaults
 TINY_SIZE = (64, 32)
 
 
 def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
     """Prints how long the demo, and its model on a tree of many tiny files, take to their first step, twice."""
-    town, tree = folder / "demo", folder / "tree"
-    draw_toy_dataset(town, **DEMO_TOWN)
+    toy_images, tree = folder / "demo", folder / "tree"
+    draw_toy_dataset(toy_images, **DEMO_IMAGES)
     draw_tiny_tree(tree, *images)
-    cases = {"the demo": (town, []), f"{images[0]} + {images[1]} tiny files": (tree, ["--crop_size", "32", "64"])}
+    cases = {
+        "the demo": (toy_images, []),
+        f"{images[0]} + {images[1]} tiny files": (tree, ["--crop_size", "32", "64"]),
+    }
     columns, seconds = {}, {}
     for name, (data_dir, more) in cases.items():
         for again in (False, True):
@@ -42,7 +45,7 @@ def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
 
 
 def time_start(data_dir: Path, folder: Path, more: list[str], threads: int) -> dict[str, float]:
-    """Seconds of each part of a start."""
+    """Returns the seconds of each part of a start."""
     stamps = folder.with_suffix(".json")
     train = [str(ROOT / "scripts/train.py"), str(ROOT / "recipes/demo.yaml"), "--data_dir", str(data_dir)]
     train += ["--output_dir", str(folder), "--overwrite_output_dir", "true", "--report_to", "none"]
@@ -60,14 +63,14 @@ def time_start(data_dir: Path, folder: Path, more: list[str], threads: int) -> d
 
 
 def draw_tiny_tree(root: Path, num_train: int, num_val: int) -> None:
-    """Images and labels of a few pixels in the folder layout of Cityscapes, no two of them alike."""
+    """Draws images and labels of a few pixels in the folder layout of Cityscapes, no two alike."""
     rng, (width, height) = np.random.default_rng(0), TINY_SIZE
     for split, number in (("train", num_train), ("val", num_val)):
         for i in range(number):
             pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
             # Blocks of the ids that Cityscapes trains on
             ids = rng.choice(np.array([7, 8, 11, 21, 23, 24, 26], np.uint8), (4, 4)).repeat(height // 4, 0)
-            for kind, picture in (("leftImg8bit", pixels), ("gtFine", ids.repeat(width // 4, 1))):
+            for kind, image in (("leftImg8bit", pixels), ("gtFine", ids.repeat(width // 4, 1))):
                 path = file_in(root, kind, split, i)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path, compress_level=1)
+                Image.fromarray(image).save(path, compress_level=1)

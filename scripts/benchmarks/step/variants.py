@@ -1,4 +1,4 @@
-"""What switches of the recipe and of torch change in time and memory, each beside the default."""
+"""Time and memory of switches of the recipe and of torch, each beside the default."""
 
 import statistics
 import time
@@ -9,13 +9,13 @@ import torch
 from transformers import Trainer
 
 from ..common import in_turn, print_table
-from .case import Case, MeasuredTrainer, Town, build_trainer
+from .case import Case, MeasuredTrainer, ToyImages, build_trainer
 
 Change = Callable[[MeasuredTrainer], None]
 
 
 def with_optimizer(**switches: bool) -> Change:
-    """Another implementation of the same optimizer."""
+    """Returns a change to another implementation of the same optimizer."""
 
     def change(trainer: MeasuredTrainer) -> None:
         optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
@@ -47,9 +47,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "optimizer foreach": ({}, with_optimizer(foreach=True)),
     "optimizer fused": ({}, with_optimizer(fused=True)),
     "structured loss of 9000 pairs": ({"num_pairs": 9000}, None),
-    "shared unlabeled images": ({"share_unlabeled": True}, None),  # not measured where a batch is one image
 }
-# bfloat16 on a CPU says nothing: some take a hundred times as long, and some that announce it cannot do it.
+# Not on a CPU, where bfloat16 takes up to a hundred times as long, or fails though it is announced.
 ON_GPU = {
     "teacher in float32": ({}, teacher_in_float32),
     "convolutions chosen by trial": ({}, kernels_by_trial),
@@ -57,12 +56,12 @@ ON_GPU = {
 }
 
 
-def measure_variants(case: Case, town: Town) -> None:
-    """Prints step time and peak memory of each variant, and what compiling takes."""
+def measure_variants(case: Case, toy_images: ToyImages) -> None:
+    """Prints step time and peak memory of each variant, and the time of compiling."""
     trainers, notes = {}, {}
     for name, (fields, change) in (VARIANTS | (ON_GPU if torch.cuda.is_available() else {})).items():
         try:
-            trainer = build_trainer(case, town, **fields)
+            trainer = build_trainer(case, toy_images, **fields)
             if change is not None:
                 change(trainer)
             trainers[name], notes[name] = trainer, first_round(trainer)
@@ -84,7 +83,7 @@ def measure_variants(case: Case, town: Town) -> None:
 
 
 def first_round(trainer: MeasuredTrainer) -> str:
-    """Trains once; says what compiling took, if the model is compiled."""
+    """Trains once; returns what compiling took, if the model is compiled."""
     if not trainer.args.torch_compile:
         trainer.train()
         return ""
