@@ -1,5 +1,6 @@
 """Writes fields.md, the page of all fields of a recipe, from the parser of scripts/train.py."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -11,8 +12,8 @@ PAGE = Path(__file__).with_name("fields.md")
 RECIPES = PAGE.parents[1] / "recipes"
 HEAD = """# Fields
 
-After this page you can look up every field of a recipe: its type, its default and what it does. A field stands in a recipe as
-`field: value` and on the command line as `--field value`, which wins. Lists on the command line are written without brackets:
+After this page you can look up every field of a recipe, its default and what it does. A field stands in a recipe as
+`field: value` and on the command line as `--field value`, which wins. On the command line a list has no brackets:
 `--crop_size 512 512`. "none" is a field that is left out. `python docs/make_fields.py` writes this page.
 """
 GROUPS = {
@@ -27,24 +28,30 @@ GROUPS = {
     " work, too.",
     "DryRunArguments": "## Before a run",
 }
-ALSO_SHOWN = {"gradient_accumulation_steps", "gradient_checkpointing", "push_to_hub", "resume_from_checkpoint", "warmup_steps"}
-ALSO_SHOWN |= {"hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy"}
+# Fields of `transformers` that no recipe has, but a page names
+ALSO_SHOWN = "activation_checkpointing gradient_accumulation_steps warmup_steps resume_from_checkpoint"
+ALSO_SHOWN += " push_to_hub hub_model_id hub_private_repo hub_revision hub_strategy load_best_model_at_end"
 
 
 def fields_page() -> str:
-    """Returns the page. Of the fields of `transformers` it has those of the recipes and of the pages."""
-    shown = ALSO_SHOWN.union(*(read_yaml(path) for path in RECIPES.glob("*.yaml")))
+    """Returns the page. Of the fields of `transformers` it has those that a recipe or a page names."""
+    shown = set(ALSO_SHOWN.split()).union(*(read_yaml(path) for path in RECIPES.glob("*.yaml")))
     parts = [HEAD]
     for group in RecipeParser((*TRAINING_RECIPE, DryRunArguments))._action_groups:
-        rows = []
-        for action in group._group_actions:
-            name, text = action.dest, (action.help or "").replace("%%", "%").replace("|", "\\|")
-            if group.title in GROUPS and (group.title != "TrainingArguments" or name in shown) and "SUPPRESS" not in text:
-                default = action.default if isinstance(action.default, str) else json.dumps(action.default)
-                rows.append(f"| `{name}` | {f'`{default}`' if action.default is not None else 'none'} | {text} |")
-        if rows:
-            parts += [f"\n{GROUPS[group.title]}\n\n| field | default | |\n|---|---|---|\n", "\n".join(rows), "\n"]
+        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        if group.title == "TrainingArguments":
+            actions = [action for action in actions if action.dest in shown]
+        if group.title in GROUPS and actions:
+            parts.append(f"\n{GROUPS[group.title]}\n\n| field | default | |\n|---|---|---|\n")
+            parts += [_row(action) for action in actions]
     return "".join(parts)
+
+
+def _row(action: argparse.Action) -> str:
+    value = action.default if isinstance(action.default, str) else json.dumps(action.default)
+    default = "none" if action.default is None else f"`{value}`"
+    text = action.help.replace("%%", "%").replace("|", "\\|")
+    return f"| `{action.dest}` | {default} | {text} |\n"
 
 
 if __name__ == "__main__":
