@@ -110,6 +110,10 @@ def test_recipes_on_the_pages_parse(name, tmp_path):
             RecipeParser(TRAINING_RECIPE).parse_recipe([str(recipe), "--output_dir", "runs/mine", "--use_cpu", "true"])
 
 
+def test_each_page_opens_with_what_its_reader_can_do_after_it():
+    assert all("After this page you" in text[:400] for name, text in PAGES.items() if name.startswith("docs/"))
+
+
 def test_every_recipe_and_table_is_listed():
     listed = re.findall(r"\]\(([\w/]+\.yaml)\)", PAGES["recipes/README.md"])
     files = [path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").glob("*.yaml")]
