@@ -36,7 +36,6 @@ SEMI_SUPERVISED_SETTINGS = (
     "cutmix_ratio",
     "ema_teacher",
     "teacher_update_interval",
-    "share_unlabeled",
     "semi_supervised_start_step",
     "semi_supervised_ramp_steps",
 )

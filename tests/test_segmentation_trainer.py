@@ -26,6 +26,7 @@ from scl_hf.errors import InputError
 from scl_hf.files import LOCK, FolderLock
 
 SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": 3}
+SETTINGS |= {"optim": "sgd", "optim_args": "momentum=0.9", "semi_supervised_start_step": 0, "eval_strategy": "no"}
 SETTINGS |= {"crop_size": [32, 32], "class_uniform_tile": 48, "num_boxes": 4, "num_loss_boxes": 4}
 SETTINGS |= {"per_device_train_batch_size": 2, "max_steps": 2, "logging_steps": 1, "learning_rate": 0.01}
 
