@@ -32,7 +32,7 @@ def parse(tmp_path, text, *command_line):
 def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_defaults(tmp_path):
     text = "learning_rate: 0.5\nema_decay: 0.5\ncrop_size: [64, 32]\n"
     args = parse(tmp_path, text, "--learning_rate", "1e-3")
-    assert (args.learning_rate, args.ema_decay, args.num_boxes) == (1e-3, 0.5, 32)
+    assert (args.learning_rate, args.ema_decay, args.num_boxes) == (1e-3, 0.5, 12)
     assert args.crop_size == [64, 32]
 
 

@@ -153,7 +153,7 @@ def test_without_settings_the_folder_is_named_after_the_model(plain, toy_data, t
     monkeypatch.chdir(tmp_path)
     model = tiny_model(toy_data.id2label)
     trainer = SemiSupervisedTrainer(model, eval_dataset=plain["eval_dataset"])
-    assert Path(trainer.args.output_dir).name == "model-SCL" and trainer.args.consistency_weight == 20
+    assert Path(trainer.args.output_dir).name == "model-SCL" and trainer.args.consistency_weight == 1
 
 
 def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data, capsys):

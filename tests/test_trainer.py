@@ -368,8 +368,8 @@ def test_what_shows_in_training_or_after_it_is_found_before(make_trainer, tmp_pa
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_arguments_of_the_default_optimizer_do_not_hinder_another(make_trainer):
-    make_trainer(optim="adamw_torch")
+def test_another_optimizer_needs_no_arguments(make_trainer):
+    make_trainer(optim="adamw_torch", optim_args=None)
 
 
 def test_labels_that_show_no_class_are_refused(make_trainer, toy_data, monkeypatch):
