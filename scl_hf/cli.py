@@ -188,7 +188,7 @@ class RecipeParser(HfArgumentParser):
         raise InputError(f"{self.source}: {message}")
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
-        """As upstream, but with one group for each class that defines fields, bases last, and the docstrings' texts."""
+        """As upstream, with a group for each class that defines fields, bases last, and the docstrings' texts."""
         hints, texts = get_type_hints(dtype), field_help(dtype)
         left = {field.name: field for field in fields(dtype) if field.init}
         for owner in dtype.__mro__:

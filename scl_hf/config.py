@@ -17,6 +17,8 @@ from .pretrained import ModelArguments
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
 
 
+# Steps of the run, or below 1 a share of them
+LENGTHS = ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval")
 LENGTH = "a number of steps, or a share of the run below 1"
 
 
@@ -51,7 +53,7 @@ _RULES = (
     (("panel_images",), lambda number: number >= 0, "0 or more"),
     (("backbone_learning_rate",), lambda rate: rate is None or rate >= 0, "0 or more, or left out"),
     (("seed", "data_seed"), lambda seed: seed is None or 0 <= seed < 2**32, "0 to 4294967295"),  # as NumPy takes
-    (("semi_supervised_start_step", "semi_supervised_ramp_steps"), _is_length, LENGTH),
+    (LENGTHS[:2], _is_length, LENGTH),
     (("num_pairs",), lambda pairs: pairs is None or pairs >= 1, "1 or more, or left out for all pairs"),
     (("cutmix_ratio",), lambda ratio: 0 < ratio <= 1, "above 0 and at most 1"),
     (("relaxation_window",), lambda window: window >= 1 and window % 2 == 1, "odd"),
@@ -224,7 +226,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         for inherited in (SamplingArguments, AugmentationArguments, TrainingArguments):
             inherited.__post_init__(self)
 
-        for name in ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval"):
+        for name in LENGTHS:
             value = getattr(self, name)
             if value is not None and (value == 0 or value >= 1):
                 setattr(self, name, int(value))  # steps, not a share: how the log, the card and a checkpoint show it

@@ -105,7 +105,7 @@ class RunPlan:
         return 2 * (self.steps - self.supervised_steps) * self.batch_size
 
     def step_flops(self, cost: StepCost) -> tuple[float, float]:
-        """FLOPs on one GPU of a supervised step, and of one with as many mixed crops, each from two for the teacher."""
+        """FLOPs on one GPU of a supervised step, and of one with as many mixed crops, each made from two."""
         crops = self.batch_size / self.num_gpus
         return crops * cost.student_flops, crops * 2 * (cost.student_flops + cost.teacher_flops)
 

@@ -24,8 +24,8 @@ from scl_hf import (
 )
 from scl_hf.data import load_cityscapes
 from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
-from scl_hf.progress import LogLines
 from scl_hf.dry_run import counting_flops
+from scl_hf.progress import LogLines
 
 from ..common import peak_memory
 from ..data import draw_tree
