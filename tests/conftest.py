@@ -56,6 +56,8 @@ SMALL_RUN = {
     "crop_size": [32, 32],
     "num_boxes": 4,
     "num_loss_boxes": 4,
+    "semi_supervised_start_step": 0,
+    "semi_supervised_ramp_steps": 0,
     "per_device_train_batch_size": 2,
     "use_cpu": True,
 }
