@@ -134,6 +134,7 @@ def build_trainer(data, output_dir, model=None, **fields):
         "num_loss_boxes": 3,
         "ema_decay": 0.9,
         "save_strategy": "no",
+        "save_total_limit": None,
         "logging_steps": 1,
     }
     return SemiSupervisedTrainer(

@@ -408,7 +408,7 @@ def test_the_dry_run_lists_the_cells_of_each_table_of_the_project(reproduce, tmp
         assert load_script(SCRIPT).main() == 0
         *cells, printed[table.stem] = capsys.readouterr().out.splitlines()
         number = sum(" recipes/c" in line for line in cells)
-        assert printed[table.stem].startswith(f"{number} cells") and f" {number} cells" in table.read_text()
+        assert printed[table.stem].startswith(f"{number} cells") and f" {number} runs" in table.read_text()
     assert printed["cityscapes_table2"] == (
         "9 cells on 8 GPUs, 585,900 steps; at 2 s a step 325.5 hours, 2,604.0 GPU-hours"
     )
