@@ -104,15 +104,12 @@ class RunPlan:
         """Unlabeled crops of the run: two beside each labeled one, after the supervised steps."""
         return 2 * (self.steps - self.supervised_steps) * self.batch_size
 
-    def step_flops(self, cost: StepCost) -> tuple[float, float]:
-        """FLOPs on one GPU of a supervised step, and of one with as many mixed crops, each made from two."""
+    def flops(self, cost: StepCost) -> tuple[float, float, float]:
+        """FLOPs on one GPU of a supervised step, and of one with as many mixed crops; on all GPUs of all steps."""
         crops = self.batch_size / self.num_gpus
-        return crops * cost.student_flops, crops * 2 * (cost.student_flops + cost.teacher_flops)
-
-    def run_flops(self, cost: StepCost) -> float:
-        """FLOPs of all steps on all GPUs, without evaluations."""
-        supervised, together = self.step_flops(cost)
-        return self.num_gpus * (self.supervised_steps * supervised + (self.steps - self.supervised_steps) * together)
+        supervised, both = crops * cost.student_flops, crops * 2 * (cost.student_flops + cost.teacher_flops)
+        run = self.supervised_steps * supervised + (self.steps - self.supervised_steps) * both
+        return supervised, both, self.num_gpus * run
 
 
 class LiveBytes(TorchDispatchMode):
@@ -316,14 +313,14 @@ def _parameters(model: PreTrainedModel) -> str:
 
 
 def _flops(plan: RunPlan, cost: StepCost, rate: float | None) -> list[str]:
-    supervised, together = plan.step_flops(cost)
-    total, gpus, on = plan.run_flops(cost), plan.num_gpus, " on each GPU" if plan.num_gpus > 1 else ""
+    supervised, both, total = plan.flops(cost)
+    gpus, on = plan.num_gpus, " on each GPU" if plan.num_gpus > 1 else ""
     image = f"{_unit(cost.student_flops)} an image that is trained on, {_unit(cost.teacher_flops)} one of the teacher"
     lines = [_line("FLOPs", image)]
     if plan.supervised_steps:
         lines.append(_line("", f"{_unit(supervised)} a supervised step{on}"))
     if plan.unlabeled_crops:
-        lines.append(_line("", f"{_unit(together)} a step with unlabeled images{on}"))
+        lines.append(_line("", f"{_unit(both)} a step with unlabeled images{on}"))
     lines.append(_line("", f"{_unit(total)} the run, without evaluations"))
     if rate is None:
         return [*lines, _line("hours", "not known: give --tflops_per_second, what one GPU reaches in training")]

@@ -79,12 +79,12 @@ class FolderLock:
     """
 
     def __init__(self, field: str, folder: str | os.PathLike):
-        self.path = Path(folder) / LOCK
+        folder = Path(folder)
+        self.path = folder / LOCK
         self.release: Callable[[], None] = lambda: None
         held = (os.getpid(), self.path.absolute())
         if not is_main_process() or held in _held:
             return
-        folder = self.path.parent
         check_writable(field, folder)
         created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         with writing(str(self.path), folder):
@@ -93,7 +93,9 @@ class FolderLock:
             try:
                 lock.acquire(timeout=0.1)  # not at once: the last owner may just be removing the file
             except Timeout:
-                owner = self.path.read_text(encoding="utf-8").strip() or "whose process is not known yet"
+                owner = "whose process is not known yet"
+                with contextlib.suppress(OSError):
+                    owner = self.path.read_text(encoding="utf-8").strip() or owner
                 raise InputError(
                     f"{field} {folder}: is written to by another run, {owner}. Wait for its end, stop it, or name "
                     "another folder."
@@ -112,6 +114,12 @@ class FolderLock:
                 self.release()
                 raise
             clear_partial_files(folder, ("*", "panels/*"))
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
 
 def _release(lock: FileLock, held: tuple[int, Path], created: Sequence[Path]) -> None:

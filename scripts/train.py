@@ -48,11 +48,8 @@ def main() -> None:
         return
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
-    lock = FolderLock("output_dir", args.output_dir)
-    try:
+    with FolderLock("output_dir", args.output_dir):
         train(model_args, data_args, args, parser.portable_recipe())
-    finally:
-        lock.release()
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, recipe: str) -> None:

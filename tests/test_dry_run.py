@@ -72,8 +72,8 @@ def test_the_papers_step(tmp_path):
     assert 2 * cost.teacher_flops == pytest.approx(8.9e12, rel=0.01)
     plan = RunPlan.of(args, 2975, num_gpus=8)
     assert plan.steps == 65_100
-    assert plan.step_flops(cost)[1] == pytest.approx(35.7e12, rel=0.01)
-    assert plan.run_flops(cost) == pytest.approx(65_100 * 8 * 35.7e12, rel=0.01)
+    assert plan.flops(cost)[1] == pytest.approx(35.7e12, rel=0.01)
+    assert plan.flops(cost)[2] == pytest.approx(65_100 * 8 * 35.7e12, rel=0.01)
 
 
 def test_mixed_precision_and_checkpointing_hold_less(tmp_path):
@@ -121,7 +121,7 @@ def test_a_supervised_start(tmp_path):
     plan = RunPlan.of(args, 5)
     assert (plan.labeled_crops, plan.unlabeled_crops, plan.supervised_steps) == (30, 2 * 6 * 3, 4)
     cost = StepCost(student_flops=100, teacher_flops=10, activation_bytes=0)
-    assert plan.step_flops(cost) == (300, 600 + 60)
+    assert plan.flops(cost)[:2] == (300, 600 + 60)
     share = settings(tmp_path, max_steps=10, semi_supervised_start_step=0.4, per_device_train_batch_size=3)
     assert RunPlan.of(share, 5) == plan
     late = RunPlan.of(settings(tmp_path, max_steps=10, semi_supervised_start_step=20), 5)
