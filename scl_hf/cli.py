@@ -1,9 +1,10 @@
-"""A recipe (YAML) and the command line on top of it -> dataclasses, and the recipe that is to be passed on."""
+"""Scripts: a recipe (YAML) and a command line become dataclasses; exit codes."""
 
 import argparse
 import inspect
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -23,7 +24,10 @@ from .errors import RESUME_HINT, InputError, NotFiniteError, did_you_mean, first
 from .files import disk_full, is_disk_full
 from .processes import are_several, is_main_process
 
-# Fields, by how they begin, of one start of a run and of who started it: no part of what somebody else runs again.
+logger = logging.getLogger(__name__)
+
+RENAMED = {"teacher_renewal_steps": "teacher_update_interval"}  # old name -> new one; still read in this version
+# Beginnings of fields that belong to one start of a run or to who started it; a published recipe leaves them out.
 NOT_PASSED_ON = (
     "allow_changed_recipe",
     "dry_run",
@@ -40,13 +44,13 @@ NOT_PASSED_ON = (
 
 
 def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What comes before the first `--field` of a command line, and the rest."""
+    """Splits a command line before its first `--field`."""
     leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
     return leading, list(argv[len(leading) :])
 
 
 def field_help(dataclass_type: type) -> dict[str, str]:
-    """Field -> what the docstring of its class, or of the nearest base that names it, says of it, in one line."""
+    """Field -> its text, in one line, in the docstring of its class or of the nearest base that names it."""
     described = {}
     for owner in reversed(dataclass_type.__mro__):
         text = inspect.cleandoc(owner.__doc__ or "")
@@ -56,7 +60,7 @@ def field_help(dataclass_type: type) -> dict[str, str]:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a text, without its full stop."""
+    """Returns the first sentence of a text, without its full stop."""
     return re.split(r"(?<!e\.g)(?<!i\.e)(?<!et al)\.(?:\s|$)", text, maxsplit=1)[0].strip()
 
 
@@ -70,8 +74,8 @@ _NUMBERS = {
 
 class _RecipeLoader(yaml.SafeLoader):
     """
-    The numbers of YAML 1.2. By those of 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text. A field that
-    is given twice is an error, where PyYAML takes the last one.
+    Reads the numbers of YAML 1.2; by YAML 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text. A field
+    that is given twice is an error; PyYAML takes the last one.
     """
 
     yaml_implicit_resolvers = {
@@ -96,10 +100,7 @@ _RecipeLoader.add_constructor(
 
 
 class _RecipeDumper(yaml.SafeDumper):
-    """
-    Writes what [`_RecipeLoader`] reads as it was, with quotes around text that it would take for a number. A list
-    stands in its line.
-    """
+    """Writes what [`_RecipeLoader`] reads back unchanged, with each list on one line."""
 
     yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
 
@@ -108,7 +109,7 @@ class _RecipeDumper(yaml.SafeDumper):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of each field, with the type of its value, and no `(default: None)`."""
+    """Shows one spelling of each field with its type, and no `(default: None)`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         arguments = self._format_args(action, getattr(action.type, "__name__", "str"))
@@ -120,37 +121,41 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 class RecipeParser(HfArgumentParser):
     """
-    Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults and the
-    command line replaces both. Every value goes through the same conversion, so `1e-2` is a number in either place.
-    A recipe with `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one.
-    `--help` shows the first sentence of what the docstrings say of each field.
+    Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults, and the
+    command line replaces both. Every value is converted alike, so `1e-2` is a number in either place. A recipe with
+    `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one. `--help` shows
+    the first sentence of each field's docstring.
     """
 
     def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
-        self.source = "command line"  # what error messages name
+        self.source = "command line"  # named in error messages
         self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
-        self.in_recipe: set[str] = set()  # the fields that the recipe or its base holds
-        self.values: dict[str, Any] = {}  # of all fields, as they were given, before the dataclasses complete them
+        self.in_recipe: set[str] = set()  # fields that the recipe or its base holds
+        self.values: dict[str, Any] = {}  # all fields as given, before the dataclasses complete them
         defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
         super().__init__(dataclass_types, **defaults | kwargs)
-        self.own_defaults: dict[str, Any] = {}  # those of the dataclasses, which a recipe replaces
+        self.own_defaults: dict[str, Any] = {}  # of the dataclasses, before a recipe replaces them
         for action in self._actions:
             default = self._get_value(action, action.default) if isinstance(action.default, str) else action.default
             self.own_defaults.setdefault(action.dest, default)
 
     def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
-        """One instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
-        argv = list(argv)
+        """Returns one instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
+        argv = [self._current(word.removeprefix("--"), "--") if word.startswith("--") else word for word in argv]
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
-                self._set_recipe_defaults({name: value for name, value in values.items() if name not in ignored})
+                values = {self._current(str(name)): value for name, value in values.items() if name not in ignored}
+                self._set_recipe_defaults(values)
                 self.in_recipe |= values.keys()
             self.source = f"{recipe} or command line"
+        namespace, unknown = self.parse_known_args(argv)
+        self.values = vars(namespace)
         try:
-            *parsed, unknown = self.parse_args_into_dataclasses(
-                argv, look_for_args_file=False, return_remaining_strings=True
-            )
+            parsed = [
+                group(**{field.name: self.values[field.name] for field in fields(group) if field.init})
+                for group in self.dataclass_types
+            ]
         except InputError:
             raise
         except (ValueError, TypeError, OSError) as error:  # a dataclass's own checks, and files that it reads
@@ -159,15 +164,10 @@ class RecipeParser(HfArgumentParser):
             self._unknown_field(unknown[0].removeprefix("--"))
         return tuple(parsed)
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
-        namespace, unknown = super().parse_known_args(*args, **kwargs)
-        self.values = dict(vars(namespace))
-        return namespace, unknown
-
     def portable_recipe(self) -> str:
         """
-        What was parsed as one recipe without a base, for another machine: the fields that the recipe holds and those
-        whose values are not the defaults, and of paths that are of this machine only the name.
+        Returns what was parsed as one recipe without a base, for another machine: the fields of the recipe and those
+        that differ from the defaults. Of a path of this machine it keeps the name only.
         """
         given = {
             name: value
@@ -188,20 +188,20 @@ class RecipeParser(HfArgumentParser):
         raise InputError(f"{self.source}: {message}")
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
-        """As upstream, but in a group for each class that defines fields, bases last, with the docstrings' texts."""
+        """As upstream, with a group for each class that defines fields, bases last, and the docstrings' texts."""
         hints, texts = get_type_hints(dtype), field_help(dtype)
         left = {field.name: field for field in fields(dtype) if field.init}
         for owner in dtype.__mro__:
             group = self.add_argument_group(owner.__name__)
             for name in [name for name in inspect.get_annotations(owner) if name in left]:
                 field = left.pop(name)
-                field.type = hints[name]  # where upstream looks for it
+                field.type = hints[name]  # upstream reads it there
                 self.alternatives[name] = {get_origin(kind) or kind for kind in get_args(hints[name])}
                 self._parse_dataclass_field(group, field)
                 for action in (action for action in self._actions if action.dest == name):
                     if name in texts:
                         action.help = first_sentence(texts[name]).replace("%", "%%")
-                    if isinstance(action, argparse._StoreFalseAction):  # `--no_x`: `--x false` says it, too
+                    if isinstance(action, argparse._StoreFalseAction):  # `--no_x` is `--x false`
                         action.help = argparse.SUPPRESS
                     if action.type is string_to_bool:
                         action.metavar = "true|false"
@@ -209,6 +209,14 @@ class RecipeParser(HfArgumentParser):
                         action.type = _json_text
                     if type(None) in self.alternatives[name]:
                         action.type = _or_null(action.type)
+
+    @staticmethod
+    def _current(field: str, prefix: str = "") -> str:
+        """The present name of a field, which may be followed by `=value`."""
+        name, equals, value = field.partition("=")
+        if name in RENAMED and is_main_process():
+            logger.warning("%s is now called %s; the next version will not read the old name", name, RENAMED[name])
+        return prefix + RENAMED.get(name, name) + equals + value
 
     def _unknown_field(self, name: str) -> NoReturn:
         self.error(f"unknown field '{name}'.{did_you_mean(name, self.alternatives)}")
@@ -237,7 +245,7 @@ class RecipeParser(HfArgumentParser):
 
 
 def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The (file, fields) of a recipe, after those of its base if it names one."""
+    """Returns (file, fields) of a recipe, after those of its base if it names one."""
     values = read_yaml(path)
     if "base" not in values:
         return [(str(path), values)]
@@ -251,12 +259,12 @@ def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The fields that a recipe file, or one like it, holds."""
+    """Reads the fields of a recipe file."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_RecipeLoader)
-        json.dumps(values, default=str, skipkeys=True)  # an alias may stand within its own anchor
+        json.dumps(values, default=str, skipkeys=True)  # finds an alias within its own anchor
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check who may read it.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -267,7 +275,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _portable(value: Any) -> Any:
-    """A value as a recipe holds it, without folders of this machine."""
+    """Returns a value as a recipe holds it, without folders of this machine."""
     if isinstance(value, list):
         return [_portable(item) for item in value]
     if not isinstance(value, str):
@@ -279,7 +287,7 @@ def _portable(value: Any) -> Any:
 
 
 def _json_text(text: str) -> str:
-    """A mapping on the command line, or what a field takes in place of one."""
+    """Checks a mapping on the command line; other text is left to the field."""
     if text.startswith("{"):
         json.loads(text)
     return text
@@ -289,7 +297,7 @@ _json_text.__name__ = "JSON"  # argparse names it in its messages
 
 
 def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:
-    """The conversion of a field that may be left out: `null` leaves it out."""
+    """Wraps the conversion of an optional field: `null` is None."""
 
     def or_null(text: str) -> Any:
         return None if text.lower() == "null" else (convert or str)(text)
@@ -300,20 +308,21 @@ def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """
-    Exits with what `main` returns: 0 where that is nothing; 2, in one line, where the user's input was wrong or a disk
-    is full; 128 + the number of a signal.
+    Exits with the code that `main` returns, or 0; with 2 and one line where the user's input is wrong or a disk is
+    full; with 128 + its number after a signal.
     """
-    # A thread that finds the disk full, as TensorBoard's, says nothing: its error is raised where it is used.
+    # Such as TensorBoard's thread: its error is raised again where the writer is used.
     threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
     is_main = is_main_process()
     try:
         code, line = main() or 0, None
     except InputError as error:
         code, line = 2, f"error: {error}"
-        line = line if not isinstance(error, NotFiniteError) or is_main else None  # all processes stop by that
+        if isinstance(error, NotFiniteError) and not is_main:  # all processes raise it
+            line = None
     except Interrupted as stop:
         leaving()
-        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {RESUME_HINT} goes on"
+        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {RESUME_HINT} resumes it"
         line = line if is_main else None
     except Exception as error:
         if is_disk_full(error):

@@ -1,4 +1,4 @@
-"""The model card of a run, filled from plain values, with what it shows: curves, a panel, the recipe."""
+"""The model card of a run: metadata and text from plain values, with curves, sample predictions and the recipe."""
 
 import importlib
 import os
@@ -17,15 +17,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from .cli import field_help, first_sentence
-from .config import SemiSupervisedConfig
+from .config import LENGTHS, SemiSupervisedConfig, steps_of
 from .data.sources.base import License
 from .errors import InputError, first_line
 from .evaluation.scoring import SCORES, iou_name, protocol_in_words
 from .files import replacing
 from .pretrained import brings_code
 
-# What a reader of a card wants to know of the settings, by the first sentence of their documentation; the recipe has
-# all that differ from the defaults.
+# Fields in the table of settings, by the first sentence of their documentation
 SETTINGS = ("relaxation_window", "logit_adjustment", "ema_decay", "class_uniform_share", "crop_size")
 SEMI_SUPERVISED_SETTINGS = (
     "consistency_weight",
@@ -36,12 +35,10 @@ SEMI_SUPERVISED_SETTINGS = (
     "cutmix_ratio",
     "ema_teacher",
     "teacher_update_interval",
-    "share_unlabeled",
     "semi_supervised_start_step",
     "semi_supervised_ramp_steps",
 )
-# Those of transformers, by their names
-TRAINING_SETTINGS = ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "seed")
+TRAINING_SETTINGS = ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "seed")  # by their names
 # Score -> its type in the model index, and its name there
 METRICS = {
     "mean_iou": ("mean_iou", "Mean IoU"),
@@ -53,44 +50,24 @@ CARD, CURVES, PANEL, RECIPE = "README.md", "curves.png", "panel.png", "recipe.ya
 
 @dataclass
 class CardFacts:
-    """
-    What a card says of a run, beside its model and settings. What is not known is left out of it.
-
-    Args:
-        model_name (`str`): Title of the card.
-        repo (`str`): Where the model is loaded from, a Hub id or a folder.
-        log_history (`Sequence[Mapping[str, float]]`): The log; the scores are those of the last evaluation in it.
-        steps (`int`): Steps of the training.
-        num_labeled (`int`): Labeled images.
-        num_unlabeled (`int`): Unlabeled images.
-        num_evaluated (`int`): Images that were evaluated on.
-        evaluated_name (`str`, *optional*): Which of several data sets to evaluate on these are.
-        license (`str`, *optional*): License of the model, as the Hub writes it.
-        tags (`Sequence[str]`, *optional*): Further tags.
-        finetuned_from (`str`, *optional*): Hub id or folder of the weights at the start.
-        dataset (`str`, *optional*): What it was trained on, in words.
-        dataset_tags (`str`, *optional*): Id of that on the Hub.
-        eval_split (`str`, *optional*): The split that was evaluated on.
-        data_license ([`License`], *optional*): The license of data that may not be passed on.
-        recipe (`str`, *optional*): The recipe, as YAML.
-    """
+    """What a card tells of a run beside its model and settings; what is not known is left out of it."""
 
     model_name: str
-    repo: str
-    log_history: Sequence[Mapping[str, float]]
+    repo: str  # where the model is loaded from, a Hub id or a folder
+    log_history: Sequence[Mapping[str, float]]  # the last evaluation in it gives the scores
     steps: int
     num_labeled: int
     num_unlabeled: int
     num_evaluated: int
-    evaluated_name: str | None = None
-    license: str | None = None
+    evaluated_name: str | None = None  # of several evaluation datasets
+    license: str | None = None  # of the model, as the Hub writes it
     tags: Sequence[str] = ()
-    finetuned_from: str | None = None
-    dataset: str | None = None
-    dataset_tags: str | None = None
+    finetuned_from: str | None = None  # Hub id or folder of the weights at the start
+    dataset: str | None = None  # in words
+    dataset_tags: str | None = None  # its id on the Hub
     eval_split: str | None = None
-    data_license: License | None = None
-    recipe: str | None = None
+    data_license: License | None = None  # of data that may not be passed on
+    recipe: str | None = None  # as YAML
 
     def __post_init__(self):
         if self.evaluated_name:
@@ -101,56 +78,54 @@ class CardFacts:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The last evaluation."""
+        """Scores of the last evaluation."""
         return next((log for log in reversed(self.log_history) if "eval_mean_iou" in log), {})
 
     @property
     def base_model(self) -> str | None:
-        """The Hub id of the weights at the start, if they are from there."""
+        """Hub id of the weights at the start, if they are from there."""
         name = self.finetuned_from or ""
         return name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name) else None
 
 
 def check_card_template(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
-    """Fills the template, if there is one, with made-up values: what is wrong with it is not to show after a run."""
+    """Fills the template, if there is one, with made-up values: an error in it must not wait for the end of a run."""
     if args.model_card_template is not None:
-        # One class with a score and the others, as those that no label shows, without.
-        scores = {f"eval_{name}": 0.5 for name in (*SCORES, *map(iou_name, [model.config.id2label[0]]))}
+        # One class has a score; the others have none, as if no label showed them.
+        scores = {f"eval_{name}": 0.5 for name in (*SCORES, iou_name(model.config.id2label[0]))}
         facts = CardFacts("a model", "me/model", [scores], 1, 1, 1, 1, dataset="some data", recipe="seed: 0")
         fill_model_card(model, args, facts, (CURVES, PANEL))
 
 
 def write_card(model: PreTrainedModel, args: SemiSupervisedConfig, facts: CardFacts) -> None:
-    """
-    Writes the card of the published `model` into `args.output_dir`, and what belongs to it: the curves, the panel of
-    the last evaluation unless its pictures may not be passed on, and the recipe.
-    """
+    """Writes the card of the published `model` into `args.output_dir`, with curves, sample predictions and recipe."""
     folder = Path(args.output_dir)
-    pictures = []
+    images = []
     if any("loss" in log or "eval_mean_iou" in log for log in facts.log_history):
         from .visualization.curves import plot_curves  # late: importing matplotlib takes a second
 
         plot_curves({facts.model_name: facts.log_history}, folder / CURVES)
-        pictures.append(CURVES)
+        images.append(CURVES)
     name = f"{facts.evaluated_name}-step" if facts.evaluated_name else "step"
     panel = folder / "panels" / f"{name}-{facts.metrics.get('step', 0):06d}.png"
-    if panel.is_file() and facts.data_license is None:
+    if panel.is_file() and facts.data_license is None:  # other images may not be passed on
         with replacing(folder / PANEL) as partial:
             shutil.copyfile(panel, partial)
-        pictures.append(PANEL)
+        images.append(PANEL)
     if facts.recipe:
         with replacing(folder / RECIPE) as partial:
             partial.write_text(facts.recipe, encoding="utf-8")
-    card = fill_model_card(model, args, facts, pictures)
+    card = fill_model_card(model, args, facts, images)
     with replacing(folder / CARD) as partial:
         card.save(partial)
 
 
 def fill_model_card(
-    model: PreTrainedModel, args: SemiSupervisedConfig, facts: CardFacts, pictures: Collection[str] = ()
+    model: PreTrainedModel, args: SemiSupervisedConfig, facts: CardFacts, images: Collection[str] = ()
 ) -> ModelCard:
-    """`args.model_card_template`, filled with what the run of the published `model` was, with these pictures."""
+    """Fills `args.model_card_template` with the run of the published `model` and with these `images`."""
     ious = {label: facts.metrics.get(f"eval_{iou_name(label)}") for _, label in sorted(model.config.id2label.items())}
+    evaluation = protocol_in_words(args)
     data = ModelCardData(
         license=facts.license,
         library_name="transformers",
@@ -159,55 +134,46 @@ def fill_model_card(
         datasets=[facts.dataset_tags] if facts.dataset_tags else None,
         metrics=["mean_iou"] if facts.metrics else None,
         tags=sorted({"semantic-segmentation", *["semi-supervised"] * args.semi_supervised, *facts.tags}),
-        eval_results=_eval_results(facts, ious, protocol_in_words(args)) or None,
+        eval_results=_eval_results(facts, ious, evaluation) or None,
         model_name=facts.model_name,
     )
     if facts.data_license and facts.license is None:
         data.license, data.license_name, data.license_link = "other", facts.data_license.key, facts.data_license.link
+    values = vars(facts) | {
+        "model_class": type(model).__name__,
+        "remote_code": brings_code(model),
+        "published": args.published_name,
+        "semi_supervised": args.semi_supervised,
+        "base_model": facts.base_model,
+        "local_start": Path(facts.finetuned_from or "").name,
+        "dataset": facts.dataset or "an unnamed dataset",
+        "dataset_id": facts.dataset_tags if facts.data_license is None else None,
+        "model_license": facts.license,
+        "evaluation": evaluation,
+        "whole_images": args.eval_tile is None and args.eval_scales == [1.0] and not args.eval_flip,
+        "metrics": facts.metrics,
+        "ious": ious,
+        "curves": CURVES if CURVES in images else None,
+        "panel": PANEL if PANEL in images else None,
+        "settings": _settings(args, facts.steps),
+        "crop_size": args.crop_size,
+        "processes": args.world_size,
+        "version": importlib.import_module(__package__).__version__,
+        "versions": {m.__name__: m.__version__ for m in (transformers, torch, accelerate, datasets)},
+    }
     try:
-        return ModelCard.from_template(
-            data,
-            template_path=args.model_card_template,
-            model_name=facts.model_name,
-            model_class=type(model).__name__,
-            remote_code=brings_code(model),
-            repo=facts.repo,
-            published=args.published_name,
-            semi_supervised=args.semi_supervised,
-            base_model=facts.base_model,
-            local_start=Path(facts.finetuned_from or "").name,
-            dataset=facts.dataset or "an unnamed data set",
-            dataset_id=facts.dataset_tags if facts.data_license is None else None,
-            data_license=facts.data_license,
-            model_license=facts.license,
-            num_labeled=facts.num_labeled,
-            num_unlabeled=facts.num_unlabeled,
-            protocol=protocol_in_words(args),
-            whole_images=args.eval_tile is None and args.eval_scales == [1.0] and not args.eval_flip,
-            num_evaluated=facts.num_evaluated,
-            eval_split=facts.eval_split,
-            steps=facts.steps,
-            metrics=facts.metrics,
-            ious=ious,
-            curves=CURVES if CURVES in pictures else None,
-            panel=PANEL if PANEL in pictures else None,
-            settings=_settings(args),
-            crop_size=args.crop_size,
-            recipe=facts.recipe,
-            processes=args.world_size,
-            version=importlib.import_module(__package__).__version__,
-            versions={m.__name__: m.__version__ for m in (transformers, torch, accelerate, datasets)},
-        )
-    except Exception as error:  # what others wrote may do anything
+        return ModelCard.from_template(data, template_path=args.model_card_template, **values)
+    except Exception as error:  # a template of others may do anything
         raise InputError(
             f"model_card_template {args.model_card_template}: cannot be filled ({first_line(error)}). Correct it, or "
             "leave it out."
         ) from error
 
 
-def _settings(args: SemiSupervisedConfig) -> dict[str, Any]:
-    """What the card calls a setting -> its value."""
+def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
+    """Name of a setting in the card -> its value."""
     texts, values = field_help(type(args)), args.to_dict()
+    values |= {name: steps_of(values[name], steps) for name in LENGTHS if values[name]}
     names = (*SEMI_SUPERVISED_SETTINGS * args.semi_supervised, *SETTINGS)
     settings = {first_sentence(texts[name]): values[name] for name in names}
     settings |= {name.replace("_", " "): values[name] for name in TRAINING_SETTINGS}
@@ -216,8 +182,8 @@ def _settings(args: SemiSupervisedConfig) -> dict[str, Any]:
     return settings | {"processes": f"{args.world_size}, on {args.device.type.upper()}"}
 
 
-def _eval_results(facts: CardFacts, ious: Mapping[str, float | None], protocol: str) -> list[EvalResult]:
-    """The scores for the Hub, as plain numbers."""
+def _eval_results(facts: CardFacts, ious: Mapping[str, float | None], evaluation: str) -> list[EvalResult]:
+    """Scores for the Hub, as plain numbers."""
     if not (facts.metrics and facts.dataset):
         return []
     scores = [(*METRICS[name], facts.metrics[f"eval_{name}"]) for name in SCORES]
@@ -232,7 +198,7 @@ def _eval_results(facts: CardFacts, ious: Mapping[str, float | None], protocol: 
             metric_type=kind,
             metric_name=name,
             metric_value=round(value, 4),
-            metric_config=protocol,
+            metric_config=evaluation,
         )
         for kind, name, value in scores
     ]

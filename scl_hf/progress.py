@@ -117,11 +117,15 @@ def run_summary(
         f"a step     {batch_size} labeled crops of {height}×{width}"
         + (" and as many CutMix ones" if num_unlabeled else ", no unlabeled ones"),
         f"loss       L_x + {args.consistency_weight:g} L_c + {args.structured_consistency_weight:g} L_sc"
-        + (f" from step {args.semi_supervised_start_step}" if args.semi_supervised_start_step else "")
-        + (f", ramp of {args.semi_supervised_ramp_steps}" if args.semi_supervised_ramp_steps else ""),
+        + (f" after {_length(args.semi_supervised_start_step)}" if args.semi_supervised_start_step else "")
+        + (f", ramp of {_length(args.semi_supervised_ramp_steps)}" if args.semi_supervised_ramp_steps else ""),
         f"writes to  {args.output_dir}",
     ]
     return "\n".join(lines)
+
+
+def _length(value: float) -> str:
+    return f"{value:.1%} of the run" if value < 1 else f"{value} steps"
 
 
 def usage(model: PreTrainedModel, args: TrainingArguments) -> str:

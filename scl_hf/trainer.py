@@ -173,7 +173,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             num_unlabeled,
             self.args.sample_seed,
             batch_size,
-            start_step=self.args.semi_supervised_start_step,
+            start_step=self.args.start_step(self.args.max_steps),
         )
         return self._sampler
 
@@ -209,7 +209,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         super()._end_step(state)
 
     def _update_frozen_teacher(self, step: int) -> None:
-        if self.args.semi_supervised and self.args.updates_teacher(step):
+        if self.args.semi_supervised and self.args.updates_teacher(step, self.state.max_steps):
             self._frozen_teacher = copy.deepcopy(self.teacher.module)
 
     # Losses
@@ -230,7 +230,7 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         """
         args, labels = self.args, inputs["labels"]
         self._skipped.add(inputs.get("skipped", ()))
-        ramp = args.ramp(self.state.global_step)
+        ramp = args.ramp(self.state.global_step, self.state.max_steps)
         pixel_values = inputs["pixel_values"]
         if ramp > 0:
             unlabeled = inputs["unlabeled_a"], inputs["unlabeled_b"]

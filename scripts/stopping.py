@@ -1,8 +1,7 @@
 """
-What a signal does to a script until its training takes over: it ends the process at once, with one line and 128 + its
-number as exit code. Scripts import this first, before what takes seconds to import. On Linux the end of a launcher
-(`accelerate launch`, `torchrun`) is such a signal, too: what it has started would go on alone, and write where a
-restart writes.
+Ends a script at once on a signal, with one line and 128 + its number as exit code, until its training takes over.
+Scripts import this first, before what takes seconds to import. On Linux the end of a launcher (`accelerate launch`,
+`torchrun`) is such a signal, too: its processes would otherwise live on, and write where a restart writes.
 """
 
 import contextlib
@@ -18,20 +17,19 @@ LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.dist
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """Ends the process; one that it has started leaves that to it, unless it is ended itself."""
+    """Ends the process; a worker that it has forked ends on SIGTERM only."""
     if os.getpid() != PROCESS and number != signal.SIGTERM:
         return
     if os.getpid() == PROCESS and os.environ.get("RANK", "0") == "0":
+        resume = " (with --resume_from_checkpoint true where there are checkpoints)" * (SCRIPT == "train.py")
+        line = f"stopped by {signal.Signals(number).name}; the same command can be given again{resume}\n"
         with contextlib.suppress(OSError):  # nobody may be there to read it
-            line = f"stopped by {signal.Signals(number).name}; the same command can be given again"
-            if SCRIPT == "train.py":
-                line += " (with --resume_from_checkpoint true where there are checkpoints)"
-            os.write(sys.__stderr__.fileno(), f"{line}\n".encode())
+            os.write(sys.__stderr__.fileno(), line.encode())
     os._exit(128 + number)  # an exception could be lost in what is being imported
 
 
 def _leave_with_launcher(number: int, frame: FrameType | None) -> None:
-    if os.getppid() != LAUNCHER:  # the signal comes at the end of the thread that started this, too
+    if os.getppid() != LAUNCHER:  # the signal also comes at the end of the thread that started this
         leave(signal.SIGTERM, frame)
 
 

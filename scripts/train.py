@@ -5,10 +5,10 @@ Trains a model from a recipe:
     accelerate launch scripts/train.py recipes/camvid.yaml --data_dir DATA --learning_rate 0.001
     python scripts/train.py recipes/cityscapes.yaml --dry_run true --num_gpus 8 --tflops_per_second 60
 
-Every field of a recipe can be given on the command line, which wins. `--dry_run true` only says what the run would be:
-its samples and steps, parameters, FLOPs, memory, hours. Exit code 2: wrong input, numbers that are not
-finite, or a full disk, in one line; 128 + its number (143 of SIGTERM, 130 of SIGINT, 129 of SIGHUP, 138 of SIGUSR1): a
-signal, before which a checkpoint was saved. The same command with --resume_from_checkpoint true goes on from there.
+Every field of a recipe can be given on the command line, which wins. `--dry_run true` trains nothing: it prints the
+samples, steps, parameters, FLOPs, memory and hours of the run. Exit code 2: wrong input, numbers that are not finite,
+or a full disk, in one line. Exit code 128 + its number: a signal (143 SIGTERM, 130 SIGINT, 129 SIGHUP, 138 SIGUSR1),
+before which a checkpoint was saved. The same command with --resume_from_checkpoint true resumes the run.
 """
 
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
@@ -42,39 +42,34 @@ def main() -> None:
     # 1. The recipe, and the command line on top of it
     parser = RecipeParser((*TRAINING_RECIPE, DryRunArguments))
     model_args, data_args, args, dry = parser.parse_recipe(sys.argv[1:])
+    logging.disable_progress_bar()  # of every file that is opened or written; the run has its own
     if dry.dry_run:
-        say_what_it_would_be(model_args, data_args, args, dry)
+        describe_run(model_args, data_args, args, dry)
         return
     if args.model_card_template is None:
         args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
-    lock = FolderLock("output_dir", args.output_dir)
-    try:
+    with FolderLock("output_dir", args.output_dir):
         train(model_args, data_args, args, parser.portable_recipe())
-    finally:
-        lock.release()
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, recipe: str) -> None:
-    """What `main` does with the recipe, in a folder that is its own; the card shows it as it is passed on."""
+    """Trains, saves and publishes; the model card shows `recipe`."""
+    # 2. The output folder, the data, the model and its image processor
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
-    logging.disable_progress_bar()  # of every file that is written; the run has its own
     # DDP copies the gradients of channels-last convolutions; they are faster all the same.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     set_seed(args.seed)
-
-    # 2. Labeled, unlabeled and evaluation images; the model and how it wants its pixels
     data = load_data(data_args)
     model = load_model(model_args, data.id2label)
-    image_processor = load_processor(model_args.origin, model_args.trust_remote_code)
 
-    # 3. Draws, crops, losses, EMA, evaluation, checkpoints
+    # 3. Training
     trainer = SemiSupervisedTrainer(
         model=model,
         args=args,
         train_dataset=data.labeled,
         unlabeled_dataset=data.unlabeled,
         eval_dataset=data.evaluation,
-        processing_class=image_processor,
+        processing_class=load_processor(model_args.origin, model_args.trust_remote_code),
         coarse_dataset=data.coarse,
         palette=data.palette,
     )
@@ -87,7 +82,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         result = trainer.train(resume_from_checkpoint=checkpoint)
         metrics = result.metrics | trainer.final_metrics()
 
-    # 4. Save the model that is published with its scores and card, and push it where that was asked for
+    # 4. The published model with its scores and card
     with signals.deferred():  # all of it, or nothing
         trainer.save_model(_internal_call=True)  # pushed below, with all that belongs to it
         trainer.save_state()
@@ -100,10 +95,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         "data_license": data.license,
         "recipe": recipe,
     }
-    if args.push_to_hub:
-        trainer.push_to_hub(**about)
-    else:
-        trainer.create_model_card(**about)
+    publish = trainer.push_to_hub if args.push_to_hub else trainer.create_model_card
+    publish(**about)
 
     # 5. How to use it
     if trainer.is_world_process_zero():
@@ -112,20 +105,20 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
     trainer.accelerator.end_training()
 
 
-def say_what_it_would_be(
+def describe_run(
     model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, dry: DryRunArguments
 ) -> None:
-    """What `main` does with the recipe in a dry run: data, model and settings are opened and checked as by `train`."""
-    logging.disable_progress_bar()
+    """Prints what the run would be; opens and checks data, model and settings as `train` does."""
     data = load_data(data_args)
     with torch.device("meta") if model_args.origin is None else nullcontext():  # random weights need not be drawn
         model = load_model(model_args, data.id2label)
     check_settings_of(model, args)
-    pixels = normalization_of(load_processor(model_args.origin, model_args.trust_remote_code))
-    crops, draws = training_crops(args, data.id2label, pixels, data.labeled, data.unlabeled, data.coarse)
+    normalization = normalization_of(load_processor(model_args.origin, model_args.trust_remote_code))
+    images = (data.labeled, data.unlabeled, data.coarse)
+    crops, sampler = training_crops(args, data.id2label, normalization, *images)
     check_labels(labeled_dataset(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
     if is_main_process():
-        print(estimate(model, args, crops, draws, len(data.evaluation), dry))
+        print(estimate(model, args, crops, sampler, len(data.evaluation), dry))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ SMALL_RUN = {
     "crop_size": [32, 32],
     "num_boxes": 4,
     "num_loss_boxes": 4,
+    "semi_supervised_start_step": 0,
+    "semi_supervised_ramp_steps": 0,
     "per_device_train_batch_size": 2,
     "use_cpu": True,
 }
@@ -114,7 +116,16 @@ def build_trainer(data, output_dir, model=None, **fields):
         "use_cpu": True,
         "report_to": "none",
         "disable_tqdm": True,
+        "consistency_weight": 20,
+        "structured_consistency_weight": 3,
+        "semi_supervised_start_step": 0,
+        "semi_supervised_ramp_steps": 0,
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
         "learning_rate": 0.01,
+        "weight_decay": 0.001,
+        "hue": 0.25,
+        "eval_strategy": "no",
         "per_device_train_batch_size": 2,
         "max_steps": 3,
         "crop_size": [32, 32],
@@ -123,6 +134,7 @@ def build_trainer(data, output_dir, model=None, **fields):
         "num_loss_boxes": 3,
         "ema_decay": 0.9,
         "save_strategy": "no",
+        "save_total_limit": None,
         "logging_steps": 1,
     }
     return SemiSupervisedTrainer(

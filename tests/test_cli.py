@@ -1,3 +1,4 @@
+import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,11 +10,12 @@ from transformers import TrainingArguments
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.cli import RecipeParser, field_help, first_sentence, split_command_line
-from scl_hf.config import TRAINING_RECIPE, other_fields
+from scl_hf.config import TRAINING_RECIPE, other_fields, steps_of
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, check_field, first_few
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
+PARSED = json.loads(Path(__file__).with_name("recipe_values.json").read_text(encoding="utf-8"))
 VALUES = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in RECIPES.items()}
 
 
@@ -32,7 +34,7 @@ def parse(tmp_path, text, *command_line):
 def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_defaults(tmp_path):
     text = "learning_rate: 0.5\nema_decay: 0.5\ncrop_size: [64, 32]\n"
     args = parse(tmp_path, text, "--learning_rate", "1e-3")
-    assert (args.learning_rate, args.ema_decay, args.num_boxes) == (1e-3, 0.5, 32)
+    assert (args.learning_rate, args.ema_decay, args.num_boxes) == (1e-3, 0.5, 12)
     assert args.crop_size == [64, 32]
 
 
@@ -309,6 +311,25 @@ def test_every_recipe_of_the_project_parses(name):
     assert parse_recipe(RECIPES[name]).output_dir == f"runs/{name}"
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_parsed_values_of_the_recipes(name):
+    """A run of a recipe resumes only with the values that it began with, whatever the defaults have become."""
+    expected = PARSED["common"] | PARSED[f"{name}.yaml"]
+    args = json.loads(json.dumps(vars(parse_recipe(RECIPES[name])), default=str))
+    args["labeled_split"] = args["labeled_split"] and args["labeled_split"].replace("_", "/")
+    assert {field: args[field] for field in expected} == expected
+
+
+def test_the_defaults_are_those_of_the_recipe_for_your_data():
+    recipe = RecipeParser(TRAINING_RECIPE).parse_recipe([str(RECIPES["your_data_segformer"]), "--use_cpu", "true"])
+    args = SemiSupervisedConfig(recipe[-1].output_dir, max_steps=8000, use_cpu=True)
+    differing = {field.name for field in fields(args) if getattr(args, field.name) != getattr(recipe[-1], field.name)}
+    length = {"semi_supervised_start_step", "semi_supervised_ramp_steps"}
+    workers = {"dataloader_num_workers", "dataloader_persistent_workers"}
+    assert differing == length | workers | {"lr_scheduler_type", "lr_scheduler_kwargs", "seed"}
+    assert all(steps_of(getattr(args, name), 8000) == getattr(recipe[-1], name) for name in length)
+
+
 @pytest.mark.parametrize("name", [name for name, values in VALUES.items() if "base" in values])
 def test_a_variant_of_the_project_holds_only_what_differs_from_its_base(name):
     variant, base = parse_recipe(RECIPES[name]), parse_recipe(RECIPES[name].parent / VALUES[name]["base"])
@@ -404,3 +425,11 @@ def test_text_that_looks_like_a_number_is_passed_on_as_text(tmp_path):
     (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)])
     assert (data.labeled_split, data.label_column, data.image_column) == ("1/8", "08", "1e-2")
     assert data.data_dir == "toy_dataset" and recipe.read_text().startswith("# DataArguments\ndata_dir: toy_dataset\n")
+
+
+def test_the_old_name_of_a_field_is_still_read_with_a_warning(tmp_path, caplog):
+    assert parse(tmp_path, "teacher_renewal_steps: 7").teacher_update_interval == 7
+    assert parse(tmp_path, "seed: 1", "--teacher_renewal_steps", "8").teacher_update_interval == 8
+    assert parse(tmp_path, "seed: 1", "--teacher_renewal_steps=0.5").teacher_update_interval == 0.5
+    said = "teacher_renewal_steps is now called teacher_update_interval"
+    assert [said in record.getMessage() for record in caplog.records].count(True) == 3

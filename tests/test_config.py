@@ -67,8 +67,28 @@ def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):
         {"eval_steps": 0},
         {"logging_steps": 0},
         {"report_to": ["tensorbord"]},
+        {"semi_supervised_start_step": 1.5},
+        {"semi_supervised_ramp_steps": -1},
+        {"teacher_update_interval": 0},
     ):
         (name,) = field
         with pytest.raises(InputError, match=f"^{name}: must be"):
             SemiSupervisedConfig(output_dir=str(tmp_path), use_cpu=True, **field)
     assert SemiSupervisedConfig(output_dir=str(tmp_path), use_cpu=True, crop_size=64).crop_size == [64, 64]
+
+
+def test_lengths_are_steps_or_shares_of_the_run(tmp_path):
+    def args(**fields):
+        return SemiSupervisedConfig(output_dir=str(tmp_path), use_cpu=True, **fields)
+
+    names = ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval")
+    steps, shares = args(**dict(zip(names, (4, 2, 3)))), args(**dict(zip(names, (0.4, 0.2, 0.3))))
+    assert [getattr(steps, name) for name in names] == [4, 2, 3] and isinstance(steps.teacher_update_interval, int)
+    for config, max_steps in ((steps, 10), (steps, 999), (shares, 10)):
+        assert config.start_step(max_steps) == 4
+        assert [config.ramp(step, max_steps) for step in range(7)] == [0, 0, 0, 0, 0.5, 1, 1]
+        assert [step for step in range(12) if config.updates_teacher(step, max_steps)] == [4, 7, 10]
+    # Rounded to whole steps, and at least one
+    assert [shares.start_step(number) for number in (1, 2, 4, 100)] == [1, 1, 2, 40]
+    assert args(semi_supervised_start_step=0).start_step(100) == 0
+    assert not args(teacher_update_interval=None).updates_teacher(0, 10)

@@ -11,9 +11,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedConfig
-from scl_hf.dry_run import DryRunArguments, RunPlan, batch_bytes, count_placed_crops, memory_parts
+from scl_hf.dry_run import (
+    DryRunArguments,
+    LiveBytes,
+    RunPlan,
+    StepCost,
+    batch_bytes,
+    count_placed_crops,
+    memory_parts,
+    optimizer_bytes_per_value,
+    step_cost,
+)
 from scl_hf.errors import InputError
-from scl_hf.step_cost import LiveBytes, StepCost, optimizer_bytes_per_value, step_cost
 
 
 class ThreeConvolutions(PreTrainedModel):
@@ -33,7 +42,7 @@ class ThreeConvolutions(PreTrainedModel):
 
 
 def settings(tmp_path, **fields):
-    fields = {"crop_size": [32, 64], "use_cpu": True, "report_to": "none"} | fields
+    fields = {"crop_size": [32, 64], "use_cpu": True, "report_to": "none", "semi_supervised_start_step": 0} | fields
     return SemiSupervisedConfig(str(tmp_path / "run"), **fields)
 
 
@@ -43,7 +52,7 @@ def test_flops_are_those_counted_by_hand(tmp_path):
     for crops in ((1, 0), (3, 3)):  # an image is an image
         cost = step_cost(ThreeConvolutions(PreTrainedConfig()), settings(tmp_path), *crops)
         assert cost.teacher_flops == first + depthwise + classifier
-        # Backward: a gradient of weights and one of what comes in, but for that of the picture
+        # Backward: a gradient of weights and one of what comes in, but for that of the image
         assert cost.student_flops == 2 * first + 3 * depthwise + 3 * classifier
 
 
@@ -57,14 +66,14 @@ def test_weights_that_are_frozen_take_no_gradient(tmp_path):
 def test_the_papers_step(tmp_path):
     with torch.device("meta"):
         model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig())
-    args = settings(tmp_path, crop_size=[896, 896])
+    args = settings(tmp_path, crop_size=[896, 896], per_device_train_batch_size=1)
     cost = step_cost(model, args, 1, 1)
     assert 2 * cost.student_flops == pytest.approx(26.8e12, rel=0.01)
     assert 2 * cost.teacher_flops == pytest.approx(8.9e12, rel=0.01)
     plan = RunPlan.of(args, 2975, num_gpus=8)
     assert plan.steps == 65_100
-    assert plan.step_flops(cost)[1] == pytest.approx(35.7e12, rel=0.01)
-    assert plan.run_flops(cost) == pytest.approx(65_100 * 8 * 35.7e12, rel=0.01)
+    assert plan.flops(cost)[1] == pytest.approx(35.7e12, rel=0.01)
+    assert plan.flops(cost)[2] == pytest.approx(65_100 * 8 * 35.7e12, rel=0.01)
 
 
 def test_mixed_precision_and_checkpointing_hold_less(tmp_path):
@@ -107,14 +116,14 @@ def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
         assert number <= sum((draw.row, *draw.center) in places for draw in draws if draw.center)
 
 
-def test_labels_alone_at_the_start(tmp_path):
+def test_a_supervised_start(tmp_path):
     args = settings(tmp_path, max_steps=10, semi_supervised_start_step=4, per_device_train_batch_size=3)
     plan = RunPlan.of(args, 5)
     assert (plan.labeled_crops, plan.unlabeled_crops, plan.supervised_steps) == (30, 2 * 6 * 3, 4)
-    shared = settings(tmp_path, max_steps=10, per_device_train_batch_size=3, share_unlabeled=True)
-    assert RunPlan.of(shared, 5).unlabeled_crops == 10 * 3
     cost = StepCost(student_flops=100, teacher_flops=10, activation_bytes=0)
-    assert RunPlan.of(shared, 5).step_flops(cost) == (300, 600 + 30)
+    assert plan.flops(cost)[:2] == (300, 600 + 60)
+    share = settings(tmp_path, max_steps=10, semi_supervised_start_step=0.4, per_device_train_batch_size=3)
+    assert RunPlan.of(share, 5) == plan
     late = RunPlan.of(settings(tmp_path, max_steps=10, semi_supervised_start_step=20), 5)
     never = settings(tmp_path, max_steps=10, consistency_weight=0, structured_consistency_weight=0)
     for plan in (late, RunPlan.of(never, 5)):
@@ -142,7 +151,7 @@ def test_memory_is_about_that_of_a_real_step(make_trainer, toy_data, fields):
     assert parts["batch"] - given == (3 * 2 * 3 * 64 * 64 * 4 if semi else 0)
     assert given + live.peak == pytest.approx(parts["batch"] + parts["activations"], rel=0.1)
     assert parts["weights"] == parts["EMA model"] and parts["gradients"] == parts["optimizer"]  # SGD with momentum
-    assert "its kept copy" not in parts and "buckets of DDP" not in parts
+    assert "frozen teacher" not in parts and "buckets of DDP" not in parts
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_other_data_and_weights(card_of, tmp_path):
     assert "The terms of the weights that the training started from hold as well." in text
 
 
-def test_of_several_data_sets_the_first_is_told(toy_data, make_trainer):
+def test_of_several_datasets_the_first_is_told(toy_data, make_trainer):
     trainer = make_trainer(model_card_template=TEMPLATE)
     trainer.eval_dataset = {"mean": toy_data.evaluation, "other": toy_data.evaluation.select([0])}
     metrics = trainer.evaluate()
@@ -129,7 +129,7 @@ def test_a_class_that_was_not_seen_has_a_dash(card_of):
 
 def test_a_run_without_evaluation_claims_nothing(card_of):
     text = card_of(consistency_weight=0, structured_consistency_weight=0)
-    assert "Not evaluated." in text and "Trained with labels alone" in text and "CutMix boxes" not in text
+    assert "Not evaluated." in text and "It is the supervised baseline" in text and "CutMix boxes" not in text
     assert not {"model-index", "metrics"} & metadata(text).keys() and "semi-supervised" not in metadata(text)["tags"]
     assert "![" not in text
 

@@ -19,7 +19,7 @@ ENDINGS = {
     "nothing": (lambda: None, 0, ""),
     "a code": (lambda: 1, 1, ""),
     "input": (lambda: fail(InputError("field: wrong")), 2, "error: field: wrong"),
-    "signal": (lambda: fail(Interrupted(signal.SIGTERM)), 143, f"stopped by SIGTERM: {RESUME_HINT} goes on"),
+    "signal": (lambda: fail(Interrupted(signal.SIGTERM)), 143, f"stopped by SIGTERM: {RESUME_HINT} resumes it"),
     "signal with a line": (lambda: fail(Interrupted(signal.SIGINT, "stopped here")), 130, "stopped here"),
     "full disk": (
         lambda: fail(OSError(errno.ENOSPC, "full", "a.npy")),

@@ -26,6 +26,7 @@ from scl_hf.errors import InputError
 from scl_hf.files import LOCK, FolderLock
 
 SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": 3}
+SETTINGS |= {"optim": "sgd", "optim_args": "momentum=0.9", "semi_supervised_start_step": 0, "eval_strategy": "no"}
 SETTINGS |= {"crop_size": [32, 32], "class_uniform_tile": 48, "num_boxes": 4, "num_loss_boxes": 4}
 SETTINGS |= {"per_device_train_batch_size": 2, "max_steps": 2, "logging_steps": 1, "learning_rate": 0.01}
 
@@ -152,7 +153,7 @@ def test_without_settings_the_folder_is_named_after_the_model(plain, toy_data, t
     monkeypatch.chdir(tmp_path)
     model = tiny_model(toy_data.id2label)
     trainer = SemiSupervisedTrainer(model, eval_dataset=plain["eval_dataset"])
-    assert Path(trainer.args.output_dir).name == "model-SCL" and trainer.args.consistency_weight == 20
+    assert Path(trainer.args.output_dir).name == "model-SCL" and trainer.args.consistency_weight == 1
 
 
 def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data, capsys):

@@ -104,29 +104,9 @@ def test_sampled_pairs_come_with_the_batch(make_trainer):
     assert not {"box_pixels", "pairs"} & batch_of(make_trainer(structured_consistency_weight=0)).keys()
 
 
-def test_shared_unlabeled_images_are_in_two_mixes(make_trainer):
-    trainer = make_trainer(share_unlabeled=True)
-    inputs = batch_of(trainer)
-    assert "unlabeled_b" not in inputs
-    a, box_ids = inputs["unlabeled_a"], inputs["box_ids"]
-    seen = []
-    trainer.teacher.module.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
-    )
-    probs = trainer.teacher_probs(a, None, box_ids)
-    assert seen == [len(a)] and torch.equal(a, batch_of(make_trainer())["unlabeled_a"])
-    torch.testing.assert_close(probs, trainer.teacher_probs(a, a.flip(0), box_ids))  # the other one of two
-    trainer.compute_loss(trainer.model.train(), inputs)
-    assert torch.equal(trainer.last_pair["image"], mix(a[0], a[1], box_ids[0]))
-    trainer.train()
-    assert all("loss_sc" in log for log in train_logs(trainer))
-    with pytest.raises(InputError, match="share_unlabeled: must be left out where per_device_train_batch_size is 1"):
-        make_trainer(share_unlabeled=True, per_device_train_batch_size=1)
-
-
 def test_nothing_in_the_losses_waits_for_a_device(make_trainer):
     """On the CPU, labels are looked at (see `window_class_sets`); elsewhere that is left out."""
-    for fields in ({}, {"num_pairs": 9}, {"logit_adjustment": 0.5}, {"share_unlabeled": True}):
+    for fields in ({}, {"num_pairs": 9}, {"logit_adjustment": 0.5}):
         trainer = make_trainer(**fields)
         inputs = batch_of(trainer)
         trainer.compute_loss(trainer.model.train(), inputs)  # what is read once
@@ -186,7 +166,7 @@ def test_supervised_start_and_ramp(make_trainer):
     trainer = make_trainer(semi_supervised_start_step=2, semi_supervised_ramp_steps=4, max_steps=5)
     factors = []
     for trainer.state.global_step in range(8):
-        factors.append(trainer.args.ramp(trainer.state.global_step))
+        factors.append(trainer.args.ramp(trainer.state.global_step, 5))
     assert factors == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     trainer.state.global_step = 0
     trainer.train()
@@ -387,8 +367,8 @@ def test_what_shows_in_training_or_after_it_is_found_before(make_trainer, tmp_pa
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_arguments_of_the_default_optimizer_do_not_hinder_another(make_trainer):
-    make_trainer(optim="adamw_torch")
+def test_another_optimizer_needs_no_arguments(make_trainer):
+    make_trainer(optim="adamw_torch", optim_args=None)
 
 
 def test_labels_that_show_no_class_are_refused(make_trainer, toy_data, monkeypatch):

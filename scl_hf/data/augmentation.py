@@ -18,10 +18,10 @@ GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, for 
 @dataclass
 class AugmentationArguments:
     """
-    Random changes of a crop; the defaults are those of the baseline (Zhu et al., 2019).
+    Random changes of a crop, as in the baseline (Zhu et al., 2019), whose crops have 896 pixels and whose hue is 0.25.
 
     Args:
-        crop_size (`list[int]`, *optional*, defaults to `[896, 896]`):
+        crop_size (`list[int]`, *optional*, defaults to `[512, 512]`):
             Height and width of the crops in pixels, or one number for both.
         scale_range (`list[float]`, *optional*, defaults to `[0.5, 2.0]`):
             Smallest and largest factor by which the image is scaled, 0.01 to 100.
@@ -29,19 +29,19 @@ class AugmentationArguments:
         brightness (`float`, *optional*, defaults to 0.25): Brightness is multiplied by 1 ± this at most.
         contrast (`float`, *optional*, defaults to 0.25): Contrast is multiplied by 1 ± this at most.
         saturation (`float`, *optional*, defaults to 0.25): Saturation is multiplied by 1 ± this at most.
-        hue (`float`, *optional*, defaults to 0.25): Hue is turned by ± this part of the color circle at most.
+        hue (`float`, *optional*, defaults to 0.05): Hue is turned by ± this part of the color circle at most.
         blur_probability (`float`, *optional*, defaults to 1.0): Probability of a Gaussian blur.
         blur_sigma (`list[float]`, *optional*, defaults to `[0.15, 1.3]`):
             Smallest and largest standard deviation of the blur in pixels of the crop, up to 100.
     """
 
-    crop_size: list[int] = field(default_factory=lambda: [896, 896])
+    crop_size: list[int] = field(default_factory=lambda: [512, 512])
     scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0])
     flip_probability: float = 0.5
     brightness: float = 0.25
     contrast: float = 0.25
     saturation: float = 0.25
-    hue: float = 0.25
+    hue: float = 0.05
     blur_probability: float = 1.0
     blur_sigma: list[float] = field(default_factory=lambda: [0.15, 1.3])
 

@@ -23,7 +23,7 @@ class SamplingArguments:
     Args:
         class_uniform_share (`float`, *optional*, defaults to 0.5):
             Share of an epoch's labeled crops that are centered on a class, each class equally often.
-        class_uniform_tile (`int`, *optional*, defaults to 1024):
+        class_uniform_tile (`int`, *optional*, defaults to 512):
             Side in pixels of the tiles in which the centroids of the classes are taken.
         coarse_classes (`list[int]`, *optional*, defaults to `[]`): Class ids for which the coarse annotations join.
         coarse_until_epoch (`int`, *optional*):
@@ -34,7 +34,7 @@ class SamplingArguments:
     """
 
     class_uniform_share: float = 0.5
-    class_uniform_tile: int = 1024
+    class_uniform_tile: int = 512
     coarse_classes: list[int] = field(default_factory=list)
     coarse_until_epoch: int | None = None
     skip_corrupt: bool = False

@@ -22,7 +22,8 @@ def test_what_may_change_holds_evaluation_and_no_more_of_the_method():
         "overwrite_output_dir",
     }
     of_the_method -= {"backbone_learning_rate", "model_card_template", "license", "allow_changed_recipe"}
-    # Defaults of TrainingArguments that are the paper's stand among them.
+    # TrainingArguments with other defaults stand among them.
+    of_the_method -= {"eval_strategy", "eval_steps", "logging_steps", "save_total_limit"}
     of_the_method -= {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "num_train_epochs", "report_to"}
     of_the_method -= {"per_device_train_batch_size", "per_device_eval_batch_size", "logging_nan_inf_filter"}
     of_the_method -= {"ddp_find_unused_parameters", "metric_for_best_model"}

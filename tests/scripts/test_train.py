@@ -170,7 +170,7 @@ def test_a_push_is_one_commit_and_its_card_tells_how_to_use_it(toy_dataset, tmp_
         )
         assert client.returncode == 0, client.stderr
         assert len([line for line in hub.log if "/commit/" in line]) == 1
-        shutil.copy(next(toy_dataset.glob("leftImg8bit/val/*/*.png")), tmp_path / "picture.jpg")
+        shutil.copy(next(toy_dataset.glob("leftImg8bit/val/*/*.png")), tmp_path / "image.jpg")
         reader = subprocess.run(
             [sys.executable, "-c", READER],
             env=hub.environment(tmp_path / "reader", HF_HUB_OFFLINE="0"),
@@ -214,7 +214,7 @@ def test_a_supervised_run_that_starts_from_a_checkpoint_with_other_classes(train
     supervised = {"consistency_weight": 0, "structured_consistency_weight": 0, "model_config": None}
     run = train(dataset="folder", data_dir=str(folder), model_name_or_path=str(first), report_to="none", **supervised)
     assert AutoModelForSemanticSegmentation.from_pretrained(run).config.num_labels == 3
-    assert "Trained with labels alone" in (run / "README.md").read_text()
+    assert "It is the supervised baseline" in (run / "README.md").read_text()
 
 
 def test_a_checkpoint_that_takes_bgr_is_trained_and_saved_with_it(train, folder, tmp_path):

@@ -41,13 +41,13 @@ def test_it_says_all_of_a_run(dry_run, own_folder):
     for expected in (
         "images     2 labeled, 4 unlabeled, 2 to evaluate on, 4 classes",
         "a step     4 labeled crops of 32×32 and 4 mixed, of 8 unlabeled ones, on 2 GPUs",
-        "the run    6 steps: 6.0 epochs of 1; the first 2 of labels alone",
+        "the run    6 steps: 6.0 epochs of 1; the first 2 supervised",
         "24 labeled crops, 12.0 an image",
         "32 unlabeled crops, 8.0 an image",
-        "12 of the labeled crops are placed on a class, by the draws of seed",
+        "12 of the labeled crops are placed on a class, by the samples of seed",
         "never placed on well: no label shows it",
         "model      DeepLabV3PlusForSemanticSegmentation, ",
-        "a step of labels alone on each GPU",
+        "a supervised step on each GPU",
         "GPU-hours, at 0.001 TFLOP/s a GPU",
         "in float32",
     ):
@@ -63,7 +63,7 @@ def test_it_says_all_of_a_run(dry_run, own_folder):
 def test_without_unlabeled_images_and_without_a_rate(dry_run):
     alone = {"consistency_weight": 0, "structured_consistency_weight": 0}
     said = dry_run(**alone, class_uniform_share=0, num_train_epochs=1, max_steps=-1)
-    assert "the run    1 step: 1.0 epochs of 1; all of labels alone" in said and "mixed" not in said
+    assert "the run    1 step: 1.0 epochs of 1; all supervised" in said and "mixed" not in said
     assert "no crop is placed on a class" in said and "hours      not known: give --tflops_per_second" in said
 
 

@@ -24,8 +24,8 @@ from scl_hf import (
 )
 from scl_hf.data import load_cityscapes
 from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.dry_run import counting_flops
 from scl_hf.progress import LogLines
-from scl_hf.step_cost import counting_flops
 
 from ..common import peak_memory
 from ..data import draw_tree
@@ -243,6 +243,13 @@ def most_bytes(run: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
+# Settings of the paper where they differ from the defaults
+PAPER = {"consistency_weight": 20.0, "structured_consistency_weight": 3.0, "num_boxes": 32, "num_loss_boxes": 16}
+PAPER |= {"semi_supervised_start_step": 0, "semi_supervised_ramp_steps": 0, "optim": "sgd"}
+PAPER |= {"optim_args": "momentum=0.9", "learning_rate": 0.002, "weight_decay": 0.001}
+PAPER |= {"per_device_train_batch_size": 1, "eval_strategy": "no"}
+
+
 def build_trainer(case: Case, toy_images: ToyImages, **fields: Any) -> MeasuredTrainer:
     """Builds the case's model and trainer; `fields` override its settings."""
     torch.manual_seed(0)
@@ -251,6 +258,7 @@ def build_trainer(case: Case, toy_images: ToyImages, **fields: Any) -> MeasuredT
         "output_dir": str(toy_images.output_dir),
         "max_steps": case.warmup + case.steps + 1,
         "crop_size": list(case.crop),
+        **PAPER,
         "class_uniform_share": 0.0,  # makes no difference to the step
         "bf16": on_gpu,
         "use_cpu": not on_gpu,
