@@ -20,7 +20,7 @@ from .cli import field_help, first_sentence
 from .config import SemiSupervisedConfig
 from .data.sources.base import License
 from .errors import InputError, first_line
-from .evaluation.scoring import SCORES, iou_name, protocol_in_words
+from .evaluation.scoring import SCORES, describe_settings, iou_name
 from .files import replacing
 from .pretrained import brings_code
 
@@ -159,7 +159,7 @@ def fill_model_card(
         datasets=[facts.dataset_tags] if facts.dataset_tags else None,
         metrics=["mean_iou"] if facts.metrics else None,
         tags=sorted({"semantic-segmentation", *["semi-supervised"] * args.semi_supervised, *facts.tags}),
-        eval_results=_eval_results(facts, ious, protocol_in_words(args)) or None,
+        eval_results=_eval_results(facts, ious, describe_settings(args)) or None,
         model_name=facts.model_name,
     )
     if facts.data_license and facts.license is None:
@@ -182,7 +182,7 @@ def fill_model_card(
             model_license=facts.license,
             num_labeled=facts.num_labeled,
             num_unlabeled=facts.num_unlabeled,
-            protocol=protocol_in_words(args),
+            protocol=describe_settings(args),
             whole_images=args.eval_tile is None and args.eval_scales == [1.0] and not args.eval_flip,
             num_evaluated=facts.num_evaluated,
             eval_split=facts.eval_split,

@@ -261,7 +261,6 @@ CASES = {
     "evaluation scales empty": (fields(eval_scales=[]), TRAIN, "eval_scales"),
     "no tile": (fields(eval_tile=[0, 8]), TRAIN, "eval_tile"),
     "overlap nan": (fields(eval_overlap=NAN), TRAIN, "eval_overlap"),
-    "border": (fields(eval_border="cut"), TRAIN, "eval_border"),
     "debug": (fields(debug="everything"), TRAIN, "everything"),
     "accelerator file": (fields(accelerator_config="none.json"), TRAIN, "none.json"),
     "card missing": (fields(model_card_template="none.md"), TRAIN, "model_card_template none.md"),

@@ -18,7 +18,7 @@ from scl_hf.evaluation.scoring import EvaluationArguments, predicted_images, sco
 from scl_hf.inference import predict_probs
 
 NUM_CLASSES = 4
-PROTOCOL = {"eval_scales": [0.5, 1.0], "eval_flip": True, "eval_tile": [16, 24], "max_tiles_per_batch": 3}
+SETTINGS = {"eval_scales": [0.5, 1.0], "eval_flip": True, "eval_tile": [16, 24], "max_tiles_per_batch": 3}
 
 
 def noise(index):
@@ -41,14 +41,14 @@ def model_of_noise():
     return tiny_model({i: f"class {i}" for i in range(NUM_CLASSES)})
 
 
-def test_the_protocol_is_that_of_the_fields(accelerator):
+def test_images_are_predicted_as_the_fields_say(accelerator):
     model = model_of_noise()
-    args = EvaluationArguments(**PROTOCOL, eval_overlap=0.5, eval_border="trim")
+    args = EvaluationArguments(**SETTINGS, eval_overlap=0.5)
     predicted = list(predicted_images(model, IMAGES, [3, 1], args, accelerator))
     assert [(row, item["id"]) for row, item, _ in predicted] == [(3, "image 3"), (1, "image 1")]
     for row, _, probs in predicted:
         pixel_values = IMAGES[row]["pixel_values"].unsqueeze(0)
-        expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, "trim", 3)
+        expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, max_tiles_per_batch=3)
         assert torch.equal(probs, expected)
 
 
@@ -76,14 +76,14 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSemanticSegmentation
 sys.path[:0] = {tests!r}
-from test_scoring import IMAGES, PROTOCOL, EvaluationArguments, score
+from test_scoring import IMAGES, SETTINGS, EvaluationArguments, score
 
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
 rows = []
 model = AutoModelForSemanticSegmentation.from_pretrained({model!r})
-results = score(model, IMAGES, EvaluationArguments(**PROTOCOL), accelerator, lambda row, *_: rows.append(row))
+results = score(model, IMAGES, EvaluationArguments(**SETTINGS), accelerator, lambda row, *_: rows.append(row))
 torch.save((rows, results), f"{out}/{{accelerator.process_index}}.pt")
 accelerator.end_training()
 """
@@ -108,7 +108,7 @@ def test_two_processes_score_as_one_bit_for_bit(accelerator, tmp_path):
     one = score(
         type(model).from_pretrained(tmp_path / "model"),
         IMAGES,
-        EvaluationArguments(**PROTOCOL),
+        EvaluationArguments(**SETTINGS),
         accelerator,
         on_prediction=lambda row, item, probs: shown.append((row, item["id"], probs.shape[-2:])),
     )
@@ -163,7 +163,6 @@ def test_what_a_user_can_mend_is_one_line(accelerator):
         ("eval_tile", [0]),
         ("eval_tile", 0),
         ("eval_overlap", 1.0),
-        ("eval_border", "sharp"),
         ("max_tiles_per_batch", 0),
         ("dataloader_num_workers", -1),
     ],
