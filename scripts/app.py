@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
-from scl_hf.prediction import find_inputs
+from scl_hf.prediction.inputs import find_inputs
 from scl_hf.prediction.space import check_space, write_space
 from scl_hf.prediction.views import read_upload
 

@@ -26,10 +26,16 @@ from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.images import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation import checkpoints as scoring
+from scl_hf.evaluation.checkpoints import (
+    ScoringArguments,
+    label_ids_file,
+    load_for_data,
+    score_checkpoint,
+    score_settings,
+)
 from scl_hf.evaluation.official import import_official_scorer, official_scores
-from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
-from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.report import confusion_page, make_report, markdown_page, text_table
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
 from scl_hf.files import FolderLock, check_writable, replacing, write_json
 from scl_hf.visualization.confusion import plot_confusion_matrix
 from scl_hf.visualization.names import folder_names, short_names
@@ -43,7 +49,7 @@ def main() -> int:
     given, command_line = split_command_line(sys.argv[1:])
     recipes = [argument for argument in given if argument.endswith((".yaml", ".yml"))]
     checkpoints = [argument for argument in given if argument not in recipes]
-    parser = RecipeParser((DataArguments, EvaluationArguments, scoring.ScoringArguments), usage=USAGE)
+    parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), usage=USAGE)
     not_ours = other_fields(DataArguments, EvaluationArguments)
     data_args, evaluation, args = parser.parse_recipe([*recipes[:1], *command_line], not_ours)
     if not checkpoints or len(recipes) > 1:
@@ -54,9 +60,9 @@ def main() -> int:
     check_writable("output", output)
     output = Path(output)
     lock = FolderLock("output", output)
-    settings = scoring.score_settings(checkpoints, data_args, evaluation, args)
-    if not args.overwrite:
-        scoring.check_earlier_scores(output / "scores.json", settings)
+    settings = score_settings(checkpoints, data_args, evaluation, args)
+    if (output / "scores.json").is_file() and not args.overwrite:
+        read_record(output / "scores.json", settings)
     # With several checkpoints, each has a folder of its own.
     folders = [output / name for name in folder_names(names)] if len(names) > 1 else [output]
     if args.official:
@@ -70,11 +76,11 @@ def main() -> int:
     with accelerator.main_process_first():
         dataset, palette = load_evaluation(data_args)
     label = dataset.features["label"]
-    models = [scoring.load_for_data(checkpoint, args, label.id2label) for checkpoint in checkpoints]
+    models = [load_for_data(checkpoint, args, label.id2label) for checkpoint in checkpoints]
 
     # 3. Scores, and those of the official scorer; its files are kept once it has read all of them
     shown = np.linspace(0, len(dataset) - 1, min(args.panel_images, len(dataset))).round().astype(int).tolist()
-    reports, predictions = [], {}
+    results, predictions, official = [], {}, [None] * len(names)
     temporary = output / ".label_ids"
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
@@ -83,33 +89,34 @@ def main() -> int:
         accelerator.wait_for_everyone()
         label_ids = [temporary / str(index) if args.official else None for index in range(len(names))]
         for name, model, files in zip(names, models, label_ids):
-            results, predictions[name] = scoring.score_checkpoint(
-                model, dataset, evaluation, accelerator, shown, files
-            )
-            reports.append(Report(name, model.name, label.id2label, results))
+            scores, predictions[name] = score_checkpoint(model, dataset, evaluation, accelerator, shown, files)
+            results.append(scores)
         accelerator.wait_for_everyone()
         accelerator.end_training()
         if not accelerator.is_main_process:
             return 0
         if args.official:
-            for report, files in zip(reports, label_ids):
-                predicted = [scoring.label_ids_file(files, image_id) for image_id in dataset["id"]]
-                report.official = official_scores(predicted, [Path(stored["path"]) for stored in dataset["label"]])
+            truth = [Path(stored["path"]) for stored in dataset["label"]]
+            predicted = [[label_ids_file(files, image_id) for image_id in dataset["id"]] for files in label_ids]
+            official = [official_scores(files, truth) for files in predicted]
             for folder, files in zip(folders, label_ids):
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(folder / "label_ids", ignore_errors=True)
                 files.rename(folder / "label_ids")
 
-    # 4. Pages and images
-    title = f"{data_args.title}, {data_args.eval_split}"
-    pages = {output / "scores.md": markdown_page(reports, title, len(dataset), evaluation, args.dtype)}
-    pages |= {folder / "confusion.csv": confusion_page(report) for folder, report in zip(folders, reports)}
-    for page, text in pages.items():
-        with replacing(page) as partial:
-            partial.write_text(text, encoding="utf-8")
-    write_json(output / "scores.json", json_page(reports, settings, len(dataset)))
-    for report, folder in zip(reports, folders):
-        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
+    # 4. Tables and images
+    reports = [
+        make_report(name, model.name, label.id2label, *scores)
+        for name, model, *scores in zip(names, models, results, official)
+    ]
+    with replacing(output / "scores.md") as partial:
+        title = f"{data_args.title}, {data_args.eval_split}"
+        partial.write_text(markdown_page(reports, title, len(dataset), evaluation, args.dtype), encoding="utf-8")
+    write_json(output / "scores.json", {"settings": settings, "images": len(dataset), "checkpoints": reports})
+    for scores, folder in zip(results, folders):
+        with replacing(folder / "confusion.csv") as partial:
+            partial.write_text(confusion_page(label.id2label, scores["confusion_matrix"]), encoding="utf-8")
+        plot_confusion_matrix(scores["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
     if shown:
         images, labels = zip(*(read_pair(dataset[index], label.table) for index in shown))
         with replacing(output / "panel.png") as partial:
@@ -117,17 +124,13 @@ def main() -> int:
     print(text_table(reports))
     print(f"\nscores, sample predictions and confusion matrices are in {output}")
 
-    # 5. Compare the two scorers; NaN in only one of them is a difference
-    differing = [report for report in reports if report.official and not report.official_difference() <= 1e-6]
-    for report in differing:
-        print(
-            f"error: official: {report.name} has mIoU {report.official['mean_iou']:.8f} and mean of categories "
-            f"{report.official['mean_category_iou']:.8f} there, {report.results['mean_iou']:.8f} and "
-            f"{report.mean_category_iou:.8f} here",
-            file=sys.stderr,
-        )
+    # 5. Compare the two scorers
+    differences = {report["name"]: report["official"]["difference"] for report in reports if args.official}
+    differing = {name: value for name, value in differences.items() if not value <= 1e-6}  # NaN is no agreement
+    for name, value in differing.items():
+        print(f"error: official: its scores of {name} differ by {value:.1e}, see scores.json", file=sys.stderr)
     if args.official and not differing:
-        print(f"the Cityscapes scorer agrees, to {max(report.official_difference() for report in reports):.1e}")
+        print(f"the Cityscapes scorer agrees, to {max(differences.values()):.1e}")
     lock.release()
     return 1 if differing else 0
 

@@ -19,11 +19,14 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf import prediction
 from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
 from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
 from scl_hf.files import FolderLock
+from scl_hf.prediction.inputs import find_inputs
+from scl_hf.prediction.predicting import PredictionArguments, Predictor
+from scl_hf.prediction.submission import check_test_images, write_submission
+from scl_hf.prediction.writers import earlier_predictions
 from scl_hf.pretrained import load_checkpoint
 
 USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
@@ -34,19 +37,18 @@ def main() -> int:
     given, fields = split_command_line(sys.argv[1:])
     if len(given) < 2 and not {"-h", "--help"} & set(fields):
         raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
-    parser = RecipeParser((prediction.PredictionArguments, EvaluationArguments), usage=USAGE)
-    args, evaluation = parser.parse_recipe(fields)
+    args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE).parse_recipe(fields)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
     accelerator = make_accelerator(args.dtype)
     lock = FolderLock("output", args.output)
-    inputs = prediction.find_inputs(given[1:], prediction.earlier_predictions(args.output))
+    inputs = find_inputs(given[1:], earlier_predictions(args.output))
     if args.submission:
-        prediction.check_test_images(inputs)
+        check_test_images(inputs)
 
     # 2. Predict
     logging.disable_progress_bar()
-    predictor = prediction.Predictor(load_checkpoint(given[0], args.trust_remote_code), args, evaluation, accelerator)
+    predictor = Predictor(load_checkpoint(given[0], args.trust_remote_code), args, evaluation, accelerator)
     start = time.perf_counter()
     num_earlier, failures = predictor.predict(inputs)
     seconds = time.perf_counter() - start
@@ -61,7 +63,7 @@ def main() -> int:
             print(f"{args.submission}: not written, images are missing", file=sys.stderr)
         return 1
     if args.submission:
-        prediction.write_submission(Path(args.submission), predictor.folder, inputs)
+        write_submission(Path(args.submission), predictor.folder, inputs)
         print(f"{args.submission}: {len(inputs)} label-id images for the Cityscapes server")
     return 0
 

@@ -1,7 +1,5 @@
 """Opens the checkpoints of `scripts/eval.py`, scores them, and compares with the settings of earlier scores."""
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +23,7 @@ from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, check_field, first_few
 from ..files import replacing
 from ..pretrained import Checkpoint, load_checkpoint
-from .scoring import EvaluationArguments, changed_setting, evaluation_settings, score
+from .scoring import EvaluationArguments, evaluation_settings, score
 
 logger = get_logger(__name__)
 
@@ -91,20 +89,6 @@ def score_settings(
     settings = {"checkpoints": list(checkpoints), "weights": args.weights}
     settings |= {field.name: getattr(data, field.name) for field in fields(data) if field.name not in TRAINING_DATA}
     return settings | evaluation_settings(evaluation, args.dtype)
-
-
-def check_earlier_scores(file: Path, settings: Mapping[str, Any]) -> None:
-    """Raises `InputError` if a JSON of scores exists and was made with other settings."""
-    if not os.path.isfile(file):
-        return
-    remedy = "Name another --output, or add --overwrite true to replace it."
-    try:
-        earlier = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"output: {file} does not say what it scores. {remedy}") from None
-    if changed := changed_setting(earlier, settings):
-        name, old, new = changed
-        raise InputError(f"output: {file} is for {name} {old}, this would be for {new}. {remedy}")
 
 
 def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,6 +85,22 @@ def changed_setting(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     settings = json.loads(json.dumps(settings))
     names = [name for name in settings | earlier if earlier.get(name) != settings.get(name)]
     return (names[0], earlier.get(names[0]), settings.get(names[0])) if names else None
+
+
+def read_record(file: Path, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Reads the JSON of an earlier run; raises `InputError` if it was made with other settings than these."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        earlier = dict(record["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"output: {file} is not the record of an earlier run. Name another --output.") from None
+    if settings is not None and (changed := changed_setting(earlier, settings)):
+        name, old, new = changed
+        raise InputError(
+            f"output: {file} is for {name} {old}, this would be for {new}. Name another --output, or "
+            "add --overwrite true to replace it."
+        )
+    return record
 
 
 def make_accelerator(dtype: str) -> Accelerator:

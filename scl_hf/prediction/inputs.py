@@ -35,15 +35,8 @@ class Input(NamedTuple):
 
 def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] = ()) -> list[Input]:
     """
-    Finds images and videos, each once. Predictions keep the folders of their inputs, counted from the folder that
-    holds all inputs, so that equal names in different folders do not collide.
-
-    Args:
-        patterns (`Sequence[str]`): Files, folders (with all folders below them) and globs.
-        excluded (`Sequence[str]`, *optional*): Files and folders that are no inputs, such as earlier predictions.
-
-    Returns:
-        `list[Input]`: Path of each file and name of its predictions.
+    Finds the images and videos behind files, folders (with all below them) and globs, each once, but those in
+    `excluded`. Predictions keep the folders of their inputs below the one that holds all inputs: names do not collide.
     """
     excluded = [os.path.abspath(path) for path in excluded]
     files, roots = {}, []
@@ -60,8 +53,7 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
             found = [path for path in found if is_image(os.path.basename(path), IMAGES_AND_VIDEOS)]
             found = [path for path in found if not any(map(Path(path).is_relative_to, excluded))]
         if not found:
-            suffixes = ", ".join(sorted(IMAGES_AND_VIDEOS))
-            raise InputError(f"input {pattern}: holds no image and no video ({suffixes}).")
+            raise InputError(f"input {pattern}: holds no image and no video ({', '.join(sorted(IMAGES_AND_VIDEOS))}).")
         files |= dict.fromkeys(found)
         roots += folders + [os.path.dirname(path) for path in given if path in files]
     return [Input(path, Path(name).as_posix()) for path, name in _names(files, os.path.commonpath(roots)).items()]

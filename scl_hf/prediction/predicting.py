@@ -37,9 +37,9 @@ class PredictionArguments:
         output (`str`):
             Folder of the predictions, with a folder for each of the names in `write`.
         write (`list[str]`, *optional*):
-            Files of each image: any of color, overlay, train_ids, label_ids, probabilities; by default
-            color and overlay, the only two of videos. Class ids are PNGs of 8 bits (16 beyond 255 classes), label_ids
-            with Cityscapes' own ids; probabilities are NumPy files of float16 (classes, height, width).
+            Files of each image: any of color, overlay, train_ids, label_ids, probabilities; by default color and
+            overlay, the only two of videos. Class ids are PNGs of 8 bits (16 beyond 255 classes), label_ids with
+            Cityscapes' own ids; probabilities are NumPy files of float16 (classes, height, width).
         submission (`str`, *optional*):
             Zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
             `["label_ids"]` by default.
@@ -72,23 +72,13 @@ class PredictionArguments:
         check_writable("output", self.output)
         if self.submission is not None:
             path = Path(self.submission)
-            if os.path.isdir(path):
-                raise InputError(f"submission {path}: is a folder. Name a file.")
-            if os.path.exists(path) and not self.overwrite:
+            if os.path.isdir(path) or os.path.exists(path) and not self.overwrite:
                 raise InputError(f"submission {path}: exists already. Name another file, or remove it.")
             check_writable("submission", path.parent)
 
 
 class Predictor:
-    """
-    Predicts images and videos into a folder.
-
-    Args:
-        checkpoint ([`~scl_hf.pretrained.Checkpoint`]): The model; it is moved to the device.
-        args ([`PredictionArguments`]): The files to write, and where.
-        evaluation ([`~scl_hf.evaluation.scoring.EvaluationArguments`]): Scales, flip and tiles.
-        accelerator (`accelerate.Accelerator`): Device and mixed precision.
-    """
+    """Predicts images and videos into the folder `args.output`; the model is moved to the device."""
 
     def __init__(
         self,
@@ -97,28 +87,17 @@ class Predictor:
         evaluation: EvaluationArguments,
         accelerator: Accelerator,
     ):
-        self.normalization = checkpoint.normalization
-        self.evaluation = evaluation
-        self.accelerator = accelerator
+        self.normalization, self.evaluation, self.accelerator = checkpoint.normalization, evaluation, accelerator
         self.probabilities = "probabilities" in args.write
         settings = {"checkpoint": checkpoint.digest()} | checkpoint.normalization._asdict()
         settings |= evaluation_settings(evaluation, args.dtype)
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
-        self.model = checkpoint.model.to(accelerator.device)
-        if args.compile:
-            self.model = torch.compile(self.model)
+        model = checkpoint.model.to(accelerator.device)
+        self.model = torch.compile(model) if args.compile else model
 
     @killed_workers()
     def predict(self, inputs: Sequence[Input]) -> tuple[int, list[str]]:
-        """
-        Predicts all inputs that the folder does not hold yet, with a progress bar.
-
-        Args:
-            inputs (`Sequence[Input]`): Images and videos, see [`~scl_hf.prediction.find_inputs`].
-
-        Returns:
-            `tuple[int, list[str]]`: How many inputs were predicted earlier, and a line for each that failed.
-        """
+        """Predicts the inputs that the folder lacks; returns how many it had, and a line for each that failed."""
         remaining = self.folder.check_inputs(inputs)
         failures: list[str] = []
         total = sum(map(_num_frames, remaining))

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from PIL import Image
 
 from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, first_few
-from ..evaluation.scoring import changed_setting
+from ..evaluation.scoring import read_record
 from ..files import check_writable, clear_partial_files, replacing, write_json
 from ..pretrained import Checkpoint
 from ..visualization.panels import colorize, legend, overlay
@@ -56,14 +55,8 @@ class WriteQueue(ThreadPoolExecutor):
 class PredictionFolder:
     """
     The folder of predictions, `<path>/<kind>/<name of the input>`. Its record holds the settings and the source file
-    of each prediction, so that a stopped run resumes, and predictions of two models or settings are never mixed.
-
-    Args:
-        path (`str`): The folder.
-        kinds (`Sequence[str]`): The kinds of files to write, of `KINDS`.
-        checkpoint ([`~scl_hf.pretrained.Checkpoint`]): The model, with classes and palette.
-        settings (`Mapping[str, Any]`): All settings that predictions depend on.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether earlier predictions in it are removed.
+    of each prediction, so that a stopped run resumes, and predictions of two models or settings are never mixed. With
+    `overwrite`, earlier predictions in it are removed.
     """
 
     def __init__(
@@ -94,20 +87,7 @@ class PredictionFolder:
         if not record.is_file():
             self._refuse_foreign([self.path / CLASSES, self.path / LEGEND])
             return {}
-        try:
-            found = json.loads(record.read_text(encoding="utf-8"))
-            settings = dict(found["settings"])
-            sources = {name: [path, size, time] for name, (path, size, time) in found["sources"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{record}: is not the record of a folder of predictions; name another output.") from None
-        changed = changed_setting(settings, self.settings)
-        if changed and not self.overwrite:
-            name, old, new = changed
-            raise InputError(
-                f"output {self.path}: holds predictions with {name} {old}, these would have {new}. Name another "
-                "folder, or add --overwrite true to replace them."
-            )
-        return sources
+        return read_record(record, None if self.overwrite else self.settings).get("sources", {})
 
     def _refuse_foreign(self, paths: Sequence[Path]) -> None:
         for path in filter(Path.exists, paths):
@@ -149,7 +129,7 @@ class PredictionFolder:
         if self._started:
             return
         self._started = True
-        clear_partial_files(self.path, ["*", *(f"{kind}/**/*" for kind in KINDS)])
+        clear_partial_files(self.path, [f"{kind}/**/*" for kind in KINDS])
         for name, source in self.sources.items():
             if self.overwrite or self._new_sources.get(name, source) != source:
                 for kind in KINDS:

@@ -11,11 +11,10 @@ from scl_hf.errors import InputError
 from scl_hf.evaluation.checkpoints import (
     TRAINING_DATA,
     ScoringArguments,
-    check_earlier_scores,
     load_for_data,
     score_settings,
 )
-from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
 
 NAMES = {0: "traffic light", 1: "sky", 2: "road"}
 
@@ -80,17 +79,17 @@ NO_SCORE = {"max_tiles_per_batch", "dataloader_num_workers"} | TRAINING_DATA
 def test_scores_of_other_data_or_evaluation_settings_are_not_replaced(tmp_path, name):
     data = DataArguments(dataset="folder", data_dir="mine", label_map={7: 0, 8: 1})
     evaluation, args, file = EvaluationArguments(), ScoringArguments(), tmp_path / "scores.json"
-    check_earlier_scores(file, score_settings(["run"], data, evaluation, args))  # there are none
     file.write_text(json.dumps({"settings": score_settings(["run"], data, evaluation, args)}))
-    check_earlier_scores(file, score_settings(["run"], data, evaluation, args))
+    read_record(file, score_settings(["run"], data, evaluation, args))
     setattr(data if name in DATA_FIELDS else evaluation, name, "another")
     settings = score_settings(["run"], data, evaluation, args)
     if name in NO_SCORE:
-        return check_earlier_scores(file, settings)
+        read_record(file, settings)
+        return
     with pytest.raises(
         InputError, match=f"^output: .*json is for {name} .*, this would be for another. .*--overwrite"
     ):
-        check_earlier_scores(file, settings)
+        read_record(file, settings)
 
 
 def test_scores_of_other_checkpoints_are_not_replaced(tmp_path):
@@ -98,14 +97,14 @@ def test_scores_of_other_checkpoints_are_not_replaced(tmp_path):
     file.write_text(json.dumps({"settings": score_settings(["run"], data, evaluation, ScoringArguments())}))
     for changed in ({"student": True}, {"dtype": "bfloat16"}):
         with pytest.raises(InputError, match="is for (weights None|dtype float32), this would be for"):
-            check_earlier_scores(file, score_settings(["run"], data, evaluation, ScoringArguments(**changed)))
+            read_record(file, score_settings(["run"], data, evaluation, ScoringArguments(**changed)))
     with pytest.raises(InputError, match="is for checkpoints"):
-        check_earlier_scores(file, score_settings(["run", "b"], data, evaluation, ScoringArguments()))
+        read_record(file, score_settings(["run", "b"], data, evaluation, ScoringArguments()))
     same = ScoringArguments(panel_images=9, official=True)
-    check_earlier_scores(file, score_settings(["run"], data, evaluation, same))
+    read_record(file, score_settings(["run"], data, evaluation, same))
     file.write_text("[]")
-    with pytest.raises(InputError, match="scores.json does not say what it scores. Name another --output"):
-        check_earlier_scores(file, {})
+    with pytest.raises(InputError, match="scores.json is not the record of an earlier run. Name another --output"):
+        read_record(file, {})
     assert TRAINING_DATA < set(DATA_FIELDS)
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from scl_hf.errors import InputError
-from scl_hf.prediction import Video, earlier_predictions, find_inputs
+from scl_hf.prediction.inputs import Video, find_inputs
+from scl_hf.prediction.writers import earlier_predictions
 
 
 def touch(path):

@@ -3,7 +3,7 @@
 import pytest
 
 from scl_hf.errors import InputError
-from scl_hf.prediction import PredictionArguments
+from scl_hf.prediction.predicting import PredictionArguments
 
 
 def test_bad_arguments(tmp_path):

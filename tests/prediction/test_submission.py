@@ -9,14 +9,11 @@ from PIL import Image
 
 from scl_hf.data.sources.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
-from scl_hf.prediction import (
-    Input,
-    PredictionArguments,
-    PredictionFolder,
-    check_test_images,
-    submission,
-    write_submission,
-)
+from scl_hf.prediction import submission
+from scl_hf.prediction.inputs import Input
+from scl_hf.prediction.predicting import PredictionArguments
+from scl_hf.prediction.submission import check_test_images, write_submission
+from scl_hf.prediction.writers import PredictionFolder
 
 
 @pytest.fixture

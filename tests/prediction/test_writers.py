@@ -12,8 +12,8 @@ from PIL import Image
 from scl_hf.data.sources import cityscapes
 from scl_hf.errors import InputError
 from scl_hf.files import replacing
-from scl_hf.prediction import Input, PredictionFolder, Video
-from scl_hf.prediction.writers import WriteQueue
+from scl_hf.prediction.inputs import Input, Video
+from scl_hf.prediction.writers import PredictionFolder, WriteQueue
 
 SETTINGS = {"checkpoint": "0123", "eval_scales": [1.0]}
 
@@ -89,7 +89,7 @@ def test_a_folder_resumes_and_mixes_nothing(tmp_path):
     with pytest.raises(InputError, match="x is the prediction of /a/x.png, not of /b/x.png"):
         make_folder(out, write=["train_ids"]).check_inputs([other])
     changed = SETTINGS | {"eval_scales": [0.5, 1.0]}
-    with pytest.raises(InputError, match=r"eval_scales \[1.0\], these would have \[0.5, 1.0\].*--overwrite true"):
+    with pytest.raises(InputError, match=r"eval_scales \[1.0\], this would be for \[0.5, 1.0\].*--overwrite true"):
         make_folder(out, settings=changed)
 
     changed_file = touch(tmp_path / "z.png")
@@ -127,7 +127,7 @@ def test_inputs_and_folders_that_are_refused(tmp_path):
         make_folder(tmp_path / "taken_kind")
     assert [path.name for path in (tmp_path / "taken_kind").iterdir()] == ["overlay"]
     (tmp_path / "predictions.json").write_text("[1]")
-    with pytest.raises(InputError, match="predictions.json: is not the record"):
+    with pytest.raises(InputError, match="predictions.json is not the record"):
         make_folder(tmp_path)
 
 

@@ -26,7 +26,7 @@ from transformers import (
 
 from scl_hf.data.sources.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
-from scl_hf.prediction import Video
+from scl_hf.prediction.inputs import Video
 
 SCRIPT = Path(__file__).parents[2] / "scripts/predict.py"
 NAMES = ("iris", "lily", "rose", "aster", "tulip")
@@ -123,9 +123,9 @@ def test_resumes_and_redoes_what_is_missing(predict, images, tmp_path, capsys):
         "overlay/a/two.png",
         "legend.png",
     }
-    with pytest.raises(InputError, match="eval_flip True, these would have False"):
+    with pytest.raises(InputError, match="eval_flip True, this would be for False"):
         predict("deeplab", images, "--eval_scales", "0.5", "1", "--eval_tile", "32")
-    with pytest.raises(InputError, match="holds predictions with checkpoint"):
+    with pytest.raises(InputError, match="predictions.json is for checkpoint"):
         predict("segformer", images, *settings)
     assert predict("segformer", images, "--overwrite", "true") == 0
 
