@@ -89,9 +89,9 @@ class PredictionFolder:
             return {}
         return read_record(record, None if self.overwrite else self.settings).get("sources", {})
 
-    def _refuse_foreign(self, paths: Sequence[Path]) -> None:
-        for path in filter(Path.exists, paths):
-            raise InputError(f"output {self.path}: {path} exists, but is not a prediction. Name another folder.")
+    def _refuse_foreign(self, files: Sequence[Path], expected: str = "a prediction") -> None:
+        for file in filter(Path.exists, files):
+            raise InputError(f"output {self.path}: {file} exists, but is not {expected}. Name another folder.")
 
     def check_inputs(self, inputs: Sequence[Input]) -> list[Input]:
         """
@@ -107,14 +107,9 @@ class PredictionFolder:
                     f"{' and '.join(VIDEO_KINDS)}; unpack its frames into a folder of images and give that."
                 )
             source = self.sources.get(item.name)
-            if source is not None and source[0] != item.path and not self.overwrite:
-                raise InputError(
-                    f"output {self.path}: {item.name} is the prediction of {source[0]}, not of {item.path}. Name "
-                    "another folder, or add --overwrite true to replace it."
-                )
             files = [self.file(kind, item) for kind in self.kinds]
-            if source is None:
-                self._refuse_foreign(files)
+            if source is None or source[0] != item.path and not self.overwrite:
+                self._refuse_foreign(files, f"a prediction of {item.path}")
             done = source == self._new_sources[item.name] and all(f.is_file() and f.stat().st_size for f in files)
             if self.overwrite or not done:
                 remaining.append(item)

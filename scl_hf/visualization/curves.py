@@ -27,15 +27,8 @@ Log = list[dict[str, float]]
 
 def plot_curves(runs: Mapping[str, Log], path: str | Path) -> Path:
     """
-    Draws losses and mean IoU over the steps to a file of a type that matplotlib knows, one color a run. A dotted line
-    marks where unlabeled images join.
-
-    Args:
-        runs (`Mapping[str, list[dict]]`): Name of a run -> its `log_history`.
-        path (`str` or `Path`): The file to write.
-
-    Returns:
-        `Path`: The file.
+    Draws losses and mean IoU over the steps, one color a run (its name -> its `log_history`), to a file of a type that
+    matplotlib knows. A dotted line marks where unlabeled images join.
     """
     for name, log in runs.items():
         if not any(key in entry for key in (*TERMS, "eval_mean_iou") for entry in log):

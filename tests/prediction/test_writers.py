@@ -86,7 +86,7 @@ def test_a_folder_resumes_and_mixes_nothing(tmp_path):
     folder.write(x, np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), None)
     assert make_folder(out, write=["train_ids"]).check_inputs([x, y]) == [y]
     assert make_folder(out, write=["train_ids", "color"]).check_inputs([x, y]) == [x, y]
-    with pytest.raises(InputError, match="x is the prediction of /a/x.png, not of /b/x.png"):
+    with pytest.raises(InputError, match="train_ids/x.png exists, but is not a prediction of /b/x.png"):
         make_folder(out, write=["train_ids"]).check_inputs([other])
     changed = SETTINGS | {"eval_scales": [0.5, 1.0]}
     with pytest.raises(InputError, match=r"eval_scales \[1.0\], this would be for \[0.5, 1.0\].*--overwrite true"):
