@@ -23,16 +23,7 @@ def make_report(
     results: Mapping[str, Any],
     official: Mapping[str, float] | None = None,
 ) -> Report:
-    """
-    Collects the scores of one checkpoint, in 0 … 1, NaN for what has no score.
-
-    Args:
-        name (`str`): The name in tables.
-        checkpoint (`str`): Path or Hub id.
-        id2label (`Mapping[int, str]`): The classes of the data, in the order of the train ids.
-        results (`Mapping[str, Any]`): The results of [`~scl_hf.evaluation.scoring.score`].
-        official (`Mapping[str, float]`, *optional*): Those of [`~scl_hf.evaluation.official.official_scores`].
-    """
+    """Collects the results of `score` and of `official_scores` for one checkpoint; in 0 … 1, NaN for no score."""
     report = {"name": name, "checkpoint": checkpoint} | {score: results[score] for score in SCORES}
     report["iou"] = dict(zip(id2label.values(), results["per_category_iou"]))
     report["accuracy"] = dict(zip(id2label.values(), results["per_category_accuracy"]))

@@ -115,7 +115,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
 
     def blend(prediction: Prediction | None, opacity: float) -> list[np.ndarray | None]:
-        """The overlays."""
+        """The overlays at an opacity in percent."""
         if prediction is None:
             return [None] * len(names)
         return [enlarged(overlay(prediction.image, label, palette, opacity / 100)) for label in prediction.labels]
@@ -163,10 +163,7 @@ def _message(text: str, kind: str = "") -> str:
 
 
 def launch(page: gr.Blocks) -> str:
-    """
-    Starts the page and returns its address: on this machine only, or as GRADIO_SERVER_NAME and GRADIO_SERVER_PORT in
-    the environment say. The page loads nothing from elsewhere.
-    """
+    """Starts the page, which loads nothing from elsewhere; returns its address, on this machine by default."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # by default Google's
     options = {"share": False, "ssr_mode": False, "footer_links": [], "max_file_size": "50mb", "quiet": True}
     return page.launch(theme=gr.themes.Default(**fonts), css=CSS, prevent_thread_lock=True, **options)[1]

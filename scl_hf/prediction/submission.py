@@ -1,7 +1,4 @@
-"""
-The zip for the Cityscapes test server. The server takes one image for each of the 1,525 test images, found anywhere
-in the zip by the pattern `<city>_<sequence>_<frame>*.png`, whose pixels are label ids.
-"""
+"""The zip for the Cityscapes test server: label ids of each test image, `<city>_<sequence>_<frame>*.png`."""
 
 import re
 import zipfile
@@ -44,16 +41,12 @@ def check_test_images(inputs: Sequence[Input]) -> None:
                 f"submission: {item.path} has {size[0]}×{size[1]} pixels instead of {SIZE[0]}×{SIZE[1]}; give the "
                 "test images at full size."
             )
-    wanted, given = Counter(TEST_IMAGES), Counter(frame.partition("_")[0] for frame in frames)
-    if missing := wanted - given:
-        by_city = ", ".join(f"{city} {number}" for city, number in missing.items())
+    given = Counter(frame.partition("_")[0] for frame in frames)
+    if wrong := [
+        f"{given[city]} of {number} of {city}" for city, number in TEST_IMAGES.items() if given[city] != number
+    ]:
         raise InputError(
-            f"submission: {missing.total()} of the {wanted.total()} test images are missing ({by_city}); give all of "
-            "leftImg8bit/test."
-        )
-    for city in given - wanted:
-        raise InputError(
-            f"submission: {given[city]} images of {city}, of which the test split has {wanted[city]}; give "
+            f"submission: not exactly the {sum(TEST_IMAGES.values())} test images ({', '.join(wrong)}); give all of "
             "leftImg8bit/test of the official zip."
         )
 

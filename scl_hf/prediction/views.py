@@ -22,10 +22,7 @@ DARK, LIGHT = (33, 37, 41), (255, 255, 255)
 
 
 def read_upload(path: str | os.PathLike) -> tuple[np.ndarray, str]:
-    """
-    Reads an uploaded file: the image (H, W, 3) uint8, upright and no larger than `LARGEST_SIDE`, and a sentence that
-    says what was changed, or nothing. Raises `InputError` for what is no image.
-    """
+    """Reads an uploaded image (H, W, 3) uint8, upright, at most `LARGEST_SIDE` large; and says what was changed."""
     name, content, notes = Path(path).name, Path(path).read_bytes(), []
     if not content:
         raise InputError(f"{name} is empty. Choose another file.")
@@ -63,10 +60,7 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def numbered_map(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """
-    A label map (H, W) in the colors of a palette (C, 3), [`enlarged`] where it is small, as (H, W, 3) uint8. The class
-    id is written into each area that has room for it, for those who cannot tell all colors apart.
-    """
+    """Colors a label map (H, W), enlarged if small, and writes the class id into each area that has room for it."""
     label = enlarged(label)
     image = Image.fromarray(colorize(label, palette))
     draw = ImageDraw.Draw(image)
@@ -108,10 +102,7 @@ def difference(first: np.ndarray, second: np.ndarray, image: np.ndarray) -> tupl
 def share_table(
     labels: Sequence[np.ndarray], id2label: Mapping[int, str], palette: np.ndarray, captions: Sequence[str]
 ) -> str:
-    """
-    HTML: the share of each class that occurs in label maps (H, W), a column for each of `captions`, the largest first;
-    the other classes in one line below. Names are escaped.
-    """
+    """HTML: the share of each class in label maps (H, W), the largest first; absent classes in a line below."""
     columns = np.stack([shares(label, len(palette)) for label in labels])
     order = np.lexsort((np.arange(len(palette)), *-columns[::-1]))
     lines, absent = [], []

@@ -69,8 +69,10 @@ class PredictionFolder:
     ):
         self.path, self.kinds, self.settings, self.overwrite = Path(path), kinds, settings, overwrite
         self.palette, self.id2label = checkpoint.palette, checkpoint.id2label
-        self._new_sources: dict[str, list] = {}
         self._started = False
+        # Path, size and modification time of the file of each prediction: of earlier runs, and of this one
+        self.sources: dict[str, list] = {}
+        self._new_sources: dict[str, list] = {}
         if "label_ids" in kinds and not checkpoint.is_cityscapes:
             raise InputError(
                 f"write: label_ids are those of the 19 Cityscapes classes, but the classes of {checkpoint.name} are "
@@ -79,25 +81,17 @@ class PredictionFolder:
             )
         for kind in kinds:
             check_writable("output", self.path / kind)
-        self.sources = self._read_sources()
-
-    def _read_sources(self) -> dict[str, list]:
-        """Path, size and modification time of the file that each prediction in the folder was made of."""
-        record = self.path / RECORD
-        if not record.is_file():
+        if (self.path / RECORD).is_file():
+            self.sources = read_record(self.path / RECORD, None if overwrite else settings).get("sources", {})
+        else:
             self._refuse_foreign([self.path / CLASSES, self.path / LEGEND])
-            return {}
-        return read_record(record, None if self.overwrite else self.settings).get("sources", {})
 
     def _refuse_foreign(self, files: Sequence[Path], expected: str = "a prediction") -> None:
         for file in filter(Path.exists, files):
             raise InputError(f"output {self.path}: {file} exists, but is not {expected}. Name another folder.")
 
     def check_inputs(self, inputs: Sequence[Input]) -> list[Input]:
-        """
-        Returns the inputs that remain to be predicted: those that lack a file or have changed since; with `overwrite`,
-        all. Raises `InputError` for names that are taken. Writes nothing.
-        """
+        """Returns the inputs that lack a file or have changed since, with `overwrite` all; writes nothing."""
         remaining = []
         self._new_sources = {item.name: _source(item.path) for item in inputs}
         for item in inputs:
@@ -117,9 +111,8 @@ class PredictionFolder:
 
     def start(self) -> None:
         """
-        Prepares the folder on the first call, right before the first prediction is written, so that a run that fails
-        earlier leaves no trace: removes predictions of files that have changed (with `overwrite`, all earlier ones),
-        and writes the record, the classes and their legend. Other files stay.
+        Removes predictions of files that have changed, with `overwrite` all, and writes record, classes and legend. Is
+        called before each prediction is written, and works once: a run that fails earlier leaves no trace.
         """
         if self._started:
             return
@@ -158,10 +151,7 @@ class PredictionFolder:
     def write_video(
         self, item: Input, fps: float, size: tuple[int, int]
     ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-        """
-        Yields a function that writes a frame (H, W, 3) with its train ids (H, W); the video has no sound. MPEG-4 has
-        even sides only: the last row or column of frames with an odd one is left out.
-        """
+        """Yields a function that writes a frame (H, W, 3) with its train ids (H, W); MPEG-4 cuts odd sides by one."""
         number = 0
 
         def write(frame: np.ndarray, prediction: np.ndarray) -> None:
@@ -199,9 +189,6 @@ class PredictionFolder:
 
 
 def _source(path: str) -> list:
-    """Path, size and modification time, which change with the file."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return [path, 0, 0]  # reading it says what is wrong
-    return [path, stat.st_size, stat.st_mtime_ns]
+    """Path, size and modification time of a file; a link to nothing has none, and reading it says so."""
+    stat = os.stat(path) if os.path.exists(path) else None
+    return [path, stat.st_size, stat.st_mtime_ns] if stat else [path, 0, 0]
