@@ -26,14 +26,8 @@ from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.images import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation.checkpoints import (
-    ScoringArguments,
-    label_ids_file,
-    load_for_data,
-    score_checkpoint,
-    score_settings,
-)
-from scl_hf.evaluation.official import import_official_scorer, official_scores
+from scl_hf.evaluation.checkpoints import ScoringArguments, load_for_data, score_checkpoint, score_settings
+from scl_hf.evaluation.official import import_official_scorer, label_ids_file, official_scores
 from scl_hf.evaluation.report import confusion_page, make_report, markdown_page, text_table
 from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
 from scl_hf.files import FolderLock, check_writable, replacing, write_json

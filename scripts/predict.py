@@ -15,7 +15,6 @@ import stopping  # noqa: F401 isort: skip (signals, while the rest is being impo
 import os
 import sys
 import time
-from pathlib import Path
 
 from transformers.utils import logging
 
@@ -63,7 +62,7 @@ def main() -> int:
             print(f"{args.submission}: not written, images are missing", file=sys.stderr)
         return 1
     if args.submission:
-        write_submission(Path(args.submission), predictor.folder, inputs)
+        write_submission(args.submission, predictor.folder, inputs)
         print(f"{args.submission}: {len(inputs)} label-id images for the Cityscapes server")
     return 0
 

@@ -23,6 +23,7 @@ from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, check_field, first_few
 from ..files import replacing
 from ..pretrained import Checkpoint, load_checkpoint
+from .official import label_ids_file
 from .scoring import EvaluationArguments, evaluation_settings, score
 
 logger = get_logger(__name__)
@@ -47,8 +48,7 @@ class ScoringArguments:
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether scores of other checkpoints, data or settings in `output` may be replaced.
         ema (`bool`, *optional*, defaults to `False`):
-            Whether to take the EMA model of training checkpoints, which hold the student, too. By default the one that
-            the run publishes.
+            Whether to take the EMA model of training checkpoints; by default the model that the run publishes.
         student (`bool`, *optional*, defaults to `False`):
             Whether to take the student of training checkpoints.
         official (`bool`, *optional*, defaults to `False`):
@@ -56,8 +56,7 @@ class ScoringArguments:
         panel_images (`int`, *optional*, defaults to 3):
             Number of sample predictions in `panel.png`.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision: `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision. Logits are averaged in float32
-            all the same. The precision that a recipe trains in does not matter.
+            `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision, whatever the recipe trains in.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether checkpoints may run their own code.
     """
@@ -164,8 +163,3 @@ def score_checkpoint(
     # After this all processes have written their label ids.
     predictions = {index: kept for part in gather_object([predictions]) for index, kept in part.items()}
     return results, [predictions[index] for index in sorted(predictions)]
-
-
-def label_ids_file(folder: Path, image_id: str) -> Path:
-    """The file of an image's label ids, under a name that the Cityscapes server takes."""
-    return folder / f"{image_id}_pred_labelIds.png"

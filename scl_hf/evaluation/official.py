@@ -30,6 +30,11 @@ def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
         return dict(zip(CATEGORIES, (correct / (matrix.sum(0) + matrix.sum(1) - correct)).tolist()))
 
 
+def label_ids_file(folder: Path, image_id: str) -> Path:
+    """The file of an image's label ids, under a name that the Cityscapes server takes."""
+    return folder / f"{image_id}_pred_labelIds.png"
+
+
 def import_official_scorer():
     """Returns `evalPixelLevelSemanticLabeling` of cityscapesScripts, an optional dependency."""
     try:

@@ -44,8 +44,7 @@ class PredictionArguments:
             Zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
             `["label_ids"]` by default.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision: `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision. Logits are averaged in float32
-            all the same.
+            `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision.
         compile (`bool`, *optional*, defaults to `False`):
             Whether the model goes through `torch.compile`, which pays off for many images of one size.
         overwrite (`bool`, *optional*, defaults to `False`):

@@ -1,5 +1,6 @@
 """The zip for the Cityscapes test server: label ids of each test image, `<city>_<sequence>_<frame>*.png`."""
 
+import os
 import re
 import zipfile
 from collections import Counter
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ..data.sources.cityscapes import CITIES
 from ..errors import InputError
+from ..evaluation.official import label_ids_file
 from ..files import replacing
 from .inputs import Input
 from .writers import PredictionFolder
@@ -51,12 +53,9 @@ def check_test_images(inputs: Sequence[Input]) -> None:
         )
 
 
-def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
+def write_submission(path: str | os.PathLike, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
     """Packs the label ids of the test images, under the names that the server looks for."""
-    with (
-        replacing(path) as partial,
-        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-    ):  # PNGs do not shrink
+    with replacing(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:  # stored: PNGs do not shrink
         for item in inputs:
             frame = _NAME.fullmatch(Path(item.path).name)[1]
-            archive.write(folder.file("label_ids", item), f"{frame}_pred_labelIds.png")
+            archive.write(folder.file("label_ids", item), label_ids_file(Path(), frame).name)

@@ -141,10 +141,9 @@ def training_panel(
     """
     rows = []
     for pixel_values, label, prediction in examples:
-        guess = (f"prediction ({evaluated_name})", colorize(prediction.numpy(), palette))
-        rows.append(
-            [("image", normalization.picture(pixel_values)), ("label", colorize(label.numpy(), palette)), guess]
-        )
+        image, truth = normalization.picture(pixel_values), colorize(label.numpy(), palette)
+        guess = colorize(prediction.numpy(), palette)
+        rows.append([("image", image), ("label", truth), (f"prediction ({evaluated_name})", guess)])
     if last_pair is not None:
         maps = [last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("target", "student")]
         pseudo_label, student = (colorize(ids, palette) for ids in maps)
