@@ -112,17 +112,14 @@ def comparison_panel(
     Draws predictions of several checkpoints, as in the paper's Figure 4: the image (H, W, 3), a column for each
     checkpoint with its [`error_map`] below, the ground truth (H, W), and a legend of the classes that occur.
     """
-    for name, maps in [("labels", labels), *predictions.items()]:
-        if len(maps) != len(images):
-            raise ValueError(f"{name}: {len(maps)} label maps for {len(images)} images.")
     rows, occurring = [], set()
-    for index, (image, label) in enumerate(zip(images, labels)):
-        guesses = {name: maps[index] for name, maps in predictions.items()}
+    for image, label, *guesses in zip(images, labels, *predictions.values(), strict=True):
+        columns = [(name, colorize(guess, palette)) for name, guess in zip(predictions, guesses)]
+        errors = [(_share_wrong(guess, label), error_map(guess, label, image)) for guess in guesses]
         blank = ("", np.full_like(image, 255))
-        columns = [(name, colorize(guess, palette)) for name, guess in guesses.items()]
         rows.append([("image", image), *columns, ("ground truth", colorize(label, palette))])
-        rows.append([blank, *((_share_wrong(g, label), error_map(g, label, image)) for g in guesses.values()), blank])
-        occurring.update(*(np.unique(ids).tolist() for ids in (label, *guesses.values())))
+        rows.append([blank, *errors, blank])
+        occurring.update(*(np.unique(ids).tolist() for ids in (label, *guesses)))
     legend = [(id2label[i], palette[i]) for i in sorted(occurring - {255})]
     return panel(rows, legend + [("ignored", (0, 0, 0))] * (255 in occurring))
 
