@@ -20,7 +20,7 @@ from .cli import field_help, first_sentence
 from .config import LENGTHS, SemiSupervisedConfig, steps_of
 from .data.sources.base import License
 from .errors import InputError, first_line
-from .evaluation.scoring import SCORES, iou_name, protocol_in_words
+from .evaluation.scoring import SCORES, describe_settings, iou_name
 from .files import replacing
 from .pretrained import brings_code
 
@@ -125,7 +125,7 @@ def fill_model_card(
 ) -> ModelCard:
     """Fills `args.model_card_template` with the run of the published `model` and with these `images`."""
     ious = {label: facts.metrics.get(f"eval_{iou_name(label)}") for _, label in sorted(model.config.id2label.items())}
-    evaluation = protocol_in_words(args)
+    evaluation = describe_settings(args)
     data = ModelCardData(
         license=facts.license,
         library_name="transformers",

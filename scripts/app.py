@@ -1,5 +1,5 @@
 """
-A page to try a model on, or two side by side:
+Shows a page to try a model on, or two side by side:
 
     python scripts/app.py runs/demo
     python scripts/app.py runs/demo_supervised user/demo@main --examples data/streets/leftImg8bit/val
@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
-from scl_hf.prediction import find_inputs
+from scl_hf.prediction.inputs import find_inputs
 from scl_hf.prediction.space import check_space, write_space
 from scl_hf.prediction.views import read_upload
 
@@ -35,7 +35,7 @@ class AppArguments:
 
     Args:
         examples (`list[str]`, *optional*):
-            Files, folders and globs of pictures to choose from. By default three of the drawn town.
+            Files, folders and globs of images to choose from. By default three of the toy dataset.
         space (`str`, *optional*):
             A new folder for the files of a Space with the page, which is then not shown here.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -48,7 +48,6 @@ class AppArguments:
 
 
 def main() -> None:
-    # 1. Which models, and what there is to choose from
     names, fields = split_command_line(sys.argv[1:])
     if len(names) not in (1, 2) and not {"-h", "--help"} & set(fields):
         raise InputError(f"one checkpoint or two come first: {USAGE}")
@@ -64,11 +63,8 @@ def main() -> None:
         remedy = "run pip install -c constraints.txt -e '.[app]' in this project"
         raise InputError(f"app.py: Gradio is not installed ({error}); {remedy}.") from error
 
-    # 2. The models
     logging.disable_progress_bar()
     checkpoints = load_models(names, args.trust_remote_code)
-
-    # 3. The files for a page on the Hub, or the page
     if args.space is not None:
         write_space(args.space, names, examples, args.trust_remote_code)
         print(f"{args.space}: to push it, hf upload USER/NAME {args.space} --repo-type space")

@@ -5,10 +5,10 @@ Scores checkpoints on labeled images:
     python scripts/eval.py runs/demo runs/demo_supervised recipes/demo.yaml --eval_scales 0.5 1 2 --eval_flip true
     accelerate launch scripts/eval.py MODEL --dataset cityscapes --data_dir CITYSCAPES --official
 
-A checkpoint is a path or Hub id of any semantic-segmentation model. The recipe says which data is read and how images
-are predicted; its training fields do not matter here, and the command line wins. Writes scores.json, scores.md with
-rows ready for the paper's Table 1, a panel, and confusion matrices as pictures and CSV. Exit code 1: the official
-scorer does not agree; 2: wrong input.
+A checkpoint is a path or Hub id of any semantic-segmentation model. The recipe gives the dataset and the evaluation
+settings; its training fields do not matter here, and the command line wins. Writes scores.json, scores.md with rows
+ready for the paper's Table 1, sample predictions (panel.png), and confusion matrices as images and CSV. Exit code 1:
+the official scorer does not agree; 2: wrong input.
 """
 
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
@@ -26,21 +26,13 @@ from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.images import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation.checkpoints import (
-    ScoringArguments,
-    check_earlier_scores,
-    folder_names,
-    label_ids_file,
-    load_candidate,
-    score_checkpoint,
-    score_settings,
-    short_names,
-)
-from scl_hf.evaluation.official import import_official_scorer, official_scores
-from scl_hf.evaluation.report import Report, confusion_page, json_page, markdown_page, text_table
-from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.checkpoints import ScoringArguments, load_for_data, score_checkpoint, score_settings
+from scl_hf.evaluation.official import import_official_scorer, label_ids_file, official_scores
+from scl_hf.evaluation.report import confusion_page, make_report, markdown_page, text_table
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
 from scl_hf.files import FolderLock, check_writable, replacing, write_json
 from scl_hf.visualization.confusion import plot_confusion_matrix
+from scl_hf.visualization.names import folder_names, short_names
 from scl_hf.visualization.panels import comparison_panel
 
 USAGE = "eval.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
@@ -53,19 +45,19 @@ def main() -> int:
     checkpoints = [argument for argument in given if argument not in recipes]
     parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), usage=USAGE)
     not_ours = other_fields(DataArguments, EvaluationArguments)
-    data_args, protocol, args = parser.parse_recipe([*recipes[:1], *command_line], not_ours)
+    data_args, evaluation, args = parser.parse_recipe([*recipes[:1], *command_line], not_ours)
     if not checkpoints or len(recipes) > 1:
         raise InputError(f"at least one checkpoint and at most one recipe come first: {USAGE}")
-    names = short_names(checkpoints, args.weights)
+    names = short_names(checkpoints, {"ema": " (EMA)", "student": " (student)"}.get(args.weights, ""))
     default = "_".join(folder_names(names)) + f"-{data_args.eval_split}"
     output = Path("runs/evaluation", default) if args.output is None else args.output
     check_writable("output", output)
     output = Path(output)
     lock = FolderLock("output", output)
-    settings = score_settings(checkpoints, data_args, protocol, args)
-    if not args.overwrite:
-        check_earlier_scores(output / "scores.json", settings)
-    # A checkpoint among others has a folder of its own for what is its alone.
+    settings = score_settings(checkpoints, data_args, evaluation, args)
+    if (output / "scores.json").is_file() and not args.overwrite:
+        read_record(output / "scores.json", settings)
+    # With several checkpoints, each has a folder of its own.
     folders = [output / name for name in folder_names(names)] if len(names) > 1 else [output]
     if args.official:
         if data_args.dataset != "cityscapes":
@@ -74,68 +66,65 @@ def main() -> int:
     accelerator = make_accelerator(args.dtype)
     logging.disable_progress_bar()
 
-    # 2. The evaluation split, and the models: all of them fit it, before the first is scored
+    # 2. The evaluation split, and the models: all are checked before the first is scored
     with accelerator.main_process_first():
-        rows, palette = load_evaluation(data_args)
-    label = rows.features["label"]
-    candidates = [load_candidate(checkpoint, args, label.id2label) for checkpoint in checkpoints]
+        dataset, palette = load_evaluation(data_args)
+    label = dataset.features["label"]
+    models = [load_for_data(checkpoint, args, label.id2label) for checkpoint in checkpoints]
 
-    # 3. Scores, and those of the official scorer, whose files are kept where it has taken all of them
-    shown = np.unique(np.linspace(0, len(rows) - 1, min(args.panel_images, len(rows))).round().astype(int)).tolist()
-    reports, predictions = [], {}
+    # 3. Scores, and those of the official scorer; its files are kept once it has read all of them
+    shown = np.linspace(0, len(dataset) - 1, min(args.panel_images, len(dataset))).round().astype(int).tolist()
+    results, predictions, official = [], {}, [None] * len(names)
     temporary = output / ".label_ids"
     with contextlib.ExitStack() as stack:
-        if accelerator.is_main_process:  # nothing of it remains, be it of a run that was killed before
-            shutil.rmtree(temporary, ignore_errors=True)
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         accelerator.wait_for_everyone()
         label_ids = [temporary / str(index) if args.official else None for index in range(len(names))]
-        for name, candidate, folder in zip(names, candidates, label_ids):
-            results, predictions[name] = score_checkpoint(candidate, rows, protocol, accelerator, shown, folder)
-            reports.append(Report(name, candidate.name, label.id2label, results))
+        for name, model, files in zip(names, models, label_ids):
+            scores, predictions[name] = score_checkpoint(model, dataset, evaluation, accelerator, shown, files)
+            results.append(scores)
         accelerator.wait_for_everyone()
         accelerator.end_training()
         if not accelerator.is_main_process:
             return 0
         if args.official:
-            label_files = [Path(stored["path"]) for stored in rows["label"]]
-            for report, folder in zip(reports, label_ids):
-                files = [label_ids_file(folder, image_id) for image_id in rows["id"]]
-                report.official = official_scores(files, label_files)
-            for folder, scored in zip(folders, label_ids):
+            truth = [Path(stored["path"]) for stored in dataset["label"]]
+            predicted = [[label_ids_file(files, image_id) for image_id in dataset["id"]] for files in label_ids]
+            official = [official_scores(files, truth) for files in predicted]
+            for folder, files in zip(folders, label_ids):
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(folder / "label_ids", ignore_errors=True)
-                scored.rename(folder / "label_ids")
+                files.rename(folder / "label_ids")
 
-    # 4. Pages and pictures
-    title = f"{data_args.title}, {data_args.eval_split}"
-    pages = {output / "scores.md": markdown_page(reports, title, len(rows), protocol, args.dtype)}
-    pages |= {folder / "confusion.csv": confusion_page(report) for folder, report in zip(folders, reports)}
-    for page, text in pages.items():
-        with replacing(page) as partial:
-            partial.write_text(text, encoding="utf-8")
-    write_json(output / "scores.json", json_page(reports, settings, len(rows)))
-    for report, folder in zip(reports, folders):
-        plot_confusion_matrix(report.results["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
+    # 4. Tables and images
+    reports = [
+        make_report(name, model.name, label.id2label, *scores)
+        for name, model, *scores in zip(names, models, results, official)
+    ]
+    with replacing(output / "scores.md") as partial:
+        title = f"{data_args.title}, {data_args.eval_split}"
+        partial.write_text(markdown_page(reports, title, len(dataset), evaluation, args.dtype), encoding="utf-8")
+    write_json(output / "scores.json", {"settings": settings, "images": len(dataset), "checkpoints": reports})
+    for scores, folder in zip(results, folders):
+        with replacing(folder / "confusion.csv") as partial:
+            partial.write_text(confusion_page(label.id2label, scores["confusion_matrix"]), encoding="utf-8")
+        plot_confusion_matrix(scores["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
     if shown:
-        images, labels = zip(*(read_pair(rows[row], label.table) for row in shown))
-        panel = comparison_panel(images, labels, predictions, label.id2label, palette)
+        images, labels = zip(*(read_pair(dataset[index], label.table) for index in shown))
         with replacing(output / "panel.png") as partial:
-            panel.save(partial)
+            comparison_panel(images, labels, predictions, label.id2label, palette).save(partial)
     print(text_table(reports))
-    print(f"\nscores, panel and confusion matrix are in {output}")
+    print(f"\nscores, sample predictions and confusion matrices are in {output}")
 
-    # 5. Whether the two scorers agree; a score that one of them lacks is no agreement
-    differing = [report for report in reports if report.official and not report.official_difference() <= 1e-6]
-    for report in differing:
-        print(
-            f"error: official: {report.name} has mIoU {report.official['mean_iou']:.8f} and mean of categories "
-            f"{report.official['mean_category_iou']:.8f} there, {report.results['mean_iou']:.8f} and "
-            f"{report.mean_category_iou:.8f} here",
-            file=sys.stderr,
-        )
+    # 5. Compare the two scorers
+    differences = {report["name"]: report["official"]["difference"] for report in reports if args.official}
+    differing = {name: value for name, value in differences.items() if not value <= 1e-6}  # NaN is no agreement
+    for name, value in differing.items():
+        print(f"error: official: its scores of {name} differ by {value:.1e}, see scores.json", file=sys.stderr)
     if args.official and not differing:
-        print(f"the Cityscapes scorer agrees, to {max(report.official_difference() for report in reports):.1e}")
+        print(f"the Cityscapes scorer agrees, to {max(differences.values()):.1e}")
     lock.release()
     return 1 if differing else 0
 

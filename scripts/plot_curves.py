@@ -12,8 +12,8 @@ from pathlib import Path
 
 from scl_hf.cli import run_script
 from scl_hf.errors import InputError
-from scl_hf.evaluation.checkpoints import short_names
 from scl_hf.visualization.curves import TERMS, plot_curves
+from scl_hf.visualization.names import short_names
 
 
 def main() -> None:
@@ -26,30 +26,26 @@ def main() -> None:
 
 
 def read_log_history(run: str | Path) -> list[dict[str, float]]:
-    """The `log_history` of an output folder or a checkpoint in it; of several logs, the one that goes farthest."""
+    """Returns the `log_history` of an output folder or a checkpoint in it; of several logs, the longest."""
     run = Path(run)
     if not os.path.isdir(run):
         raise InputError(f"{run}: is not a folder; give the output_dir of a run, or a checkpoint in it")
-    files = [*run.glob("trainer_state.json"), *run.glob("checkpoint-*/trainer_state.json")]
-    if not files:
+    states = []
+    for file in [*run.glob("trainer_state.json"), *run.glob("checkpoint-*/trainer_state.json")]:
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))
+            for entry in state["log_history"]:  # all that is drawn must be numbers
+                drawn = [entry[key] for key in entry if key in TERMS or key.endswith("mean_iou")]
+                list(map(float, [entry["step"], *drawn]))
+            states.append((float(state["global_step"]), state["log_history"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{file}: is not the log of a run ({error}); remove it, or copy it anew") from error
+    if not states:
         raise InputError(
             f"{run}: holds no trainer_state.json, neither itself nor in a checkpoint-* folder; give the output_dir of "
             "a run that has saved a checkpoint"
         )
-    states = [_read_state(file) for file in files]
-    return max(states, key=lambda state: state["global_step"])["log_history"]
-
-
-def _read_state(file: Path) -> dict:
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        numbers = [state["global_step"]]  # with those of the log, all that is needed of it
-        for entry in state["log_history"]:
-            numbers += [entry["step"], *(entry[key] for key in entry if key in TERMS or key.endswith("mean_iou"))]
-        list(map(float, numbers))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: is not the log of a run ({error}); remove it, or copy it anew") from error
-    return state
+    return max(states, key=lambda state: state[0])[1]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""What `scripts/eval.py` is told, and the checkpoints that it scores."""
+"""Opens the checkpoints of `scripts/eval.py`, scores them, and compares with the settings of earlier scores."""
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,51 +23,40 @@ from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, check_field, first_few
 from ..files import replacing
 from ..pretrained import Checkpoint, load_checkpoint
-from .scoring import EvaluationArguments, changed_setting, protocol_settings, score
+from .official import label_ids_file
+from .scoring import EvaluationArguments, evaluation_settings, score
 
 logger = get_logger(__name__)
 
-# The model that a training checkpoint does not publish lies in a folder of this name, the other one at the root.
+# A training checkpoint holds the model that the run publishes at its root, and the other one in one of these folders.
 FOLDERS = {"ema": "teacher", "student": "student"}
-NAMES = {"ema": "EMA", "student": "student"}
-# The data fields that scores do not depend on, for they choose what is trained on.
+# The fields of `DataArguments` that choose what is trained on: scores do not depend on them.
 TRAINING_DATA = {
-    "train_splits",
-    "unlabeled_splits",
-    "unlabeled_dirs",
-    "labeled_fraction",
-    "labeled_seed",
-    "labeled_split",
-    "labeled_ids",
-    "unlabeled_includes_labeled",
-    "num_unlabeled",
-    "use_coarse_labels",
-    "allow_shared_images",
-}
+    "train_splits", "unlabeled_splits", "unlabeled_dirs", "labeled_fraction", "labeled_seed", "labeled_split",
+    "labeled_ids", "unlabeled_includes_labeled", "num_unlabeled", "use_coarse_labels", "allow_shared_images",
+}  # fmt: skip
 
 
 @dataclass
 class ScoringArguments:
     """
-    What is scored besides the protocol and the data, and where that is written.
+    Which weights of a checkpoint are scored, in which precision, and where the scores are written.
 
     Args:
         output (`str`, *optional*):
-            Folder of scores and pictures; by default `runs/evaluation/<checkpoints>-<split>`.
+            Folder of scores and images; by default `runs/evaluation/<checkpoints>-<split>`.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether scores of other checkpoints, data or settings in `output` may be replaced.
         ema (`bool`, *optional*, defaults to `False`):
-            Whether to take the EMA model of training checkpoints, which hold the student, too. By default the one that
-            the run publishes.
+            Whether to take the EMA model of training checkpoints; by default the model that the run publishes.
         student (`bool`, *optional*, defaults to `False`):
             Whether to take the student of training checkpoints.
         official (`bool`, *optional*, defaults to `False`):
             Whether to check the scores with Cityscapes' own scorer. The PNGs of label ids that it reads are kept.
         panel_images (`int`, *optional*, defaults to 3):
-            Images in the panel.
+            Number of sample predictions in `panel.png`.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision: `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision. Logits are averaged in float32
-            all the same. The precision that a recipe trains in does not matter.
+            `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision, whatever the recipe trains in.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether checkpoints may run their own code.
     """
@@ -94,51 +81,17 @@ class ScoringArguments:
         return "ema" if self.ema else "student" if self.student else None
 
 
-def short_names(checkpoints: Sequence[str], weights: str | None = None) -> list[str]:
-    """What tables call checkpoints, all different: the end of each path, two parts long for `demo/checkpoint-500`."""
-    paths = [Path(checkpoint).resolve() for checkpoint in checkpoints]
-    twice = next((given for given, path in zip(checkpoints, paths) if paths.count(path) > 1), None)
-    if twice is not None:
-        raise InputError(f"{twice}: is given twice; name it once.")
-    names = ["/".join(path.parts[-2 if path.name.startswith("checkpoint-") else -1 :]) for path in paths]
-    if len(set(names)) < len(names):
-        names = list(checkpoints)
-    return [f"{name} ({NAMES[weights]})" if weights else name for name in names]
-
-
-def folder_names(names: Sequence[str]) -> list[str]:
-    """Names of checkpoints as those of folders, all different: those of `run` and `../run` are numbered."""
-    folders = [re.sub(r"[^\w.+-]+", "-", name).strip("-.") for name in names]
-    if len({folder.lower() for folder in folders}) < len(folders):
-        folders = [f"{number}-{folder}" for number, folder in enumerate(folders, start=1)]
-    return folders
-
-
 def score_settings(
-    checkpoints: Sequence[str], data: DataArguments, protocol: EvaluationArguments, args: ScoringArguments
+    checkpoints: Sequence[str], data: DataArguments, evaluation: EvaluationArguments, args: ScoringArguments
 ) -> dict[str, Any]:
-    """All that scores depend on, as plain values."""
+    """All settings that scores depend on, as plain values."""
     settings = {"checkpoints": list(checkpoints), "weights": args.weights}
     settings |= {field.name: getattr(data, field.name) for field in fields(data) if field.name not in TRAINING_DATA}
-    return settings | protocol_settings(protocol, args.dtype)
+    return settings | evaluation_settings(evaluation, args.dtype)
 
 
-def check_earlier_scores(file: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses to replace a JSON of scores, which need not be there, unless these are its settings."""
-    if not os.path.isfile(file):
-        return
-    remedy = "Name another --output, or add --overwrite true to replace it."
-    try:
-        earlier = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"output: {file} does not say what it scores. {remedy}") from None
-    if changed := changed_setting(earlier, settings):
-        name, old, new = changed
-        raise InputError(f"output: {file} is for {name} {old}, this would be for {new}. {remedy}")
-
-
-def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:
-    """A checkpoint that is to be scored on data with these classes."""
+def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:
+    """Loads a checkpoint, and compares its classes with those of the data."""
     checkpoint = load_checkpoint(name, args.trust_remote_code, _subfolder(name, args.weights))
     theirs, ours = (
         {i: re.sub(r"[\W_]+", " ", label).strip().lower() for i, label in names.items()}
@@ -164,14 +117,14 @@ def load_candidate(name: str, args: ScoringArguments, id2label: Mapping[int, str
 
 
 def _subfolder(name: str, weights: str | None) -> str:
-    """Where in a checkpoint the weights are that are asked for."""
+    """The folder of a checkpoint that holds the weights asked for."""
     if weights is None:
         return ""
     try:
         held = [folder for folder in FOLDERS.values() if has_file(name, f"{folder}/{CONFIG_NAME}")]
         is_alone = not held and has_file(name, CONFIG_NAME)
     except (OSError, ValueError):
-        return ""  # what is wrong with it shows when it is loaded
+        return ""  # loading it says what is wrong
     if is_alone:
         raise InputError(
             f"{weights}: {name} holds one model only, the one that the run publishes; leave --{weights} out, or name "
@@ -182,36 +135,31 @@ def _subfolder(name: str, weights: str | None) -> str:
 
 def score_checkpoint(
     checkpoint: Checkpoint,
-    rows: datasets.Dataset,
-    protocol: EvaluationArguments,
+    dataset: datasets.Dataset,
+    evaluation: EvaluationArguments,
     accelerator: Accelerator,
     shown: Sequence[int] = (),
     label_ids: Path | None = None,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """
-    The results of [`score`] and the predicted train ids (H, W) of the rows in `shown`, both the same in each process.
-    To a folder `label_ids` all predictions are written, as Cityscapes' label ids.
+    Returns the results of [`score`] and the predicted train ids (H, W) of the examples in `shown`, both the same in
+    each process. With a folder `label_ids`, all predictions are written there, as Cityscapes' label ids.
     """
-    images, predictions = EvaluationImages(rows, checkpoint.normalization), {}
-    bar = tqdm(total=len(rows), unit=" images", leave=False, disable=not accelerator.is_main_process)
+    images, predictions = EvaluationImages(dataset, checkpoint.normalization), {}
+    bar = tqdm(total=len(dataset), unit=" images", leave=False, disable=not accelerator.is_main_process)
 
-    def keep(row: int, item: Mapping[str, Any], probs: torch.Tensor) -> None:
+    def keep(index: int, item: Mapping[str, Any], probs: torch.Tensor) -> None:
         train_ids = probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-        if row in shown:
-            predictions[row] = train_ids
+        if index in shown:
+            predictions[index] = train_ids
         if label_ids is not None:
             with replacing(label_ids_file(label_ids, item["id"])) as partial:
                 Image.fromarray(LABEL_IDS[train_ids]).save(partial, compress_level=1)
         bar.update(min(accelerator.num_processes, bar.total - bar.n))  # the other processes are as far
 
     with bar:
-        results = score(checkpoint.model.to(accelerator.device), images, protocol, accelerator, keep)
+        results = score(checkpoint.model.to(accelerator.device), images, evaluation, accelerator, keep)
     checkpoint.model.to("cpu")
-    # Also the point at which all have written their label ids
-    predictions = {row: kept for part in gather_object([predictions]) for row, kept in part.items()}
-    return results, [predictions[row] for row in sorted(predictions)]
-
-
-def label_ids_file(folder: Path, image_id: str) -> Path:
-    """Where the label ids of an image are, under a name that the Cityscapes server takes."""
-    return folder / f"{image_id}_pred_labelIds.png"
+    # After this all processes have written their label ids.
+    predictions = {index: kept for part in gather_object([predictions]) for index, kept in part.items()}
+    return results, [predictions[index] for index in sorted(predictions)]

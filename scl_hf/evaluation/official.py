@@ -1,4 +1,4 @@
-"""What the Cityscapes benchmark reports besides the IoU of each class, and its official scorer as a check."""
+"""The IoU of the Cityscapes categories, and the benchmark's official scorer as a check."""
 
 import contextlib
 import copy
@@ -26,13 +26,17 @@ def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
     member = np.array([[category[i] == name for name in CATEGORIES] for i in ID2LABEL], dtype=np.int64)
     matrix = member.T @ np.asarray(confusion_matrix) @ member
     correct = matrix.diagonal()
-    counted = matrix.sum(0) + matrix.sum(1) - correct
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN
-        return dict(zip(CATEGORIES, (correct / counted).tolist()))
+        return dict(zip(CATEGORIES, (correct / (matrix.sum(0) + matrix.sum(1) - correct)).tolist()))
+
+
+def label_ids_file(folder: Path, image_id: str) -> Path:
+    """The file of an image's label ids, under a name that the Cityscapes server takes."""
+    return folder / f"{image_id}_pred_labelIds.png"
 
 
 def import_official_scorer():
-    """`evalPixelLevelSemanticLabeling` of cityscapesScripts, or one line that says how to install it."""
+    """Returns `evalPixelLevelSemanticLabeling` of cityscapesScripts, an optional dependency."""
     try:
         from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
     except ImportError as error:
@@ -53,7 +57,7 @@ def official_scores(predictions: Sequence[Path], labels: Sequence[Path]) -> dict
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             results = scorer.evaluateImgLists([*map(str, predictions)], [*map(str, labels)], args)
-    except SystemExit as error:  # its way to say that a file is wrong
+    except SystemExit as error:  # raised for a wrong file
         reason = (printed.getvalue().strip() or "without a reason").splitlines()[-1]
         raise InputError(f"official: the Cityscapes scorer stopped: {reason}") from error
     return {"mean_iou": results["averageScoreClasses"], "mean_category_iou": results["averageScoreCategories"]}

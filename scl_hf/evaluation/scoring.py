@@ -1,9 +1,10 @@
-"""Whole images in, predictions and named scores out: one protocol for training, evaluation and prediction."""
+"""Predicts whole images and scores them, in the same way for training, evaluation and prediction."""
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,13 @@ from ..errors import InputError, check_field, check_finite, first_line, is_kille
 from ..inference import predict_probs
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
-MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`
-_SPEED = ("max_tiles_per_batch", "dataloader_num_workers")  # how fast predictions are made, not what they are
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # dtype -> name in `accelerate`
 
 
 @dataclass
 class EvaluationArguments:
     """
-    How whole images are predicted, see [`~scl_hf.inference.predict_probs`]. The paper's test protocol is
+    How whole images are predicted, see [`~scl_hf.inference.predict_probs`]. The paper's test-time augmentation is
     `eval_scales=[0.5, 1, 2], eval_flip=True, eval_tile=[1024, 1024]`.
 
     Args:
@@ -32,9 +32,9 @@ class EvaluationArguments:
         eval_flip (`bool`, *optional*, defaults to `False`):
             Whether the logits are averaged with those of the mirrored image.
         eval_tile (`list[int]`, *optional*):
-            Height and width in pixels, or one number for both, of the overlapping tiles that an image is cut into.
-            Without it: whole images. Few wide tiles see fewer pixels twice: 1024 by 1232 on images of 1024 by 2048
-            costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
+            Height and width in pixels, or one number for both, of the sliding window: the overlapping tiles that an
+            image is cut into. Whole images by default. Few wide tiles see fewer pixels twice: 1024 by 1232 on images
+            of 1024 by 2048 costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
         eval_overlap (`float`, *optional*, defaults to 1/3):
             Share of a tile that its neighbor covers too, at least.
         max_tiles_per_batch (`int`, *optional*, defaults to 1):
@@ -65,10 +65,19 @@ class EvaluationArguments:
         check_field(self, "dataloader_num_workers", self.dataloader_num_workers >= 0, "0 or more")
 
 
-def protocol_settings(args: EvaluationArguments, dtype: str) -> dict[str, Any]:
-    """All of the protocol that predictions depend on, as plain values; what only makes them faster is left out."""
-    names = [field.name for field in fields(EvaluationArguments) if field.name not in _SPEED]
+def evaluation_settings(args: EvaluationArguments, dtype: str) -> dict[str, Any]:
+    """The settings that predictions depend on, as plain values; those that only change the speed are left out."""
+    speed = ("max_tiles_per_batch", "dataloader_num_workers")
+    names = [field.name for field in fields(EvaluationArguments) if field.name not in speed]
     return {name: getattr(args, name) for name in names} | {"dtype": dtype}
+
+
+def describe_settings(args: EvaluationArguments) -> str:
+    """The evaluation settings in words, such as `whole images, at scale 0.5, 1, mirrored too`."""
+    parts = ["tiles of {}×{} pixels".format(*args.eval_tile) if args.eval_tile else "whole images"]
+    if args.eval_scales != [1.0]:
+        parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
+    return ", ".join(parts + ["mirrored too"] * args.eval_flip)
 
 
 def changed_setting(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -78,8 +87,24 @@ def changed_setting(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     return (names[0], earlier.get(names[0]), settings.get(names[0])) if names else None
 
 
+def read_record(file: Path, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Reads the JSON of an earlier run; raises `InputError` if it was made with other settings than these."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        earlier = dict(record["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"output: {file} is not the record of an earlier run. Name another --output.") from None
+    if settings is not None and (changed := changed_setting(earlier, settings)):
+        name, old, new = changed
+        raise InputError(
+            f"output: {file} is for {name} {old}, this would be for {new}. Name another --output, or "
+            "add --overwrite true to replace it."
+        )
+    return record
+
+
 def make_accelerator(dtype: str) -> Accelerator:
-    """This process, on the GPU if there is one, and mixed precision where `dtype` is not float32."""
+    """This process, on the GPU if there is one, with mixed precision where `dtype` is not float32."""
     if dtype not in MIXED_PRECISION:
         raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {dtype!r}.")
     try:
@@ -89,13 +114,15 @@ def make_accelerator(dtype: str) -> Accelerator:
         raise InputError(f"dtype: {dtype} does not run here ({first_line(error)})") from error
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Returns whether memory did not suffice; only on the GPU PyTorch has an exception of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def predict_image(
     model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
 ) -> torch.Tensor:
     """Class probabilities (1, C, H, W), float32 on the device, of an item: `pixel_values` (3, H, W) and `id`."""
-    height, width = args.eval_tile or item["pixel_values"].shape[-2:]
-    scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
-    seen = f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
     try:
         with accelerator.autocast():
             return predict_probs(
@@ -108,8 +135,11 @@ def predict_image(
                 max_tiles_per_batch=args.max_tiles_per_batch,
             )
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
-        if is_killed_worker(error):  # which is raised wherever the process happens to be
+        if is_killed_worker(error):  # raised wherever the process happens to be
             raise
+        height, width = args.eval_tile or item["pixel_values"].shape[-2:]
+        scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
+        seen = f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
         if is_out_of_memory(error):
             raise InputError(
                 f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
@@ -120,27 +150,19 @@ def predict_image(
         ) from error
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def predicted_images(
-    model: nn.Module, images: Dataset, rows: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
+    model: nn.Module, images: Dataset, indices: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
-    """Each of these rows of `images`, its item, and its probabilities (1, C, H, W), one after the other."""
-    workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": signals.worker_init()}
-    loader = DataLoader(Subset(images, rows), batch_size=None, **workers)
-    for row, item in zip(rows, loader):
-        yield row, item, predict_image(model, item, args, accelerator)
-
-
-def protocol_in_words(args: EvaluationArguments) -> str:
-    """How evaluation looks at an image."""
-    parts = ["tiles of {}×{} pixels".format(*args.eval_tile) if args.eval_tile else "whole images"]
-    if args.eval_scales != [1.0]:
-        parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
-    return ", ".join(parts + ["mirrored too"] * args.eval_flip)
+    """Yields each of these indices of `images`, its item, and its probabilities (1, C, H, W)."""
+    loader = DataLoader(
+        Subset(images, indices),
+        batch_size=None,
+        num_workers=args.dataloader_num_workers,
+        worker_init_fn=signals.worker_init(),
+        generator=torch.Generator(),  # an evaluation takes nothing from the random numbers of training
+    )
+    for index, item in zip(indices, loader):
+        yield index, item, predict_image(model, item, args, accelerator)
 
 
 @killed_workers()
@@ -152,23 +174,23 @@ def score(
     on_prediction: Callable[[int, dict[str, Any], torch.Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """
-    What [`~scl_hf.metrics.MeanIoU`] says of a model on [`~scl_hf.data.crops.EvaluationImages`], and the
-    "confusion_matrix", (C, C) int64 on the CPU. The processes share the images, and their counts of pixels are added
-    up: the result is the same in each process and for any number of them. `on_prediction` is called with each row of
-    this process, its item and its probabilities (1, C, H, W) on the device.
+    Returns the results of [`~scl_hf.metrics.MeanIoU`] for a model on [`~scl_hf.data.crops.EvaluationImages`], and the
+    "confusion_matrix", (C, C) int64 on the CPU. The processes share the images and add up their counts: the result is
+    the same in each process and for any number of them. `on_prediction` is called with each index of this process, its
+    item, and its probabilities (1, C, H, W) on the device.
     """
     from ..metrics import MeanIoU  # late: importing `evaluate` takes seconds
 
     metric = MeanIoU(num_classes=model.config.num_labels)
-    # Rows are dealt out here: a prepared loader would repeat images to fill up the last batch.
-    rows = range(accelerator.process_index, len(images), accelerator.num_processes)
-    for row, item, probs in predicted_images(model, images, rows, args, accelerator):
+    # Not a prepared loader, which would repeat images to fill up the last batch
+    indices = range(accelerator.process_index, len(images), accelerator.num_processes)
+    for index, item, probs in predicted_images(model, images, indices, args, accelerator):
         try:
             metric.add_batch(predictions=probs.argmax(dim=1), references=item["labels"].unsqueeze(0))
         except ValueError as error:
             raise InputError(f"image {item['id']}: the labels do not fit the model: {error}") from error
         if on_prediction is not None:
-            on_prediction(row, item, probs)
+            on_prediction(index, item, probs)
         if signals.requested():
             break
     signals.check(accelerator.device)
@@ -178,12 +200,12 @@ def score(
 
 
 def iou_name(label: str) -> str:
-    """The name of a class's IoU among the metrics: `iou_traffic_light`."""
+    """The name of a class's IoU among the metrics, such as `iou_traffic_light`."""
     return f"iou_{label.replace(' ', '_')}"
 
 
 def named_scores(results: Mapping[str, Any], id2label: Mapping[int, str]) -> dict[str, float]:
-    """Mean IoU, accuracies and the IoU of each class that occurs, of [`score`], as (name, number) pairs."""
+    """Mean IoU, accuracies and the IoU of each class that occurs, of the results of [`score`]."""
     scores = {name: float(results[name]) for name in SCORES}
     ious = {iou_name(id2label[i]): float(iou) for i, iou in enumerate(results["per_category_iou"])}
-    return scores | {name: iou for name, iou in ious.items() if iou == iou}
+    return scores | {name: iou for name, iou in ious.items() if not math.isnan(iou)}

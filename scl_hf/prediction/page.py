@@ -1,4 +1,4 @@
-"""The page to try models on. Beside it nothing in the package knows Gradio."""
+"""The page to try models on; the only module that imports Gradio."""
 
 import html
 import unittest.mock
@@ -18,17 +18,16 @@ from ..visualization.panels import overlay
 from .predicting import class_ids
 from .views import difference, enlarged, numbered_map, percent, read_upload, share_table
 
-TILE = 1024  # larger pictures are predicted in overlapping tiles, which bounds the memory
-LARGEST_UPLOAD = "50mb"
+TILE = 1024  # larger images are predicted in overlapping tiles, which bounds the memory
 KEPT = 3600  # seconds: uploads, and a visitor's last prediction
 
-HINT = "Choose a picture, or one of the examples."
+HINT = "Choose an image, or one of the examples."
 CSS = """
 .gradio-container {max-width: 1280px !important; width: 100%; margin: auto}
 .message {font-size: 1.1em; margin: 0; overflow-wrap: anywhere}
 .problem {border-left: 4px solid #b3261e; padding-left: 12px}
-.picture label[data-testid="block-label"] {position: static; border: 0}
-.picture img {max-height: 75vh}
+.result label[data-testid="block-label"] {position: static; border: 0}
+.result img {max-height: 75vh}
 .shares {width: 100%; border-collapse: collapse; overflow-wrap: break-word}
 .shares caption {text-align: left; padding-bottom: 6px}
 .shares, .shares tr, .shares th, .shares td {border: 0 !important; text-align: left; font-weight: inherit}
@@ -44,7 +43,7 @@ NAME_EXAMPLES = """() => document.querySelectorAll(".gallery-item").forEach(
 with unittest.mock.patch("gradio.component_meta.create_or_modify_pyi"):  # it would write a file beside this one
 
     class Upload(gr.Image):
-        """A picture's file as it was uploaded: Gradio does not open it, so that the page can say what is wrong."""
+        """The file of an uploaded image. Gradio does not open it, so that the page can say what is wrong with it."""
 
         is_template = True
 
@@ -54,81 +53,80 @@ with unittest.mock.patch("gradio.component_meta.create_or_modify_pyi"):  # it wo
 
 
 class Prediction(NamedTuple):
-    """What the page keeps of a picture: a new opacity needs no model."""
+    """What the page keeps of an image, so that a new opacity needs no model."""
 
-    picture: np.ndarray
+    image: np.ndarray
     labels: list[np.ndarray]
 
 
 def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[Checkpoint]:
-    """One checkpoint, or two of the same classes, on the GPU if there is one."""
+    """Loads one checkpoint, or two of the same classes, on the GPU if there is one."""
     checkpoints = [load_checkpoint(name, trust_remote_code) for name in names]
-    theirs, *others = (checkpoint.id2label for checkpoint in checkpoints)
-    if others and others[0] != theirs:
+    first, last = checkpoints[0].id2label, checkpoints[-1].id2label
+    if first != last:
         raise InputError(
-            f"checkpoint {names[1]}: its classes ({first_few(others[0].values())}) are not those of {names[0]} "
-            f"({first_few(theirs.values())}). Compare two that were trained on the same classes."
+            f"checkpoint {names[-1]}: its classes ({first_few(last.values())}) are not those of {names[0]} "
+            f"({first_few(first.values())}). Compare two that were trained on the same classes."
         )
     for checkpoint in checkpoints:
         checkpoint.model.to(torch.accelerator.current_accelerator() or "cpu")
     return checkpoints
 
 
-def predict(checkpoint: Checkpoint, picture: np.ndarray) -> np.ndarray:
-    """The class ids (H, W) of a picture (H, W, 3)."""
-    height, width = picture.shape[:2]
+def predict(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+    """The class ids (H, W) of an image (H, W, 3)."""
+    height, width = image.shape[:2]
     try:
-        pixel_values = checkpoint.normalization.of(picture).unsqueeze(0).to(checkpoint.model.device)
+        pixel_values = checkpoint.normalization.of(image).unsqueeze(0).to(checkpoint.model.device)
         return class_ids(predict_probs(checkpoint.model, pixel_values, tile=TILE)[0])
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
         remedy = "smaller" if is_out_of_memory(error) else "larger"
         raise InputError(
             f"{width}×{height} pixels cannot be predicted by {checkpoint.name} ({first_line(error)}). "
-            f"Choose a {remedy} picture."
+            f"Choose a {remedy} image."
         ) from error
 
 
 def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path]) -> gr.Blocks:
-    """The page for one or two checkpoints of the same classes, with pictures to choose from."""
+    """The page for one or two checkpoints of the same classes, with example images."""
     names = [checkpoint.name for checkpoint in checkpoints]
     palette, id2label = checkpoints[0].palette, checkpoints[0].id2label
-    letters = "AB"[: len(names)]
+    letters = "AB" if len(names) == 2 else ""
 
     def segment(path: str | None, opacity: float) -> list:
-        """All that is shown of a file; `None` where it was removed."""
+        """The values of `shown` for a file; `None` where it was removed."""
         nothing = [None, gr.Column(visible=False)] + [None] * (len(shown) - 3)
         if path is None:
             return [_message(HINT), *nothing]
         try:
-            picture, note = read_upload(path)
-            labels = [predict(checkpoint, picture) for checkpoint in checkpoints]
+            image, note = read_upload(path)
+            labels = [predict(checkpoint, image) for checkpoint in checkpoints]
         except InputError as error:
             return [_message(str(error), "problem"), *nothing]
+        prediction = Prediction(image, labels)
         maps = [numbered_map(label, palette) for label in labels]
-        prediction = Prediction(picture, labels)
-        table = share_table(labels, id2label, palette, letters if len(names) == 2 else ["Share"])
+        table = share_table(labels, id2label, palette, letters or ["Share"])
         results = [prediction, gr.Column(visible=True), *blend(prediction, opacity), *maps, table]
-        if len(names) == 2:
-            share, where = difference(*labels, picture)
+        if letters:
+            share, where = difference(*labels, image)
             note = f"A and B differ in {percent(share)} of the pixels. {note}"
             results.append(enlarged(where))
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
 
     def blend(prediction: Prediction | None, opacity: float) -> list[np.ndarray | None]:
-        """The overlays."""
+        """The overlays at an opacity in percent."""
         if prediction is None:
             return [None] * len(names)
-        picture, labels = prediction
-        return [enlarged(overlay(picture, label, palette, opacity / 100)) for label in labels]
+        return [enlarged(overlay(prediction.image, label, palette, opacity / 100)) for label in prediction.labels]
 
     with gr.Blocks(title="Try a segmentation model", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        models = names if len(names) == 1 else [f"{letter}: {name}" for letter, name in zip(letters, names)]
-        gr.HTML(f"<h1>What is where in a picture?</h1><p>{'<br>'.join(map(html.escape, models))}</p>")
+        models = [f"{letter}: {name}" for letter, name in zip(letters, names)] or names
+        gr.HTML(f"<h1>What is where in an image?</h1><p>{'<br>'.join(map(html.escape, models))}</p>")
         kept = gr.State(None, time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                title = "Your picture"
+                title = "Your image"
                 upload = Upload(label=title, alt_text=title, sources=["upload", "clipboard"], height=300)
                 if examples:
                     gr.Examples([[str(path)] for path in examples], upload, label="Examples", cache_examples=False)
@@ -139,45 +137,33 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
                     shown = [message, kept, results]
                     for what, kind in (("Overlay", "jpeg"), ("Color map", "png")):
                         with gr.Row():
-                            titles = [f"{what}, {letter}" for letter in letters] if len(names) == 2 else [what]
-                            shown += [_output(title, kind) for title in titles]
+                            shown += [_output(f"{what}, {letter}", kind) for letter in letters] or [
+                                _output(what, kind)
+                            ]
                     shown.append(gr.HTML())  # the table
-                    if len(names) == 2:
-                        shown.append(_output("Where A and B differ: orange on the pale picture", "png"))
+                    if letters:
+                        shown.append(_output("Where A and B differ: orange on the pale image", "png"))
         overlays = shown[3 : 3 + len(names)]
         upload.change(segment, [upload, opacity], shown, api_name="segment", show_progress_on=message)
-        opacity.change(
-            blend, [kept, opacity], overlays, api_name="blend", show_progress="hidden", trigger_mode="always_last"
-        )
+        quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        opacity.change(blend, [kept, opacity], overlays, api_name="blend", **quiet)
         page.load(None, js=NAME_EXAMPLES)
     return page
 
 
 def _output(title: str, kind: str) -> gr.Image:
     options = {"format": kind, "interactive": False, "buttons": ["download", "fullscreen"]}
-    return gr.Image(label=title, alt_text=title, elem_classes="picture", **options)
+    return gr.Image(label=title, alt_text=title, elem_classes="result", **options)
 
 
 def _message(text: str, kind: str = "") -> str:
-    """HTML: a sentence that is read out where it changes."""
+    """HTML: a sentence that screen readers read out when it changes."""
     role = "alert" if kind == "problem" else "status"
     return f'<p class="message {kind}" role="{role}">{html.escape(text)}</p>'
 
 
 def launch(page: gr.Blocks) -> str:
-    """
-    Shows the page from now on, and returns its address: on this machine only, or as GRADIO_SERVER_NAME and
-    GRADIO_SERVER_PORT in the environment say. It fetches nothing from elsewhere.
-    """
+    """Starts the page, which loads nothing from elsewhere; returns its address, on this machine by default."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # by default Google's
-    _, address, _ = page.launch(
-        theme=gr.themes.Default(**fonts),
-        css=CSS,
-        share=False,
-        ssr_mode=False,
-        footer_links=[],
-        max_file_size=LARGEST_UPLOAD,
-        prevent_thread_lock=True,
-        quiet=True,
-    )
-    return address
+    options = {"share": False, "ssr_mode": False, "footer_links": [], "max_file_size": "50mb", "quiet": True}
+    return page.launch(theme=gr.themes.Default(**fonts), css=CSS, prevent_thread_lock=True, **options)[1]

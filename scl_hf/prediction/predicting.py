@@ -1,10 +1,10 @@
-"""What `scripts/predict.py` is told besides inputs and protocol, and the loop from inputs to files."""
+"""The arguments of `scripts/predict.py`, and the loop from inputs to files."""
 
 import contextlib
 import functools
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..data.images import read_image
 from ..data.normalization import Normalization
 from ..errors import InputError, killed_workers
-from ..evaluation.scoring import EvaluationArguments, is_out_of_memory, predict_image, protocol_settings
+from ..evaluation.scoring import EvaluationArguments, evaluation_settings, is_out_of_memory, predict_image
 from ..files import DiskFullError, check_writable
 from ..pretrained import Checkpoint
 from .inputs import Input, Video
@@ -31,25 +31,24 @@ _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {
 @dataclass
 class PredictionArguments:
     """
-    What is written, where, and how the model is run.
+    Which files are written, where, and how the model runs.
 
     Args:
         output (`str`):
-            Folder of the predictions. In it is a folder for each of the names in `write`.
+            Folder of the predictions, with a folder for each of the names in `write`.
         write (`list[str]`, *optional*):
-            What is written of each picture: any of color, overlay, train_ids, label_ids, probabilities; by default
-            color and overlay, the only two of videos. Class ids are PNGs of 8 bits (16 beyond 255 classes), label_ids
-            with Cityscapes' own ids; probabilities are NumPy files of float16 (classes, height, width).
+            Files of each image: any of color, overlay, train_ids, label_ids, probabilities; by default color and
+            overlay, the only two of videos. Class ids are PNGs of 8 bits (16 beyond 255 classes), label_ids with
+            Cityscapes' own ids; probabilities are NumPy files of float16 (classes, height, width).
         submission (`str`, *optional*):
             Zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
             `["label_ids"]` by default.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision: `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision. Logits are averaged in float32
-            all the same.
+            `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision.
         compile (`bool`, *optional*, defaults to `False`):
-            Whether the model goes through `torch.compile`, which pays off for many pictures of one size.
+            Whether the model goes through `torch.compile`, which pays off for many images of one size.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether earlier predictions in `output` are removed first. Without it a run that was stopped goes on.
+            Whether earlier predictions in `output` are removed first. Without it a stopped run resumes.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether the checkpoint may run its own code.
     """
@@ -72,103 +71,73 @@ class PredictionArguments:
         check_writable("output", self.output)
         if self.submission is not None:
             path = Path(self.submission)
-            if os.path.isdir(path):
-                raise InputError(f"submission {path}: is a folder. Name a file.")
-            if os.path.exists(path) and not self.overwrite:
-                raise InputError(f"submission {path}: is there already. Name another file, or remove it.")
+            if os.path.isdir(path) or os.path.exists(path) and not self.overwrite:
+                raise InputError(f"submission {path}: exists already. Name another file, or remove it.")
             check_writable("submission", path.parent)
 
 
 class Predictor:
-    """
-    Predicts pictures and videos into a folder.
-
-    Args:
-        checkpoint ([`~scl_hf.pretrained.Checkpoint`]): The model; it is moved to the device.
-        args ([`PredictionArguments`]): What is written, and where.
-        protocol ([`~scl_hf.evaluation.scoring.EvaluationArguments`]): Scales, flip and tiles.
-        accelerator (`accelerate.Accelerator`): Device and mixed precision.
-    """
+    """Predicts images and videos into the folder `args.output`; the model is moved to the device."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         args: PredictionArguments,
-        protocol: EvaluationArguments,
+        evaluation: EvaluationArguments,
         accelerator: Accelerator,
     ):
-        self.checkpoint = checkpoint
-        self.protocol = protocol
-        self.accelerator = accelerator
+        self.normalization, self.evaluation, self.accelerator = checkpoint.normalization, evaluation, accelerator
         self.probabilities = "probabilities" in args.write
         settings = {"checkpoint": checkpoint.digest()} | checkpoint.normalization._asdict()
-        settings |= protocol_settings(protocol, args.dtype)
+        settings |= evaluation_settings(evaluation, args.dtype)
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
-        self.model = checkpoint.model.to(accelerator.device)
-        if args.compile:
-            self.model = torch.compile(self.model)
+        model = checkpoint.model.to(accelerator.device)
+        self.model = torch.compile(model) if args.compile else model
 
     @killed_workers()
     def predict(self, inputs: Sequence[Input]) -> tuple[int, list[str]]:
-        """
-        Predicts what is not in the folder yet, with a progress bar. Returns how many of the inputs were there already,
-        and a line for each of them that could not be read or predicted.
-        """
+        """Predicts the inputs that the folder lacks; returns how many it had, and a line for each that failed."""
         remaining = self.folder.check_inputs(inputs)
         failures: list[str] = []
         total = sum(map(_num_frames, remaining))
         with tqdm(total=total, unit=" images", bar_format=_BAR, disable=not remaining) as bar:
-            self._predict_pictures([item for item in remaining if not item.is_video], failures, bar)
-            self._predict_videos([item for item in remaining if item.is_video], failures, bar)
+            self._predict_images([item for item in remaining if not item.is_video], failures, bar)
+            for item in (item for item in remaining if item.is_video):
+                with _listed(failures):
+                    self._predict_video(item, bar)
         return len(inputs) - len(remaining), failures
 
-    def _predict_pictures(self, pictures: Sequence[Input], failures: list[str], bar: tqdm) -> None:
-        num_workers, read = (
-            self.protocol.dataloader_num_workers,
-            functools.partial(_read, self.checkpoint.normalization),
-        )
-        loader = DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=read)
+    def _predict_images(self, images: Sequence[Input], failures: list[str], bar: tqdm) -> None:
+        read, num_workers = functools.partial(_read, self.normalization), self.evaluation.dataloader_num_workers
+        loader = DataLoader(images, batch_size=None, num_workers=num_workers, collate_fn=read)
         with WriteQueue(threads=4, waiting=8) as queue:
-            for picture, item in zip(pictures, loader):
-                try:
+            for image, item in zip(images, loader):
+                with _listed(failures):
                     if "error" in item:
                         raise InputError(item["error"])
                     prediction = self._predict(item)
-                except _StopError:
-                    raise
-                except InputError as error:
-                    failures.append(str(error))
-                else:
                     self.folder.start()
-                    queue.submit(self.folder.write, picture, item["picture"].numpy(), *prediction)
+                    queue.submit(self.folder.write, image, item["image"].numpy(), *prediction)
                 bar.update()
 
-    def _predict_videos(self, videos: Sequence[Input], failures: list[str], bar: tqdm) -> None:
-        for item in videos:
-            try:
-                video, write = Video(item.path), None
-                with contextlib.ExitStack() as stack:
-                    for frame in video.frames():
-                        pixel_values = self.checkpoint.normalization.of(frame)
-                        prediction, _ = self._predict({"id": item.path, "pixel_values": pixel_values})
-                        if write is None:
-                            self.folder.start()
-                            size = frame.shape[1::-1]
-                            write = stack.enter_context(self.folder.write_video(item, video.fps, size))
-                        write(frame, prediction)
-                        bar.update()
-            except (_StopError, DiskFullError):
-                raise
-            except InputError as error:
-                failures.append(str(error))
+    def _predict_video(self, item: Input, bar: tqdm) -> None:
+        video, write = Video(item.path), None
+        with contextlib.ExitStack() as stack:
+            for frame in video.frames():
+                prediction, _ = self._predict({"id": item.path, "pixel_values": self.normalization.of(frame)})
+                if write is None:  # nothing is written before the first prediction
+                    self.folder.start()
+                    write = stack.enter_context(self.folder.write_video(item, video.fps, frame.shape[1::-1]))
+                write(frame, prediction)
+                bar.update()
 
     def _predict(self, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-        """The train ids of a picture and, if they are written, its probabilities."""
+        """The train ids (H, W) of an image and, if they are written, its probabilities (C, H, W)."""
         try:
-            probs = predict_image(self.model, item, self.protocol, self.accelerator)[0]
+            probs = predict_image(self.model, item, self.evaluation, self.accelerator)[0]
         except InputError as error:
-            # A tile that the model cannot take is so in every picture; one picture that is too small stops nothing.
-            cause, tile = error.__cause__, self.protocol.eval_tile
+            # An image that is too small is listed. A tile that the model cannot take would fail in every image.
+            cause, tile = error.__cause__, self.evaluation.eval_tile
             tile_is_wrong = tile is not None and all(map(operator.ge, item["pixel_values"].shape[-2:], tile))
             compiler = type(cause).__module__.startswith(("torch._dynamo", "torch._inductor"))
             if tile_is_wrong or compiler or is_out_of_memory(cause):
@@ -184,20 +153,31 @@ def class_ids(probs: torch.Tensor) -> np.ndarray:
 
 
 class _StopError(InputError):
-    """What concerns all pictures, not the one at hand."""
+    """An error that concerns all images, not only the current one."""
 
 
-def _read(pixels: Normalization, picture: Input) -> dict[str, Any]:
-    """A picture and what the model gets of it; of one that cannot be read, the error's line."""
+@contextlib.contextmanager
+def _listed(failures: list[str]) -> Iterator[None]:
+    """Adds the error of one input to `failures`, unless it concerns all."""
     try:
-        image = read_image(picture.path)
+        yield
+    except (_StopError, DiskFullError):
+        raise
+    except InputError as error:
+        failures.append(str(error))
+
+
+def _read(normalization: Normalization, image: Input) -> dict[str, Any]:
+    """An image and its `pixel_values`, or the line of the error."""
+    try:
+        pixels = read_image(image.path)
     except InputError as error:
         return {"error": str(error)}
-    return {"id": picture.path, "picture": torch.from_numpy(image), "pixel_values": pixels.of(image)}
+    return {"id": image.path, "image": torch.from_numpy(pixels), "pixel_values": normalization.of(pixels)}
 
 
 def _num_frames(item: Input) -> int:
     try:
         return Video(item.path).num_frames if item.is_video else 1
     except InputError:
-        return 0  # it is read, and listed, in its turn
+        return 0  # it is listed in its turn

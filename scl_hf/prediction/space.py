@@ -14,19 +14,11 @@ from ..files import check_writable, writing
 from ..hub import on_the_hub
 
 PACKAGE = Path(__file__).parents[1]
-# What the page imports, directly or by this package; the Space itself installs Gradio.
+# The requirements of the page; the Space itself installs Gradio.
 NEEDED = (
-    "accelerate",
-    "datasets",
-    "huggingface-hub",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "PyYAML",
-    "safetensors",
-    "torch",
-    "transformers",
-)
+    "accelerate", "datasets", "huggingface-hub", "numpy", "opencv-python-headless", "pillow", "PyYAML", "safetensors",
+    "torch", "transformers",
+)  # fmt: skip
 
 APP = '''"""The page, written by scripts/app.py of scl_hf, whose code is in the folder scl_hf."""
 
@@ -42,30 +34,29 @@ if __name__ == "__main__":
     launch(page)
     page.block_thread()
 '''
-
 README = """---
 {metadata}---
 
-What is where in a picture, by semantic segmentation. The models: {models}. Uploaded pictures are deleted within two
+What is where in an image, by semantic segmentation. The models: {models}. Uploaded images are deleted within two
 hours.
 """
 
 
 def check_space(space: str, names: Sequence[str]) -> None:
-    """Refuses a folder that is there already, and checkpoints that a Space could not get."""
+    """Raises `InputError` for a folder that exists, and for checkpoints that a Space cannot download."""
     check_writable("space", space)
     if os.path.lexists(space):
-        raise InputError(f"space {space}: is there already. Name a new folder.")
+        raise InputError(f"space {space}: exists already. Name a new folder.")
     for name in names:
         if on_the_hub(name) is None:
             raise InputError(
-                f"space {space}: a Space takes its model from the Hub, and {name} is none of it. Push it first with "
+                f"space {space}: a Space takes its model from the Hub, and {name} is not there. Push it first with "
                 "scripts/push.py, and name it user/repo."
             )
 
 
 def write_space(space: str, names: Sequence[str], examples: Sequence[str], trust_remote_code: bool = False) -> None:
-    """The page, its metadata, the versions that it was tried with here, this package, and pictures to choose from."""
+    """Writes the page, its metadata, the versions installed here, this package, and example images."""
     metadata = {
         "title": "Try a segmentation model",
         "emoji": "🏙️",
@@ -78,17 +69,15 @@ def write_space(space: str, names: Sequence[str], examples: Sequence[str], trust
         "models": list(dict.fromkeys(on_the_hub(name)[0] for name in names)),
         "pinned": False,
     }
-    # Of "2.13.0+cpu" the part that an index knows
-    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in NEEDED}
-    folder = Path(space)
+    header = yaml.safe_dump(metadata, allow_unicode=True, sort_keys=False)
+    # Package indexes know 2.13.0+cpu as 2.13.0.
+    versions = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in NEEDED]
     files = {
         "app.py": APP.format(names=list(names), trust_remote_code=trust_remote_code),
-        "README.md": README.format(
-            metadata=yaml.safe_dump(metadata, allow_unicode=True, sort_keys=False),
-            models=", ".join(f"`{name}`" for name in names),
-        ),
-        "requirements.txt": "".join(f"{name}=={version}\n" for name, version in versions.items()),
+        "README.md": README.format(metadata=header, models=", ".join(f"`{name}`" for name in names)),
+        "requirements.txt": "".join(versions),
     }
+    folder = Path(space)
     with writing(space, folder.parent):
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         for name, text in files.items():

@@ -1,8 +1,6 @@
-"""
-The zip for the Cityscapes test server. The server takes one picture for each of the 1,525 test images, found anywhere
-in the zip by the pattern `<city>_<sequence>_<frame>*.png`, whose pixels are label ids.
-"""
+"""The zip for the Cityscapes test server: label ids of each test image, `<city>_<sequence>_<frame>*.png`."""
 
+import os
 import re
 import zipfile
 from collections import Counter
@@ -13,6 +11,7 @@ from PIL import Image
 
 from ..data.sources.cityscapes import CITIES
 from ..errors import InputError
+from ..evaluation.official import label_ids_file
 from ..files import replacing
 from .inputs import Input
 from .writers import PredictionFolder
@@ -23,53 +22,40 @@ _NAME = re.compile(r"(([a-z]+)_\d{6}_\d{6})_leftImg8bit\.png")
 
 
 def check_test_images(inputs: Sequence[Input]) -> None:
-    """Refuses anything but the test images of Cityscapes, all of them, once, at full size, and says what is wrong."""
+    """Raises `InputError` unless the inputs are all test images of Cityscapes, each once, at full size."""
     frames = {}
     for item in inputs:
         match = _NAME.fullmatch(Path(item.path).name)
         if match is None or match[2] not in TEST_IMAGES:
             raise InputError(
-                f"submission: {item.path} is no test image of Cityscapes; give leftImg8bit/test as the only input."
+                f"submission: {item.path} is not a test image of Cityscapes; give leftImg8bit/test as the only input."
             )
         if match[1] in frames:
             raise InputError(f"submission: {item.path} and {frames[match[1]]} are one test image; give it once.")
         frames[match[1]] = item.path
         try:
-            with Image.open(item.path) as image:  # reads the file's head only
+            with Image.open(item.path) as image:  # reads only the header
                 size = image.size
         except (OSError, SyntaxError) as error:
-            raise InputError(
-                f"submission: {item.path} is no picture that can be read ({error}); copy it again."
-            ) from error
+            raise InputError(f"submission: {item.path} is not a readable image ({error}); copy it again.") from error
         if size != SIZE:
             raise InputError(
                 f"submission: {item.path} has {size[0]}×{size[1]} pixels instead of {SIZE[0]}×{SIZE[1]}; give the "
                 "test images at full size."
             )
-    wanted, given = Counter(TEST_IMAGES), Counter(frame.partition("_")[0] for frame in frames)
-    if missing := wanted - given:
-        by_city = ", ".join(f"{city} {number}" for city, number in missing.items())
+    given = Counter(frame.partition("_")[0] for frame in frames)
+    if wrong := [
+        f"{given[city]} of {number} of {city}" for city, number in TEST_IMAGES.items() if given[city] != number
+    ]:
         raise InputError(
-            f"submission: {missing.total()} of the {wanted.total()} test images are missing ({by_city}); give all of "
-            "leftImg8bit/test."
-        )
-    if extra := given - wanted:
-        city = next(iter(extra))
-        raise InputError(
-            f"submission: {given[city]} images of {city}, of which the test split has {wanted[city]}; give "
+            f"submission: not exactly the {sum(TEST_IMAGES.values())} test images ({', '.join(wrong)}); give all of "
             "leftImg8bit/test of the official zip."
         )
 
 
-def write_submission(path: Path, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
-    """Packs the label ids of the test images, under the names that the server looks for, and reads the zip again."""
-    with replacing(path) as partial:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
-            for item in inputs:
-                frame = _NAME.fullmatch(Path(item.path).name)[1]
-                archive.write(folder.file("label_ids", item), f"{frame}_pred_labelIds.png")
-        with zipfile.ZipFile(partial) as archive:
-            broken = archive.testzip()
-            number = len(set(archive.namelist()))
-        if broken or number != sum(TEST_IMAGES.values()):
-            raise InputError(f"submission {path}: could not be written whole ({broken or number}); is the disk full?")
+def write_submission(path: str | os.PathLike, folder: PredictionFolder, inputs: Sequence[Input]) -> None:
+    """Packs the label ids of the test images, under the names that the server looks for."""
+    with replacing(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:  # stored: PNGs do not shrink
+        for item in inputs:
+            frame = _NAME.fullmatch(Path(item.path).name)[1]
+            archive.write(folder.file("label_ids", item), label_ids_file(Path(), frame).name)

@@ -1,8 +1,7 @@
-"""The folder of predictions: what is in it, and how files get there whole and behind the model."""
+"""The folder of predictions: its record, and files that are written behind the model, complete or not at all."""
 
 import collections
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,19 +15,19 @@ from PIL import Image
 
 from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, first_few
-from ..evaluation.scoring import changed_setting
+from ..evaluation.scoring import read_record
 from ..files import check_writable, clear_partial_files, replacing, write_json
 from ..pretrained import Checkpoint
 from ..visualization.panels import colorize, legend, overlay
 from .inputs import Input, Video
 
-KINDS = ("color", "overlay", "train_ids", "label_ids", "probabilities")
-RECORD, CLASSES, LEGEND = "predictions.json", "classes.json", "legend.png"
 VIDEO_KINDS = ("color", "overlay")
+KINDS = (*VIDEO_KINDS, "train_ids", "label_ids", "probabilities")
+RECORD, CLASSES, LEGEND = "predictions.json", "classes.json", "legend.png"
 
 
 def earlier_predictions(output: str | os.PathLike) -> list[Path]:
-    """What an earlier run wrote to a folder, which may hold other things, too: nothing where it left no record."""
+    """The files and folders that an earlier run wrote to `output`; none where it left no record."""
     folder = Path(output)
     return [folder / name for name in (*KINDS, LEGEND)] if (folder / RECORD).is_file() else []
 
@@ -42,7 +41,7 @@ class WriteQueue(ThreadPoolExecutor):
         self._jobs = collections.deque()
 
     def submit(self, job: Callable, *args: Any) -> None:
-        """Runs the job in a thread; an earlier job's exception is raised here."""
+        """Runs the job in a thread; raises the exception of an earlier job."""
         self._jobs.append(super().submit(job, *args))
         while len(self._jobs) > self._waiting:
             self._jobs.popleft().result()
@@ -55,9 +54,9 @@ class WriteQueue(ThreadPoolExecutor):
 
 class PredictionFolder:
     """
-    The folder that predictions are written to, `<path>/<kind>/<name of the input>`. It keeps a record of what it was
-    made with (`settings`) and of which file each prediction is, so that a run that was stopped goes on, and that
-    predictions of two models or protocols are never mixed. With `overwrite`, earlier predictions in it are removed.
+    The folder of predictions, `<path>/<kind>/<name of the input>`. Its record holds the settings and the source file
+    of each prediction, so that a stopped run resumes, and predictions of two models or settings are never mixed. With
+    `overwrite`, earlier predictions in it are removed.
     """
 
     def __init__(
@@ -68,87 +67,57 @@ class PredictionFolder:
         settings: Mapping[str, Any],
         overwrite: bool = False,
     ):
-        self.path = Path(path)
-        self.kinds = kinds
-        self.overwrite = overwrite
-        self.palette = checkpoint.palette
-        self.id2label = checkpoint.id2label
-        self.settings = settings
-        self._new_sources: dict[str, list] = {}
+        self.path, self.kinds, self.settings, self.overwrite = Path(path), kinds, settings, overwrite
+        self.palette, self.id2label = checkpoint.palette, checkpoint.id2label
         self._started = False
-        if "label_ids" in self.kinds and not checkpoint.is_cityscapes:
+        # Path, size and modification time of the file of each prediction: of earlier runs, and of this one
+        self.sources: dict[str, list] = {}
+        self._new_sources: dict[str, list] = {}
+        if "label_ids" in kinds and not checkpoint.is_cityscapes:
             raise InputError(
                 f"write: label_ids are those of the 19 Cityscapes classes, but the classes of {checkpoint.name} are "
                 f"{first_few(self.id2label.values())}; take train_ids, or name the classes in id2label of its "
                 "config.json."
             )
-        for kind in self.kinds:
+        for kind in kinds:
             check_writable("output", self.path / kind)
-        self.sources = self._read_sources()
-
-    def _read_sources(self) -> dict[str, list]:
-        """Path, size and time of change of the file that each prediction in the folder was made of."""
-        record = self.path / RECORD
-        if not record.is_file():
+        if (self.path / RECORD).is_file():
+            self.sources = read_record(self.path / RECORD, None if overwrite else settings).get("sources", {})
+        else:
             self._refuse_foreign([self.path / CLASSES, self.path / LEGEND])
-            return {}
-        try:
-            found = json.loads(record.read_text(encoding="utf-8"))
-            settings = dict(found["settings"])
-            sources = {name: [path, size, time] for name, (path, size, time) in found["sources"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{record}: is not the record of a folder of predictions; name another output.") from None
-        changed = changed_setting(settings, self.settings)
-        if changed and not self.overwrite:
-            name, old, new = changed
-            raise InputError(
-                f"output {self.path}: holds predictions with {name} {old}, these would have {new}. Name another "
-                "folder, or add --overwrite true to replace them."
-            )
-        return sources
 
-    def _refuse_foreign(self, paths: Sequence[Path]) -> None:
-        for path in paths:
-            if path.exists():
-                raise InputError(f"output {self.path}: {path} is there, but is no prediction. Name another folder.")
+    def _refuse_foreign(self, files: Sequence[Path], expected: str = "a prediction") -> None:
+        for file in filter(Path.exists, files):
+            raise InputError(f"output {self.path}: {file} exists, but is not {expected}. Name another folder.")
 
     def check_inputs(self, inputs: Sequence[Input]) -> list[Input]:
-        """
-        The inputs that remain to be predicted: those of which a file is not there yet, or that have changed since; all
-        of them with `overwrite`. Refuses names that are taken. Writes nothing.
-        """
+        """Returns the inputs that lack a file or have changed since, with `overwrite` all; writes nothing."""
         remaining = []
         self._new_sources = {item.name: _source(item.path) for item in inputs}
         for item in inputs:
             if item.is_video and (no_video := [kind for kind in self.kinds if kind not in VIDEO_KINDS]):
                 raise InputError(
                     f"write: {no_video[0]} of a video ({item.path}) cannot be written, only "
-                    f"{' and '.join(VIDEO_KINDS)}; unpack its frames into a folder of pictures and give that."
+                    f"{' and '.join(VIDEO_KINDS)}; unpack its frames into a folder of images and give that."
                 )
             source = self.sources.get(item.name)
-            if source is not None and source[0] != item.path and not self.overwrite:
-                raise InputError(
-                    f"output {self.path}: {item.name} is the prediction of {source[0]}, not of {item.path}. Name "
-                    "another folder, or add --overwrite true to replace it."
-                )
-            paths = [self.file(kind, item) for kind in self.kinds]
-            if source is None:
-                self._refuse_foreign(paths)
-            changed = source != self._new_sources[item.name]
-            if self.overwrite or changed or not all(path.is_file() and path.stat().st_size for path in paths):
+            files = [self.file(kind, item) for kind in self.kinds]
+            if source is None or source[0] != item.path and not self.overwrite:
+                self._refuse_foreign(files, f"a prediction of {item.path}")
+            done = source == self._new_sources[item.name] and all(f.is_file() and f.stat().st_size for f in files)
+            if self.overwrite or not done:
                 remaining.append(item)
         return remaining
 
     def start(self) -> None:
         """
-        Called before each prediction is written, so that a run that fails at its first leaves no trace: the first call
-        removes predictions of files that have changed (with `overwrite`, all earlier ones) and writes the record, the
-        classes and their legend. Files that are no predictions stay.
+        Removes predictions of files that have changed, with `overwrite` all, and writes record, classes and legend. Is
+        called before each prediction is written, and works once: a run that fails earlier leaves no trace.
         """
         if self._started:
             return
         self._started = True
-        clear_partial_files(self.path, ["*", *(f"{kind}/**/*" for kind in KINDS)])
+        clear_partial_files(self.path, [f"{kind}/**/*" for kind in KINDS])
         for name, source in self.sources.items():
             if self.overwrite or self._new_sources.get(name, source) != source:
                 for kind in KINDS:
@@ -162,57 +131,50 @@ class PredictionFolder:
             legend(classes).save(path)
 
     def file(self, kind: str, item: Input) -> Path:
-        """Where a prediction is written."""
+        """The file of a prediction."""
         suffix = ".mp4" if item.is_video else ".npy" if kind == "probabilities" else ".png"
         return self.path / kind / f"{item.name}{suffix}"
 
-    def write(self, item: Input, picture: np.ndarray, prediction: np.ndarray, probs: np.ndarray | None) -> None:
-        """Writes all that is asked for of a picture (H, W, 3), its train ids (H, W) and probabilities (C, H, W)."""
+    def write(self, item: Input, image: np.ndarray, prediction: np.ndarray, probs: np.ndarray | None) -> None:
+        """Writes all kinds of files of an image (H, W, 3), its train ids (H, W) and probabilities (C, H, W)."""
         for kind in self.kinds:
             with replacing(self.file(kind, item)) as path:
                 if kind == "probabilities":
                     np.save(path, probs)
-                elif kind == "train_ids":
-                    Image.fromarray(prediction).save(path)
-                elif kind == "label_ids":
-                    Image.fromarray(LABEL_IDS[prediction]).save(path)
-                else:
+                elif kind in VIDEO_KINDS:
                     # An overlay is as hard to compress as a photograph: more effort takes seconds and saves little.
-                    Image.fromarray(self._draw(kind, picture, prediction)).save(path, compress_level=1)
+                    Image.fromarray(self._draw(kind, image, prediction)).save(path, compress_level=1)
+                else:
+                    Image.fromarray(prediction if kind == "train_ids" else LABEL_IDS[prediction]).save(path)
 
     @contextlib.contextmanager
     def write_video(
         self, item: Input, fps: float, size: tuple[int, int]
     ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-        """
-        Yields a function that writes a frame (H, W, 3) of a video without sound, given its train ids (H, W), too.
-        MPEG-4 has even sides only: the last row or column of frames with an odd one is left out.
-        """
+        """Yields a function that writes a frame (H, W, 3) with its train ids (H, W); MPEG-4 cuts odd sides by one."""
+        number = 0
+
+        def write(frame: np.ndarray, prediction: np.ndarray) -> None:
+            nonlocal number
+            number += 1
+            for kind, video in videos.items():
+                video.write(cv2.cvtColor(self._draw(kind, frame, prediction), cv2.COLOR_RGB2BGR))
+
         with contextlib.ExitStack() as stack:
-            videos, paths, number = {}, {}, 0
-            for kind in self.kinds:
-                path = paths[kind] = stack.enter_context(replacing(self.file(kind, item)))
-                videos[kind] = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
-                stack.callback(videos[kind].release)
-                if not videos[kind].isOpened():
-                    raise InputError(
-                        f"{item.path}: no video of {size[0]}×{size[1]} pixels can be written to {path.parent}"
-                    )
-
-            def write(frame: np.ndarray, prediction: np.ndarray) -> None:
-                nonlocal number
-                number += 1
-                for kind, video in videos.items():
-                    video.write(cv2.cvtColor(self._draw(kind, frame, prediction), cv2.COLOR_RGB2BGR))
-
+            paths = {kind: stack.enter_context(replacing(self.file(kind, item))) for kind in self.kinds}
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            videos = {kind: cv2.VideoWriter(str(path), codec, fps, size) for kind, path in paths.items()}
+            for video in videos.values():
+                stack.callback(video.release)
+                if not video.isOpened():
+                    raise InputError(f"{item.path}: a video of {size[0]}×{size[1]} pixels cannot be written.")
             with WriteQueue(threads=1, waiting=8) as queue:  # one thread: frames keep their order
                 yield lambda frame, prediction: queue.submit(write, frame, prediction)
-            for kind, video in videos.items():  # a video that could not be written whole raises nothing
+            for kind, video in videos.items():
                 video.release()
-                try:
-                    found = Video(str(paths[kind])).count()
-                except InputError:
-                    found = 0
+                found = 0  # OpenCV raises nothing on a full disk: the frames are read back
+                with contextlib.suppress(InputError):
+                    found = sum(1 for _ in Video(str(paths[kind])).frames())
                 if found != number:
                     free = shutil.disk_usage(paths[kind].parent).free / 1e6
                     raise InputError(
@@ -220,16 +182,13 @@ class PredictionFolder:
                         f" it is not kept; is the disk full? {free:.1f} MB are free. The same command tries it again."
                     )
 
-    def _draw(self, kind: str, picture: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    def _draw(self, kind: str, image: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         if kind == "color":
             return colorize(prediction, self.palette)
-        return overlay(picture, prediction, self.palette)
+        return overlay(image, prediction, self.palette)
 
 
 def _source(path: str) -> list:
-    """What tells whether a file is still the one that was predicted."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return [path, 0, 0]  # it is listed as unreadable in its turn
-    return [path, stat.st_size, stat.st_mtime_ns]
+    """Path, size and modification time of a file; a link to nothing has none, and reading it says so."""
+    stat = os.stat(path) if os.path.exists(path) else None
+    return [path, stat.st_size, stat.st_mtime_ns] if stat else [path, 0, 0]

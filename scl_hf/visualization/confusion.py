@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture. Importing matplotlib takes a second: import this module where it is needed."""
+"""Draws the confusion matrix. Importing matplotlib takes a second: import this module where it is needed."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import replacing
 
 GRAY = "#6c757d"
-LARGEST_NUMBERED = 24  # classes; in a larger confusion matrix numbers are too small to read
+LARGEST_NUMBERED = 24  # classes; in a larger matrix numbers are too small to read
 
 
 def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, str], path: str | Path) -> Path:
@@ -26,11 +26,10 @@ def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, s
     side = max(4.5, size * (0.42 if numbered else 0.23))
     figure = Figure(figsize=(side * 1.2, side))
     axes = figure.add_subplot()
-    # The square root of the share, or the errors, a few percent each, would all look white.
+    # On a linear scale errors of a few percent would all look white.
     image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
-    figure.colorbar(
-        image, label="% of the class's pixels", fraction=0.04, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100]
-    )
+    ticks = [0, 1, 5, 10, 25, 50, 75, 100]
+    figure.colorbar(image, label="% of the class's pixels", fraction=0.04, pad=0.02, ticks=ticks)
     names = [id2label[index] for index in range(size)]
     style = {"fontsize": "small", "parse_math": False}  # a name may have a dollar sign
     axes.set_xticks(range(size), names, rotation=90, **style)
@@ -38,24 +37,23 @@ def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, s
     for index in np.flatnonzero(pixels == 0):
         axes.get_yticklabels()[index].set_color(GRAY)
         axes.axhspan(index - 0.5, index + 0.5, facecolor="#e9ecef", edgecolor="#ced4da", hatch="///", linewidth=0)
-    axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(np.arange(size - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="#dee2e6", linewidth=0.5)
     axes.tick_params(which="both", length=0)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
+    axes.set(xlabel="predicted", ylabel="label")
     for row, column in np.argwhere(percent >= 0.5) if numbered else ():
         value = percent[row, column]
-        ink = "white" if value > 35 else "black"
-        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize="x-small", color=ink)
+        color = "white" if value > 35 else "black"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize="x-small", color=color)
     return save_figure(figure, path)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure to a file of a type that matplotlib knows, or one line that says why it cannot."""
+    """Writes a figure to a file of a type that matplotlib knows."""
     path = Path(path)
     if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"{path}: is no name of a picture; take one that ends with .png, .svg or .pdf")
+        raise InputError(f"{path}: is not the name of an image; take one that ends with .png, .svg or .pdf")
     if os.path.isdir(path):
         raise InputError(f"{path}: is a folder; name a file to write")
     try:

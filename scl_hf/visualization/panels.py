@@ -1,4 +1,4 @@
-"""Label maps in color, overlays, error maps, and panels of pictures side by side."""
+"""Label maps in color, overlays, error maps, and sample predictions side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..data.normalization import Normalization
 
-# A picture narrower than the first is enlarged, one wider than the second is shrunk, by a whole factor.
+# An image narrower than the first is enlarged, one wider than the second is shrunk, by a whole factor.
 READABLE_WIDTH, LARGEST_WIDTH = 360, 720
 LARGEST_PANEL = 2880  # many columns share this width
 FONT_SIZE = 16
@@ -34,66 +34,68 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
     """An image (H, W, 3) under `alpha` of the colors of its classes (H, W); ignored pixels show the image alone."""
-    if image.shape != (*label.shape, 3):
-        raise ValueError(f"image {image.shape} and label {label.shape} are not (H, W, 3) and (H, W) of one size.")
+    _check_size(image.shape, (*label.shape, 3))
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
 def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
     """
-    Where a prediction (H, W) is wrong, as (H, W, 3) uint8: wrong pixels in vermilion, right ones as a pale gray image
+    The errors of a prediction (H, W), as (H, W, 3) uint8: wrong pixels in vermilion, right ones as a pale gray image
     (all of one gray without `image`), ignored ones black.
     """
-    if prediction.shape != label.shape:
-        raise ValueError(f"prediction {prediction.shape} and label {label.shape} are not of one size.")
-    if image is not None and image.shape != (*label.shape, 3):
-        raise ValueError(f"image {image.shape} and label {label.shape} are not (H, W, 3) and (H, W) of one size.")
+    _check_size(prediction.shape, label.shape)
+    if image is not None:
+        _check_size(image.shape, (*label.shape, 3))
     gray = np.full(label.shape, 128.0) if image is None else image @ np.array([0.299, 0.587, 0.114])
     pale = np.rint(160 + gray[..., None] * 90 / 255).astype(np.uint8)
     errors = np.where((prediction != label)[..., None], np.array(WRONG, np.uint8), pale)
     return np.where((label == 255)[..., None], np.uint8(0), errors)
 
 
+def _check_size(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"an array is {shape} and not {expected}: image, label and prediction must be of one size.")
+
+
 def panel(
     rows: list[list[tuple[str, np.ndarray]]], legend: list[tuple[str, Sequence[int]]] | None = None
 ) -> Image.Image:
     """
-    Rows of (caption, picture) side by side on white, and below them a legend of (class name, RGB color). Pictures are
+    Draws rows of (caption, image) side by side on white, with a legend of (class name, RGB color) below. Images are
     (H, W, 3) uint8; one whole factor brings all of them to a readable width. A row without captions is lower.
     """
-    pictures = [picture for row in rows for _, picture in row]
-    if not pictures:
-        raise ValueError("a panel needs at least one picture.")
-    for picture in pictures:
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-            raise ValueError(f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
-    widest = max(picture.shape[1] for picture in pictures)
+    images = [image for row in rows for _, image in row]
+    if not images:
+        raise ValueError("a panel needs at least one image.")
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}.")
+    widest = max(image.shape[1] for image in images)
     largest = min(LARGEST_WIDTH, LARGEST_PANEL // max(map(len, rows)))
     enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / largest)
-    cells = [[(caption, _resize(picture, enlarge, shrink)) for caption, picture in row] for row in rows if row]
+    cells = [[(caption, _resize(image, enlarge, shrink)) for caption, image in row] for row in rows if row]
 
     font = ImageFont.load_default(FONT_SIZE)
-    line = sum(font.getmetrics())
     columns = [
         max(row[column][1].width for row in cells if column < len(row)) for column in range(max(map(len, cells)))
     ]
-    caption_heights = [line + 4 if any(caption for caption, _ in row) else 0 for row in cells]
-    picture_heights = [max(picture.height for _, picture in row) for row in cells]
+    caption_heights = [sum(font.getmetrics()) + 4 if any(caption for caption, _ in row) else 0 for row in cells]
+    image_heights = [max(image.height for _, image in row) for row in cells]
     width = sum(columns) + MARGIN * (len(columns) + 1)
-    height = sum(caption_heights) + sum(picture_heights) + MARGIN * (len(cells) + 1)
+    height = sum(caption_heights) + sum(image_heights) + MARGIN * (len(cells) + 1)
     key = _draw_legend(legend, width - 2 * MARGIN, font) if legend else None
     canvas = Image.new("RGB", (width, height + (key.height + MARGIN if key else 0)), "white")
     draw = ImageDraw.Draw(canvas)
 
     top = MARGIN
-    for row, caption_height, picture_height in zip(cells, caption_heights, picture_heights):
+    for row, caption_height, image_height in zip(cells, caption_heights, image_heights):
         left = MARGIN
-        for (caption, picture), column in zip(row, columns):
+        for (caption, image), column in zip(row, columns):
             draw.text((left, top), _shorten(caption, column, font), fill=INK, font=font)
-            canvas.paste(picture, (left, top + caption_height))
+            canvas.paste(image, (left, top + caption_height))
             left += column + MARGIN
-        top += caption_height + picture_height + MARGIN
+        top += caption_height + image_height + MARGIN
     if key:
         canvas.paste(key, (MARGIN, top))
     return canvas
@@ -107,59 +109,55 @@ def comparison_panel(
     palette: np.ndarray,
 ) -> Image.Image:
     """
-    What several checkpoints predict for the same images, as in the paper's Figure 4: the image (H, W, 3), a column for
-    each checkpoint with its [`error_map`] below, the ground truth (H, W), and a legend of the classes that occur.
+    Draws predictions of several checkpoints, as in the paper's Figure 4: the image (H, W, 3), a column for each
+    checkpoint with its [`error_map`] below, the ground truth (H, W), and a legend of the classes that occur.
     """
-    for name, maps in [("labels", labels), *predictions.items()]:
-        if len(maps) != len(images):
-            raise ValueError(f"{name}: {len(maps)} label maps for {len(images)} images.")
     rows, occurring = [], set()
-    for index, (image, label) in enumerate(zip(images, labels)):
-        guesses = {name: maps[index] for name, maps in predictions.items()}
+    for image, label, *guesses in zip(images, labels, *predictions.values(), strict=True):
+        columns = [(name, colorize(guess, palette)) for name, guess in zip(predictions, guesses)]
+        errors = [(_share_wrong(guess, label), error_map(guess, label, image)) for guess in guesses]
         blank = ("", np.full_like(image, 255))
-        errors = [(_share_wrong(guess, label), error_map(guess, label, image)) for guess in guesses.values()]
-        columns = [(name, colorize(guess, palette)) for name, guess in guesses.items()]
         rows.append([("image", image), *columns, ("ground truth", colorize(label, palette))])
         rows.append([blank, *errors, blank])
-        occurring.update(*(np.unique(ids).tolist() for ids in (label, *guesses.values())))
+        occurring.update(*(np.unique(ids).tolist() for ids in (label, *guesses)))
     legend = [(id2label[i], palette[i]) for i in sorted(occurring - {255})]
-    legend += [("ignored", (0, 0, 0))] if 255 in occurring else []
-    return panel(rows, legend)
+    return panel(rows, legend + [("ignored", (0, 0, 0))] * (255 in occurring))
 
 
 def training_panel(
     examples: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     last_pair: Mapping[str, torch.Tensor] | None,
-    pixels: Normalization,
+    normalization: Normalization,
     palette: np.ndarray,
     id2label: Mapping[int, str],
     evaluated_name: str,
 ) -> Image.Image:
     """
-    What a model in training predicts for a few images (`pixel_values` (3, H, W), label and prediction (H, W) of each,
-    on the CPU), and below them `image`, `target`, `student` and `valid` of its last CutMix image, if there was one.
+    Draws sample predictions of a model in training: for a few images (`pixel_values` (3, H, W), label and prediction
+    (H, W) of each, on the CPU), and below them `image`, `target`, `student` and `valid` of its last CutMix image.
     """
     rows = []
     for pixel_values, label, prediction in examples:
-        guess = (f"prediction ({evaluated_name})", colorize(prediction.numpy(), palette))
-        rows.append([("image", pixels.to_image(pixel_values)), ("label", colorize(label.numpy(), palette)), guess])
+        image, truth = normalization.to_image(pixel_values), colorize(label.numpy(), palette)
+        guess = colorize(prediction.numpy(), palette)
+        rows.append([("image", image), ("label", truth), (f"prediction ({evaluated_name})", guess)])
     if last_pair is not None:
         maps = [last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("target", "student")]
-        target, student = (colorize(ids, palette) for ids in maps)
-        image = ("unlabeled, CutMix", pixels.to_image(last_pair["image"]))
-        rows.append([image, ("teacher's target", target), ("prediction (student)", student)])
+        pseudo_label, student = (colorize(ids, palette) for ids in maps)
+        image = ("unlabeled, CutMix", normalization.to_image(last_pair["image"]))
+        rows.append([image, ("pseudo-label (teacher)", pseudo_label), ("prediction (student)", student)])
     return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
+
+
+def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
+    """Draws names of classes beside their colors, on white."""
+    key = _draw_legend(classes, LARGEST_WIDTH, ImageFont.load_default(FONT_SIZE))
+    return ImageOps.expand(key, MARGIN, "white")
 
 
 def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
     wrong = (prediction != label)[label != 255]
     return f"{100 * wrong.mean():.1f} % wrong (orange)" if wrong.size else "no labeled pixel"
-
-
-def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
-    """Names of classes beside their colors, on white."""
-    key = _draw_legend(classes, LARGEST_WIDTH, ImageFont.load_default(FONT_SIZE))
-    return ImageOps.expand(key, MARGIN, "white")
 
 
 def _draw_legend(legend: list[tuple[str, Sequence[int]]], width: int, font) -> Image.Image:
@@ -173,19 +171,18 @@ def _draw_legend(legend: list[tuple[str, Sequence[int]]], width: int, font) -> I
     draw = ImageDraw.Draw(canvas)
     for index, (name, color) in enumerate(legend):
         left, top = index % per_row * entry, index // per_row * (line + 8)
-        box = (left, top + 1, left + swatch, top + line)
-        draw.rectangle(box, fill=tuple(map(int, color)), outline=OUTLINE)
+        draw.rectangle((left, top + 1, left + swatch, top + line), fill=tuple(map(int, color)), outline=OUTLINE)
         draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
     return canvas
 
 
-def _resize(picture: np.ndarray, enlarge: int, shrink: int) -> Image.Image:
-    image = Image.fromarray(picture)
+def _resize(image: np.ndarray, enlarge: int, shrink: int) -> Image.Image:
+    image = Image.fromarray(image)
     return image.reduce(shrink) if shrink > 1 else ImageOps.scale(image, enlarge, Image.Resampling.NEAREST)
 
 
 def _shorten(text: str, width: int, font) -> str:
-    """Cut in the middle: names of checkpoints differ at their ends."""
+    """Cuts a text in the middle: names of checkpoints differ at their ends."""
     kept, short = len(text), text
     while kept and font.getlength(short) > width:
         kept -= 1

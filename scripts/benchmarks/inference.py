@@ -20,8 +20,8 @@ from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.inference import predict_probs, tile_starts
 from scl_hf.metrics import MeanIoU
-from scl_hf.prediction import Input, PredictionFolder
-from scl_hf.prediction.writers import WriteQueue
+from scl_hf.prediction.inputs import Input
+from scl_hf.prediction.writers import PredictionFolder, WriteQueue
 from scl_hf.pretrained import Checkpoint
 
 from .common import Measured, print_table, print_targets

@@ -11,13 +11,10 @@ from scl_hf.errors import InputError
 from scl_hf.evaluation.checkpoints import (
     TRAINING_DATA,
     ScoringArguments,
-    check_earlier_scores,
-    folder_names,
-    load_candidate,
+    load_for_data,
     score_settings,
-    short_names,
 )
-from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
 
 NAMES = {0: "traffic light", 1: "sky", 2: "road"}
 
@@ -32,22 +29,11 @@ def save(path, *labels):
     return str(path)
 
 
-def test_names_for_tables_and_folders():
-    assert short_names(["runs/demo", "org/model"]) == ["demo", "model"]
-    assert short_names(["runs/demo/checkpoint-5/"], "ema") == ["demo/checkpoint-5 (EMA)"]
-    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
-    assert folder_names(["demo/checkpoint-5 (EMA)", "demo"]) == ["demo-checkpoint-5-EMA", "demo"]
-    assert folder_names(short_names(["run", "../run"])) == ["1-run", "2-run"]
-    assert len(set(folder_names(short_names(["a/x", "a-x", "b/x", "x"])))) == 4
-    with pytest.raises(InputError, match="a/x: is given twice"):
-        short_names(["a/x", "a/../a/x"])
-
-
 def test_class_names_that_differ_are_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        load_candidate(save(tmp_path / "same", "Traffic_Light", "sky", "road"), ScoringArguments(), NAMES)
+        load_for_data(save(tmp_path / "same", "Traffic_Light", "sky", "road"), ScoringArguments(), NAMES)
         assert "same" not in caplog.text.replace("same brings no image processor", "")
-        load_candidate(save(tmp_path / "other", "traffic light", "heaven", "street"), ScoringArguments(), NAMES)
+        load_for_data(save(tmp_path / "other", "traffic light", "heaven", "street"), ScoringArguments(), NAMES)
         assert "names 2 of 3 classes otherwise than the data: 'heaven' for 'sky', 'street' for 'road'" in caplog.text
 
 
@@ -61,13 +47,13 @@ def test_class_names_that_differ_are_warned_of(tmp_path, caplog):
 )
 def test_other_classes_are_refused(tmp_path, labels, message):
     with pytest.raises(InputError, match=f"^checkpoint .*model: .*{message}"):
-        load_candidate(save(tmp_path / "model", *labels), ScoringArguments(), NAMES)
+        load_for_data(save(tmp_path / "model", *labels), ScoringArguments(), NAMES)
 
 
 def test_student_and_ema_of_a_training_checkpoint(tmp_path):
     def bias(path, **fields):
-        candidate = load_candidate(str(path), ScoringArguments(**fields), NAMES)
-        return candidate.model.decoder.classifier.weight[0, 0, 0, 0].item()
+        checkpoint = load_for_data(str(path), ScoringArguments(**fields), NAMES)
+        return checkpoint.model.decoder.classifier.weight[0, 0, 0, 0].item()
 
     values = []
     for seed, folder in enumerate(("ema_published", "ema_published/student", "student_published/teacher")):
@@ -90,35 +76,35 @@ NO_SCORE = {"max_tiles_per_batch", "dataloader_num_workers"} | TRAINING_DATA
 
 
 @pytest.mark.parametrize("name", [*DATA_FIELDS, *(field.name for field in dataclasses.fields(EvaluationArguments))])
-def test_scores_of_other_data_or_another_protocol_are_not_replaced(tmp_path, name):
+def test_scores_of_other_data_or_evaluation_settings_are_not_replaced(tmp_path, name):
     data = DataArguments(dataset="folder", data_dir="mine", label_map={7: 0, 8: 1})
-    protocol, args, file = EvaluationArguments(), ScoringArguments(), tmp_path / "scores.json"
-    check_earlier_scores(file, score_settings(["run"], data, protocol, args))  # there are none
-    file.write_text(json.dumps({"settings": score_settings(["run"], data, protocol, args)}))
-    check_earlier_scores(file, score_settings(["run"], data, protocol, args))
-    setattr(data if name in DATA_FIELDS else protocol, name, "another")
-    settings = score_settings(["run"], data, protocol, args)
+    evaluation, args, file = EvaluationArguments(), ScoringArguments(), tmp_path / "scores.json"
+    file.write_text(json.dumps({"settings": score_settings(["run"], data, evaluation, args)}))
+    read_record(file, score_settings(["run"], data, evaluation, args))
+    setattr(data if name in DATA_FIELDS else evaluation, name, "another")
+    settings = score_settings(["run"], data, evaluation, args)
     if name in NO_SCORE:
-        return check_earlier_scores(file, settings)
+        read_record(file, settings)
+        return
     with pytest.raises(
         InputError, match=f"^output: .*json is for {name} .*, this would be for another. .*--overwrite"
     ):
-        check_earlier_scores(file, settings)
+        read_record(file, settings)
 
 
 def test_scores_of_other_checkpoints_are_not_replaced(tmp_path):
-    data, protocol, file = DataArguments(), EvaluationArguments(), tmp_path / "scores.json"
-    file.write_text(json.dumps({"settings": score_settings(["run"], data, protocol, ScoringArguments())}))
+    data, evaluation, file = DataArguments(), EvaluationArguments(), tmp_path / "scores.json"
+    file.write_text(json.dumps({"settings": score_settings(["run"], data, evaluation, ScoringArguments())}))
     for changed in ({"student": True}, {"dtype": "bfloat16"}):
         with pytest.raises(InputError, match="is for (weights None|dtype float32), this would be for"):
-            check_earlier_scores(file, score_settings(["run"], data, protocol, ScoringArguments(**changed)))
+            read_record(file, score_settings(["run"], data, evaluation, ScoringArguments(**changed)))
     with pytest.raises(InputError, match="is for checkpoints"):
-        check_earlier_scores(file, score_settings(["run", "b"], data, protocol, ScoringArguments()))
+        read_record(file, score_settings(["run", "b"], data, evaluation, ScoringArguments()))
     same = ScoringArguments(panel_images=9, official=True)
-    check_earlier_scores(file, score_settings(["run"], data, protocol, same))
+    read_record(file, score_settings(["run"], data, evaluation, same))
     file.write_text("[]")
-    with pytest.raises(InputError, match="scores.json does not say what it scores. Name another --output"):
-        check_earlier_scores(file, {})
+    with pytest.raises(InputError, match="scores.json is not the record of an earlier run. Name another --output"):
+        read_record(file, {})
     assert TRAINING_DATA < set(DATA_FIELDS)
 
 

@@ -16,7 +16,7 @@ from scl_hf.evaluation.scoring import EvaluationArguments, predicted_images, sco
 from scl_hf.inference import predict_probs
 
 NUM_CLASSES = 4
-PROTOCOL = {"eval_scales": [0.5, 1.0], "eval_flip": True, "eval_tile": [16, 24], "max_tiles_per_batch": 3}
+SETTINGS = {"eval_scales": [0.5, 1.0], "eval_flip": True, "eval_tile": [16, 24], "max_tiles_per_batch": 3}
 
 
 def noise(index):
@@ -39,15 +39,23 @@ def model_of_noise():
     return tiny_model({i: f"class {i}" for i in range(NUM_CLASSES)})
 
 
-def test_the_protocol_is_that_of_the_fields(accelerator):
+def test_images_are_predicted_as_the_fields_say(accelerator):
     model = model_of_noise()
-    args = EvaluationArguments(**PROTOCOL, eval_overlap=0.5)
+    args = EvaluationArguments(**SETTINGS, eval_overlap=0.5)
     predicted = list(predicted_images(model, IMAGES, [3, 1], args, accelerator))
     assert [(row, item["id"]) for row, item, _ in predicted] == [(3, "image 3"), (1, "image 1")]
     for row, _, probs in predicted:
         pixel_values = IMAGES[row]["pixel_values"].unsqueeze(0)
-        expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, 3)
+        expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, max_tiles_per_batch=3)
         assert torch.equal(probs, expected)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_evaluation_leaves_the_global_random_stream_alone(accelerator, num_workers):
+    model, args = model_of_noise(), EvaluationArguments(dataloader_num_workers=num_workers)
+    before = torch.get_rng_state()
+    assert len(list(predicted_images(model, IMAGES, [0, 1], args, accelerator))) == 2
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_mixed_precision_reaches_the_model_and_not_the_average():
@@ -74,14 +82,14 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSemanticSegmentation
 sys.path[:0] = {tests!r}
-from test_scoring import IMAGES, PROTOCOL, EvaluationArguments, score
+from test_scoring import IMAGES, SETTINGS, EvaluationArguments, score
 
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
 rows = []
 model = AutoModelForSemanticSegmentation.from_pretrained({model!r})
-results = score(model, IMAGES, EvaluationArguments(**PROTOCOL), accelerator, lambda row, *_: rows.append(row))
+results = score(model, IMAGES, EvaluationArguments(**SETTINGS), accelerator, lambda row, *_: rows.append(row))
 torch.save((rows, results), f"{out}/{{accelerator.process_index}}.pt")
 accelerator.end_training()
 """
@@ -104,7 +112,7 @@ def test_two_processes_score_as_one_bit_for_bit(accelerator, tmp_path):
     one = score(
         type(model).from_pretrained(tmp_path / "model"),
         IMAGES,
-        EvaluationArguments(**PROTOCOL),
+        EvaluationArguments(**SETTINGS),
         accelerator,
         on_prediction=lambda row, item, probs: shown.append((row, item["id"], probs.shape[-2:])),
     )

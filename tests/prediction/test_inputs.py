@@ -1,9 +1,10 @@
-"""What is predicted: files, folders, globs and videos, and the names of their predictions."""
+"""Files, folders, globs and videos, and the names of their predictions."""
 
 import pytest
 
 from scl_hf.errors import InputError
-from scl_hf.prediction import Video, earlier_predictions, find_inputs
+from scl_hf.prediction.inputs import Video, find_inputs
+from scl_hf.prediction.writers import earlier_predictions
 
 
 def touch(path):
@@ -16,7 +17,7 @@ def names(inputs):
     return [item.name for item in inputs]
 
 
-def test_inputs_keep_their_folders_and_do_not_meet(tmp_path):
+def test_inputs_keep_their_folders_and_do_not_collide(tmp_path):
     for name in ("a/x.png", "a/deep/x.JPG", "a/.hidden.png", "a/notes.txt", "b/x.png", "b/y.png", "b/y.mp4"):
         touch(tmp_path / name)
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
@@ -32,7 +33,7 @@ def test_inputs_keep_their_folders_and_do_not_meet(tmp_path):
     with pytest.raises(InputError, match=r"input .*none/\*: no such file or folder"):
         find_inputs([a, f"{tmp_path}/none/*"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no picture and no video"):
+    with pytest.raises(InputError, match="holds no image and no video"):
         find_inputs([str(tmp_path / "empty")])
 
 
@@ -47,6 +48,6 @@ def test_predictions_beside_their_inputs_are_no_inputs(tmp_path):
     assert sorted(item.path for item in found) == sorted(map(str, inputs))
 
 
-def test_what_is_no_video(tmp_path):
-    with pytest.raises(InputError, match="broken.mp4: is no video that can be read"):
+def test_a_file_that_is_no_video(tmp_path):
+    with pytest.raises(InputError, match="broken.mp4: is not a readable video"):
         Video(str(touch(tmp_path / "broken.mp4")))

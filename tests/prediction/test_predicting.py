@@ -1,9 +1,9 @@
-"""What scripts/predict.py is told; its loop is tested in tests/scripts."""
+"""The arguments of scripts/predict.py; its loop is tested in tests/scripts."""
 
 import pytest
 
 from scl_hf.errors import InputError
-from scl_hf.prediction import PredictionArguments
+from scl_hf.prediction.predicting import PredictionArguments
 
 
 def test_bad_arguments(tmp_path):
@@ -14,7 +14,7 @@ def test_bad_arguments(tmp_path):
         ({"output": str(taken)}, "output .*taken: is a file"),
         ({"output": str(taken / "below")}, "taken is a file"),
         ({"output": str(tmp_path), "write": ["colors"]}, "write: there is no 'colors'; take any of color, overlay"),
-        ({"output": str(tmp_path), "submission": str(taken)}, "submission .*taken: is there already"),
+        ({"output": str(tmp_path), "submission": str(taken)}, "submission .*taken: exists already"),
     ):
         with pytest.raises(InputError, match=message):
             PredictionArguments(**fields)

@@ -1,4 +1,4 @@
-"""Uploads in, pictures and tables out, without a page."""
+"""Uploads in, images and tables out, without a page."""
 
 import io
 import re
@@ -13,12 +13,12 @@ from scl_hf.prediction import views
 from scl_hf.visualization.panels import WRONG
 
 COLORS = (np.indices((12, 20)).sum(0) * 7)[..., None] + np.array([0, 20, 40], np.uint8)
-PICTURE = Image.fromarray(COLORS.astype(np.uint8))
+IMAGE = Image.fromarray(COLORS.astype(np.uint8))
 
 
-def saved(picture, suffix, **options):
+def saved(image, suffix, **options):
     file = io.BytesIO()
-    picture.save(file, suffix, **options)
+    image.save(file, suffix, **options)
     return file.getvalue()
 
 
@@ -40,43 +40,43 @@ def sixteen_bits():
 @pytest.mark.parametrize(
     "content",
     [
-        saved(PICTURE.convert("CMYK"), "JPEG"),
-        saved(PICTURE.convert("CMYK"), "TIFF"),
-        saved(PICTURE.convert("RGBA"), "PNG"),
-        saved(PICTURE.convert("LA"), "PNG"),
-        saved(PICTURE.convert("P"), "PNG", transparency=0),
-        saved(PICTURE.convert("1"), "PNG"),
+        saved(IMAGE.convert("CMYK"), "JPEG"),
+        saved(IMAGE.convert("CMYK"), "TIFF"),
+        saved(IMAGE.convert("RGBA"), "PNG"),
+        saved(IMAGE.convert("LA"), "PNG"),
+        saved(IMAGE.convert("P"), "PNG", transparency=0),
+        saved(IMAGE.convert("1"), "PNG"),
         saved(sixteen_bits(), "PNG"),
         saved(sixteen_bits(), "TIFF"),
     ],
 )
-def test_every_kind_of_picture_becomes_8_bit_colors(upload, content):
-    picture, note = upload(content)
-    assert picture.shape == (12, 20, 3) and picture.dtype == np.uint8 and note == ""
-    assert np.ptp(picture) > 100
+def test_every_kind_of_image_becomes_8_bit_colors(upload, content):
+    image, note = upload(content)
+    assert image.shape == (12, 20, 3) and image.dtype == np.uint8 and note == ""
+    assert np.ptp(image) > 100
 
 
 def test_a_photograph_is_turned_upright(upload):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture, note = upload(saved(PICTURE, "JPEG", exif=exif), "photo.jpg")
-    assert picture.shape == (20, 12, 3) and note == ""
-    upright = np.asarray(PICTURE.rotate(-90, expand=True)).astype(int)
-    assert np.abs(picture - upright).mean() < 4
+    image, note = upload(saved(IMAGE, "JPEG", exif=exif), "photo.jpg")
+    assert image.shape == (20, 12, 3) and note == ""
+    upright = np.asarray(IMAGE.rotate(-90, expand=True)).astype(int)
+    assert np.abs(image - upright).mean() < 4
 
 
-def test_of_an_animation_the_first_picture(upload):
+def test_of_an_animation_the_first_frame(upload):
     frames = [Image.new("RGB", (20, 12), color) for color in ("red", "blue")]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
         content = saved(frames[0], kind, save_all=True, append_images=frames[1:])
-        picture, note = upload(content, f"clip.{kind.lower()}")
-        assert picture[0, 0, 0] > 200 and "several pictures, this is the first" in note
+        image, note = upload(content, f"clip.{kind.lower()}")
+        assert image[0, 0, 0] > 200 and "several images, this is the first" in note
     assert upload(saved(frames[0], "MPO", save_all=True, append_images=frames[1:]), "photo.jpg")[1] == ""
 
 
-def test_a_large_picture_is_made_smaller_and_a_huge_one_refused(upload, monkeypatch):
-    picture, note = upload(saved(Image.new("RGB", (4100, 30)), "PNG"))
-    assert picture.shape == (15, 2048, 3) and "from 4100×30 to 2048×15" in note
+def test_a_large_image_is_made_smaller_and_a_huge_one_refused(upload, monkeypatch):
+    image, note = upload(saved(Image.new("RGB", (4100, 30)), "PNG"))
+    assert image.shape == (15, 2048, 3) and "from 4100×30 to 2048×15" in note
     bomb = bytearray(saved(Image.new("RGB", (8, 8)), "BMP"))
     for side in (30_000, 10_001, 5_000):  # more than Pillow opens, and less; the first two than are opened here
         bomb[18:22] = bomb[22:26] = side.to_bytes(4, "little")
@@ -84,11 +84,18 @@ def test_a_large_picture_is_made_smaller_and_a_huge_one_refused(upload, monkeypa
             upload(bytes(bomb), "photo.bmp")
 
 
-def test_what_is_no_picture_is_said_in_a_sentence(upload):
-    whole = saved(PICTURE, "PNG")
-    gif = saved(PICTURE, "GIF", save_all=True, append_images=[PICTURE.convert("L")])
-    for content in (whole[:60], whole[:-40], b"<html>gone</html>", b"\x89PNG\r\n\x1a\n", gif[:30], b"BM" + bytes(99)):
-        with pytest.raises(InputError, match="^my <photo>.png cannot be read as a picture: .* Choose a JPEG or PNG.$"):
+def test_a_file_that_is_no_image_is_refused_in_a_sentence(upload):
+    complete = saved(IMAGE, "PNG")
+    gif = saved(IMAGE, "GIF", save_all=True, append_images=[IMAGE.convert("L")])
+    for content in (
+        complete[:60],
+        complete[:-40],
+        b"<html>gone</html>",
+        b"\x89PNG\r\n\x1a\n",
+        gif[:30],
+        b"BM" + bytes(99),
+    ):
+        with pytest.raises(InputError, match="^my <photo>.png cannot be read as an image: .* Choose a JPEG or PNG.$"):
             upload(content, "my <photo>.png")
     with pytest.raises(InputError, match="^photo.png is empty. Choose another file.$"):
         upload(b"")
@@ -128,4 +135,4 @@ def test_the_table_has_every_class_and_escapes_names():
     rows = re.findall(r'<tr><td><span[^>]*>(\d)</span></td><th scope="row">(.*?)</th>(.*?)</tr>', table)
     assert [(number, name) for number, name, _ in rows] == [("0", "a &amp; b"), ("2", "sky"), ("1", "&lt;script&gt;")]
     assert rows[0][2] == "<td>100.0 %</td><td>0.0 %</td>" and rows[2][2] == "<td>0.0 %</td><td>&lt; 0.1 %</td>"
-    assert "&lt;one&gt;" in table and "<p>Not in this picture: sea.</p>" in table
+    assert "&lt;one&gt;" in table and "<p>Not in this image: sea.</p>" in table

@@ -1,4 +1,4 @@
-"""The folder of predictions: what is written, how a run goes on, and what is refused."""
+"""The folder of predictions: its files, how a run resumes, and what is refused."""
 
 import json
 import resource
@@ -12,8 +12,8 @@ from PIL import Image
 from scl_hf.data.sources import cityscapes
 from scl_hf.errors import InputError
 from scl_hf.files import replacing
-from scl_hf.prediction import Input, PredictionFolder, Video
-from scl_hf.prediction.writers import WriteQueue
+from scl_hf.prediction.inputs import Input, Video
+from scl_hf.prediction.writers import PredictionFolder, WriteQueue
 
 SETTINGS = {"checkpoint": "0123", "eval_scales": [1.0]}
 
@@ -31,14 +31,14 @@ def make_folder(path, id2label=cityscapes.ID2LABEL, settings=SETTINGS, write=("c
     return PredictionFolder(path, write, checkpoint, settings, overwrite)
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path):
+def test_files_appear_complete_or_not_at_all(tmp_path):
     path = tmp_path / "new/label.png"
     with pytest.raises(RuntimeError), replacing(path) as partial:
         partial.write_bytes(b"half")
         raise RuntimeError
     assert list(path.parent.iterdir()) == []
     with replacing(path) as partial:
-        partial.write_bytes(b"whole")
+        partial.write_bytes(b"complete")
         assert not path.exists()
     assert [file.name for file in path.parent.iterdir()] == ["label.png"]
 
@@ -53,18 +53,18 @@ def test_errors_of_writing_threads_come_up():
         queue.submit(lambda: 1 / 0)
 
 
-def test_what_is_written(tmp_path):
+def test_the_files_of_an_image(tmp_path):
     kinds = ["color", "overlay", "train_ids", "label_ids", "probabilities"]
     folder = make_folder(tmp_path / "out", write=kinds)
-    item = Input("/pictures/toy_dataset/x.png", "toy_dataset/x")
+    item = Input("/images/toy_dataset/x.png", "toy_dataset/x")
     assert folder.check_inputs([item]) == [item]
-    picture, prediction = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 10, 18]], np.uint8)
+    image, prediction = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 10, 18]], np.uint8)
     probs = np.random.default_rng(0).random((19, 1, 3)).astype(np.float16)
     folder.start()
-    folder.write(item, picture, prediction, probs)
+    folder.write(item, image, prediction, probs)
     read = {kind: np.asarray(Image.open(folder.file(kind, item))) for kind in kinds[:-1]}
     np.testing.assert_array_equal(read["color"], folder.palette[prediction])
-    np.testing.assert_array_equal(read["overlay"], np.rint(0.4 * picture + 0.6 * folder.palette[prediction]))
+    np.testing.assert_array_equal(read["overlay"], np.rint(0.4 * image + 0.6 * folder.palette[prediction]))
     np.testing.assert_array_equal(read["train_ids"], prediction)
     np.testing.assert_array_equal(read["label_ids"], [[7, 23, 33]])
     np.testing.assert_array_equal(np.load(tmp_path / "out/probabilities/toy_dataset/x.npy"), probs)
@@ -73,11 +73,11 @@ def test_what_is_written(tmp_path):
     assert Image.open(tmp_path / "out/legend.png").width > 100
 
     many = make_folder(tmp_path / "many", {i: str(i) for i in range(300)}, write=["train_ids"])
-    many.write(item, picture, np.array([[0, 255, 299]], np.uint16), None)
+    many.write(item, image, np.array([[0, 255, 299]], np.uint16), None)
     np.testing.assert_array_equal(np.asarray(Image.open(many.file("train_ids", item))), [[0, 255, 299]])
 
 
-def test_a_folder_goes_on_and_mixes_nothing(tmp_path):
+def test_a_folder_resumes_and_mixes_nothing(tmp_path):
     out = tmp_path / "out"
     x, y, other = Input("/a/x.png", "x"), Input("/a/y.png", "y"), Input("/b/x.png", "x")
     folder = make_folder(out, write=["train_ids"])
@@ -86,10 +86,10 @@ def test_a_folder_goes_on_and_mixes_nothing(tmp_path):
     folder.write(x, np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), None)
     assert make_folder(out, write=["train_ids"]).check_inputs([x, y]) == [y]
     assert make_folder(out, write=["train_ids", "color"]).check_inputs([x, y]) == [x, y]
-    with pytest.raises(InputError, match="x is the prediction of /a/x.png, not of /b/x.png"):
+    with pytest.raises(InputError, match="train_ids/x.png exists, but is not a prediction of /b/x.png"):
         make_folder(out, write=["train_ids"]).check_inputs([other])
     changed = SETTINGS | {"eval_scales": [0.5, 1.0]}
-    with pytest.raises(InputError, match=r"eval_scales \[1.0\], these would have \[0.5, 1.0\].*--overwrite true"):
+    with pytest.raises(InputError, match=r"eval_scales \[1.0\], this would be for \[0.5, 1.0\].*--overwrite true"):
         make_folder(out, settings=changed)
 
     changed_file = touch(tmp_path / "z.png")
@@ -104,7 +104,7 @@ def test_a_folder_goes_on_and_mixes_nothing(tmp_path):
         changed_file.write_bytes(b"another")
 
     touch(out / "train_ids/mine.png")
-    with pytest.raises(InputError, match="mine.png is there, but is no prediction"):
+    with pytest.raises(InputError, match="mine.png exists, but is not a prediction"):
         make_folder(out, write=["train_ids"]).check_inputs([Input("/a/mine.png", "mine")])
     anew = make_folder(out, settings=changed, write=["color"], overwrite=True)
     assert anew.check_inputs([x]) == [x]
@@ -114,20 +114,20 @@ def test_a_folder_goes_on_and_mixes_nothing(tmp_path):
     assert make_folder(out, settings=changed, write=["color"]).check_inputs([x, y]) == [x, y]
 
 
-def test_what_is_refused(tmp_path):
+def test_inputs_and_folders_that_are_refused(tmp_path):
     with pytest.raises(InputError, match="classes of run are LABEL_0, LABEL_1; take train_ids"):
         make_folder(tmp_path / "out", {0: "LABEL_0", 1: "LABEL_1"}, write=["label_ids"])
     with pytest.raises(InputError, match="train_ids of a video .*cannot be written"):
         make_folder(tmp_path / "out", write=["train_ids"]).check_inputs([Input("/a/clip.mp4", "clip")])
     touch(tmp_path / "legend.png")
-    with pytest.raises(InputError, match="legend.png is there, but is no prediction"):
+    with pytest.raises(InputError, match="legend.png exists, but is not a prediction"):
         make_folder(tmp_path)
     touch(tmp_path / "taken_kind/overlay")
     with pytest.raises(InputError, match="output .*overlay: is a file"):
         make_folder(tmp_path / "taken_kind")
     assert [path.name for path in (tmp_path / "taken_kind").iterdir()] == ["overlay"]
     (tmp_path / "predictions.json").write_text("[1]")
-    with pytest.raises(InputError, match="predictions.json: is not the record"):
+    with pytest.raises(InputError, match="predictions.json is not the record"):
         make_folder(tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_videos_in_and_out(tmp_path):
     assert sorted(file.name for file in (tmp_path / "out/color").iterdir()) == ["clip.mp4"]
 
 
-def test_a_video_that_is_not_written_whole_is_an_error(tmp_path):
+def test_a_video_that_is_not_written_completely_is_an_error(tmp_path):
     """OpenCV raises nothing when the disk is full: what it has written is read back."""
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (96, 128, 3), np.uint8) for _ in range(12)]
@@ -177,8 +177,8 @@ def test_a_video_that_is_not_written_whole_is_an_error(tmp_path):
 
 
 def test_empty_files_and_hidden_ones_of_a_killed_run_are_not_done(tmp_path):
-    picture = touch(tmp_path / "in/x.png")
-    item = Input(str(picture), "x")
+    image = touch(tmp_path / "in/x.png")
+    item = Input(str(image), "x")
     folder = make_folder(tmp_path / "out", write=["train_ids"])
     folder.check_inputs([item])
     folder.start()

@@ -68,16 +68,16 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def test_a_picture_gives_maps_shares_and_what_differs(client, models, monkeypatch):
-    message, *pictures, table, where = client.predict(handle_file(EXAMPLES[0]), 60, api_name="/segment")
+def test_a_image_gives_maps_shares_and_what_differs(client, models, monkeypatch):
+    message, *images, table, where = client.predict(handle_file(EXAMPLES[0]), 60, api_name="/segment")
     share = float(re.search(r"A and B differ in ([\d.]+) % of the pixels", message)[1]) / 100
-    picture = read_upload(EXAMPLES[0])[0]
-    labels = [page_module.predict(model, picture) for model in models]
+    image = read_upload(EXAMPLES[0])[0]
+    labels = [page_module.predict(model, image) for model in models]
     assert share == pytest.approx((labels[0] != labels[1]).mean(), abs=0.001) and 0 < share
     assert ((pixels(where) == WRONG).all(-1) == enlarged(labels[0] != labels[1])).all()
-    for shown, label, model in zip(pictures, labels, models):
-        assert np.abs(pixels(shown) - enlarged(overlay(picture, label, model.palette))).mean() < 6  # JPEG
-    for shown, label, model in zip(pictures[2:], labels, models):
+    for shown, label, model in zip(images, labels, models):
+        assert np.abs(pixels(shown) - enlarged(overlay(image, label, model.palette))).mean() < 6  # JPEG
+    for shown, label, model in zip(images[2:], labels, models):
         colors = enlarged(model.palette[label])
         assert (pixels(shown) == colors).all(-1).mean() > 0.95  # but for the numbers
     assert "grass &amp; &lt;b&gt;moss&lt;/b&gt;" in table and "<b>" not in table
@@ -86,16 +86,16 @@ def test_a_picture_gives_maps_shares_and_what_differs(client, models, monkeypatc
     # The opacity asks no model
     monkeypatch.setattr(page_module, "predict_probs", None)
     bare, _ = client.predict(0, api_name="/blend")
-    assert np.abs(pixels(bare) - enlarged(picture)).mean() < 6
+    assert np.abs(pixels(bare) - enlarged(image)).mean() < 6
     full, _ = client.predict(100, api_name="/blend")
     assert np.abs(pixels(full) - enlarged(models[0].palette[labels[0]])).mean() < 12
 
 
-def test_what_cannot_be_shown_is_a_sentence(client, tmp_path):
-    whole = EXAMPLES[0].read_bytes()
+def test_a_file_that_cannot_be_shown_is_a_sentence(client, tmp_path):
+    complete = EXAMPLES[0].read_bytes()
     for name, content, sentence in (
-        ("cut.png", whole[:9000], "cut.png cannot be read as a picture: "),
-        ("page.jpg", b"<html>", "page.jpg cannot be read as a picture: "),
+        ("cut.png", complete[:9000], "cut.png cannot be read as an image: "),
+        ("page.jpg", b"<html>", "page.jpg cannot be read as an image: "),
         ("empty.png", b"", "empty.png is empty. Choose another file."),
     ):
         (tmp_path / name).write_bytes(content)
@@ -104,8 +104,8 @@ def test_what_cannot_be_shown_is_a_sentence(client, tmp_path):
         assert rest == [None] * 6
     Image.new("RGB", (2, 2)).save(tmp_path / "icon.png")
     message, *_ = client.predict(handle_file(tmp_path / "icon.png"), 60, api_name="/segment")
-    assert "2×2 pixels cannot be predicted by " in message and "Choose a larger picture." in message
-    assert client.predict(None, 60, api_name="/segment")[0].count("Choose a picture") == 1
+    assert "2×2 pixels cannot be predicted by " in message and "Choose a larger image." in message
+    assert client.predict(None, 60, api_name="/segment")[0].count("Choose an image") == 1
     assert client.predict(30, api_name="/blend") == (None, None)
 
 
@@ -125,7 +125,7 @@ def test_one_model_and_no_examples(models):
     shown = {
         kind: [block for block in page.blocks.values() if isinstance(block, kind)] for kind in (gr.Image, gr.HTML)
     }
-    assert [block.label for block in shown[gr.Image]] == ["Your picture", "Overlay", "Color map"]
+    assert [block.label for block in shown[gr.Image]] == ["Your image", "Overlay", "Color map"]
     assert "me/&lt;i&gt;toy_dataset" in shown[gr.HTML][0].value and not any(
         "<i>" in (b.value or "") for b in shown[gr.HTML]
     )
@@ -133,16 +133,16 @@ def test_one_model_and_no_examples(models):
 
 def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
     one, two, beach = (checkpoints / name for name in ("one", "two", "beach"))
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     for arguments, message in (
         ([], "one checkpoint or two come first"),
         ([one, two, one], "one checkpoint or two come first"),
         ([one, beach], r"beach: its classes \(sea, sand\) are not those of .*one \(grass"),
         ([tmp_path / "none"], "none: no such folder"),
         ([one, "--examples", tmp_path / "c.png"], "c.png: no such file"),
-        ([one, "--examples", tmp_path / "text.png"], "text.png cannot be read as a picture"),
-        ([one, "--space", tmp_path / "space"], "takes its model from the Hub, and .*one is none of it. Push it first"),
-        (["me/toy_dataset", "--space", tmp_path], "is there already"),
+        ([one, "--examples", tmp_path / "text.png"], "text.png cannot be read as an image"),
+        ([one, "--space", tmp_path / "space"], "takes its model from the Hub, and .*one is not there. Push it first"),
+        (["me/toy_dataset", "--space", tmp_path], "exists already"),
     ):
         with pytest.raises(InputError, match=message):
             app(*arguments)

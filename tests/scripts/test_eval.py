@@ -22,7 +22,7 @@ from scl_hf.errors import InputError
 from scl_hf.evaluation.scoring import EvaluationArguments, score
 
 SCRIPT = Path(__file__).parents[2] / "scripts/eval.py"
-PROTOCOL = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
+SETTINGS = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
 NORMALIZATION = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
 
 
@@ -60,14 +60,14 @@ def read_matrix(folder):
 
 def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoint, toy_dataset, toy_data, capsys):
     data = ["--data_dir", toy_dataset, "--official", "--panel_images", "2", "--output", "out"]
-    assert evaluate(checkpoint, checkpoint / "student", *data, *PROTOCOL) == 0
+    assert evaluate(checkpoint, checkpoint / "student", *data, *SETTINGS) == 0
     printed = capsys.readouterr().out
     assert "checkpoint-7" in printed and "the Cityscapes scorer agrees" in printed
 
     first, second = read("out")["checkpoints"]
     images = EvaluationImages(toy_data.evaluation, Normalization(**NORMALIZATION))
-    protocol = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
-    expected = score(tiny_model(ID2LABEL, 0), images, protocol, Accelerator(cpu=True))
+    settings = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=32)
+    expected = score(tiny_model(ID2LABEL, 0), images, settings, Accelerator(cpu=True))
     assert first["mean_iou"] == expected["mean_iou"] != second["mean_iou"]
     assert first["official"]["mean_iou"] == pytest.approx(first["mean_iou"], abs=1e-12)
 
@@ -88,7 +88,7 @@ def test_two_checkpoints_side_by_side_and_the_official_scorer(evaluate, checkpoi
 
 
 def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, toy_dataset):
-    command = [checkpoint, "--data_dir", toy_dataset, "--official", *PROTOCOL]
+    command = [checkpoint, "--data_dir", toy_dataset, "--official", *SETTINGS]
     evaluate(*command, "--output", "one")
     result = run_processes(2, SCRIPT, *command, "--output", "two")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -99,7 +99,7 @@ def test_two_processes_score_as_one_bit_for_bit(evaluate, checkpoint, toy_datase
         assert Path("one", file).read_bytes() == Path("two", file).read_bytes(), file
 
 
-def test_a_training_recipe_gives_data_and_protocol(evaluate, checkpoint, toy_dataset):
+def test_a_training_recipe_gives_data_and_evaluation_settings(evaluate, checkpoint, toy_dataset):
     recipe = {"data_dir": str(toy_dataset), "eval_scales": [0.5], "learning_rate": 0.1, "output_dir": "run", "seed": 3}
     Path("my.yaml").write_text(yaml.safe_dump(recipe | {"model_config": {"stem_channels": 4}, "panel_images": 9}))
     assert evaluate(checkpoint, "my.yaml", "--student", "--panel_images", "0") == 0

@@ -26,7 +26,7 @@ from transformers import (
 
 from scl_hf.data.sources.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
-from scl_hf.prediction import Video
+from scl_hf.prediction.inputs import Video
 
 SCRIPT = Path(__file__).parents[2] / "scripts/predict.py"
 NAMES = ("iris", "lily", "rose", "aster", "tulip")
@@ -67,8 +67,8 @@ def predict(tmp_path, monkeypatch, checkpoints):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three pictures of odd and unequal sizes, in two folders."""
+def images(tmp_path):
+    """Three images of odd and unequal sizes, in two folders."""
     rng = np.random.default_rng(0)
     for name, size in (("a/one.png", (33, 50)), ("a/two.png", (41, 40)), ("b/one.png", (64, 35))):
         path = tmp_path / "in" / name
@@ -83,21 +83,21 @@ def snapshot(path):
 
 
 @pytest.mark.parametrize("checkpoint", ["deeplab", "segformer"])
-def test_the_label_map_of_pipeline_and_of_post_processing(predict, pictures, checkpoints, tmp_path, checkpoint):
-    assert predict(checkpoint, pictures, "--write", "train_ids", "probabilities") == 0
+def test_the_label_map_of_pipeline_and_of_post_processing(predict, images, checkpoints, tmp_path, checkpoint):
+    assert predict(checkpoint, images, "--write", "train_ids", "probabilities") == 0
     folder = checkpoints / checkpoint
     model = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
     segment = pipeline("image-segmentation", model=model, image_processor=processor)
     kinds = set()
     for name in ("a/one", "a/two", "b/one"):
-        picture = Image.open(pictures / f"{name}.png")
+        image = Image.open(images / f"{name}.png")
         label = np.asarray(Image.open(tmp_path / f"out/train_ids/{name}.png"))
         with torch.no_grad():
-            outputs = model(processor(picture, return_tensors="pt")["pixel_values"])
-        (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[picture.size[::-1]])
+            outputs = model(processor(image, return_tensors="pt")["pixel_values"])
+        (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])
         np.testing.assert_array_equal(label, expected)
-        for segmentation in segment(picture, subtask="semantic"):
+        for segmentation in segment(image, subtask="semantic"):
             train_id = model.config.label2id[segmentation["label"]]
             np.testing.assert_array_equal(np.asarray(segmentation["mask"]) == 255, label == train_id)
         probs = np.load(tmp_path / f"out/probabilities/{name}.npy")
@@ -107,38 +107,38 @@ def test_the_label_map_of_pipeline_and_of_post_processing(predict, pictures, che
     assert len(kinds) > 1  # a map of one class would be equal to much
 
 
-def test_resumes_and_redoes_what_is_missing(predict, pictures, tmp_path, capsys):
-    protocol = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
-    assert predict("deeplab", pictures, *protocol) == 0
+def test_resumes_and_redoes_what_is_missing(predict, images, tmp_path, capsys):
+    settings = ["--eval_scales", "0.5", "1", "--eval_flip", "true", "--eval_tile", "32"]
+    assert predict("deeplab", images, *settings) == 0
     before = snapshot(tmp_path / "out")
     assert len(before) == 7  # three color maps, three overlays, the legend
     colors = np.asarray(Image.open(tmp_path / "out/color/a/one.png"))
     assert {tuple(color) for color in colors.reshape(-1, 3).tolist()} <= {tuple(color) for color in PALETTE.tolist()}
     (tmp_path / "out/overlay/a/two.png").unlink()
-    assert predict("deeplab", pictures, *protocol, "--max_tiles_per_batch", "3") == 0
-    assert "1 predicted" in (printed := capsys.readouterr().out) and "2 were there already" in printed
+    assert predict("deeplab", images, *settings, "--max_tiles_per_batch", "3") == 0
+    assert "1 predicted" in (printed := capsys.readouterr().out) and "2 were predicted earlier" in printed
     after = snapshot(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} <= {
         "color/a/two.png",
         "overlay/a/two.png",
         "legend.png",
     }
-    with pytest.raises(InputError, match="eval_flip True, these would have False"):
-        predict("deeplab", pictures, "--eval_scales", "0.5", "1", "--eval_tile", "32")
-    with pytest.raises(InputError, match="holds predictions with checkpoint"):
-        predict("segformer", pictures, *protocol)
-    assert predict("segformer", pictures, "--overwrite", "true") == 0
+    with pytest.raises(InputError, match="eval_flip True, this would be for False"):
+        predict("deeplab", images, "--eval_scales", "0.5", "1", "--eval_tile", "32")
+    with pytest.raises(InputError, match="predictions.json is for checkpoint"):
+        predict("segformer", images, *settings)
+    assert predict("segformer", images, "--overwrite", "true") == 0
 
 
-def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
-    (pictures / "a/broken.png").write_bytes((pictures / "a/one.png").read_bytes()[:60])
-    Image.new("RGB", (3, 3)).save(pictures / "a/icon.png")
-    os.mkfifo(pictures / "a/pipe.png")
-    bomb = bytearray((pictures / "a/one.png").read_bytes())
+def test_continues_past_a_broken_file(predict, images, tmp_path, capsys):
+    (images / "a/broken.png").write_bytes((images / "a/one.png").read_bytes()[:60])
+    Image.new("RGB", (3, 3)).save(images / "a/icon.png")
+    os.mkfifo(images / "a/pipe.png")
+    bomb = bytearray((images / "a/one.png").read_bytes())
     bomb[16:24] = 2 * (2**15).to_bytes(4)  # its header claims 2³⁰ pixels
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4)
-    (pictures / "a/bomb.png").write_bytes(bomb)
-    assert predict("deeplab", pictures) == 1
+    (images / "a/bomb.png").write_bytes(bomb)
+    assert predict("deeplab", images) == 1
     printed = capsys.readouterr().err
     assert "4 of 7 could not be predicted" in printed and "a/pipe.png: is no file" in printed
     assert "a/bomb.png: has more pixels than are opened" in printed
@@ -146,26 +146,26 @@ def test_goes_on_past_a_broken_file(predict, pictures, tmp_path, capsys):
     assert len(list((tmp_path / "out/color").rglob("*.png"))) == 3
 
 
-def test_videos(predict, pictures, tmp_path, capsys):
-    clip = cv2.VideoWriter(str(pictures / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (40, 32))
+def test_videos(predict, images, tmp_path, capsys):
+    clip = cv2.VideoWriter(str(images / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (40, 32))
     for i in range(5):
         clip.write(np.full((32, 40, 3), 50 * i, np.uint8))
     clip.release()
-    (pictures / "broken.mp4").write_bytes(b"no video")
-    assert predict("deeplab", pictures) == 1
+    (images / "broken.mp4").write_bytes(b"no video")
+    assert predict("deeplab", images) == 1
     assert (
         "1 of 5 could not be predicted:\n  " in (printed := capsys.readouterr()).err
-        and "broken.mp4: is no" in printed.err
+        and "broken.mp4: is not a readable video" in printed.err
     )
     assert "4 predicted" in printed.out
     assert sorted(path.name for path in (tmp_path / "out/color").iterdir()) == ["a", "b", "clip.mp4"]
     for kind in ("color", "overlay"):
         assert [frame.shape for frame in Video(str(tmp_path / f"out/{kind}/clip.mp4")).frames()] == [(32, 40, 3)] * 5
-    predict("deeplab", pictures)
-    assert "0 predicted" in (printed := capsys.readouterr().out) and "4 were there already" in printed
+    predict("deeplab", images)
+    assert "0 predicted" in (printed := capsys.readouterr().out) and "4 were predicted earlier" in printed
 
 
-def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoints, monkeypatch):
+def test_wrong_input_leaves_nothing_behind(predict, images, tmp_path, checkpoints, monkeypatch):
     backbone, headless = SegformerModel(SegformerConfig(**SEGFORMER)), checkpoints / "headless"
     backbone.save_pretrained(headless)
     SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMER)).save_pretrained(checkpoints / "nameless")
@@ -173,28 +173,28 @@ def test_wrong_input_leaves_nothing_behind(predict, pictures, tmp_path, checkpoi
     config = json.loads((checkpoints / "unfit/config.json").read_text())
     (checkpoints / "unfit/config.json").write_text(json.dumps(config | FLOWERS))
     for checkpoint, arguments, message in (
-        ("deeplab", [pictures, "--eval_tile", "4"], "with tiles 4×4 pixels .*too small for the output stride"),
-        ("deeplab", [pictures, "--eval_scales", "0"], "eval_scales: must be scales above 0"),
-        ("segformer", [pictures, "--write", "label_ids"], "classes of .*segformer are iris, lily, rose, …;"),
-        ("deeplab", [pictures, "--submission", tmp_path / "out.zip"], "one.png is no test image of Cityscapes"),
-        ("headless", [pictures], "is not a trained segmentation model, .* are missing"),
-        ("nameless", [pictures], "nameless: brings no class names, only LABEL_0, …"),
-        ("unfit", [pictures], r"classifier.weight has the shape \[19, .* belongs to the 5 classes of id2label"),
-        ("none", [pictures], "none: no such folder"),
-        ("deeplab", [pictures, "--dtype", "half"], "dtype: must be float32, bfloat16, float16, got 'half'"),
-        ("deeplab", [pictures / "c"], "in/c: no such file or folder"),
+        ("deeplab", [images, "--eval_tile", "4"], "with tiles 4×4 pixels .*too small for the output stride"),
+        ("deeplab", [images, "--eval_scales", "0"], "eval_scales: must be scales above 0"),
+        ("segformer", [images, "--write", "label_ids"], "classes of .*segformer are iris, lily, rose, …;"),
+        ("deeplab", [images, "--submission", tmp_path / "out.zip"], "one.png is not a test image of Cityscapes"),
+        ("headless", [images], "is not a trained segmentation model, .* are missing"),
+        ("nameless", [images], "nameless: brings no class names, only LABEL_0, …"),
+        ("unfit", [images], r"classifier.weight has the shape \[19, .* belongs to the 5 classes of id2label"),
+        ("none", [images], "none: no such folder"),
+        ("deeplab", [images, "--dtype", "half"], "dtype: must be float32, bfloat16, float16, got 'half'"),
+        ("deeplab", [images / "c"], "in/c: no such file or folder"),
         ("deeplab", [], "a checkpoint and at least one input come first"),
     ):
         with pytest.raises(InputError, match=message):
             predict(checkpoint, *arguments)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="runs in one process"):
-        predict("deeplab", pictures)
+        predict("deeplab", images)
     assert not (tmp_path / "out").exists()
 
 
-def test_bfloat16_and_compiled(predict, pictures, tmp_path, monkeypatch):
-    one, probs = pictures / "a/one.png", []
+def test_bfloat16_and_compiled(predict, images, tmp_path, monkeypatch):
+    one, probs = images / "a/one.png", []
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     for options in ([], ["--dtype", "bfloat16"], ["--compile", "true"]):
         AcceleratorState._reset_state(reset_partial_state=True)  # as a process of its own

@@ -30,7 +30,7 @@ def named_axes(figure):
     return {axes.get_title(loc="left").split(",")[0]: axes for axes in figure.axes}
 
 
-def test_curves_show_what_was_logged(tmp_path, figures):
+def test_curves_show_the_log(tmp_path, figures):
     path = plot_curves({"demo": make_log()}, tmp_path / "new" / "curves.png")
     assert list(path.parent.iterdir()) == [path] and shows(path, BLUE)
     (figure,) = figures
@@ -74,7 +74,7 @@ def test_curves_of_a_log_that_lacks_the_rest(tmp_path, figures, keys):
     assert keys == ("loss",) or all(tick == round(tick) for tick in axes.get_yticks())  # in whole percent
 
 
-def test_what_cannot_be_written(tmp_path, monkeypatch):
+def test_files_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_text("")
     for path, message in [
