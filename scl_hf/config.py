@@ -225,16 +225,20 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         """Whether unlabeled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
-    def ramp(self, step: int) -> float:
-        """Factor of λ_c and λ_sc at a step: 0 during a supervised start, then rising to 1."""
-        steps = step - self.semi_supervised_start_step
+    def start_step(self, max_steps: int) -> int:
+        """Returns the first step with unlabeled images."""
+        return self.semi_supervised_start_step
+
+    def ramp(self, step: int, max_steps: int) -> float:
+        """Returns the factor of λ_c and λ_sc at a step: 0 during the supervised start, then rising to 1."""
+        steps = step - self.start_step(max_steps)
         if steps < 0 or not self.semi_supervised:
             return 0.0
         return min(1.0, (steps + 1) / max(1, self.semi_supervised_ramp_steps))
 
-    def updates_teacher(self, step: int) -> bool:
-        """Whether the copy of the EMA model that gives the targets is made, or made anew, before a step."""
-        steps = step - self.semi_supervised_start_step
+    def updates_teacher(self, step: int, max_steps: int) -> bool:
+        """Returns whether the frozen teacher is made, or renewed, before a step."""
+        steps = step - self.start_step(max_steps)
         return self.teacher_update_interval is not None and steps >= 0 and steps % self.teacher_update_interval == 0
 
     @property

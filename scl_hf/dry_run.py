@@ -14,7 +14,7 @@ from .data.crops import PairedCrops
 from .data.sampler import LabeledSampler, PairSampler
 from .data.training import pair_collator
 from .errors import InputError, check_field, check_finite
-from .segmentation_trainer import encoder_of
+from .optim import encoder_of
 from .step_cost import StepCost, optimizer_bytes_per_value, parameter_bytes, step_cost
 
 

@@ -136,7 +136,8 @@ def predicted_images(
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
     """Each of these rows of `images`, its item, and its probabilities (1, C, H, W), one after the other."""
     workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": signals.worker_init()}
-    loader = DataLoader(Subset(images, rows), batch_size=None, **workers)
+    # Without a generator of its own, the loader would draw a seed from the random numbers of the training.
+    loader = DataLoader(Subset(images, rows), batch_size=None, generator=torch.Generator(), **workers)
     for row, item in zip(rows, loader):
         yield row, item, predict_image(model, item, args, accelerator)
 

@@ -18,8 +18,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.overrides import TorchFunctionMode
 from torch.profiler import record_function
 
-from scl_hf import cutmix, losses
-from scl_hf.checkpointing.finite import StepWatch
+from scl_hf import SemiSupervisedTrainer, cutmix, losses
 from scl_hf.teacher import EMATeacher
 
 from .case import DATA, LOGGING, LOSSES, PART, STEP, TEACHER, TRANSFER, MeasuredTrainer
@@ -37,7 +36,7 @@ NAMES = {"relaxed_cross_entropy": L_X, "adjust_logits": L_X, "consistency_loss":
 NAMES |= dict.fromkeys(("structured_consistency_loss", "loss_of_all_pairs", "loss_of_pairs"), L_SC)
 FUNCTIONS = {getattr(losses, name): part for name, part in NAMES.items()} | {cutmix.mix: MIX}
 METHODS = [(EMATeacher, "update_parameters", EMA), (Accelerator, "backward", BACKWARD)]
-METHODS += [(StepWatch, name, NUMBERS) for name in ("before", "after", "end", "settle")]
+METHODS += [(SemiSupervisedTrainer, "_get_grad_norm", NUMBERS)]
 METHODS += [(data_loader, "send_to_device", TRANSFER)]
 PARTS = [DATA, TRANSFER, STUDENT, TEACHER, MIX, L_X, L_C, L_SC, LOSSES, NUMBERS, OPTIMIZER, EMA, LOGGING, STEP]
 COMPUTE = [part for part in PARTS if part not in (DATA, TRANSFER)]
