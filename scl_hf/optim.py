@@ -1,4 +1,4 @@
-"""Optimizer and schedule, and the checks of a run's settings against its model."""
+"""Optimizer and schedule: their check before a run, which parameters decay, a learning rate for the encoder."""
 
 import contextlib
 import copy
@@ -10,9 +10,6 @@ from transformers import PreTrainedModel, Trainer, get_scheduler
 
 from .config import SemiSupervisedConfig
 from .errors import InputError, first_line
-from .inference import size_divisor, smallest_side
-from .model_card import check_card_template
-from .models import DeepLabV3PlusForSemanticSegmentation
 
 
 @contextlib.contextmanager
@@ -75,32 +72,3 @@ def split_off_encoder(optimizer: torch.optim.Optimizer, encoder: nn.Module, lear
         group["params"] = [parameter for parameter in parameters if id(parameter) not in own]
         if encoders := [parameter for parameter in parameters if id(parameter) in own]:
             optimizer.add_param_group(group | {"params": encoders, "lr": learning_rate})
-
-
-def check_batch_size(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
-    """Rejects supervised steps on one image per process, if BatchNorm then has one value to normalize."""
-    supervised = not args.semi_supervised or args.semi_supervised_start_step > 0
-    pools = isinstance(model, DeepLabV3PlusForSemanticSegmentation)
-    synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
-    if supervised and pools and args.per_device_train_batch_size == 1 and not synced:
-        raise InputError(
-            "per_device_train_batch_size: must be 2 or more for supervised steps, because BatchNorm over the image"
-            " pooling has one value an image. On several GPUs, sync_batch_norm does as well."
-        )
-
-
-def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
-    """Rejects settings that a model does not take, which would show only in training, or after it."""
-    check_card_template(model, args)
-    check_optimizer(model, args)
-    divisor = size_divisor(model)
-    if any(side % divisor for side in args.crop_size):
-        nearest = [f"{side // divisor * divisor} or {-(-side // divisor) * divisor}" for side in args.crop_size]
-        raise InputError(
-            f"crop_size: must be multiples of {divisor} for this encoder, got {args.crop_size}; the nearest are "
-            f"{' by '.join(dict.fromkeys(nearest))}."
-        )
-    if min(args.crop_size) < (least := smallest_side(model)):
-        raise InputError(f"crop_size: must be {least} or more for this encoder's windows, got {args.crop_size}.")
-    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise InputError(f"gradient_checkpointing: {type(model).__name__} with this encoder has none; leave it out.")

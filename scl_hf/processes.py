@@ -34,3 +34,8 @@ def on_main_process(find: Callable[[], Found]) -> Found:
     if isinstance(found[0], InputError):
         raise found[0]
     return found[0]
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

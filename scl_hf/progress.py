@@ -71,11 +71,14 @@ class Throughput(TrainerCallback):
         return {"images_per_second": self._crops * num_processes / seconds, "minutes_left": minutes_left}
 
 
-class SkippedFiles:
+class SkippedFiles(TrainerCallback):
     """Counts the corrupt files that training with `skip_corrupt` skips, since its start or resume."""
 
     def __init__(self):
         self.counts: Counter[str] = Counter()  # of this process
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.counts.clear()
 
     def add(self, skipped: Sequence[tuple[str, str]]) -> None:
         """Counts the (file, reason) pairs of a batch and prints each new file."""

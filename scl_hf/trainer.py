@@ -12,38 +12,35 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import TensorBoardCallback
-from transformers.modeling_outputs import ModelOutput
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .checkpointing import signals
 from .checkpointing.fingerprint import fingerprint_of
-from .checkpointing.finite import name_of_gradient, not_finite
 from .checkpointing.trainer import CheckpointedTrainer
 from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.class_shares import class_shares
 from .data.crops import PairedCrops
-from .data.labels import LabelImage
 from .data.palette import palette_of
 from .data.sampler import PairSampler
 from .data.training import crops_and_draws, pair_collator
-from .errors import InputError, first_line, killed_workers
 from .evaluation.in_training import best_metric_of, evaluate_images, evaluation_images, predict_label_maps
 from .evaluation.pseudo_labels import PseudoLabelShares
-from .evaluation.scoring import is_out_of_memory, score
+from .evaluation.scoring import score
 from .files import replacing
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .model_card import CardFacts, write_card
 from .objective import training_loss
-from .optim import check_batch_size, check_settings_of, decayed_parameters, encoder_of, split_off_encoder
-from .pretrained import ModelArguments, load_model, load_processor, load_weights, normalization_of, own_size
+from .optim import decayed_parameters, encoder_of, split_off_encoder
+from .preparation import check_batch_size, check_settings_of, open_model
+from .pretrained import load_weights, normalization_of
 from .progress import LogLines, ProgressBar, SkippedFiles, Throughput, write
 from .teacher import EMATeacher, TeacherCallback
 from .visualization.panels import training_panel
@@ -64,13 +61,12 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
     """
     Trains a semantic-segmentation model on labeled and unlabeled images with L_x + λ_c L_c + λ_sc L_sc.
 
-    Datasets are plain [`~datasets.Dataset`]s with the columns `image` and, except for the unlabeled one, `label`: class
-    ids, 255 for ignored pixels, unless the column is a [`~scl_hf.data.LabelImage`], as [`~scl_hf.data.load_data`]
-    returns it, which says what other ids mean. Crops are sampled, augmented and mixed here.
+    Datasets are plain [`~datasets.Dataset`]s with a column `image` and, unless unlabeled, `label`: class ids, 255 for
+    ignored pixels, or a [`~scl_hf.data.LabelImage`], which says what other ids mean.
 
-    A checkpoint folder, and the output directory at the end, hold the model to use at their root: the EMA model, or
-    the student if `ema_validation` is off. The other one is in the checkpoint's `student/` or `teacher/`, and the copy
-    for `teacher_update_interval` in its `frozen_teacher/`.
+    A checkpoint, and the output directory at the end, hold the model to use at their root: the EMA model, or the
+    student if `ema_validation` is off. The checkpoint's `student/` or `teacher/` holds the other one, and its
+    `frozen_teacher/` the copy for `teacher_update_interval`.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -107,17 +103,9 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
-        name = model if isinstance(model, str) else model.config._name_or_path
-        args = args or SemiSupervisedConfig(f"{Path(name or 'model').name}-SCL")
-        if isinstance(model, str):
-            set_seed(args.seed)  # of a new head
-            label = (getattr(train_dataset, "features", None) or {}).get("label")
-            model = load_model(ModelArguments(name), label.id2label if isinstance(label, LabelImage) else None)
-        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
-            model.float()  # in half precision, the average of many steps would not move
+        model, args, processing_class = open_model(model, args, train_dataset, processing_class)
         if args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        processing_class = own_size(processing_class) if processing_class else load_processor(name or None)
         self.normalization, self.id2label = normalization_of(processing_class), model.config.id2label
         self.unlabeled_dataset = unlabeled_dataset
         # What is wrong with settings and data shows here, before anything is written.
@@ -125,8 +113,8 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         if train_dataset is not None:
             check_batch_size(model, args)
             check_settings_of(model, args)
-            given = (train_dataset, unlabeled_dataset, coarse_dataset)
-            self._crops, self._labeled_sampler = crops_and_draws(args, self.id2label, self.normalization, *given)
+            given = (self.id2label, self.normalization, train_dataset, unlabeled_dataset, coarse_dataset)
+            self._crops, self._labeled_sampler = crops_and_draws(args, *given)
         args.metric_for_best_model = best_metric_of(args.metric_for_best_model, eval_dataset, self.id2label)
         super().__init__(
             model=model,
@@ -140,32 +128,28 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         )
         self.model_accepts_loss_kwargs = False
         self.teacher = EMATeacher(self.model, args.ema_decay)
-        self._teaching, self._epochs, self._throughput = TeacherCallback(self.teacher), EpochCallback(), Throughput()
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
-        bar = [] if args.disable_tqdm else [ProgressBar()]
-        for callback in (self._teaching, self._epochs, self._throughput, *bar, LogLines()):
+        self._teaching, self._epochs = TeacherCallback(self.teacher), EpochCallback()
+        self._throughput, self._skipped = Throughput(), SkippedFiles()
+        for callback in (self._teaching, self._epochs, self._throughput, self._skipped, LogLines()):
             self.add_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(ProgressBar())
         self.palette = palette_of(self.id2label) if palette is None else palette
-        self.last_pair: dict[str, torch.Tensor] | None = None  # one unlabeled image of the last step, for the panels
-        self.last_terms: dict[str, torch.Tensor] = {}  # of the last loss
+        self.last_pair: dict[str, Tensor] | None = None  # one unlabeled image of the last step, for the panels
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
-        self._skipped = SkippedFiles()
         # Read once, when first needed; on the device, because every step may need it.
         self._class_shares = functools.cache(
             lambda: torch.from_numpy(class_shares(self._crops.labeled.dataset)).float().to(args.device)
         )
         self._pseudo_labels = PseudoLabelShares(self._class_shares, self.id2label)
-        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
-        self._batches: list[dict[str, Any]] = []  # of the running step
 
     # Data and steps
 
     def get_train_dataloader(self) -> DataLoader:
         """Loads pairs of crops of `train_dataset` and `unlabeled_dataset`, in workers that survive a signal."""
-        loader = self._get_dataloader(
-            self._crops, "Training", self._train_batch_size, self._get_train_sampler, is_training=True
-        )
+        loader = self._get_dataloader(self._crops, "Training", self._train_batch_size, self._get_train_sampler, True)
         own = getattr(loader, "base_dataloader", loader)  # Accelerate's wraps it
         own.worker_init_fn = signals.worker_init(own.worker_init_fn)
         return loader
@@ -181,47 +165,20 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         )
         return self._epochs.sampler
 
-    @killed_workers()
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As [`CheckpointedTrainer.train`]; with `skip_corrupt`, the metrics have the number of skipped files."""
-        self._skipped = SkippedFiles()
-        self._terms.clear()
-        if self._crops is not None:
-            data = self._crops.datasets
-            self.fingerprint = fingerprint_of(self.args, self.evaluated_model, self.normalization, data)
-        try:
-            output = super().train(*args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-                raise
-            raise InputError(
-                "crop_size, per_device_train_batch_size: a step does not fit into the memory "
-                f"({first_line(error)}); take smaller ones"
-            ) from error
-        if self.args.skip_corrupt and output.metrics:
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote its checkpoint."""
+        return fingerprint_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
+
+    def images_of_step(self, step: int) -> list[str]:
+        """Returns the names of all images of a step, counted from 0."""
+        return self._crops.names(self._epochs.sampler.of_step(step))
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        output = super()._finalize_training(*args, **kwargs)
+        if self.args.skip_corrupt:
             output.metrics["skipped_images"] = self._skipped.report()
         return output
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        # Upstream scales all gradients by the norm: one NaN would be in all of them.
-        if grad_norm is None:
-            self.accelerator.unscale_gradients()
-            grad_norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        terms = {name: total for name, (total, _) in self._terms.items()} | {"loss": self._tr_loss}
-        if self.accelerator.scaler is None:  # the scaler of fp16 skips a step with infinite gradients itself
-            terms["gradient"] = grad_norm
-        # One look a step, in which the processes also agree on a signal.
-        wrong = ~torch.stack([term.detach().float() for term in terms.values()]).isfinite()
-        *wrong, self.signal_callback.number = signals.agree(wrong)
-        batches, self._batches = self._batches, []
-        if any(wrong):
-            what, step = list(terms)[wrong.index(1)], self.state.global_step + 1
-            what = name_of_gradient(self.model) if what == "gradient" else what
-            images = self._crops.names(self._epochs.sampler.of_step(step - 1))
-            error = not_finite(step, what, images, batches, self.args)
-            self.accelerator.wait_for_everyone()  # until all have kept their batches
-            raise error
-        return grad_norm
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Returns all parameters but those of `no_weight_decay`: the paper's baseline decays biases and BatchNorm."""
@@ -237,22 +194,9 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     # Losses
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        """
-        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.crops.PairCollator`].
-
-        Returns:
-            `torch.Tensor`: The loss; with `return_outputs`, also the outputs of the model, first those of the labeled
-            images, then those of the mixed ones.
-        """
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Returns the loss of a batch ([`~scl_hf.objective.training_loss`]), and on request the student's outputs."""
         args, num_labeled, pixel_values = self.args, len(inputs["labels"]), inputs["pixel_values"]
-        self._batches.append(inputs)
         self._skipped.add(inputs.get("skipped", ()))
         ramp, teacher_probs = args.ramp(self.state.global_step, self.state.max_steps), None
         if ramp > 0:
@@ -270,25 +214,16 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         loss, terms = training_loss(logits, inputs, teacher_probs, class_shares, args, ramp)
         if ramp > 0:
             student = logits[num_labeled].detach().max(dim=0).indices
-            maps = {"target": pseudo_labels[0], "student": student, "valid": inputs["valid"][0]}
-            self.last_pair = {"image": mixed[0].detach()} | maps
-        self.last_terms = {name: term.detach() for name, term in terms.items()}
-        for name, term in self.last_terms.items():
-            total, number = self._terms.get(name, (0.0, 0))
-            self._terms[name] = (total + term, number + 1)
+            self.last_pair = {"image": mixed[0], "target": pseudo_labels[0], "student": student}
+            self.last_pair["valid"] = inputs["valid"][0]
+        self.record(inputs, terms)
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
-    def teacher_probs(
-        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor
-    ) -> torch.Tensor:
-        """
-        p_mt(u'_a, u'_b): the teacher sees both images unmixed, and its predictions are mixed like the images.
-
-        Returns:
-            `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
-        """
-        model = self._teaching.frozen or (self.teacher.module if self.args.ema_teacher else self.model)
+    def teacher_probs(self, unlabeled_a: Tensor, unlabeled_b: Tensor, box_ids: Tensor) -> Tensor:
+        """Returns p_mt(u'_a, u'_b), (B, C, H, W) in float32: the teacher sees both unmixed; its outputs are mixed."""
+        model = self.teacher.module if self.args.ema_teacher else self.model
+        model = model if self._teaching.frozen is None else self._teaching.frozen
         images = torch.cat([unlabeled_a, unlabeled_b])
         with evaluation_mode(model), self.accelerator.autocast():
             logits = model(pixel_values=channels_last(images)).logits
@@ -307,12 +242,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         """Sub-folder and model of the one of student and teacher that is not published."""
         return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
 
-    def evaluate(
-        self,
-        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | str | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
         Scores the evaluated model on every image once, in any number of processes; logs, and draws a panel.
 
@@ -358,14 +288,14 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         metrics["runtime"] = time.perf_counter() - start
         if self.is_world_process_zero():
             of = prefix.removeprefix("eval").strip("_")
-            where = f"{len(images)} images" + (f" of {of}" if of else "")
-            write(f"\nstep {self.state.global_step}: {args.published_name} on {where}\n{table}\n")
+            where = f"{args.published_name} on {len(images)} images" + (f" of {of}" if of else "")
+            write(f"\nstep {self.state.global_step}: {where}\n{table}\n")
             if examples:
                 self._write_panel(examples, of)
         self._throughput.leave_out(time.perf_counter() - start)
         return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
-    def _write_panel(self, examples: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], of: str) -> None:
+    def _write_panel(self, examples: list[tuple[Tensor, Tensor, Tensor]], of: str) -> None:
         """Draws images, labels and predictions into `output_dir/panels` and TensorBoard."""
         step, name, published = self.state.global_step, f"{of}-step" if of else "step", self.args.published_name
         image = training_panel(examples, self.last_pair, self.normalization, self.palette, self.id2label, published)
@@ -374,7 +304,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 tag = f"{of}_panel" if of else "panel"
-                callback.tb_writer.add_image(tag, np.asarray(image), global_step=step, dataformats="HWC")
+                callback.tb_writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
 
     def final_metrics(self) -> dict[str, float]:
         """Returns the scores of the current model: those of the last evaluation if no step came after it."""
@@ -384,9 +314,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             signals.check(self.args.device)
         return self._scores[1]
 
-    def predict(
-        self, test_dataset: datasets.Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
         """
         Predicts label maps of whole images with the evaluated model; every process returns all of them.
 
@@ -406,11 +334,8 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         return PredictionOutput(predictions, labels, metrics)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training log the mean of each loss term, images per second, and the minutes left."""
+        """Adds images per second and the minutes left to a training log."""
         if "loss" in logs:
-            for name, (total, number) in self._terms.items():
-                logs[name] = self.accelerator.reduce(total / number, reduction="mean").item()
-            self._terms.clear()
             step = self.state.global_step
             logs |= self._throughput.figures(step, self.state.max_steps, self.args.world_size)
             self._throughput.restart(step)
@@ -447,14 +372,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
                 self._teaching.frozen = copy.deepcopy(self.teacher.module)
                 load_weights(frozen, self._teaching.frozen)
 
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        **about: Any,
-    ) -> None:
+    def create_model_card(self, language=None, license=None, tags=None, model_name=None, **about: Any) -> None:
         """
         Writes the card of `model_card_template`, with images and recipe; `about` are further fields of [`CardFacts`],
         such as `dataset`. Without a template, it writes the card of `transformers`.
@@ -465,17 +383,15 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             several = isinstance(self.eval_dataset, dict)  # a card has the scores of the first
             name, evaluated = next(iter(self.eval_dataset.items())) if several else (None, self.eval_dataset)
             repo = (self.hub_model_id or self.args.hub_model_id) if self.args.push_to_hub else None
-            facts = {
-                "model_name": model_name or Path(self.args.output_dir).resolve().name,
+            facts = {"model_name": model_name or Path(self.args.output_dir).resolve().name}
+            facts |= {
                 "repo": repo or self.args.output_dir,
-                "log_history": self.state.log_history,
-                "steps": self.state.global_step,
-                "num_labeled": len(self.train_dataset or ()),
-                "num_unlabeled": len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0,
-                "num_evaluated": len(evaluated or ()),
                 "evaluated_name": name,
-                "license": license or self.args.license,
-                "tags": [tags] if isinstance(tags, str) else tags or [],
-                "finetuned_from": self.model.config._name_or_path,
+                "num_evaluated": len(evaluated or ()),
             }
-            write_card(self.evaluated_model, self.args, CardFacts(**facts | about))
+            facts |= {"log_history": self.state.log_history, "steps": self.state.global_step}
+            facts["num_labeled"] = len(self.train_dataset or ())
+            facts["num_unlabeled"] = len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0
+            facts |= {"license": license or self.args.license, "tags": [tags] if isinstance(tags, str) else tags or []}
+            facts |= {"finetuned_from": self.model.config._name_or_path} | about
+            write_card(self.evaluated_model, self.args, CardFacts(**facts))

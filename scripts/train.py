@@ -32,7 +32,7 @@ from scl_hf.data.columns import check_labels, labeled_dataset
 from scl_hf.data.training import crops_and_draws
 from scl_hf.dry_run import DryRunArguments, estimate
 from scl_hf.files import FolderLock
-from scl_hf.optim import check_settings_of
+from scl_hf.preparation import check_settings_of
 from scl_hf.pretrained import ModelArguments, load_model, load_processor, normalization_of
 from scl_hf.processes import is_main_process
 from scl_hf.progress import run_summary, usage

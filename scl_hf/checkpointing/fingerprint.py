@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedModel, TrainingArguments
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
 
 RECIPE_NAME = "recipe.json"
 # Fields that a resumed run may change, by name or by how they begin: except for the learning rate, neither the
@@ -67,6 +73,23 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     for name in before["data"].keys() ^ now["data"].keys():
         found[name] = "with → without" if name in before["data"] else "without → with"
     return found
+
+
+def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_changes: bool) -> None:
+    """Rejects a checkpoint of another run, or warns of the changes that are allowed."""
+    found = changes(json.loads((checkpoint / RECIPE_NAME).read_text(encoding="utf-8")), fingerprint)
+    if not found:
+        return
+    differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))
+    if "optim" in found or not allow_changes:
+        remedy = "add --allow_changed_recipe true to resume with the new ones"
+        if "optim" in found:  # an optimizer cannot take another one's state
+            remedy = f"start a new run with --model_name_or_path {checkpoint}"
+        raise InputError(
+            f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. Give the checkpoint's,"
+            f" or {remedy}."
+        )
+    logger.warning("%s is resumed with other values of %s", checkpoint, differ)
 
 
 def _may_change(name: str) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,7 +19,9 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from ..errors import InputError, first_line
 from ..files import check_writable
 
-MANIFEST_NAME = "manifest.json"
+logger = logging.getLogger(__name__)
+
+MANIFEST_NAME, OPTIMIZER_NAME = "manifest.json", "optimizer.pt"
 PARTIAL_DIR = "_partial"  # in the output folder: what is being written or removed. No push takes `_*`
 OLD = "old-"  # in there: a folder that a new one replaces
 THREADS = 8  # hashing and flushing release the interpreter's lock
@@ -107,6 +110,29 @@ def find_problem(folder: Path) -> str | None:
             )
     # The manifest may be the changed one of the two.
     return f"{problems[0]} (see {MANIFEST_NAME})" if problems else None
+
+
+def why_not_resumable(folder: Path) -> str | None:
+    """Returns why a run cannot resume from a folder, in a few words, or None."""
+    if not folder.is_dir():
+        return "is not a checkpoint folder" if folder.exists() else "there is no such folder"
+    alone = not (folder / OPTIMIZER_NAME).exists()
+    return find_problem(folder) or ("holds the model alone (save_only_model)" if alone else None)
+
+
+def newest_complete(output_dir: Path) -> Path:
+    """Returns the newest checkpoint to resume from, and warns of newer ones that are damaged."""
+    found = checkpoints_in(output_dir)
+    for folder in reversed(found):
+        problem = why_not_resumable(folder)
+        if problem is None:
+            return folder
+        logger.warning("%s is passed over: %s", folder, problem)
+    none = f"none of the {len(found)} checkpoints is complete" if found else "holds no checkpoint-*"
+    raise InputError(
+        f"resume_from_checkpoint: {output_dir}: {none}. Name another folder, or start anew with"
+        " --overwrite_output_dir true."
+    )
 
 
 def _mismatch(path: Path, name: str, entry: Mapping) -> str | None:

@@ -1,10 +1,9 @@
 """`CheckpointedTrainer`: transformers' Trainer with atomic checkpoints, verified resume and clean stops."""
 
 import contextlib
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,26 @@ from huggingface_hub import CommitInfo
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
-from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
 
-from ..errors import RESUME_HINT, InputError, first_line
+from ..errors import RESUME_HINT, InputError, first_line, killed_workers
 from ..files import FolderLock, disk_full, is_disk_full, write_json
-from ..processes import on_main_process
+from ..processes import is_out_of_memory, on_main_process
 from ..pushing import HubArguments, Push
-from .fingerprint import RECIPE_NAME, changes
-from .finite import check_weights, finite
-from .manifest import PARTIAL_DIR, checkpoints_in, clear_partial, find_problem, publish, rotate, step_of
-from .signals import Interrupted, SignalCallback, save_for_resume
+from .fingerprint import RECIPE_NAME, check_fingerprint
+from .finite import check_weights, finite, name_of_gradient, not_finite
+from .manifest import (
+    PARTIAL_DIR,
+    clear_partial,
+    find_problem,
+    newest_complete,
+    publish,
+    rotate,
+    step_of,
+    why_not_resumable,
+)
+from .signals import Interrupted, SignalCallback, agree, save_for_resume
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +46,27 @@ class CheckpointedTrainer(Trainer):
     - A signal within [`~scl_hf.checkpointing.signals.deferred`] lets the step end, saves a checkpoint and raises
       [`~scl_hf.checkpointing.signals.Interrupted`], in all processes at the same step. An evaluation is broken off.
     - A push to the Hub that fails is repeated and reported in one line; it never ends the run.
-    - A full disk is one line. Weights that are not finite are never written.
+    - A loss or gradient that is NaN or infinite raises a [`~scl_hf.errors.NotFiniteError`] before the step is taken.
+    - A full disk, or too little memory, is one line.
+
+    A subclass sets `fingerprint`, and calls `record` in `compute_loss`.
     """
 
     fingerprint: Mapping[str, Any] = {}  # what a resumed run must share with the one that wrote its checkpoint
+    images_of_step: Callable[[int], list[str]] | None = None  # names the images of a step, for the error
     _push: Push | None = None
     _partial: Path | None = None  # where `_save_checkpoint` writes
     _last_saved: Path | None = None  # the newest checkpoint that can be resumed from
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.signal_callback = SignalCallback()
-        self.add_callback(self.signal_callback)
+        self.last_terms: dict[str, torch.Tensor] = {}  # of the last loss
+        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log
+        self._batches: list[Mapping[str, Any]] = []  # of the running step
+        self._signals = SignalCallback()
+        self.add_callback(self._signals)
 
+    @killed_workers()
     def train(
         self,
         resume_from_checkpoint: str | os.PathLike | bool | None = None,
@@ -74,6 +90,7 @@ class CheckpointedTrainer(Trainer):
             raise InputError("train_dataset: training needs labeled images; give the trainer some.")
         lock = FolderLock("output_dir", self.args.output_dir)
         self._last_saved = None
+        self._terms.clear()
         try:
             with self.ending_in_one_line():
                 if self.is_world_process_zero():
@@ -88,6 +105,13 @@ class CheckpointedTrainer(Trainer):
                         return self._finished(checkpoint)
                     resume_from_checkpoint = str(checkpoint)
                 return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            raise InputError(
+                "crop_size, per_device_train_batch_size: a step does not fit into the memory "
+                f"({first_line(error)}); take smaller ones"
+            ) from error
         finally:
             lock.release()
 
@@ -120,6 +144,34 @@ class CheckpointedTrainer(Trainer):
         after = f"after step {step}" if step < self.state.max_steps else f"after the last step, {step},"
         stop.line = f"stopped by {stop.signal_name} {after} {ending}"
         self.accelerator.wait_for_everyone()  # a launcher ends the other processes when the first one has left
+
+    def record(self, batch: Mapping[str, Any], terms: Mapping[str, torch.Tensor]) -> None:
+        """Takes note of a batch and the terms of its loss, for the log and the look for NaN."""
+        self._batches.append(batch)
+        self.last_terms = {name: term.detach() for name, term in terms.items()}
+        for name, term in self.last_terms.items():
+            total, number = self._terms.get(name, (0.0, 0))
+            self._terms[name] = (total + term, number + 1)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        if grad_norm is None:  # upstream scales all gradients by the norm: one NaN would be in all of them
+            self.accelerator.unscale_gradients()
+            grad_norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        terms = {name: total for name, (total, _) in self._terms.items()} | {"loss": self._tr_loss}
+        if self.accelerator.scaler is None:  # the scaler of fp16 skips a step with infinite gradients itself
+            terms["gradient"] = grad_norm
+        # The one host read of a step, in which the processes also agree on a signal.
+        wrong = ~torch.stack([term.detach().float() for term in terms.values()]).isfinite()
+        *wrong, self._signals.number = agree(wrong)
+        batches, self._batches = self._batches, []
+        if any(wrong):
+            name, step = list(terms)[wrong.index(1)], self.state.global_step
+            what = name_of_gradient(self.model) if name == "gradient" else name
+            images = self.images_of_step(step) if self.images_of_step else []
+            error = not_finite(step + 1, what, images, batches, self.args)
+            self.accelerator.wait_for_everyone()  # until all have kept their batches
+            raise error
+        return grad_norm
 
     # Saving
 
@@ -193,7 +245,11 @@ class CheckpointedTrainer(Trainer):
             self.args.save_total_limit = limit
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as upstream, without what is not finite, such as the gradient norm of a step that fp16 skips."""
+        """Adds the mean of each loss term; leaves out what is not finite, as the norm of a step that fp16 skips."""
+        if "loss" in logs:
+            for name, (total, number) in self._terms.items():
+                logs[name] = self.accelerator.reduce(total / number, reduction="mean").item()
+            self._terms.clear()
         super().log(finite(logs), start_time)
 
     def save_metrics(self, split: str, metrics: Mapping[str, float], combined: bool = True) -> None:
@@ -208,31 +264,11 @@ class CheckpointedTrainer(Trainer):
 
     def _verified_checkpoint(self, name: Path | bool) -> tuple[Path, int]:
         """Returns a complete checkpoint with this fingerprint, and its step."""
-        if name is not True:
-            if problem := self._find_problem(name):
-                raise InputError(
-                    f"resume_from_checkpoint {name}: {problem}. Name an older one, or give true for the newest"
-                    " complete one."
-                )
-            checkpoint = name
-        else:
-            checkpoint, passed_over = None, 0
-            for folder in reversed(checkpoints_in(self.args.output_dir)):
-                problem = self._find_problem(folder)
-                if problem is None:
-                    checkpoint = folder
-                    break
-                passed_over += 1
-                logger.warning("%s is passed over: %s", folder, problem)
-            if checkpoint is None:
-                found = (
-                    f"none of the {passed_over} checkpoints is complete" if passed_over else "holds no checkpoint-*"
-                )
-                raise InputError(
-                    f"resume_from_checkpoint: {self.args.output_dir}: {found}. Name another folder, or start anew with"
-                    " --overwrite_output_dir true."
-                )
-        self._check_fingerprint(checkpoint)
+        checkpoint = newest_complete(Path(self.args.output_dir)) if name is True else name
+        if name is not True and (problem := why_not_resumable(name)):
+            remedy = "Name an older one, or give true for the newest complete one."
+            raise InputError(f"resume_from_checkpoint {name}: {problem}. {remedy}")
+        check_fingerprint(checkpoint, self.fingerprint, self.args.allow_changed_recipe)
         written_by = max(1, len(list(checkpoint.glob("rng_state_*.pth"))))
         if written_by != self.args.world_size:
             logger.warning(
@@ -240,28 +276,6 @@ class CheckpointedTrainer(Trainer):
                 *(checkpoint, written_by, self.args.world_size),
             )
         return checkpoint, TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-
-    def _find_problem(self, folder: Path) -> str | None:
-        """Returns why a run cannot resume from a folder, in a few words, or None."""
-        if not folder.is_dir():
-            return "is not a checkpoint folder" if folder.exists() else "there is no such folder"
-        alone = not (folder / OPTIMIZER_NAME).exists()
-        return find_problem(folder) or ("holds the model alone (save_only_model)" if alone else None)
-
-    def _check_fingerprint(self, checkpoint: Path) -> None:
-        found = changes(json.loads((checkpoint / RECIPE_NAME).read_text(encoding="utf-8")), self.fingerprint)
-        if not found:
-            return
-        differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))
-        if not self.args.allow_changed_recipe or "optim" in found:
-            remedy = "add --allow_changed_recipe true to resume with the new ones"
-            if "optim" in found:  # an optimizer cannot take another one's state
-                remedy = f"start a new run with --model_name_or_path {checkpoint}"
-            raise InputError(
-                f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. Give the"
-                f" checkpoint's, or {remedy}."
-            )
-        logger.warning("%s is resumed with other values of %s", checkpoint, differ)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

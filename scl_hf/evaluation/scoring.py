@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..checkpointing import signals
 from ..errors import InputError, check_field, check_finite, first_line, is_killed_worker, killed_workers
 from ..inference import predict_probs
+from ..processes import is_out_of_memory
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # in the words of `accelerate`
@@ -124,11 +125,6 @@ def predict_image(
         raise InputError(
             f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {seen}: {first_line(error)}"
         ) from error
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def predicted_images(
