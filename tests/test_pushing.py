@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import SMALL_RUN
-from mini_hub import mini_hub, sha_of
+from mini_hub import mini_hub
 from safetensors.torch import load_file
 
 from scl_hf import pushing
@@ -162,42 +162,6 @@ def test_what_would_not_be_pushed_at_the_end_either_is_refused_before_the_run(hu
         assert code == 2 and not printed, said
         assert len(said.splitlines()) == 1 and re.search(f"^error: {message}", said), said
         assert TOKEN not in said and not list((tmp_path / name).glob("*"))
-
-
-def test_a_run_goes_on_from_the_hub_bit_for_bit(hub, train, tmp_path):
-    def broken(hub):
-        files = dict(hub.repos["models/me/half"]["branches"]["v1"])
-        files["last-checkpoint/optimizer.pt"] = files["last-checkpoint/optimizer.pt"][:-1] + b"?"
-        hub.repos["models/me/broken"] = {"private": False, "files": files}
-
-    hub.repos["datasets/me/data"] = {"private": False, "files": {}}
-    hub.faults = [["/api/models/me/broken", broken, 1], ["/api/models/me/offline", "cut", 9]]
-    resume, alone = "--resume_from_checkpoint", ["--push_to_hub", "false"]
-    pushed = ["--hub_strategy", "checkpoint", "--hub_revision", "v1", "--max_steps", "2", "--hub_private_repo", "true"]
-    wrong = {
-        "me/none": "there is no such folder, and on the Hub no such repository of a model that the token may read",
-        "me/data": "there is no such folder, and on the Hub no such repository of a model that the token may read",
-        "me/half@v2": "there is no such branch, tag or commit",
-        "me/half": "holds no checkpoint to go on from",
-        "me/offline": "there is no such folder, and from the Hub it cannot be fetched: the Hub cannot be reached",
-        "me/broken": "last-checkpoint: optimizer.pt was changed since it was written. Name an older revision",
-    }
-    jobs = [train("whole", *alone), train("half", *pushed), train("resumed", *alone, resume, "me/half@v1")]
-    jobs += [train(name, *alone, resume, "me/half@v1") for name in ("resumed", "whole")]
-    jobs += [train(f"wrong-{number}", *alone, resume, name) for number, name in enumerate(wrong)]
-    whole, half, resumed, again, other, *refused = client(hub, tmp_path / "home", jobs)
-    assert [job[0] for job in (whole, half, resumed, again)] == [0] * 4, (half[2], resumed[2], again[2])
-    assert hub.repos["models/me/half"]["private"] and not hub.repos["models/me/half"]["files"]
-    assert hub.log.count("GET /me/half/resolve/" + sha_of("v1") + "/last-checkpoint/optimizer.pt") == 1
-    runs = [tmp_path / name for name in ("whole", "resumed")]
-    for name in ("model.safetensors", "checkpoint-4/model.safetensors", "checkpoint-4/student/model.safetensors"):
-        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
-    assert find_problem(runs[1] / "checkpoint-2") is None and not (runs[1] / "_partial").exists()
-    messages = [f"me/half@v1: its checkpoint-2 is another one than {runs[0]}/checkpoint-2", *wrong.values()]
-    for message, name, (code, _, said) in zip(messages, ["me/half@v1", *wrong], [other, *refused]):
-        assert code == 2 and len(said.splitlines()) == 1, said
-        assert f"error: resume_from_checkpoint {name}: " in said and message in said, said
-    assert not list(tmp_path.glob("wrong-*/*"))
 
 
 def folder_of_a_run(path, steps, content="step {}"):

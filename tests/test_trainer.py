@@ -24,6 +24,7 @@ from transformers import (
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedTrainer
+from scl_hf.checkpointing.manifest import seal
 from scl_hf.checkpointing.trainer import CheckpointedTrainer
 from scl_hf.cutmix import mix
 from scl_hf.data.class_shares import class_shares
@@ -423,9 +424,14 @@ def test_a_resumed_run_ends_with_the_same_bits(toy_data, tmp_path, stop, ema_val
     torch.manual_seed(1)
     whole = build_trainer(toy_data, tmp_path / "whole", **fields)
     whole.train()
+    checkpoint = tmp_path / "whole" / f"checkpoint-{stop}"
+    assert (checkpoint / "frozen_teacher").is_dir() == (renewal is not None)
+    if renewal and stop == 4:  # its name in checkpoints of former versions
+        (checkpoint / "frozen_teacher").rename(checkpoint / "kept_teacher")
+        seal(checkpoint)
     torch.manual_seed(2)
     rest = build_trainer(toy_data, tmp_path / "rest", **fields)
-    rest.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    rest.train(resume_from_checkpoint=str(checkpoint))
     assert rest.state.global_step == 6
     assert same(whole.model.state_dict(), rest.model.state_dict())
     assert same(whole.teacher.module.state_dict(), rest.teacher.module.state_dict())

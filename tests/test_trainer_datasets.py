@@ -185,6 +185,15 @@ def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data
     SemiSupervisedTrainer(model, args, eval_dataset=rows).create_model_card()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_leaves_the_random_numbers_of_the_training_alone(make_trainer, workers):
+    """A run that a signal stopped in an evaluation is resumed after it."""
+    trainer = make_trainer(dataloader_num_workers=workers)
+    before = torch.get_rng_state()
+    trainer.evaluate()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer, toy_data):
     trainer = make_trainer(model=tiny_model(toy_data.id2label, seed=5))
     output = trainer.predict(toy_data.evaluation)
