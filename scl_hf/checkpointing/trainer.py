@@ -19,18 +19,9 @@ from ..errors import RESUME_HINT, InputError, first_line, killed_workers
 from ..files import FolderLock, disk_full, is_disk_full, write_json
 from ..processes import is_out_of_memory, on_main_process
 from ..pushing import HubArguments, Push
+from . import manifest
 from .fingerprint import RECIPE_NAME, check_fingerprint
 from .finite import check_weights, finite, name_of_gradient, not_finite
-from .manifest import (
-    PARTIAL_DIR,
-    clear_partial,
-    find_problem,
-    newest_complete,
-    publish,
-    rotate,
-    step_of,
-    why_not_resumable,
-)
 from .signals import Interrupted, SignalCallback, agree, save_for_resume
 
 logger = logging.getLogger(__name__)
@@ -94,7 +85,7 @@ class CheckpointedTrainer(Trainer):
         try:
             with self.ending_in_one_line():
                 if self.is_world_process_zero():
-                    clear_partial(self.args.output_dir)
+                    manifest.clear_partial(self.args.output_dir)
                 self.accelerator.wait_for_everyone()
                 if resume_from_checkpoint:
                     name = resume_from_checkpoint if resume_from_checkpoint is True else Path(resume_from_checkpoint)
@@ -182,7 +173,7 @@ class CheckpointedTrainer(Trainer):
         # Upstream writes everything and removes nothing: there is no other checkpoint in that folder.
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = run_dir / PARTIAL_DIR / folder.name
+        partial = run_dir / manifest.PARTIAL_DIR / folder.name
         self._partial = partial.parent
         try:
             super()._save_checkpoint(model, trial)
@@ -191,10 +182,10 @@ class CheckpointedTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
                 write_json(partial / RECIPE_NAME, self.fingerprint)
-                publish(partial, folder)
+                manifest.publish(partial, folder)
         except Exception as error:
             if self.args.should_save:
-                clear_partial(run_dir)  # a full disk needs the space
+                manifest.clear_partial(run_dir)  # a full disk needs the space
             if is_disk_full(error):
                 raise disk_full(error, str(folder), run_dir, _REMEDY, self._checkpoint_bytes()) from error
             raise
@@ -206,7 +197,7 @@ class CheckpointedTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         if self.args.should_save:
-            rotate(run_dir, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+            manifest.rotate(run_dir, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _checkpoint_bytes(self) -> int:
         tensors = [*self.model.state_dict().values()] * 2  # student and teacher
@@ -216,7 +207,7 @@ class CheckpointedTrainer(Trainer):
 
     @property
     def _step_is_saved(self) -> bool:
-        return self._last_saved is not None and step_of(self._last_saved) == self.state.global_step
+        return self._last_saved is not None and manifest.step_of(self._last_saved) == self.state.global_step
 
     def _find_best(self, run_dir: Path, written: Path | None = None) -> None:
         # Upstream finds the best checkpoint only beside the one being written, by a path that survives no move.
@@ -226,7 +217,7 @@ class CheckpointedTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if problem := on_main_process(lambda: find_problem(Path(best))):
+        if problem := on_main_process(lambda: manifest.find_problem(Path(best))):
             raise InputError(
                 f"load_best_model_at_end: the best checkpoint, {best}: {problem}. The same command with"
                 " --resume_from_checkpoint true --load_best_model_at_end false publishes the last model."
@@ -264,8 +255,8 @@ class CheckpointedTrainer(Trainer):
 
     def _verified_checkpoint(self, name: Path | bool) -> tuple[Path, int]:
         """Returns a complete checkpoint with this fingerprint, and its step."""
-        checkpoint = newest_complete(Path(self.args.output_dir)) if name is True else name
-        if name is not True and (problem := why_not_resumable(name)):
+        checkpoint = manifest.newest_complete(Path(self.args.output_dir)) if name is True else name
+        if name is not True and (problem := manifest.why_not_resumable(name)):
             remedy = "Name an older one, or give true for the newest complete one."
             raise InputError(f"resume_from_checkpoint {name}: {problem}. {remedy}")
         check_fingerprint(checkpoint, self.fingerprint, self.args.allow_changed_recipe)

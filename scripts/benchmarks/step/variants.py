@@ -47,7 +47,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "optimizer foreach": ({}, with_optimizer(foreach=True)),
     "optimizer fused": ({}, with_optimizer(fused=True)),
     "structured loss of 9000 pairs": ({"num_pairs": 9000}, None),
-    "shared unlabeled images": ({"share_unlabeled": True}, None),  # not measured where a batch is one image
 }
 # bfloat16 on a CPU says nothing: some take a hundred times as long, and some that announce it cannot do it.
 ON_GPU = {
