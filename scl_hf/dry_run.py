@@ -22,7 +22,7 @@ from .data.crops import PairedCrops
 from .data.sampler import LabeledSampler, PairSampler
 from .errors import InputError, check_field, check_finite
 from .inference import upsample_logits
-from .segmentation_trainer import encoder_of
+from .optim import encoder_of
 
 # Float32 maps (C, H, W) of an image that softmax, pseudo-labels and losses hold at once beside the logits, measured on
 # steps of the trainer: 4.5 of a labeled and a mixed image, 2.2 of a labeled one. Adjusted logits are one more.

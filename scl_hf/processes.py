@@ -1,4 +1,4 @@
-"""The processes of a run, as their launcher has started them."""
+"""The processes of a run, as their launcher started them."""
 
 import os
 from collections.abc import Callable
@@ -12,17 +12,17 @@ Found = TypeVar("Found")
 
 
 def are_several() -> bool:
-    """Whether this process has met others, so that collective operations are possible, and due in all of them."""
+    """Whether this process has joined others: collective operations are then possible, and due in all of them."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def is_main_process() -> bool:
-    """Whether this is the first process of a run, or its only one; before they have met, as the launcher says."""
+    """Whether this is the first or only process of a run. Before the processes meet, the launcher's RANK decides."""
     return torch.distributed.get_rank() == 0 if are_several() else os.environ.get("RANK", "0") == "0"
 
 
 def on_main_process(find: Callable[[], Found]) -> Found:
-    """What the main process finds, in every process; what it refuses, each of them refuses."""
+    """Calls `find` in the main process; every process returns its result, or raises its InputError."""
     found: list[Any] = [None]
     if is_main_process():
         try:
@@ -34,3 +34,8 @@ def on_main_process(find: Callable[[], Found]) -> Found:
     if isinstance(found[0], InputError):
         raise found[0]
     return found[0]
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

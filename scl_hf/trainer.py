@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -11,85 +12,80 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.modeling_outputs import ModelOutput
-from transformers.trainer_utils import TrainOutput
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from .checkpointing.fingerprint import recipe_of
+from .checkpointing import signals
+from .checkpointing.fingerprint import fingerprint_of
+from .checkpointing.trainer import CheckpointedTrainer
 from .config import SemiSupervisedConfig
 from .cutmix import mix
 from .data.batch import pair_collator, training_crops
 from .data.class_index import class_shares
-from .data.crops import EvaluationImages, PairedCrops
+from .data.crops import PairedCrops
+from .data.palette import palette_of
 from .data.sampler import PairSampler
-from .errors import InputError, killed_workers
+from .evaluation.in_training import best_metric_of, evaluate_images, evaluation_images, predict_label_maps
 from .evaluation.pseudo_labels import PseudoLabelShares
 from .evaluation.scoring import score
+from .files import replacing
 from .inference import channels_last, evaluation_mode, upsample_logits
-from .losses import adjust_logits, consistency_loss, loss_of_all_pairs, loss_of_pairs, relaxed_cross_entropy
 from .model_card import CardFacts, write_card
-from .models import DeepLabV3PlusForSemanticSegmentation
+from .objective import training_loss
+from .optim import decayed_parameters, encoder_of, split_off_encoder
+from .preparation import check_batch_size, check_settings_of, open_model
 from .pretrained import load_weights, normalization_of
-from .progress import SkippedFiles, Throughput
-from .segmentation_trainer import SegmentationTrainer, check_settings_of, open_model
-from .teacher import EMATeacher
+from .progress import LogLines, ProgressBar, SkippedFiles, Throughput, write
+from .teacher import EMATeacher, TeacherCallback
+from .visualization.panels import training_panel
 
-# Private methods of transformers.Trainer that are overridden, here and in the classes above; tests/test_trainer.py
-# holds each to its upstream signature and to the place it is called from.
-OVERRIDDEN_PRIVATE_METHODS = (
-    "_get_train_sampler",  # draws instead of row numbers
-    "_save",  # the model that is evaluated is the one that is published
-    "_save_optimizer_and_scheduler",  # the other of student and teacher, for an exact resume
-    "_load_from_checkpoint",  # both of them
-    "_load_best_model",  # both of them
-    "_save_checkpoint",  # under another name, until it is whole
-    "_get_output_dir",  # that other name
-    "_push_from_checkpoint",  # not before it is whole; one that fails is tried again, and stops nothing
-    "_finish_current_push",  # of those pushes
-    "_load_optimizer_and_scheduler",  # with the settings of this run, and in one line where that cannot be
-    "_finalize_training",  # keeps the last checkpoint, of which a finished run is known
-)
+FROZEN_TEACHER, FORMER_NAME = "frozen_teacher", "kept_teacher"  # sub-folder of a checkpoint
 
 
-FROZEN_TEACHER = "frozen_teacher"  # sub-folder of a checkpoint
+class EpochCallback(TrainerCallback):
+    """Tells the sampler its epoch: upstream's `set_epoch` does not reach it under DDP."""
+
+    sampler: PairSampler | None = None
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))  # resumed, `epoch` is a fraction
 
 
-class SemiSupervisedTrainer(SegmentationTrainer):
+class SemiSupervisedTrainer(CheckpointedTrainer):
     """
     Trains a semantic-segmentation model on labeled and unlabeled images with L_x + λ_c L_c + λ_sc L_sc.
 
-    Data sets are plain [`~datasets.Dataset`]s with the columns `image` and, but for the unlabeled one, `label`:
-    pictures, decoded or not. Label pictures hold one class id a pixel, 255 where it is ignored, unless the column is a
-    [`~scl_hf.data.LabelImage`], as [`~scl_hf.data.load_data`] gives it, which says what other ids mean. Crops are
-    drawn, augmented and mixed in here, as `args` say.
+    Datasets are plain [`~datasets.Dataset`]s with a column `image` and, unless unlabeled, `label`: class ids, 255 for
+    ignored pixels, or a [`~scl_hf.data.LabelImage`], which says what other ids mean.
 
-    A checkpoint folder, and the output directory at the end, hold the model to use at their root: the EMA model, or
-    the student where `ema_validation` is off. The other one lies in the checkpoint's `student/` or `teacher/`, and the
-    copy of `teacher_update_interval` in its `frozen_teacher/`.
+    A checkpoint, and the output directory at the end, hold the model to use at their root: the EMA model, or the
+    student if `ema_validation` is off. The checkpoint's `student/` or `teacher/` holds the other one, and its
+    `frozen_teacher/` the copy for `teacher_update_interval`.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled. Or the Hub
-            id or folder of one, which gets a new head where `train_dataset` has another number of classes.
+            id or folder of one, which gets a new head if `train_dataset` has another number of classes.
         args ([`SemiSupervisedConfig`], *optional*):
-            The settings. By default the paper's, with an output folder named after the model.
+            The settings. By default those of [`SemiSupervisedConfig`], with an output folder named after the model.
         train_dataset ([`~datasets.Dataset`], *optional*): Labeled images.
         unlabeled_dataset ([`~datasets.Dataset`], *optional*):
             Unlabeled images; needed for training unless λ_c and λ_sc are 0.
-        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-            Labeled images to evaluate on.
+        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*): Labeled images to evaluate on.
         processing_class ([`~transformers.image_processing_utils.BaseImageProcessor`], *optional*):
-            Image processor, which says how the model wants its pixels. The one of the model's checkpoint by default.
-            It is saved with the model, with everything off that would change a picture's size.
+            Image processor with the model's normalization, by default that of the model's checkpoint. It is saved with
+            the model, with everything off that would change an image's size.
         coarse_dataset ([`~datasets.Dataset`], *optional*):
-            Coarsely labeled images, on which class-uniform sampling centres crops of `coarse_classes`.
-        palette (`np.ndarray`, *optional*): `(num_classes, 3)` colors of the panels.
+            Coarsely labeled images, on which class-uniform sampling centers crops of `coarse_classes`.
+        palette (`np.ndarray`, *optional*): `(num_classes, 3)` colors of the sample predictions.
         callbacks (`Sequence[TrainerCallback]`, *optional*): Further callbacks.
-        optimizers (`tuple`, *optional*):
-            Optimizer and scheduler, if not those of `args`.
+        optimizers (`tuple`, *optional*): Optimizer and scheduler, if not those of `args`.
     """
 
     loss_is_scaled_for_ga = False
@@ -108,25 +104,18 @@ class SemiSupervisedTrainer(SegmentationTrainer):
         optimizers: tuple = (None, None),
     ):
         model, args, processing_class = open_model(model, args, train_dataset, processing_class)
-        synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
-        if synced:
+        if args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        labels_alone = not args.semi_supervised or args.semi_supervised_start_step > 0
-        one_value = args.per_device_train_batch_size == 1 and isinstance(model, DeepLabV3PlusForSemanticSegmentation)
-        if train_dataset is not None and labels_alone and one_value and not synced:
-            raise InputError(
-                "per_device_train_batch_size: must be 2 or more where labels are trained on alone, for BatchNorm over"
-                " the image pooling has one value an image. On several GPUs, sync_batch_norm does as well."
-            )
-        if train_dataset is not None:
-            check_settings_of(model, args)
+        self.normalization, self.id2label = normalization_of(processing_class), model.config.id2label
         self.unlabeled_dataset = unlabeled_dataset
-        # Before anything is written: what is wrong with the data shows here.
-        self._crops, self._draws = None, None
+        # What is wrong with settings and data shows here, before anything is written.
+        self._crops, self._labeled_sampler = None, None
         if train_dataset is not None:
-            given = (train_dataset, unlabeled_dataset, coarse_dataset)
-            pixels = normalization_of(processing_class)
-            self._crops, self._draws = training_crops(args, model.config.id2label, pixels, *given)
+            check_batch_size(model, args)
+            check_settings_of(model, args)
+            given = (self.id2label, self.normalization, train_dataset, unlabeled_dataset, coarse_dataset)
+            self._crops, self._labeled_sampler = training_crops(args, *given)
+        args.metric_for_best_model = best_metric_of(args.metric_for_best_model, eval_dataset, self.id2label)
         super().__init__(
             model=model,
             args=args,
@@ -134,156 +123,111 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            palette=palette,
-            callbacks=callbacks or [],
+            callbacks=list(callbacks or []),
             optimizers=optimizers,
         )
+        self.model_accepts_loss_kwargs = False
         self.teacher = EMATeacher(self.model, args.ema_decay)
-        self._frozen_teacher: PreTrainedModel | None = None  # the copy that `teacher_update_interval` is for
-        self._sampler: PairSampler | None = None
-        self._pace, self._skipped = Throughput(), SkippedFiles()
-        # Read once, where it is needed first; on the device, for every step may need it.
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self._teaching, self._epochs = TeacherCallback(self.teacher), EpochCallback()
+        self._throughput, self._skipped = Throughput(), SkippedFiles()
+        for callback in (self._teaching, self._epochs, self._throughput, self._skipped, LogLines()):
+            self.add_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(ProgressBar())
+        self.palette = palette_of(self.id2label) if palette is None else palette
+        self.last_pair: dict[str, Tensor] | None = None  # one unlabeled image of the last step, for the panels
+        self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
+        # Read once, when first needed; on the device, because every step may need it.
         self._class_shares = functools.cache(
             lambda: (
-                torch.from_numpy(class_shares(self._crops.labeled.dataset, self._draws.class_index))
+                torch.from_numpy(class_shares(self._crops.labeled.dataset, self._labeled_sampler.class_index))
                 .float()
                 .to(args.device)
             )
         )
-        self._targets = PseudoLabelShares(self._class_shares, self.id2label)
-        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number since the last log line
+        self._pseudo_labels = PseudoLabelShares(self._class_shares, self.id2label)
 
-    # Data
+    # Data and steps
 
     def get_train_dataloader(self) -> DataLoader:
-        """As upstream, of pairs of crops in place of the rows of `train_dataset`."""
-        rows = self.train_dataset
-        self.train_dataset = self._crops
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.train_dataset = rows
+        """Loads pairs of crops of `train_dataset` and `unlabeled_dataset`, in workers that survive a signal."""
+        loader = self._get_dataloader(self._crops, "Training", self._train_batch_size, self._get_train_sampler, True)
+        own = getattr(loader, "base_dataloader", loader)  # Accelerate's wraps it
+        own.worker_init_fn = signals.worker_init(own.worker_init_fn)
+        return loader
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        # Of a step: processes and accumulated batches can stand in for one another.
-        batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        num_unlabeled = len(self._crops.unlabeled or ())
-        self._sampler = PairSampler(
-            self._draws,
-            num_unlabeled,
-            self.args.sample_seed,
-            batch_size,
-            start_step=self.args.start_step(self.args.max_steps),
+        # The batch of a step: processes and accumulated batches can replace one another.
+        args, num_unlabeled = self.args, len(self._crops.unlabeled or ())
+        batch_size = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
+        epoch_steps = math.ceil(len(self._crops) / batch_size)
+        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps)
+        self._epochs.sampler = PairSampler(
+            self._labeled_sampler, num_unlabeled, args.sample_seed, batch_size, start_step=args.start_step(max_steps)
         )
-        return self._sampler
+        return self._epochs.sampler
 
-    def recipe(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one that wrote a checkpoint."""
-        return recipe_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote its checkpoint."""
+        return fingerprint_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
 
-    @killed_workers()
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As [`ResumableTrainer.train`]; with `skip_corrupt`, the metrics have the number of files skipped."""
-        self._skipped = SkippedFiles()
-        output = super().train(*args, **kwargs)
-        if self.args.skip_corrupt and output.metrics:
+    def images_of_step(self, step: int) -> list[str]:
+        """Returns the names of all images of a step, counted from 0."""
+        return self._crops.names(self._epochs.sampler.of_step(step))
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        output = super()._finalize_training(*args, **kwargs)
+        if self.args.skip_corrupt:
             output.metrics["skipped_images"] = self._skipped.report()
         return output
 
-    def images_of_step(self, step: int) -> list[str]:
-        """Names of all images of a step, counted from 0."""
-        return self._crops.names(self._sampler.of_step(step))
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Returns all parameters but those of `no_weight_decay`: the paper's baseline decays biases and BatchNorm."""
+        return decayed_parameters(model, self.args.no_weight_decay)
 
-    def _begin(self, state: TrainerState) -> None:
-        super()._begin(state)
-        self._update_frozen_teacher(state.global_step)
-        self._pace.restart(state.global_step)
-
-    def _begin_epoch(self, state: TrainerState) -> None:
-        # The Trainer's own `set_epoch` does not reach a sampler under DDP. Resumed, `epoch` is a fraction.
-        self._sampler.set_epoch(int(state.epoch or 0))
-
-    def _end_step(self, state: TrainerState) -> None:
-        self.teacher.update_parameters(self.model)
-        self._update_frozen_teacher(state.global_step)
-        super()._end_step(state)
-
-    def _update_frozen_teacher(self, step: int) -> None:
-        if self.args.semi_supervised and self.args.updates_teacher(step, self.state.max_steps):
-            self._frozen_teacher = copy.deepcopy(self.teacher.module)
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As upstream, with groups of the encoder if it has its own learning rate."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created and self.args.backbone_learning_rate is not None:
+            split_off_encoder(optimizer, encoder_of(self.model), self.args.backbone_learning_rate)
+        return optimizer
 
     # Losses
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        """
-        Equation (1) with (3): L_x + λ_c L_c + λ_sc L_sc of a batch of [`~scl_hf.data.batch.PairCollator`].
-
-        Returns:
-            `torch.Tensor`: The loss; with `return_outputs`, also the outputs of the model, first those of the labeled
-            images, then those of the mixed ones.
-        """
-        args, labels = self.args, inputs["labels"]
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Returns the loss of a batch ([`~scl_hf.objective.training_loss`]), and on request the student's outputs."""
+        args, num_labeled, pixel_values = self.args, len(inputs["labels"]), inputs["pixel_values"]
         self._skipped.add(inputs.get("skipped", ()))
-        ramp = args.ramp(self.state.global_step, self.state.max_steps)
-        pixel_values = inputs["pixel_values"]
+        ramp, teacher_probs = args.ramp(self.state.global_step, self.state.max_steps), None
         if ramp > 0:
-            unlabeled = inputs["unlabeled_a"], inputs["unlabeled_b"]
-            box_ids, valid = inputs["box_ids"], inputs["valid"]
-            mixed = mix(*unlabeled, box_ids)
-            teacher_probs = self.teacher_probs(*unlabeled, box_ids)
-            targets = teacher_probs.max(dim=1).indices  # on the CPU four times as fast as argmax
-            self._targets.add(targets, valid)
+            unlabeled = inputs["unlabeled_a"], inputs["unlabeled_b"], inputs["box_ids"]
+            mixed = mix(*unlabeled)
+            teacher_probs = self.teacher_probs(*unlabeled)
+            pseudo_labels = teacher_probs.max(dim=1).indices  # on the CPU four times as fast as argmax
+            self._pseudo_labels.add(pseudo_labels, inputs["valid"])
             pixel_values = torch.cat([pixel_values, mixed])
 
-        self._pace.add(len(pixel_values))
+        self._throughput.add(len(pixel_values))
         outputs = model(pixel_values=channels_last(pixel_values))
-        logits = upsample_logits(outputs.logits, labels.shape[-2:])
-        labeled_logits = logits[: len(labels)]
-        if args.logit_adjustment > 0:
-            labeled_logits = adjust_logits(labeled_logits, self._class_shares(), args.logit_adjustment)
-        loss_x = relaxed_cross_entropy(labeled_logits, labels, window=args.relaxation_window)
-        loss, terms = loss_x, {"loss_x": loss_x}
+        logits = upsample_logits(outputs.logits, inputs["labels"].shape[-2:])
+        class_shares = self._class_shares() if args.logit_adjustment > 0 else None
+        loss, terms = training_loss(logits, inputs, teacher_probs, class_shares, args, ramp)
         if ramp > 0:
-            student_probs = logits[len(labels) :].softmax(dim=1)
-            if args.consistency_weight > 0:
-                terms["loss_c"] = consistency_loss(student_probs, teacher_probs, valid)
-                loss = loss + ramp * args.consistency_weight * terms["loss_c"]
-            if args.structured_consistency_weight > 0:
-                sampled = args.num_pairs is not None
-                loss_of, compared = (loss_of_pairs, "pairs") if sampled else (loss_of_all_pairs, "box_pixels")
-                terms["loss_sc"] = loss_of(student_probs, teacher_probs, inputs[compared])
-                loss = loss + ramp * args.structured_consistency_weight * terms["loss_sc"]
-            self.last_pair = {
-                "image": mixed[0].detach(),
-                "target": targets[0],
-                "student": student_probs[0].detach().max(dim=0).indices,
-                "valid": valid[0],
-            }
-        self.last_terms = {name: term.detach() for name, term in terms.items()}
-        for name, term in self.last_terms.items():
-            total, number = self._terms.get(name, (0.0, 0))
-            self._terms[name] = (total + term, number + 1)
+            student = logits[num_labeled].detach().max(dim=0).indices
+            self.last_pair = {"image": mixed[0], "target": pseudo_labels[0], "student": student}
+            self.last_pair["valid"] = inputs["valid"][0]
+        self.record(inputs, terms)
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
-    def teacher_probs(
-        self, unlabeled_a: torch.Tensor, unlabeled_b: torch.Tensor, box_ids: torch.Tensor
-    ) -> torch.Tensor:
-        """
-        p_mt(u'_a, u'_b), the target: the teacher sees both images whole, and its predictions are mixed as the images.
-
-        Returns:
-            `torch.Tensor`: `(B, C, H, W)` probabilities in float32.
-        """
+    def teacher_probs(self, unlabeled_a: Tensor, unlabeled_b: Tensor, box_ids: Tensor) -> Tensor:
+        """Returns p_mt(u'_a, u'_b), (B, C, H, W) in float32: the teacher sees both unmixed; its outputs are mixed."""
         model = self.teacher.module if self.args.ema_teacher else self.model
-        if self._frozen_teacher is not None:
-            model = self._frozen_teacher
+        model = model if self._teaching.frozen is None else self._teaching.frozen
         images = torch.cat([unlabeled_a, unlabeled_b])
         with evaluation_mode(model), self.accelerator.autocast():
             logits = model(pixel_values=channels_last(images)).logits
@@ -294,85 +238,148 @@ class SemiSupervisedTrainer(SegmentationTrainer):
 
     @property
     def evaluated_model(self) -> PreTrainedModel:
-        """The model that is evaluated and published: the EMA model, unless `ema_validation` is off."""
-        return self.teacher.module if self.args.ema_validation else super().evaluated_model
+        """The model that is evaluated and published: the EMA model, or the student if `ema_validation` is off."""
+        return self.teacher.module if self.args.ema_validation else self.accelerator.unwrap_model(self.model)
 
     @property
     def _other(self) -> tuple[str, PreTrainedModel]:
-        """Sub-folder and model of whichever of student and teacher is not published."""
+        """Sub-folder and model of the one of student and teacher that is not published."""
         return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
 
-    def further_scores(self, images: EvaluationImages) -> dict[str, float]:
-        """What the targets held since the last evaluation; with `evaluate_both`, the other model's mean IoU."""
-        scores = self._targets.report(self.accelerator)
-        if self.args.evaluate_both:
-            name, other = self._other
-            scores[f"{name}_mean_iou"] = score(other, images, self.args, self.accelerator)["mean_iou"]
-        return scores
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """
+        Scores the evaluated model on every image once, in any number of processes; logs, and draws a panel.
 
-    def _evaluate_one(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        start = time.perf_counter()
-        metrics = super()._evaluate_one(*args, **kwargs)
-        self._pace.leave_out(time.perf_counter() - start)
+        Args:
+            eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):
+                Instead of the trainer's own, or the name of one of them. Of several, each name precedes its metrics.
+            ignore_keys (`list[str]`, *optional*): Not used.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each metric's name.
+
+        Returns:
+            `dict[str, float]`: mean IoU and accuracies, and the IoU of each class that occurs.
+        """
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, str):
+            metric_key_prefix, eval_dataset = f"{metric_key_prefix}_{eval_dataset}", self.eval_dataset[eval_dataset]
+        if eval_dataset is None:
+            raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
+        if isinstance(eval_dataset, dict):
+            metrics = {}
+            for name, dataset in eval_dataset.items():
+                metrics |= self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}")
+        else:
+            metrics = self._evaluate_one(eval_dataset, metric_key_prefix)
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        best = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if "iou_" in best and metric_key_prefix == "eval":
+            if metrics.setdefault(best, float("nan")) != metrics[best] and self.state.best_metric is None:
+                self.state.best_metric = -1.0  # a class that occurs nowhere is never the best; JSON has no infinity
+        self._scores = (self.state.global_step, metrics)
         return metrics
 
+    def _evaluate_one(self, dataset: datasets.Dataset, prefix: str) -> dict[str, float]:
+        self.check_finite_weights(self.evaluated_model)
+        start, args, model = time.perf_counter(), self.args, self.evaluated_model
+        images = evaluation_images(dataset, "eval_dataset", self.id2label, self.normalization)
+        given = (images, args, self.accelerator)
+        metrics, table, examples = evaluate_images(model, *given, self.id2label, args.panel_images)
+        metrics |= self._pseudo_labels.report(self.accelerator)
+        if args.evaluate_both:
+            name, other = self._other
+            metrics[f"{name}_mean_iou"] = score(other, *given)["mean_iou"]
+        metrics["runtime"] = time.perf_counter() - start
+        if self.is_world_process_zero():
+            of = prefix.removeprefix("eval").strip("_")
+            where = f"{args.published_name} on {len(images)} images" + (f" of {of}" if of else "")
+            write(f"\nstep {self.state.global_step}: {where}\n{table}\n")
+            if examples:
+                self._write_panel(examples, of)
+        self._throughput.leave_out(time.perf_counter() - start)
+        return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+    def _write_panel(self, examples: list[tuple[Tensor, Tensor, Tensor]], of: str) -> None:
+        """Draws images, labels and predictions into `output_dir/panels` and TensorBoard."""
+        step, name, published = self.state.global_step, f"{of}-step" if of else "step", self.args.published_name
+        image = training_panel(examples, self.last_pair, self.normalization, self.palette, self.id2label, published)
+        with replacing(Path(self.args.output_dir) / "panels" / f"{name}-{step:06d}.png") as partial:
+            image.save(partial)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                tag = f"{of}_panel" if of else "panel"
+                callback.tb_writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
+
+    def final_metrics(self) -> dict[str, float]:
+        """Returns the scores of the current model: those of the last evaluation if no step came after it."""
+        with self.ending_in_one_line():
+            if self._scores is None or self._scores[0] != self.state.global_step:
+                self.evaluate()
+            signals.check(self.args.device)
+        return self._scores[1]
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """
+        Predicts label maps of whole images with the evaluated model; every process returns all of them.
+
+        Args:
+            test_dataset ([`~datasets.Dataset`]): Images, with labels or without.
+            ignore_keys (`list[str]`, *optional*): Not used.
+            metric_key_prefix (`str`, *optional*, defaults to `"test"`): Put before each metric's name.
+
+        Returns:
+            `PredictionOutput`: `predictions`, a list of maps (H, W) of class ids, uint8, each of its image's size;
+            `label_ids`, the same of the labels, or `None`; `metrics`, as of [`evaluate`], if there are labels.
+        """
+        images = evaluation_images(test_dataset, "test_dataset", self.id2label, self.normalization)
+        given = (images, self.args, self.accelerator, self.id2label)
+        predictions, labels, metrics = predict_label_maps(self.evaluated_model, *given)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return PredictionOutput(predictions, labels, metrics)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training log line the mean of each loss term, images/s, and the minutes that are left."""
+        """Adds images per second and the minutes left to a training log."""
         if "loss" in logs:
-            for name, (total, number) in self._terms.items():
-                logs[name] = self.accelerator.reduce(total / number, reduction="mean").item()
-            self._terms.clear()
             step = self.state.global_step
-            logs |= self._pace.figures(step, self.state.max_steps, self.args.world_size)
-            self._pace.restart(step)
+            logs |= self._throughput.figures(step, self.state.max_steps, self.args.world_size)
+            self._throughput.restart(step)
         super().log(logs, start_time)
 
     # Checkpoints and the card
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        student = self.model
-        self.model = self.evaluated_model
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.model = student
+        self.check_finite_weights(self.model)
+        self.check_finite_weights(self.evaluated_model)
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            self.evaluated_model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        # Here and not in `on_save`, which comes after old checkpoints were rotated away and the Hub was pushed to.
+        # Here and not in `on_save`, which comes after old checkpoints were removed and the Hub was pushed to.
         folder, model = self._other
         if self.args.should_save:
             model.save_pretrained(os.path.join(output_dir, folder))
-            if self._frozen_teacher is not None:
-                self._frozen_teacher.save_pretrained(os.path.join(output_dir, FROZEN_TEACHER))
+            if self._teaching.frozen is not None:
+                self._teaching.frozen.save_pretrained(os.path.join(output_dir, FROZEN_TEACHER))
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder, other = self._other
-        load_weights(Path(resume_from_checkpoint), self.evaluated_model)
-        load_weights(Path(resume_from_checkpoint, folder), other)
-        self._frozen_teacher = None
-        if (kept := Path(resume_from_checkpoint, FROZEN_TEACHER)).is_dir():
-            self._frozen_teacher = copy.deepcopy(self.teacher.module)
-            load_weights(kept, self._frozen_teacher)
+        checkpoint, (folder, other) = Path(resume_from_checkpoint), self._other
+        load_weights(checkpoint, self.evaluated_model)
+        if (checkpoint / folder).is_dir():  # not with save_only_model
+            load_weights(checkpoint / folder, other)
+        self._teaching.frozen = self._scores = None
+        for frozen in (checkpoint / FROZEN_TEACHER, checkpoint / FORMER_NAME):
+            if frozen.is_dir():
+                self._teaching.frozen = copy.deepcopy(self.teacher.module)
+                load_weights(frozen, self._teaching.frozen)
 
-    def _load_best_model(self) -> None:
-        best, (folder, other) = self._verified_best(), self._other
-        load_weights(best, self.evaluated_model)
-        if (best / folder).is_dir():  # not with save_only_model
-            load_weights(best / folder, other)
-        self._scores = None  # those are of another step
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        **about: Any,
-    ) -> None:
+    def create_model_card(self, language=None, license=None, tags=None, model_name=None, **about: Any) -> None:
         """
-        The card of `model_card_template`, with pictures and recipe; `about` are further fields of [`CardFacts`], such
-        as `dataset`. Without a template, the card of `transformers`.
+        Writes the card of `model_card_template`, with images and recipe; `about` are further fields of [`CardFacts`],
+        such as `dataset`. Without a template, it writes the card of `transformers`.
         """
         if self.args.model_card_template is None:
             super().create_model_card(language, license, tags, model_name, **about)
@@ -380,17 +387,15 @@ class SemiSupervisedTrainer(SegmentationTrainer):
             several = isinstance(self.eval_dataset, dict)  # a card has the scores of the first
             name, evaluated = next(iter(self.eval_dataset.items())) if several else (None, self.eval_dataset)
             repo = (self.hub_model_id or self.args.hub_model_id) if self.args.push_to_hub else None
-            facts = CardFacts(
-                model_name or Path(self.args.output_dir).resolve().name,
-                repo or self.args.output_dir,
-                self.state.log_history,
-                self.state.global_step,
-                num_labeled=len(self.train_dataset or ()),
-                num_unlabeled=len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0,
-                num_evaluated=len(evaluated or ()),
-                evaluated_name=name,
-                license=license or self.args.license,
-                tags=[tags] if isinstance(tags, str) else tags or [],
-                **{"finetuned_from": self.model.config._name_or_path} | about,
-            )
-            write_card(self.evaluated_model, self.args, facts)
+            facts = {"model_name": model_name or Path(self.args.output_dir).resolve().name}
+            facts |= {
+                "repo": repo or self.args.output_dir,
+                "evaluated_name": name,
+                "num_evaluated": len(evaluated or ()),
+            }
+            facts |= {"log_history": self.state.log_history, "steps": self.state.global_step}
+            facts["num_labeled"] = len(self.train_dataset or ())
+            facts["num_unlabeled"] = len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0
+            facts |= {"license": license or self.args.license, "tags": [tags] if isinstance(tags, str) else tags or []}
+            facts |= {"finetuned_from": self.model.config._name_or_path} | about
+            write_card(self.evaluated_model, self.args, CardFacts(**facts))

@@ -35,7 +35,7 @@ def test_another_runs_folder_is_refused(tmp_path):
     checkpoint = run / "checkpoint-5"
     checkpoint.mkdir()
     (checkpoint / "trainer_state.json").write_text("{}")
-    with pytest.raises(InputError, match="holds another run. Add --resume_from_checkpoint true to go on, --overwrite"):
+    with pytest.raises(InputError, match="holds another run. Add --resume_from_checkpoint true to resume it, "):
         check_output_dir(run, None, False)
     assert check_output_dir(run, None, True) is None
     assert check_output_dir(run, "true", False) is True

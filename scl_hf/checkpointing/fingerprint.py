@@ -1,72 +1,69 @@
-"""What a checkpoint says of the run that wrote it, as plain JSON, so that one that goes on from it is the same run."""
+"""The fingerprint of a run, plain JSON in its checkpoints: a resumed run must have the same one."""
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedModel, TrainingArguments
 
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
 RECIPE_NAME = "recipe.json"
-# The fields that a resumed run may change, by name or by how they begin: neither the sequence of samples nor what a
-# step makes of them depends on these, but for the learning rate. Every other field has to stay.
+# Fields that a resumed run may change, by name or by how they begin: except for the learning rate, neither the
+# sequence of samples nor a step depends on them.
 MAY_CHANGE = (
     # rate and length
     "learning_rate backbone_learning_rate lr_scheduler_ warmup_ max_steps num_train_epochs "
-    # what is written and told, and where
+    # files, logs, pushes
     "output_dir overwrite_output_dir logging_ log_ save_ run_name report_to project trackio_ hub_ push_to_hub "
     "disable_tqdm panel_images model_card_template license enable_jit_checkpoint do_train do_eval do_predict "
-    # evaluation, and which model is the best
+    # evaluation and choice of the best model
     "eval_ evaluate_both load_best_model_at_end metric_for_best_model greater_is_better per_device_eval_batch_size "
     "max_tiles_per_batch prediction_loss_only include_for_metrics include_num_input_tokens_seen batch_eval_metrics "
-    "bf16_full_eval "
-    "fp16_full_eval "
+    "bf16_full_eval fp16_full_eval "
     # how the same work is done: workers, processes (as long as `a step` stays), memory
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataloader_multiprocessing_context per_device_train_batch_size gradient_accumulation_steps local_rank use_cpu "
     "ddp_backend ddp_timeout ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph activation_checkpointing "
     "activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps "
     "skip_memory_metrics debug "
-    # what becomes of files that cannot be read, and of a resume
-    "skip_corrupt ignore_data_skip restore_callback_states_from_checkpoint resume_from_checkpoint "
-    "allow_changed_recipe"
+    # corrupt files and resuming
+    "skip_corrupt ignore_data_skip restore_callback_states_from_checkpoint resume_from_checkpoint allow_changed_recipe"
 ).split()
-# Those of a model's config, and of the configs in it, that say where it comes from, not what it is.
+# Fields of a model's config, and of the configs in it, about where it comes from
 ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "auto_map")
 
 
-def recipe_of(
+def fingerprint_of(
     args: TrainingArguments,
     model: PreTrainedModel,
-    pixels: tuple,
+    normalization: tuple,
     data: Mapping[str, datasets.Dataset | None],
 ) -> dict[str, Any]:
-    """
-    Everything that the samples of a run and its steps depend on. `data` are its rows, with their `id`s, by what a
-    person calls them.
-    """
+    """Returns all that the samples and steps of a run depend on. `data` maps names for people to datasets with ids."""
     settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)}
     settings["data_seed"] = args.sample_seed
     settings["labeled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    recipe = {
-        "settings": settings,
-        "model": {
-            "architecture": type(model).__name__,
-            "config": model.config.to_dict(),
-            "pixels": pixels._asdict(),
-        },
-        "data": {name: _ids_of(rows) for name, rows in data.items() if rows is not None},
-    }
-    for name, rows in data.items():
-        if rows is not None and "label" in rows.column_names:
-            recipe["data"][f"label_map of the {name}"] = rows.features["label"].train_ids
-    return json.loads(json.dumps(recipe, default=str))  # as it will be read again
+    config = {"config": model.config.to_dict(), "normalization": normalization._asdict()}
+    described = {}
+    for name, dataset in data.items():
+        if dataset is not None:
+            described[name] = _ids_of(dataset)
+            if "label" in dataset.column_names:
+                described[f"label_map of the {name}"] = dataset.features["label"].train_ids
+    fingerprint = {"settings": settings, "model": {"architecture": type(model).__name__} | config, "data": described}
+    return json.loads(json.dumps(fingerprint, default=str))  # as it will be read again
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """What differs between two recipes: name -> `before → now`. Fields of other versions are left out."""
-    architectures = [recipe["model"]["architecture"] for recipe in (before, now)]
+    """Returns the differences of two fingerprints, name -> `before → now`, without fields that only one has."""
+    architectures = [fingerprint["model"]["architecture"] for fingerprint in (before, now)]
     if architectures[0] != architectures[1]:
         return {"model": " → ".join(architectures)}
     found = {}
@@ -78,12 +75,29 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     return found
 
 
+def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_changes: bool) -> None:
+    """Rejects a checkpoint of another run, or warns of the changes that are allowed."""
+    found = changes(json.loads((checkpoint / RECIPE_NAME).read_text(encoding="utf-8")), fingerprint)
+    if not found:
+        return
+    differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))
+    if "optim" in found or not allow_changes:
+        remedy = "add --allow_changed_recipe true to resume with the new ones"
+        if "optim" in found:  # an optimizer cannot take another one's state
+            remedy = f"start a new run with --model_name_or_path {checkpoint}"
+        raise InputError(
+            f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. Give the checkpoint's,"
+            f" or {remedy}."
+        )
+    logger.warning("%s is resumed with other values of %s", checkpoint, differ)
+
+
 def _may_change(name: str) -> bool:
     return any(name == may or may.endswith("_") and name.startswith(may) for may in MAY_CHANGE)
 
 
-def _ids_of(rows: datasets.Dataset) -> str:
-    ids = rows.with_format(None).select_columns("id")["id"]
+def _ids_of(dataset: datasets.Dataset) -> str:
+    ids = dataset.with_format(None).select_columns("id")["id"]
     return f"{len(ids)} ids {hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:12]}"
 
 

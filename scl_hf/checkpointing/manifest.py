@@ -1,8 +1,9 @@
-"""Folders that are whole or not there: sealed with a manifest of their files, renamed when complete, verified."""
+"""Checkpoint folders that are complete or not there: written aside, sealed with a manifest, renamed, verified."""
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -10,36 +11,37 @@ import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..errors import InputError, first_line
 from ..files import check_writable
-from ..hub import on_the_hub
 
-MANIFEST_NAME = "manifest.json"
-# In the output folder: what is being written, and what is being removed. A push to the Hub leaves `_*` out.
-PARTIAL_DIR = "_partial"
-OLD = "old-"  # in there: a folder of which a new one takes the place
-THREADS = 8  # hashing and flushing leave the interpreter's lock
+logger = logging.getLogger(__name__)
+
+MANIFEST_NAME, OPTIMIZER_NAME = "manifest.json", "optimizer.pt"
+PARTIAL_DIR = "_partial"  # in the output folder: what is being written or removed. No push takes `_*`
+OLD = "old-"  # in there: a folder that a new one replaces
+THREADS = 8  # hashing and flushing release the interpreter's lock
 
 
 def step_of(checkpoint: str | os.PathLike) -> int:
-    """The step that the name of a checkpoint folder says, -1 for other names."""
+    """Returns the step in the name of a checkpoint folder, -1 for other names."""
     match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", Path(checkpoint).name)
     return int(match[1]) if match else -1
 
 
 def checkpoints_in(output_dir: str | os.PathLike) -> list[Path]:
-    """What is called a checkpoint in a folder, whole or not, the newest last."""
+    """Returns what is named a checkpoint in a folder, complete or not, the newest last."""
     return sorted((path for path in Path(output_dir).glob("*") if step_of(path) >= 0), key=step_of)
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Seals what was written to `partial`, and gives it the name `folder`: a kill at any point leaves no half one."""
+    """Seals `partial` and renames it to `folder`. A kill at any point leaves no incomplete folder of that name."""
     seal(partial)
-    if os.path.lexists(folder):  # of an earlier attempt
+    if os.path.lexists(folder):  # from an earlier attempt
         _set_aside(folder, OLD)
     os.rename(partial, folder)
     _flush(folder.parent)
@@ -47,20 +49,20 @@ def publish(partial: Path, folder: Path) -> None:
 
 def rotate(output_dir: Path, newest: Path, limit: int | None, best: str | None) -> None:
     """
-    Removes the oldest checkpoints above `limit`, but never the `newest`, which was just verified, nor the `best`.
-    Those of later steps are of an attempt that this run has left behind, and go first.
+    Removes the oldest checkpoints above `limit`, but never the `newest` nor the `best`. Those of later steps go
+    first: they belong to an attempt that this run has left behind.
     """
     found = checkpoints_in(output_dir)
     found.sort(key=lambda path: step_of(path) <= step_of(newest))
     kept = {newest.name} | ({Path(best).name} & {path.name for path in found} if best else set())
     surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
     for path in [path for path in found if path.name not in kept][: max(0, surplus)]:
-        _set_aside(path, "removed-")  # one that is removed in part would be taken for a checkpoint
+        _set_aside(path, "removed-")  # a half-removed one would pass for a checkpoint
     clear_partial(output_dir)
 
 
 def clear_partial(output_dir: str | os.PathLike) -> None:
-    """Removes what was left half-written or half-removed, and puts back what nothing has replaced yet."""
+    """Removes what was left half-written or half-removed, and restores a folder whose replacement is missing."""
     partial = Path(output_dir, PARTIAL_DIR)
     for aside in partial.glob(f"{OLD}*"):
         folder = partial.parent / aside.name.removeprefix(OLD)
@@ -70,76 +72,86 @@ def clear_partial(output_dir: str | os.PathLike) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Flushes the files of a folder to the disk and writes their names, sizes and SHA-256 beside them."""
+    """Flushes the files of a folder to the disk and writes their sizes and SHA-256 into its manifest."""
     names = _files_in(folder)
     paths = [folder / name for name in names]
     with ThreadPoolExecutor(THREADS) as pool:
         flushed = pool.map(_flush, [*paths, folder, *(path for path in folder.rglob("*") if path.is_dir())])
         entries = dict(zip(names, pool.map(_entry, paths)))
         list(flushed)  # raises what went wrong
-    path = folder / MANIFEST_NAME
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(_render(entries))
+    with open(folder / MANIFEST_NAME, "w", encoding="utf-8") as file:
+        file.write(_render({"files": entries}))
         file.flush()
         os.fsync(file.fileno())
     _flush(folder)
 
 
 def find_problem(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, in a few words that name the file; None if nothing is."""
+    """Returns what is wrong with a sealed folder, in a few words that name the file, or None."""
     try:
         text = _read(folder / MANIFEST_NAME)
-        entries = json.loads(text)["files"]
-        if text != _render(entries):
+        manifest = json.loads(text)
+        entries = manifest["files"]
+        if text != _render(manifest):  # no byte of it can change unseen
             raise ValueError
+        there = set(_files_in(folder))
     except FileNotFoundError:
-        return f"{MANIFEST_NAME} is missing, so nothing says whether it is whole"
+        return f"{MANIFEST_NAME} is missing, so the folder cannot be verified"
     except OSError as error:
-        return f"{MANIFEST_NAME} cannot be read ({error.strerror or first_line(error)})"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST_NAME} or a folder cannot be read ({error.strerror or first_line(error)})"
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"{MANIFEST_NAME} was changed or cut off"
-    try:
-        there = _files_in(folder)
-    except OSError as error:
-        return f"cannot be listed ({error.strerror})"
-    if missing := sorted(entries.keys() - set(there)):
-        return f"{missing[0]} is missing or no file"
-    if added := sorted(set(there) - entries.keys()):
-        return f"{added[0]} does not belong to it, take it out"
-    # The sizes of all first: they cost nothing.
-    for check in (_wrong_size, _wrong_content):
+    problems = [f"{name} is missing or no file" for name in sorted(set(entries) - there)]
+    problems += [f"{name} does not belong to the checkpoint, take it out" for name in sorted(there - set(entries))]
+    if not problems:
         with ThreadPoolExecutor(THREADS) as pool:
-            for flaw in pool.map(lambda name, check=check: check(folder, name, entries[name]), there):
-                if flaw:
-                    return flaw
-    return None
+            problems = list(
+                filter(None, pool.map(lambda name: _mismatch(folder / name, name, entries[name]), entries))
+            )
+    # The manifest may be the changed one of the two.
+    return f"{problems[0]} (see {MANIFEST_NAME})" if problems else None
 
 
-def _wrong_size(folder: Path, name: str, entry: Mapping) -> str | None:
-    size = (folder / name).stat().st_size
-    return None if size == entry["size"] else f"{name} has {size} of {entry['size']} bytes"
+def why_not_resumable(folder: Path) -> str | None:
+    """Returns why a run cannot resume from a folder, in a few words, or None."""
+    if not folder.is_dir():
+        return "is not a checkpoint folder" if folder.exists() else "there is no such folder"
+    alone = not (folder / OPTIMIZER_NAME).exists()
+    return find_problem(folder) or ("holds the model alone (save_only_model)" if alone else None)
 
 
-def _wrong_content(folder: Path, name: str, entry: Mapping) -> str | None:
+def newest_complete(output_dir: Path) -> Path:
+    """Returns the newest checkpoint to resume from, and warns of newer ones that are damaged."""
+    found = checkpoints_in(output_dir)
+    for folder in reversed(found):
+        problem = why_not_resumable(folder)
+        if problem is None:
+            return folder
+        logger.warning("%s is passed over: %s", folder, problem)
+    none = f"none of the {len(found)} checkpoints is complete" if found else "holds no checkpoint-*"
+    raise InputError(
+        f"resume_from_checkpoint: {output_dir}: {none}. Name another folder, or start anew with"
+        " --overwrite_output_dir true."
+    )
+
+
+def _mismatch(path: Path, name: str, entry: Mapping) -> str | None:
     try:
-        return None if _entry(folder / name) == entry else f"{name} was changed since it was written"
+        found = _entry(path)
     except OSError as error:
         return f"{name} cannot be read ({error.strerror or first_line(error)})"
+    if found["size"] != entry.get("size"):
+        return f"{name} has {found['size']} of {entry.get('size')} bytes"
+    return None if found == entry else f"{name} was changed since it was written"
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Regular files below a folder, by their paths in it; not the manifest, nor what systems hide there."""
+    """Returns the relative paths of the regular files below a folder, without the manifest and hidden files."""
     names = []
     for root, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if name[0] != "."]
-        for name in files:
-            path = Path(root, name)
-            try:
-                regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError:  # a link to nowhere
-                regular = False
-            if regular and name[0] != ".":
-                names.append(path.relative_to(folder).as_posix())
+        paths = (Path(root, name) for name in files if name[0] != ".")
+        names += [path.relative_to(folder).as_posix() for path in paths if os.path.isfile(path)]
     return sorted(name for name in names if name != MANIFEST_NAME)
 
 
@@ -148,14 +160,12 @@ def _entry(path: Path) -> dict[str, int | str]:
         return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _render(entries: Mapping) -> str:
-    # With a digest of its own, and read again to the byte: no byte of it can change unseen either.
-    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-    return json.dumps({"files": entries, "sha256": digest}, indent=1, sort_keys=True) + "\n"
+def _render(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
 
 
 def _read(path: Path) -> str:
-    if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
         raise OSError(None, "no file")
     return path.read_bytes().decode("utf-8")
 
@@ -184,23 +194,23 @@ def _raise(error: OSError) -> None:
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | bool | None:
     """
-    The checkpoint folder that a run resumes from, its name on the Hub or `True` for the newest whole one, which the
-    trainer looks for, `None` if it does not. Refuses a folder that holds another run.
+    Returns the checkpoint folder that a run resumes from, `True` for the newest complete one, `None` for a new run.
+    Rejects a folder that holds another run.
     """
     check_writable("output_dir", output_dir)
     path = Path(output_dir)
     if resume and resume.lower() != "false":
         if resume.lower() == "true":
             return True
-        if not os.path.isdir(resume) and not on_the_hub(resume):
+        if not os.path.isdir(resume):
             raise InputError(
-                f"resume_from_checkpoint: {resume} is not a checkpoint folder. Name one such as"
-                f" {path}/checkpoint-500, give true for the newest whole one, or user/repo@revision of the Hub."
+                f"resume_from_checkpoint: {resume} is not a checkpoint folder. Name one such as {path}/checkpoint-500,"
+                " or give true for the newest complete one. `hf download user/repo --local-dir FOLDER` fetches one."
             )
         return resume
     found = bool(checkpoints_in(path))
     if not overwrite and (found or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
-        remedy = "--resume_from_checkpoint true to go on, " if found else ""
+        remedy = "--resume_from_checkpoint true to resume it, " if found else ""
         raise InputError(
             f"output_dir {path}: holds another run. Add {remedy}--overwrite_output_dir true to replace it,"
             " or name another --output_dir."
@@ -214,9 +224,8 @@ def clear_output_dir(output_dir: str | os.PathLike) -> None:
     clear_partial(path)
     for folder in checkpoints_in(path):
         shutil.rmtree(folder, ignore_errors=True)
-    # By their names: whoever names a folder with other things in it shall not lose those.
-    own = ("panels/step-*.png", "panel.png", "runs/*/events.out.tfevents.*")
-    own += ("_not_finite-*.safetensors", "trainer_state.json")
-    for pattern in (*own, SAFE_WEIGHTS_NAME, CONFIG_NAME):
+    # By name: a folder that a user names may hold other things.
+    own = ("panels/step-*.png", "panel.png", "runs/*/events.out.tfevents.*", "_not_finite-*.safetensors")
+    for pattern in (*own, "trainer_state.json", SAFE_WEIGHTS_NAME, CONFIG_NAME):
         for file in path.glob(pattern):
             file.unlink()

@@ -1,4 +1,4 @@
-"""Signals that are to end a run: it ends where nothing is lost, and all its processes at the same place."""
+"""Signals that end a run after a complete step, in all its processes at the same one."""
 
 import contextlib
 import functools
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
+from transformers import TrainerCallback
+from transformers.trainer_utils import HubStrategy
 
 from ..processes import are_several, is_main_process
 
@@ -22,7 +24,7 @@ _requested, _since, _active = 0, 0.0, False
 
 
 class Interrupted(SystemExit):
-    """A signal has ended the run; the exit code is 128 + its number. `line` says where it ended and how to go on."""
+    """Ends a run by a signal, with exit code 128 + its number. `line` says where it ended and how to resume."""
 
     def __init__(self, number: int, line: str | None = None):
         super().__init__(128 + number)
@@ -30,49 +32,80 @@ class Interrupted(SystemExit):
 
     @property
     def signal_name(self) -> str:
-        """Such as SIGTERM."""
+        """The name, such as SIGTERM."""
         return signal.Signals(self.number).name
 
 
 def requested() -> int:
-    """The number of the signal that has come within [`deferred`], 0 if none has."""
+    """Returns the number of the signal that came within [`deferred`], or 0."""
     return _requested
 
 
-def check(device: torch.device) -> None:
-    """Raises `Interrupted` in all processes where one of them has got a signal. All of them call it."""
-    number = _requested
+def agree(flags: torch.Tensor) -> list[int]:
+    """Returns the maximum over the processes of each of some flags, (N,), and last of the signal's number."""
+    flags = torch.cat([flags.int(), torch.full((1,), _requested, dtype=torch.int32, device=flags.device)])
     if are_several():
-        numbers = torch.tensor(number, device=device)
-        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
-        number = int(numbers)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return flags.tolist()
+
+
+def check(device: torch.device) -> None:
+    """Raises `Interrupted` in all processes if one of them got a signal. All of them call it."""
+    (number,) = agree(torch.empty(0, device=device))
     if number:
         raise Interrupted(number)
+
+
+class SignalCallback(TrainerCallback):
+    """
+    Saves a checkpoint after the step in which a signal comes, without an evaluation, and raises [`Interrupted`] when
+    it is saved. With several processes, the trainer sets `number` in each step to what [`agree`] returns.
+    """
+
+    number = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.number = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not are_several():
+            self.number = _requested
+        if self.number:
+            control.should_save, control.should_evaluate = True, False
+            save_for_resume(args)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.number:
+            raise Interrupted(self.number)
+
+
+def save_for_resume(args) -> None:
+    """Makes the checkpoints of a run that ends now complete, and pushes none of them."""
+    args.save_only_model, args.hub_strategy = False, HubStrategy.END
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """
-    Within this, a signal is kept for whoever asks for it ([`requested`], [`check`]); one that comes well after it ends
-    the process at once. What nobody has asked for is raised at the end. The end of the launcher that a script follows
-    is such a signal, too.
+    Keeps a signal for [`requested`] and [`check`]; a second one, well after it, ends the process at once. A signal
+    that nobody has asked for is raised at the end. The end of the launcher that a script follows counts as one.
     """
     global _requested, _active
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread handles signals
         return
     process, launcher = os.getpid(), os.getppid()
 
     def ask(number: int, frame: FrameType | None) -> None:
         global _requested, _since
-        if os.getpid() != process:  # a worker goes on until the process that it works for has ended
+        if os.getpid() != process:  # a worker runs until the process that it works for has ended
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
         if not _requested:
             _requested, _since = number, time.monotonic()
             if sys.__stderr__ is not None and sys.__stderr__.isatty():
-                _say("\nthe step is finished and saved; once more ends the run at once\n")
+                _say("\nthe step is finished and saved; a second signal ends the run at once\n")
         elif time.monotonic() - _since > _AT_ONCE:
             _say(f"stopped at once by a second signal, {signal.Signals(number).name}\n")
             os._exit(128 + number)
@@ -100,8 +133,8 @@ def deferred() -> Iterator[None]:
 
 def leaving() -> None:
     """
-    To be called when a process is about to exit because of a signal: a launcher ends all processes when the first of
-    them has left, and that is not to be taken for another signal. One that comes 10 s later ends the process.
+    Ignores signals for 10 s, when a process exits because of one: its launcher then ends all the others, and they
+    must not take that for a second signal.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -116,11 +149,11 @@ def leaving() -> None:
 
 
 def _handled() -> list[int]:
-    """The signals that can end a run here."""
+    """Returns the signals that can end a run here."""
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as of nohup
     if hasattr(signal, "SIGRTMIN") and callable(signal.getsignal(signal.SIGRTMIN)):
-        numbers.append(signal.SIGRTMIN)  # the end of a launcher that a script follows
+        numbers.append(signal.SIGRTMIN)  # the end of the launcher that a script follows
     return numbers
 
 
@@ -131,10 +164,7 @@ def _say(line: str) -> None:
 
 
 def worker_init(before: Callable[[int], None] | None = None) -> Callable[[int], None] | None:
-    """
-    The `worker_init_fn` of a DataLoader whose batches a step waits for: a SIGTERM to all processes of a job does not
-    end the worker; a second one does.
-    """
+    """Returns a `worker_init_fn` with which a worker survives one SIGTERM to all processes of a job, but not two."""
     return functools.partial(_shield, before) if _active else before
 
 

@@ -1,4 +1,4 @@
-"""What the teacher's targets hold: a class that fades from them is lost to the student, too."""
+"""The classes in the teacher's pseudo-labels: a class that fades from them is lost to the student, too."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -13,16 +13,16 @@ from .scoring import iou_name
 
 logger = logging.getLogger(__name__)
 
-FADED = 0.1  # of its share in the labels
+FADED = 0.1  # of a class's share in the labels
 
 
 class PseudoLabelShares:
     """
-    Share of each class in the targets of the unlabeled images, as a part of its share in the labels: 1 where they
-    agree, 0 where the class does not occur in the targets any more. Counted since the last report.
+    Counts each class in the pseudo-labels since the last report, relative to its share in the labels: 1 where both
+    agree, 0 where the class no longer occurs.
 
     Args:
-        label_shares (`Callable`): Gives (C,), the share of each class in the labels. Called by each report.
+        label_shares (`Callable`): Returns (C,), the share of each class in the labels. Called by each report.
         id2label (`Mapping[int, str]`): Names of the classes.
     """
 
@@ -32,38 +32,30 @@ class PseudoLabelShares:
         self._warned: set[str] = set()
 
     def add(self, classes: Tensor, valid: Tensor) -> None:
-        """Counts the valid pixels of each class of the targets: classes (B, H, W), valid (B, H, W)."""
+        """Counts the valid pixels of each class: classes (B, H, W), valid (B, H, W)."""
         num_classes = len(self.id2label)
-        # Pixels that do not count go into a row of their own: a mask would wait for the device.
-        classes = classes.masked_fill(~valid, num_classes)
+        classes = classes.masked_fill(~valid, num_classes).flatten()  # a boolean mask would wait for the device
         pixels = torch.zeros(num_classes + 1, dtype=torch.int64, device=classes.device)
-        pixels.scatter_add_(0, classes.flatten(), torch.ones_like(classes.flatten()))
+        pixels.scatter_add_(0, classes, torch.ones_like(classes))
         self._pixels = pixels[:-1] if self._pixels is None else self._pixels + pixels[:-1]
 
     def report(self, accelerator: Accelerator) -> dict[str, float]:
-        """
-        `pseudo_label_share_pole` and so on, of all processes, for each class in the labels. Shows the lowest and warns
-        of classes that fade.
-        """
+        """Returns `pseudo_label_share_{class}` over all processes, prints the lowest, warns of classes that fade."""
         if self._pixels is None:  # in no process: all of them take the same steps
             return {}
         pixels, self._pixels = accelerator.reduce(self._pixels).double().cpu(), None
         shares = (pixels / pixels.sum().clamp(min=1)).tolist()
-        ratios = {
-            self.id2label[i]: share / expected
-            for i, (share, expected) in enumerate(zip(shares, self.label_shares().tolist()))
-            if expected > 0
-        }
+        labels = self.label_shares().tolist()
+        ratios = {self.id2label[i]: share / of for i, (share, of) in enumerate(zip(shares, labels)) if of > 0}
         faded = [name for name, ratio in ratios.items() if ratio < FADED and name not in self._warned]
-        if faded and accelerator.is_main_process:
-            logger.warning(
-                "The targets of the unlabeled images hardly show %s: less than %.0f %% of their share in the labels."
-                " The unlabeled images may cost these classes; docs/unlabeled_images.md says what helps.",
-                first_few(faded, 5),
-                100 * FADED,
-            )
         self._warned.update(faded)
         if accelerator.is_main_process:
+            if faded:
+                logger.warning(
+                    "The pseudo-labels hardly show %s: less than %.0f %% of their share in the labels. The unlabeled"
+                    " images may cost these classes; docs/unlabeled_images.md says what helps.",
+                    *(first_few(faded, 5), 100 * FADED),
+                )
             lowest = (f"{name} {ratios[name]:.2f}" for name in sorted(ratios, key=ratios.get))
-            write(f"\nshare in the targets over share in the labels, lowest first: {first_few(lowest, 5)}")
+            write(f"\nshare in the pseudo-labels over share in the labels, lowest first: {first_few(lowest, 5)}")
         return {f"pseudo_label_share_{iou_name(name).removeprefix('iou_')}": ratio for name, ratio in ratios.items()}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..checkpointing import signals
 from ..errors import InputError, check_field, check_finite, first_line, is_killed_worker, killed_workers
 from ..inference import predict_probs
+from ..processes import is_out_of_memory
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # dtype -> name in `accelerate`
@@ -112,11 +113,6 @@ def make_accelerator(dtype: str) -> Accelerator:
         return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=MIXED_PRECISION[dtype])
     except ValueError as error:
         raise InputError(f"dtype: {dtype} does not run here ({first_line(error)})") from error
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Returns whether memory did not suffice; only on the GPU PyTorch has an exception of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def predict_image(

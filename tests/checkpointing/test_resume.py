@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from scl_hf.checkpointing.manifest import checkpoints_in, find_problem, seal
-from scl_hf.checkpointing.pushed_trainer import PushedTrainer
 from scl_hf.errors import InputError
 
 SAVING = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}  # 3 steps are an epoch
@@ -45,8 +44,8 @@ def test_true_takes_the_newest_whole_one_and_names_those_it_passes_over(run, fin
     trainer.train(resume_from_checkpoint=True)
     said = [record.message for record in caplog.records if "passed over" in record.message]
     assert said == [
-        f"{run}/checkpoint-4 is passed over: optimizer.pt is missing or no file",
-        f"{run}/checkpoint-3 is passed over: manifest.json is missing, so nothing says whether it is whole",
+        f"{run}/checkpoint-4 is passed over: optimizer.pt is missing or no file (see manifest.json)",
+        f"{run}/checkpoint-3 is passed over: manifest.json is missing, so the folder cannot be verified",
     ]
     assert find_problem(run / "checkpoint-4") is None  # in place of the broken one
     for name in ("model.safetensors", "student/model.safetensors", "optimizer.pt", "rng_state.pth"):
@@ -56,10 +55,12 @@ def test_true_takes_the_newest_whole_one_and_names_those_it_passes_over(run, fin
 def test_nothing_whole_is_one_line(run, make_trainer, tmp_path):
     for step in (2, 4):
         (run / f"checkpoint-{step}/scheduler.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="run: none of the 2 checkpoints is whole") as error:
+    with pytest.raises(InputError, match="run: none of the 2 checkpoints is complete") as error:
         make_trainer(**SAVING).train(resume_from_checkpoint=True)
     one_line(error)
-    with pytest.raises(InputError, match="checkpoint-2: scheduler.pt has 0 of [0-9]+ bytes. Name an older") as error:
+    with pytest.raises(
+        InputError, match="checkpoint-2: scheduler.pt has 0 of [0-9]+ bytes .see manifest.json.. Name an older"
+    ) as error:
         make_trainer(**SAVING).train(resume_from_checkpoint=run / "checkpoint-2")
     one_line(error)
     for name, flaw in (("nowhere", "there is no such folder"), ("run/config.json", "is not a checkpoint folder")):
@@ -73,7 +74,7 @@ def test_nothing_whole_is_one_line(run, make_trainer, tmp_path):
 def test_a_checkpoint_without_a_manifest_is_not_whole(run, make_trainer, caplog):
     (run / "checkpoint-4/manifest.json").unlink()
     flip(run / "checkpoint-4/optimizer.pt")
-    flaw = "manifest.json is missing, so nothing says whether it is whole"
+    flaw = "manifest.json is missing, so the folder cannot be verified"
     with pytest.raises(InputError, match=f"checkpoint-4: {flaw}. Name an older one") as error:
         make_trainer(**SAVING).train(resume_from_checkpoint=run / "checkpoint-4")
     one_line(error)
@@ -189,7 +190,7 @@ def test_another_recipe_is_refused_with_its_fields_and_values(finished, make_tra
     assert set(named) == (set(CHANGED) - {"per_device_train_batch_size"}) | {"labeled crops of a step"}
     assert named["crop_size"] == "[32, 32] → [40, 40]" and named["labeled crops of a step"] == "2 → 4"
     assert "add --allow_changed_recipe true" in line
-    with pytest.raises(InputError, match=r"optim \(sgd → adamw_torch\).* cannot take over another's state"):
+    with pytest.raises(InputError, match=r"optim \(sgd → adamw_torch\).*, or start a new run with"):
         make_trainer(**SAVING, optim="adamw_torch", optim_args=None, allow_changed_recipe=True).train(
             resume_from_checkpoint=checkpoint
         )
@@ -204,7 +205,7 @@ def test_other_data_is_another_recipe(finished, tmp_path, toy_data, caplog):
         build_trainer(data, tmp_path / "run", **SAVING).train(resume_from_checkpoint=checkpoint)
     trainer = build_trainer(data, tmp_path / "run", **SAVING, allow_changed_recipe=True)
     trainer.train(resume_from_checkpoint=checkpoint)
-    assert trainer.state.global_step == 4 and "is gone on from with other values of labeled images" in caplog.text
+    assert trainer.state.global_step == 4 and "is resumed with other values of labeled images" in caplog.text
 
 
 def test_what_may_change_takes_effect(finished, make_trainer, caplog):
@@ -227,19 +228,22 @@ def test_what_may_change_takes_effect(finished, make_trainer, caplog):
     assert (group["weight_decay"], group["momentum"]) == (0.25, 0.5)
     with pytest.raises(InputError, match="optimizer's state does not fit this recipe"):
         make_trainer(**SAVING, backbone_learning_rate=0.1).train(resume_from_checkpoint=checkpoint)
-    said = [record.message for record in caplog.records if "gone on from" in record.message]
+    said = [record.message for record in caplog.records if "is resumed with" in record.message]
     assert len(said) == 1 and "weight_decay (0.001 → 0.25)" in said[0]
 
 
-def test_what_is_pushed_is_whole(make_trainer, monkeypatch):
+def test_what_is_pushed_is_whole(make_trainer):
     pushed = []
-    monkeypatch.setattr(
-        PushedTrainer,
-        "_push_from_checkpoint",
-        lambda self, folder: pushed.append((Path(folder).name, find_problem(Path(folder)))),
-    )
     trainer = make_trainer(**SAVING)
     trainer.args.push_to_hub = True
+    trainer._push = type(
+        "Push",
+        (),
+        {
+            "start": lambda self, message, folder: pushed.append((folder.name, find_problem(folder))),
+            "finish": lambda self: None,
+        },
+    )()
     trainer.train()
     assert pushed == [("checkpoint-2", None), ("checkpoint-4", None)]
 

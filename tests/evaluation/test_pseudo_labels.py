@@ -1,4 +1,4 @@
-"""What the teacher's targets hold of each class, against the labels."""
+"""The classes in the teacher's pseudo-labels, against those in the labels."""
 
 import logging
 
@@ -34,7 +34,9 @@ def test_shares_against_those_of_the_labels_and_a_warning_where_a_class_fades(ca
         }
     )
     assert "hardly show pole: less than 10 %" in caplog.text
-    lowest = "share in the targets over share in the labels, lowest first: pole 0.00, traffic light 0.83, road 1.33\n"
+    lowest = (
+        "share in the pseudo-labels over share in the labels, lowest first: pole 0.00, traffic light 0.83, road 1.33\n"
+    )
     assert capsys.readouterr().out == f"\n{lowest}"
 
     # Counted anew, and warned of once.

@@ -15,7 +15,6 @@ from transformers import (
     AutoImageProcessor,
     SegformerConfig,
     SegformerForImageClassification,
-    SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
 )
 
@@ -173,9 +172,9 @@ def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data
     panels = {path.name for path in Path(args.output_dir, "panels").iterdir()}
     assert {"day-step-000002.png", "night-step-000002.png"} <= panels
     assert trainer.evaluate("night")["eval_night_mean_iou"] == metrics["eval_night_mean_iou"]
-    # The time of an evaluation is left out of the pace once.
+    # The time of an evaluation is left out of the throughput once.
     left_out = []
-    trainer._pace.leave_out = left_out.append
+    trainer._throughput.leave_out = left_out.append
     trainer.evaluate()
     assert len(left_out) == 2
     # A card has the scores of the first.
@@ -185,6 +184,15 @@ def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data
     assert f"| {metrics['eval_day_mean_iou']:.4f} |" in card and "3 images" in card
     args.metric_for_best_model = "mean_iou"
     SemiSupervisedTrainer(model, args, eval_dataset=rows).create_model_card()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_leaves_the_random_numbers_of_the_training_alone(make_trainer, workers):
+    """A run that a signal stopped in an evaluation is resumed after it."""
+    trainer = make_trainer(dataloader_num_workers=workers)
+    before = torch.get_rng_state()
+    trainer.evaluate()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer, toy_data):
@@ -233,43 +241,6 @@ def test_a_checkpoint_without_an_image_processor_takes_imagenets(toy_data, tmp_p
     with caplog.at_level(logging.WARNING):
         trainer = build_trainer(toy_data, tmp_path / "run", model=str(tmp_path / "starting"))
     assert "brings no image processor" in caplog.text and trainer.normalization.image_mean == (0.485, 0.456, 0.406)
-
-
-def groups(trainer):
-    """Learning rate, weight decay and names of the parameters of each group of the optimizer that has some."""
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    found = [group for group in trainer.create_optimizer().param_groups if group["params"]]
-    return [(group["lr"], group["weight_decay"], {names[id(p)] for p in group["params"]}) for group in found]
-
-
-def test_the_encoder_may_have_a_learning_rate_of_its_own(make_trainer):
-    trainer = make_trainer(backbone_learning_rate=1e-4, learning_rate=1e-2, max_steps=2)
-    (head_rate, _, head), (encoder_rate, _, encoder) = groups(trainer)
-    assert (head_rate, encoder_rate) == (1e-2, 1e-4)
-    assert all(name.startswith("trunk.") for name in encoder) and not any(name.startswith("trunk.") for name in head)
-    assert head | encoder == {name for name, _ in trainer.model.named_parameters()}
-    trainer.train()
-    first, second = (group["lr"] for group in trainer.optimizer.param_groups if group["params"])
-    assert first == second == 0  # the schedule ends for both
-
-
-def test_weight_decay_leaves_out_what_is_named(toy_data, tmp_path):
-    config = SegformerConfig(
-        depths=[1] * 4,
-        hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16,
-        id2label=toy_data.id2label,
-    )
-    model = SegformerForSemanticSegmentation(config)
-    fields = {"weight_decay": 0.1, "no_weight_decay": ["norms", "biases"], "backbone_learning_rate": 1e-3}
-    found = groups(build_trainer(toy_data, tmp_path / "run", model, **fields))
-    assert [(rate, decay) for rate, decay, _ in found] == [(0.01, 0.1), (0.01, 0), (1e-3, 0.1), (1e-3, 0)]
-    free = found[1][2] | found[3][2]
-    assert "decode_head.batch_norm.weight" in free and "decode_head.classifier.weight" not in free
-    assert free >= {name for name, _ in model.named_parameters() if name.endswith("bias") or "layer_norm" in name}
-    with pytest.raises(InputError, match="no_weight_decay: must be any of norms, biases, position_embeddings"):
-        build_trainer(toy_data, tmp_path / "run", no_weight_decay=["embeddings"])
 
 
 def test_training_in_python_is_the_one_writer_of_its_folder(make_trainer, tmp_path):

@@ -1,0 +1,64 @@
+"""Before a run: the model is opened, and the settings are checked against it."""
+
+from pathlib import Path
+
+import datasets
+import torch
+from transformers import PreTrainedModel, set_seed
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .config import SemiSupervisedConfig
+from .data.labels import LabelImage
+from .errors import InputError
+from .inference import size_divisor, smallest_side
+from .model_card import check_card_template
+from .models import DeepLabV3PlusForSemanticSegmentation
+from .optim import check_optimizer
+from .pretrained import ModelArguments, load_model, load_processor, own_size
+
+
+def open_model(
+    model: str | PreTrainedModel,
+    args: SemiSupervisedConfig | None,
+    train_dataset: datasets.Dataset | None,
+    processing_class: BaseImageProcessor | None,
+) -> tuple[PreTrainedModel, SemiSupervisedConfig, BaseImageProcessor]:
+    """Returns model, settings and image processor of a trainer, which may be given a name, or leave the rest out."""
+    name = model if isinstance(model, str) else model.config._name_or_path
+    args = args or SemiSupervisedConfig(f"{Path(name or 'model').name}-SCL")
+    if isinstance(model, str):
+        set_seed(args.seed)  # of a new head
+        label = (getattr(train_dataset, "features", None) or {}).get("label")
+        model = load_model(ModelArguments(name), label.id2label if isinstance(label, LabelImage) else None)
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
+        model.float()  # in half precision, the average of many steps would not move
+    return model, args, own_size(processing_class) if processing_class else load_processor(name or None)
+
+
+def check_batch_size(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
+    """Rejects supervised steps on one image per process, if BatchNorm then has one value to normalize."""
+    supervised = not args.semi_supervised or args.semi_supervised_start_step > 0
+    pools = isinstance(model, DeepLabV3PlusForSemanticSegmentation)
+    synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
+    if supervised and pools and args.per_device_train_batch_size == 1 and not synced:
+        raise InputError(
+            "per_device_train_batch_size: must be 2 or more for supervised steps, because BatchNorm over the image"
+            " pooling has one value an image. On several GPUs, sync_batch_norm does as well."
+        )
+
+
+def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
+    """Rejects settings that a model does not take, which would show only in training, or after it."""
+    check_card_template(model, args)
+    check_optimizer(model, args)
+    divisor = size_divisor(model)
+    if any(side % divisor for side in args.crop_size):
+        nearest = [f"{side // divisor * divisor} or {-(-side // divisor) * divisor}" for side in args.crop_size]
+        raise InputError(
+            f"crop_size: must be multiples of {divisor} for this encoder, got {args.crop_size}; the nearest are "
+            f"{' by '.join(dict.fromkeys(nearest))}."
+        )
+    if min(args.crop_size) < (least := smallest_side(model)):
+        raise InputError(f"crop_size: must be {least} or more for this encoder's windows, got {args.crop_size}.")
+    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(f"gradient_checkpointing: {type(model).__name__} with this encoder has none; leave it out.")
