@@ -22,7 +22,7 @@ from ..processes import is_out_of_memory, on_main_process
 from . import manifest
 from .fingerprint import RECIPE_NAME, check_fingerprint
 from .finite import check_weights, finite, name_of_gradient, not_finite
-from .signals import Interrupted, SignalCallback, requested, save_for_resume
+from .signals import Interrupted, SignalCallback, agree, requested, save_for_resume
 
 logger = logging.getLogger(__name__)
 
