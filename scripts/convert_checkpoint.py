@@ -30,7 +30,7 @@ from scl_hf.data.labels import read_id2label
 from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError, first_few
 from scl_hf.files import check_writable, writing
-from scl_hf.pretrained import load_processor
+from scl_hf.image_processors import load_processor
 
 USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
 NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
