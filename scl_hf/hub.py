@@ -109,7 +109,7 @@ def quiet_hub() -> Iterator[None]:
 @dataclass
 class HubArguments:
     """
-    Where a run is pushed to. By default where it was pushed while it trained.
+    Where a run is pushed to; by default where it was pushed while it trained.
 
     Args:
         hub_model_id (`str`, *optional*): The repository, as user/name or a name alone, created if there is none.

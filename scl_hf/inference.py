@@ -165,7 +165,7 @@ def patch_size(config: object) -> int | None:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Runs a model in evaluation mode and restores the mode of each module, of which some may be frozen."""
+    """Runs a model in evaluation mode and restores the mode of each module: some may be frozen."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

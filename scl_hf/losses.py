@@ -30,8 +30,7 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
         `torch.Tensor`: A scalar in nats; 0 with a gradient of 0 if no pixel counts.
 
     Raises:
-        `ValueError`: if `window` is even or below 1, the shapes do not fit, or a class id is out of range (on a GPU
-        that is torch's device-side assert).
+        `ValueError`: if `window` is even or below 1, shapes do not fit, or (on the CPU) a class id is out of range.
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and at least 1, got {window}")
@@ -55,9 +54,6 @@ def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tens
         logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
         class_shares (`torch.Tensor`): Share of each class in the pixels of the labels, shape (C,).
         strength (`float`): τ; 0 leaves the logits as they are, 1 makes all classes equally frequent.
-
-    Returns:
-        `torch.Tensor`: Of the shape of `logits`.
     """
     shares = class_shares.to(logits.device, logits.dtype)
     # A class without labels, or a very rare one, counts as one pixel of a thousand.

@@ -47,8 +47,6 @@ LAYERS = {  # ours -> the baseline's, without residual blocks and the branches o
     "decoder.layers.1.normalization": "final.4",
     "decoder.classifier": "final.6",
 }
-HEAD = ("aspp.", "bot_aspp.", "bot_fine.", "final.")
-CLASSIFIER = ("bn_out.", "classifier.")  # ImageNet's
 
 # The baseline stores its mean IoU as a NumPy number, under the names before and after NumPy 2.
 _scalar = np.float64().__reduce__()[0]
@@ -87,19 +85,19 @@ def main() -> None:
     config = read_config(source, weights, args.id2label)
     with torch.device("meta"):
         model = DeepLabV3PlusForSemanticSegmentation(config)
-    has_head = any(name.startswith(HEAD) for name in weights)
+    has_head = any(name.startswith(("aspp.", "bot_aspp.", "bot_fine.", "final.")) for name in weights)
     wanted = {name: t for name, t in model.state_dict().items() if has_head or name.startswith("trunk.")}
     taken, missing, unexpected = match(weights, wanted)
-    unused = [] if has_head else [name for name in unexpected if name.startswith(CLASSIFIER)]
+    unused = [] if has_head else [name for name in unexpected if name.startswith(("bn_out.", "classifier."))]
     unexpected = [name for name in unexpected if name not in unused]
     check_finite(source, taken)
     parameters = sum(taken[name].numel() for name, _ in model.named_parameters() if name in taken)
     print(f"{source}: {len(taken)} of {len(wanted)} tensors taken, {parameters / 1e6:.1f} M parameters")
-    print(f"renamed: {counted([f'{baseline_name(name)} → {name}' for name in taken])}")
-    print(f"missing: {counted(missing)}")
-    print(f"unexpected: {counted(unexpected)}")
-    if unused:
-        print(f"ImageNet's classifier, not used: {counted(unused)}")
+    lists = {"renamed": [f"{baseline_name(name)} → {name}" for name in taken]}
+    lists |= {"missing": missing, "unexpected": unexpected}
+    lists |= {"ImageNet's classifier, not used": unused} if unused else {}
+    for title, names in lists.items():
+        print(f"{title}: {len(names)} ({first_few(names)})" if names else f"{title}: none")
     if (missing or unexpected) and not args.partial:
         problem = f"fits in part only, {len(missing)} tensors are missing and {len(unexpected)} unexpected"
         raise InputError(f"{source}: {problem}. {NEEDED} --partial true takes what fits.")
@@ -197,10 +195,6 @@ def check_finite(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise InputError(f"{source}: {problem}. Take another checkpoint.")
 
 
-def counted(names: list[str]) -> str:
-    return f"{len(names)} ({first_few(names, 3)})" if names else "none"
-
-
 def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dict[str, torch.Tensor]) -> None:
     """Writes the folder of a model with these tensors and ImageNet's image processor, as in the baseline."""
     model.to(next(iter(tensors.values())).dtype)
@@ -216,10 +210,12 @@ def described(config: DeepLabV3PlusConfig, id2label: str | None, is_complete: bo
     """Says what the folder is, and what to do with it."""
     if not is_complete:
         return "a start for training, as model_name_or_path of a recipe; what is missing will be new"
-    if id2label is None and config.num_labels != len(ID2LABEL):
-        names = "without names (LABEL_0, …), for which eval.py and predict.py ask: name them by --id2label FILE.json"
+    if id2label is not None:
+        names = f"{first_few(config.id2label.values())}, named by {id2label}"
+    elif config.num_labels == len(ID2LABEL):
+        names = "those of Cityscapes"
     else:
-        names = f"{first_few(config.id2label.values())}, named by {id2label}" if id2label else "those of Cityscapes"
+        names = "without names (LABEL_0, …), for which eval.py and predict.py ask: name them by --id2label FILE.json"
     return f"a model with {config.num_labels} classes, {names}"
 
 

@@ -90,4 +90,5 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
             ignored = self.config.semantic_loss_ignore_index
             loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
         output = SemanticSegmenterOutput(loss=loss, logits=logits)
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()

@@ -317,7 +317,8 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
             ignored = self.config.semantic_loss_ignore_index
             loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
         output = SemanticSegmenterOutput(loss=loss, logits=logits)
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         shape, channels, stride = tuple(pixel_values.shape), self.config.num_channels, self.config.stride
