@@ -18,12 +18,8 @@ FADED = 0.1  # of a class's share in the labels
 
 class PseudoLabelShares:
     """
-    Counts each class in the pseudo-labels since the last report, relative to its share in the labels: 1 where both
-    agree, 0 where the class no longer occurs.
-
-    Args:
-        label_shares (`Callable`): Returns (C,), the share of each class in the labels. Called by each report.
-        id2label (`Mapping[int, str]`): Names of the classes.
+    Counts each class in the pseudo-labels since the last report, relative to its share in the labels (C,), which
+    `label_shares` returns: 1 where both agree, 0 where the class no longer occurs.
     """
 
     def __init__(self, label_shares: Callable[[], Tensor], id2label: Mapping[int, str]):
