@@ -31,7 +31,7 @@ EXAMPLES = [str(Path(__file__).parents[1] / "docs/images/street_*.png")]
 @dataclass
 class AppArguments:
     """
-    What the page offers.
+    Options of the page.
 
     Args:
         examples (`list[str]`, *optional*): Files, folders and globs of images. By default three of the toy dataset.

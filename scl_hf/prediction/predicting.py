@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import operator
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class PredictionArguments:
         check_writable("output", self.output)
         if self.submission is not None:
             path = Path(self.submission)
-            if path.is_dir() or path.exists() and not self.overwrite:
+            if os.path.isdir(path) or os.path.exists(path) and not self.overwrite:
                 raise InputError(f"submission {path}: exists already. Name another file, or remove it.")
             check_writable("submission", path.parent)
 

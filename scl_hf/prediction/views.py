@@ -1,4 +1,4 @@
-"""What the page shows: reads uploads; draws label maps (H, W) as images (H, W, 3) and as an HTML table."""
+"""Reads uploads; draws label maps (H, W) as images (H, W, 3) and as an HTML table."""
 
 import html
 import io

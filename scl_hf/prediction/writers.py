@@ -19,7 +19,7 @@ from ..errors import InputError, first_few
 from ..evaluation.scoring import read_record
 from ..files import check_writable, clear_partial_files, replacing, write_json
 from ..pretrained import Checkpoint
-from ..visualization.panels import colorize, legend, overlay
+from ..visualization.panels import colorize, draw_legend, overlay
 from .inputs import Input, Video
 
 VIDEO_KINDS = ("color", "overlay")
@@ -125,7 +125,7 @@ class PredictionFolder:
         by_id = {i: {"name": name, "color": color.tolist()} for i, (name, color) in zip(self.id2label, classes)}
         write_json(self.path / CLASSES, by_id)
         with replacing(self.path / LEGEND) as path:
-            legend(classes).save(path)
+            draw_legend(classes).save(path)
 
     def file(self, kind: str, item: Input) -> Path:
         """The file of a prediction."""

@@ -38,13 +38,9 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
     return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
-def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
-    """
-    The errors of a prediction (H, W), as (H, W, 3) uint8: wrong pixels in vermilion, right ones as a pale gray image
-    (all of one gray without `image`), ignored ones black.
-    """
+def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The errors of a prediction (H, W), as (H, W, 3): wrong in vermilion, right pale gray, ignored pixels black."""
     _check_size(prediction.shape, label.shape)
-    image = np.full((*label.shape, 3), 128) if image is None else image
     _check_size(image.shape[:2], label.shape)
     gray = image @ np.array([0.299, 0.587, 0.114])
     pale = np.rint(160 + gray[..., None] * 90 / 255).astype(np.uint8)
@@ -79,10 +75,8 @@ def panel(rows: list[list[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, 
     image_heights = [max(image.height for _, image in row) for row in cells]
     width = sum(columns) + MARGIN * (len(columns) + 1)
     height = sum(caption_heights) + sum(image_heights) + MARGIN * (len(cells) + 1)
-    key = _draw_legend(legend, width - 2 * MARGIN) if legend else None
-    canvas = Image.new("RGB", (width, height + (key.height + MARGIN if key else 0)), "white")
+    canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
-
     top = MARGIN
     for row, caption_height, image_height in zip(cells, caption_heights, image_heights):
         left = MARGIN
@@ -91,9 +85,13 @@ def panel(rows: list[list[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, 
             canvas.paste(image, (left, top + caption_height))
             left += column + MARGIN
         top += caption_height + image_height + MARGIN
-    if key:
-        canvas.paste(key, (MARGIN, top))
-    return canvas
+    if not legend:
+        return canvas
+    key = draw_legend(legend, width - 2 * MARGIN)
+    page = Image.new("RGB", (width, height - MARGIN + key.height), "white")
+    page.paste(canvas)
+    page.paste(key, (0, height - MARGIN))
+    return page
 
 
 def comparison_panel(
@@ -144,31 +142,26 @@ def training_panel(
     return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
 
 
-def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
-    """Draws names of classes beside their colors, on white."""
-    return ImageOps.expand(_draw_legend(classes, LARGEST_WIDTH), MARGIN, "white")
+def draw_legend(classes: Sequence[tuple[str, Sequence[int]]], width: int = LARGEST_WIDTH) -> Image.Image:
+    """Draws names of classes beside their colors, row after row, on white with a margin around `width`."""
+    font = ImageFont.load_default(FONT_SIZE)
+    line = sum(font.getmetrics())
+    swatch = line + 6
+    entry = min(width, math.ceil(max(font.getlength(name) for name, _ in classes)) + swatch + 8 + 2 * MARGIN)
+    # Rows as even as the width allows: 11 entries of which 9 fit in a row stand as 6 + 5.
+    per_row = math.ceil(len(classes) / math.ceil(len(classes) / (width // entry)))
+    canvas = Image.new("RGB", (width, math.ceil(len(classes) / per_row) * (line + 8)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, color) in enumerate(classes):
+        left, top = index % per_row * entry, index // per_row * (line + 8)
+        draw.rectangle((left, top + 1, left + swatch, top + line), fill=tuple(map(int, color)), outline=OUTLINE)
+        draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
+    return ImageOps.expand(canvas, MARGIN, "white")
 
 
 def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
     wrong = (prediction != label)[label != 255]
     return f"{100 * wrong.mean():.1f} % wrong (orange)" if wrong.size else "no labeled pixel"
-
-
-def _draw_legend(legend: Sequence[tuple[str, Sequence[int]]], width: int) -> Image.Image:
-    """Colors and names in columns of one width, row after row."""
-    font = ImageFont.load_default(FONT_SIZE)
-    line = sum(font.getmetrics())
-    swatch = line + 6
-    entry = min(width, math.ceil(max(font.getlength(name) for name, _ in legend)) + swatch + 8 + 2 * MARGIN)
-    # Rows as even as the width allows: 11 entries of which 9 fit in a row stand as 6 + 5.
-    per_row = math.ceil(len(legend) / math.ceil(len(legend) / (width // entry)))
-    canvas = Image.new("RGB", (width, math.ceil(len(legend) / per_row) * (line + 8)), "white")
-    draw = ImageDraw.Draw(canvas)
-    for index, (name, color) in enumerate(legend):
-        left, top = index % per_row * entry, index // per_row * (line + 8)
-        draw.rectangle((left, top + 1, left + swatch, top + line), fill=tuple(map(int, color)), outline=OUTLINE)
-        draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
-    return canvas
 
 
 def _resize(image: np.ndarray, enlarge: int, shrink: int) -> Image.Image:
