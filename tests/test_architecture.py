@@ -46,7 +46,7 @@ LAYERS = {
     "trainer": "checkpointing config cutmix data errors evaluation files hub inference losses model_card models optim "
     "pairs pretrained processes progress teacher visualization",
     "dry_run": "config data errors evaluation inference models optim pretrained progress trainer",
-    "prediction": "data errors evaluation files hub inference models pretrained progress visualization",
+    "prediction": "data errors evaluation files hub inference models pretrained processes progress visualization",
 }
 
 # Lines of the package that a script imports, with all that those modules import. Lower a number that has become too
