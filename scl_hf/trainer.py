@@ -139,15 +139,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         self.palette = palette_of(self.id2label) if palette is None else palette
         self.last_pair: dict[str, Tensor] | None = None  # one unlabeled image of the last step, for the panels
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
-        # Read once, when first needed; on the device, because every step may need it.
-        self._class_shares = functools.cache(
-            lambda: (
-                torch.from_numpy(class_shares(self._crops.labeled.dataset, self._labeled_sampler.class_index))
-                .float()
-                .to(args.device)
-            )
-        )
-        self._pseudo_labels = PseudoLabelShares(self._class_shares, self.id2label)
+        self._pseudo_labels = PseudoLabelShares(lambda: self._class_shares, self.id2label)
 
     # Data and steps
 
@@ -198,6 +190,11 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     # Losses
 
+    @functools.cached_property
+    def _class_shares(self) -> Tensor:  # (C,), read when first needed; on the device, because every step may need it
+        shares = class_shares(self._crops.labeled.dataset, self._labeled_sampler.class_index)
+        return torch.from_numpy(shares).float().to(self.args.device)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the loss of a batch ([`~scl_hf.objective.training_loss`]), and on request the student's outputs."""
         args, num_labeled, pixel_values = self.args, len(inputs["labels"]), inputs["pixel_values"]
@@ -214,12 +211,11 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         self._throughput.add(len(pixel_values))
         outputs = model(pixel_values=channels_last(pixel_values))
         logits = upsample_logits(outputs.logits, inputs["labels"].shape[-2:])
-        class_shares = self._class_shares() if args.logit_adjustment > 0 else None
+        class_shares = self._class_shares if args.logit_adjustment > 0 else None
         loss, terms = training_loss(logits, inputs, teacher_probs, class_shares, args, ramp)
         if ramp > 0:
-            student = logits[num_labeled].detach().max(dim=0).indices
-            self.last_pair = {"image": mixed[0], "target": pseudo_labels[0], "student": student}
-            self.last_pair["valid"] = inputs["valid"][0]
+            student, valid = logits[num_labeled].detach().max(dim=0).indices, inputs["valid"][0]
+            self.last_pair = {"image": mixed[0], "pseudo_label": pseudo_labels[0], "student": student, "valid": valid}
         self.record(inputs, terms)
         return (loss, outputs) if return_outputs else loss
 
@@ -387,15 +383,17 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             several = isinstance(self.eval_dataset, dict)  # a card has the scores of the first
             name, evaluated = next(iter(self.eval_dataset.items())) if several else (None, self.eval_dataset)
             repo = (self.hub_model_id or self.args.hub_model_id) if self.args.push_to_hub else None
-            facts = {"model_name": model_name or Path(self.args.output_dir).resolve().name}
-            facts |= {
+            facts = {
+                "model_name": model_name or Path(self.args.output_dir).resolve().name,
                 "repo": repo or self.args.output_dir,
-                "evaluated_name": name,
+                "log_history": self.state.log_history,
+                "steps": self.state.global_step,
+                "num_labeled": len(self.train_dataset or ()),
+                "num_unlabeled": len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0,
                 "num_evaluated": len(evaluated or ()),
+                "evaluated_name": name,
+                "license": license or self.args.license,
+                "tags": [tags] if isinstance(tags, str) else tags or [],
+                "finetuned_from": self.model.config._name_or_path,
             }
-            facts |= {"log_history": self.state.log_history, "steps": self.state.global_step}
-            facts["num_labeled"] = len(self.train_dataset or ())
-            facts["num_unlabeled"] = len(self.unlabeled_dataset or ()) if self.args.semi_supervised else 0
-            facts |= {"license": license or self.args.license, "tags": [tags] if isinstance(tags, str) else tags or []}
-            facts |= {"finetuned_from": self.model.config._name_or_path} | about
-            write_card(self.evaluated_model, self.args, CardFacts(**facts))
+            write_card(self.evaluated_model, self.args, CardFacts(**facts | about))

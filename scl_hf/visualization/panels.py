@@ -135,7 +135,9 @@ def training_panel(
         guess = colorize(prediction.numpy(), palette)
         rows.append([("image", image), ("label", truth), (f"prediction ({evaluated_name})", guess)])
     if last_pair is not None:
-        maps = [last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("target", "student")]
+        maps = [
+            last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("pseudo_label", "student")
+        ]
         pseudo_label, student = (colorize(ids, palette) for ids in maps)
         image = ("unlabeled, CutMix", normalization.to_image(last_pair["image"]))
         rows.append([image, ("pseudo-label (teacher)", pseudo_label), ("prediction (student)", student)])

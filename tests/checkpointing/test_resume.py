@@ -241,7 +241,7 @@ def test_what_is_pushed_is_whole(make_trainer):
         (),
         {
             "start": lambda self, message, folder: pushed.append((folder.name, find_problem(folder))),
-            "finish": lambda self: None,
+            "finish": lambda self, is_stopped: None,
         },
     )()
     trainer.train()

@@ -126,7 +126,7 @@ def test_training_panel(monkeypatch):
     label[0] = 255
     valid = torch.ones(4, 6, dtype=torch.bool)
     valid[1] = False
-    pair = {"image": normalization.of(picture), "target": guess, "student": label.clamp(max=2), "valid": valid}
+    pair = {"image": normalization.of(picture), "pseudo_label": guess, "student": label.clamp(max=2), "valid": valid}
     id2label = {0: "road", 1: "sky", 2: "car"}
     for last_pair in (None, pair):
         training_panel(
