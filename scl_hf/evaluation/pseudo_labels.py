@@ -48,9 +48,9 @@ class PseudoLabelShares:
         if accelerator.is_main_process:
             if faded:
                 logger.warning(
-                    "The pseudo-labels hardly show %s: less than %.0f %% of their share in the labels. The unlabeled"
-                    " images may cost these classes; docs/unlabeled_images.md says what helps.",
-                    *(first_few(faded, 5), 100 * FADED),
+                    f"The pseudo-labels hardly show {first_few(faded, 5)}: less than {100 * FADED:.0f} % of their "
+                    "share in the labels. The unlabeled images may cost these classes; docs/unlabeled_images.md says "
+                    "what helps."
                 )
             lowest = (f"{name} {ratios[name]:.2f}" for name in sorted(ratios, key=ratios.get))
             write(f"\nshare in the pseudo-labels over share in the labels, lowest first: {first_few(lowest, 5)}")
