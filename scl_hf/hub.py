@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: names on it, reasons without secrets, and the pushes of a run's folder."""
+"""The Hugging Face Hub: names on it, reasons for failures without secrets, and pushes of a run's folder."""
 
 import contextlib
 import json
@@ -24,7 +24,6 @@ from .files import is_disk_full, replacing, write_json
 
 TIMEOUT = (10, 120, 120, 10)  # seconds to connect, read, write and wait for a connection; by default there is none
 PAUSES = (5, 30, 120)  # seconds between the attempts of a push; huggingface_hub itself retries for half a minute
-PASSING = (408, 409, 412, 425, 429)  # statuses that may pass, apart from 5xx
 ANSWERS = {
     401: "the Hub does not know the token",
     403: "the token may not write there",
@@ -34,22 +33,20 @@ ANSWERS = {
 }
 LOG_IN = "Run `hf auth login`, or set HF_TOKEN, with one that may write."
 
-SETTINGS_NAME = "_hub.json"  # where a run's folder is pushed to; names that begin with _ are not pushed
-LAST_CHECKPOINT = "last-checkpoint"  # upstream's name for the newest one, with `hub_strategy` "checkpoint"
+SETTINGS_NAME = "_hub.json"  # where a run's folder is pushed to
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", "training_args.bin")
-# Sample predictions and overlays show images of the data, which not every license allows to be passed on. The card's
-# own panel lies at the root where it may be.
-NOT_PUSHED = ("_*", ".*", "*/.*", "checkpoint-*", "predictions/*", "panels/*", "*.tfevents.*")
+# Panels and predictions show images of the data, which not every license allows to be passed on.
+NOT_PUSHED = ["_*", ".*", "*/.*", "checkpoint-*", "predictions/*", "panels/*", "*.tfevents.*"]
 
 
 def on_the_hub(name: str | os.PathLike) -> tuple[str, str | None] | None:
-    """Repository and revision of a name such as user/repo@revision; `None` for a folder or another name."""
+    """Returns repository and revision of a name such as user/repo@revision; `None` for a folder or another name."""
     match = re.fullmatch(r"(\w[\w.-]*/(?!checkpoint-)\w[\w.-]*)(?:@(\S+))?", str(name))
     return match.groups() if match and not os.path.exists(name) else None
 
 
 def check_token(token: str | None) -> None:
-    """Raises where there is no token, or what cannot be one: HTTP libraries quote it in their errors."""
+    """Raises if there is no token, or a malformed one, which HTTP libraries would quote in their errors."""
     token = token or _own_token()
     if token is None:
         raise InputError(f"hub_token: there is no token. {LOG_IN}")
@@ -62,23 +59,21 @@ def _own_token() -> str | None:
         return get_token()
 
 
-def status_of(error: BaseException) -> int | None:
-    """The status of the Hub's answer that an error holds, if any."""
+def _status_of(error: BaseException) -> int | None:
+    """Returns the status of the Hub's answer that an error holds, if any."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the same request would fail again: a name or a right is wrong, not the connection."""
-    status = status_of(error)
-    if status is not None:
-        return 400 <= status < 500 and status not in PASSING
+    """Returns whether the same request would fail again: a name or a right is wrong, not the connection."""
+    if (status := _status_of(error)) is not None:
+        return 400 <= status < 500 and status not in (408, 409, 412, 425, 429)
     return isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
 
 
 def reason_of(error: BaseException, token: str | None = None) -> str:
-    """Why the Hub could not be used, in a few words, without tokens and signed addresses."""
-    status = status_of(error)
-    if status is not None:
+    """Returns why the Hub could not be used, in a few words, without tokens and signed addresses."""
+    if (status := _status_of(error)) is not None:
         said = str(getattr(error, "server_message", None) or getattr(error.response, "reason_phrase", "")).strip()
         words = ANSWERS.get(status, "the Hub cannot do it now" if status >= 500 else "the Hub refuses it")
         reason = f"{words} ({' '.join(f'{status} {said}'.split())})"
@@ -95,14 +90,12 @@ def reason_of(error: BaseException, token: str | None = None) -> str:
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
     """Limits how long huggingface_hub waits, and mutes its warnings, which show signed addresses."""
-    client = get_session()
+    client, logger = get_session(), logging.getLogger("huggingface_hub")
     if client.timeout.read is None:  # otherwise the user has set limits of their own
         options = {"event_hooks": client.event_hooks, "follow_redirects": True, "timeout": TIMEOUT}
         set_client_factory(lambda: type(client)(**options))
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
+    level, hides_bars = logger.level, not (are_progress_bars_disabled() or sys.stderr.isatty())
     logger.setLevel(logging.ERROR)
-    hides_bars = not are_progress_bars_disabled() and not sys.stderr.isatty()
     if hides_bars:
         disable_progress_bars()
     try:
@@ -116,18 +109,14 @@ def quiet_hub() -> Iterator[None]:
 @dataclass
 class HubArguments:
     """
-    Where a run is pushed to. By default where it was pushed while it trained.
+    Where a run is pushed to; by default where it was pushed while it trained.
 
     Args:
-        hub_model_id (`str`, *optional*):
-            The repository, as user/name or a name alone. It is created where there is none.
-        hub_private_repo (`bool`, *optional*):
-            Whether a new repository is private. By default as the account or organization has it.
-        hub_strategy (`str`, *optional*):
-            What goes there besides the model: end and every_save nothing, checkpoint the newest checkpoint,
-            all_checkpoints all of them.
-        hub_revision (`str`, *optional*):
-            The branch, main by default. It is created where there is none.
+        hub_model_id (`str`, *optional*): The repository, as user/name or a name alone, created if there is none.
+        hub_private_repo (`bool`, *optional*): Whether a new repository is private. By default as the account has it.
+        hub_strategy (`str`, *optional*): What goes there besides the model: end and every_save nothing, checkpoint the
+            newest checkpoint, all_checkpoints all of them.
+        hub_revision (`str`, *optional*): The branch, main by default, created if there is none.
     """
 
     hub_model_id: str | None = None
@@ -136,19 +125,19 @@ class HubArguments:
     hub_revision: str | None = None
 
     def __post_init__(self):
-        strategies = [strategy.value for strategy in HubStrategy]
-        check_field(self, "hub_strategy", self.hub_strategy in (None, *strategies), f"one of {', '.join(strategies)}")
+        known = [strategy.value for strategy in HubStrategy]
+        check_field(self, "hub_strategy", self.hub_strategy in (None, *known), f"one of {', '.join(known)}")
 
 
 def settings_of(folder: Path, given: HubArguments) -> HubArguments:
-    """Where a run's folder goes: the `given` fields, and for the others those of the run."""
+    """Returns where a run's folder is pushed to: the `given` fields, and for the others those of the run."""
     path, recorded = folder / SETTINGS_NAME, {}
     if path.exists():
         try:
             recorded = asdict(HubArguments(**json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
-            remedy = "Remove it, and give --hub_model_id."
-            raise InputError(f"{path}: cannot be read ({first_line(error)}). {remedy}") from error
+            problem = f"cannot be read ({first_line(error)})"
+            raise InputError(f"{path}: {problem}. Remove it, and give --hub_model_id.") from error
     settings = HubArguments(**recorded | {name: value for name, value in asdict(given).items() if value is not None})
     if settings.hub_model_id is None:
         raise InputError(f"hub_model_id: is missing, for {folder} was not to be pushed. Add --hub_model_id user/name.")
@@ -158,17 +147,17 @@ def settings_of(folder: Path, given: HubArguments) -> HubArguments:
 class Push:
     """
     Pushes a run's folder: model, code, card and images to the root, and the checkpoints that `hub_strategy` wants.
-    Each push sends all that is missing, so that it makes up for one that failed. None of them stops the run.
+    Each push sends all that is missing, so that it makes up for one that failed. A failed push does not stop the run.
 
     Args:
         folder (`str` or `Path`): The run's `output_dir`.
         settings ([`HubArguments`]): Where it goes.
-        token (`str`, *optional*): The token; by default that of the machine.
+        token (`str`, *optional*): By default that of the machine.
     """
 
     def __init__(self, folder: str | Path, settings: HubArguments, token: str | None = None):
         self.folder, self.settings, self.token = Path(folder), settings, token
-        self.repo: str | None = None  # with its namespace, once the Hub has said it
+        self.repo: str | None = None  # with its namespace, as the Hub returns it
         self._newest: Path | None = None  # checkpoint that this run has saved last
         self._sent: set[Path] = set()  # checkpoints that are on the Hub
         self._due: str | None = None  # message of the next push
@@ -177,7 +166,7 @@ class Push:
         self._said: str | None = None
 
     def prepare(self) -> str:
-        """Returns the repository's name; raises for a wrong one or a token without rights, not without connection."""
+        """Opens the repository and returns its name; raises for a wrong name or right, not for a lost connection."""
         check_token(self.token)
         try:
             with quiet_hub():
@@ -185,7 +174,7 @@ class Push:
         except Exception as error:
             if is_refusal(error):
                 raise self.refusal(error) from error
-            self._say(reason_of(error, self.token), "The run continues and tries again later.")
+            self._say(error)
         write_json(self.folder / SETTINGS_NAME, asdict(self.settings))
         return self.repo or self.settings.hub_model_id
 
@@ -212,25 +201,24 @@ class Push:
         except Exception as error:
             self._said = None
             command = f"python scripts/push.py {shlex.quote(str(self.folder))}"
-            self._say(reason_of(error, self.token), f"All is in {self.folder}; this completes it: {command}")
+            self._say(error, f"All is in {self.folder}; this completes it: {command}")
             return None
 
     def push(self, message: str, take_model: bool = False) -> CommitInfo:
         """
-        Pushes now, with up to three further attempts where those may help; raises what the last attempt met.
+        Pushes now, with up to three further attempts where those may help; raises the error of the last one.
         `take_model` copies the newest checkpoint's model to the root first.
         """
         with quiet_hub():
             for pause in (*PAUSES, None):
                 try:
                     commit = self._push_once(message, take_model)
+                    self._said = None
+                    return commit
                 except Exception as error:
                     ends = pause is None or is_refusal(error) or isinstance(error, OfflineModeIsEnabled)
                     if ends or self._due or self._hurry.wait(pause):
                         raise
-                else:
-                    self._said = None
-                    return commit
 
     def _work(self) -> None:
         while True:
@@ -243,52 +231,52 @@ class Push:
                 self.push(message, take_model=True)
             except Exception as error:
                 if not self._due:  # the next push is the next attempt
-                    self._say(reason_of(error, self.token), "The run continues and tries again later.")
+                    self._say(error)
 
     def _open(self) -> None:
         """Creates the repository and its branch, and checks that the token may write there."""
         settings, api = self.settings, HfApi(token=self.token)
         repo = api.create_repo(settings.hub_model_id, private=settings.hub_private_repo, exist_ok=True).repo_id
         api.auth_check(repo, write=True)  # for an existing one `create_repo` needs no right to write
-        if settings.hub_revision and not settings.hub_revision.startswith("refs/"):
-            api.create_branch(repo, branch=settings.hub_revision, exist_ok=True)
+        if (branch := settings.hub_revision) and not branch.startswith("refs/"):
+            api.create_branch(repo, branch=branch, exist_ok=True)
         self.repo = repo
 
     def _push_once(self, message: str, take_model: bool) -> CommitInfo:
         if self.repo is None:
             self._open()
-        checkpoints = complete_checkpoints(self.folder)
+        checkpoints = _complete_checkpoints(self.folder)
         newest = self._newest or (checkpoints[-1] if checkpoints else None)
         if take_model and newest is not None:
             for path in (path for pattern in MODEL_FILES for path in newest.glob(pattern)):
                 with replacing(self.folder / path.name) as partial:
                     shutil.copyfile(path, partial)
-        api, where = HfApi(token=self.token), {"repo_id": self.repo, "revision": self.settings.hub_revision}
-        options = {"commit_message": message, "ignore_patterns": list(NOT_PUSHED)}
-        commit = api.upload_folder(folder_path=self.folder, **where, **options)
+        options = {"repo_id": self.repo, "revision": self.settings.hub_revision, "commit_message": message}
+        upload = HfApi(token=self.token).upload_folder
+        commit = upload(folder_path=self.folder, ignore_patterns=NOT_PUSHED, **options)
         wanted = {}
         if self.settings.hub_strategy == HubStrategy.CHECKPOINT and newest is not None:
-            wanted = {LAST_CHECKPOINT: newest}
+            wanted = {"last-checkpoint": newest}  # upstream's name
         elif self.settings.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
             wanted = {path.name: path for path in checkpoints}
+        options["commit_message"] += ", checkpoint"
         for name, path in wanted.items():
             if path not in self._sent:
-                # Without the files of an older checkpoint: the manifest does not name them.
-                options = {"commit_message": f"{message}, checkpoint", "path_in_repo": name, "delete_patterns": "*"}
-                api.upload_folder(folder_path=path, **where, **options)
+                # Deletes the files of an older checkpoint, which the manifest does not name.
+                upload(folder_path=path, path_in_repo=name, delete_patterns="*", **options)
                 self._sent.add(path)
         return commit
 
-    def _say(self, reason: str, ending: str) -> None:
-        """Prints a reason below a progress bar, once in a row."""
-        if reason != self._said:
+    def _say(self, error: Exception, ending: str = "The run continues and tries again later.") -> None:
+        """Prints the reason of a failure above a progress bar, unless it is that of the failure before."""
+        if (reason := reason_of(error, self.token)) != self._said:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 tqdm.write(f"push_to_hub {self.repo or self.settings.hub_model_id}: {reason}. {ending}", sys.stderr)
         self._said = reason
 
     def refusal(self, error: Exception) -> InputError:
-        """What is wrong with a name or a right, and the remedy."""
-        status, reason = status_of(error), reason_of(error, self.token)
+        """Returns the error for a wrong name or a missing right, with the remedy."""
+        status, reason = _status_of(error), reason_of(error, self.token)
         if status == 401:
             return InputError(f"hub_token: {reason}. {LOG_IN}")
         if status == 400 and "/branch/" in str(error.response.url):
@@ -299,14 +287,14 @@ class Push:
         return InputError(f"hub_model_id {self.settings.hub_model_id}: {reason}. {remedy}")
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder that have a manifest, the newest last."""
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a run's folder that have a manifest, the newest last."""
     return [path for path in map(Path, sort_checkpoints(str(folder))) if (path / "manifest.json").is_file()]
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether no checkpoint in a run's folder is newer than the model at its root."""
-    if not (checkpoints := complete_checkpoints(folder)):
+    """Returns whether no checkpoint in a run's folder is newer than the model at its root."""
+    if not (checkpoints := _complete_checkpoints(folder)):
         return True
     newest = checkpoints[-1]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

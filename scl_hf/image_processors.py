@@ -19,13 +19,11 @@ from .errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
 
-TRIAL_IMAGE = np.random.default_rng(0).integers(0, 256, (8, 32, 3), np.uint8)
-
 
 def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseImageProcessor:
     """
-    Returns the image processor to save beside a model that starts from the checkpoint `name`: the checkpoint's own, as
-    [`own_size`] gives it; SegFormer's without one, or where its own cannot make label maps of logits for `pipeline`.
+    Returns the image processor to save beside a model that starts from the checkpoint `name`: its own at
+    [`own_size`], or SegFormer's if there is none or `pipeline` gets no label maps from it.
     """
     processor, normalization = None, Normalization()
     if name is not None:
@@ -39,7 +37,7 @@ def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseIma
 def open_processor(
     field: str, name: str, trust_remote_code: bool, revision: str = "main"
 ) -> tuple[BaseImageProcessor | None, Normalization]:
-    """The image processor of a checkpoint and its normalization; `None` and ImageNet's where it has none."""
+    """Returns the image processor of a checkpoint and its normalization; `None` and ImageNet's if it has none."""
     is_folder(field, name)
     try:
         if any(has_file(name, file, revision) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
@@ -47,16 +45,15 @@ def open_processor(
             processor = AutoImageProcessor.from_pretrained(name, **options)
             return processor, normalization_of(processor)
     except Exception as error:  # files of others may hold anything
-        raise InputError(
-            f"{field}: its {IMAGE_PROCESSOR_NAME} is not that of an image processor ({first_line(error)}). "
-            "Write it again, or remove it to take ImageNet's mean and std."
-        ) from error
+        problem = f"its {IMAGE_PROCESSOR_NAME} is not that of an image processor ({first_line(error)})"
+        remedy = "Write it again, or remove it to take ImageNet's mean and std."
+        raise InputError(f"{field}: {problem}. {remedy}") from error
     logger.warning("%s brings no image processor: ImageNet's mean and std are used.", name)
     return None, Normalization()
 
 
 def is_folder(field: str, name: str | Path) -> bool:
-    """Whether `name` is a folder and not a Hub id; raises where it can be neither."""
+    """Returns whether `name` is a folder and not a Hub id; raises if it can be neither."""
     there = os.path.isdir(name)
     if not there and (str(name).count("/") > 1 or str(name).startswith((".", "/", "~"))):
         raise InputError(f"{field}: no such folder")
@@ -66,11 +63,10 @@ def is_folder(field: str, name: str | Path) -> bool:
 def own_size(processor: BaseImageProcessor) -> BaseImageProcessor:
     """Returns a copy of an image processor that keeps the size of images and the ids of labels."""
     own = copy.deepcopy(processor)
-    for name in ("do_resize", "do_center_crop", "do_pad", "do_reduce_labels"):
-        if hasattr(own, name):
-            setattr(own, name, False)
-    for name in ("do_rescale", "do_normalize", "do_flip_channel_order"):
-        if getattr(own, name, False) is None:  # applied as no, but loaded again as the class's default
+    switched_off = ("do_resize", "do_center_crop", "do_pad", "do_reduce_labels")
+    for name in (*switched_off, "do_rescale", "do_normalize", "do_flip_channel_order"):
+        # None is applied as no, but loaded again as the class's default.
+        if hasattr(own, name) and (name in switched_off or getattr(own, name) is None):
             setattr(own, name, False)
     if hasattr(own, "do_convert_rgb"):
         own.do_convert_rgb = True
@@ -83,9 +79,10 @@ def normalization_of(processor: BaseImageProcessor) -> Normalization:
     classes ignore some of their fields (MobileViT `do_normalize`).
     """
     own, name = own_size(processor), type(processor).__name__
+    image = np.random.default_rng(0).integers(0, 256, (8, 32, 3), np.uint8)
     try:
         with np.errstate(all="ignore"):
-            given = own(Image.fromarray(TRIAL_IMAGE), return_tensors="pt")["pixel_values"][0].float()
+            given = own(Image.fromarray(image), return_tensors="pt")["pixel_values"][0].float()
             if not given.isfinite().all():
                 raise ValueError("image_mean or image_std make pixels that are no finite numbers")
             # Pixels are in 0 … 1 here, and in 0 … 255 · rescale_factor there.
@@ -93,7 +90,7 @@ def normalization_of(processor: BaseImageProcessor) -> Normalization:
             values = [(own.image_mean, own.image_std)] if getattr(own, "do_normalize", False) else []
             for pair, blue_first in itertools.product([*values, (0, 1)], (False, True)):
                 mean, std = (tuple(np.broadcast_to(np.divide(value, scale), 3).tolist()) for value in pair)
-                expected = Normalization(mean, std, blue_first).of(TRIAL_IMAGE)
+                expected = Normalization(mean, std, blue_first).of(image)
                 if torch.allclose(given, expected, rtol=0, atol=1e-4 * float(expected.abs().max())):
                     return Normalization(mean, std, blue_first)
     except Exception as error:  # files of others may hold anything

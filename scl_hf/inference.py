@@ -21,10 +21,9 @@ def predict_probs(
     max_tiles_per_batch: int = 1,
 ) -> torch.Tensor:
     """
-    Class probabilities of images, with the paper's test-time augmentation (section 4): averages the logits in float32
-    over overlapping tiles, over each image and its mirror image, and over scales (each resized back to the input), and
-    returns the softmax. The model runs in evaluation mode and is left as it was. Memory does not grow with the number
-    of tiles.
+    Predicts class probabilities with the paper's test-time augmentation (section 4): averages the logits in float32
+    over overlapping tiles, mirror images and scales (each resized back to the input), and returns the softmax. The
+    model runs in evaluation mode and is left as it was. Memory does not grow with the number of tiles.
 
     Args:
         model (`nn.Module`): Any semantic-segmentation model: `model(pixel_values=…).logits` is (B, C, h, w) at any
@@ -33,11 +32,10 @@ def predict_probs(
         scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors by which the images are resized.
         flip (`bool`, *optional*, defaults to `False`): Average with the prediction of the mirrored image.
         tile (`int` or `tuple[int, int]`, *optional*): Height and width of a tile, or the side of a square, in pixels
-            of the input. At scales s > 1 it grows to tile·s, at others it keeps its size, as in the baseline. It is
-            cut to the image. Whole images by default.
+            of the input, cut to the image. At scales s > 1 it grows to tile·s, at others it keeps its size, as in the
+            baseline. Whole images by default.
         overlap (`float`, *optional*, defaults to `1/3`): Least share of a tile in common with its neighbor, in [0, 1).
-        max_tiles_per_batch (`int`, *optional*, defaults to 1): Tiles in one forward pass, counting mirrored tiles and
-            those of each image.
+        max_tiles_per_batch (`int`, *optional*, defaults to 1): Tiles in one forward pass, mirrored ones included.
 
     Returns:
         `torch.Tensor`: Probabilities (B, C, H, W), float32.
@@ -75,7 +73,7 @@ def _tiled_logits(
     flip: bool,
     max_tiles_per_batch: int,
 ) -> torch.Tensor:
-    """Logits (B, C, H, W) of images resized to `size`, averaged over tiles and their mirror images."""
+    """Returns logits (B, C, H, W) of images resized to `size`, averaged over tiles and their mirror images."""
     if size != tuple(images.shape[-2:]):
         # Without antialiasing thin things would flicker in images that shrink.
         images = F.interpolate(images.float(), size, mode="bilinear", antialias=True).to(images.dtype)
@@ -99,7 +97,7 @@ def _tiled_logits(
 
 
 def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Logits (B, C, h, w) resized to (H, W) in float32, bilinear as the image processors of `transformers` do it."""
+    """Resizes logits (B, C, h, w) to (H, W) in float32, bilinear as the image processors of `transformers` do it."""
     logits = logits.float()
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
@@ -107,12 +105,12 @@ def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 
 def channels_last(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3, H, W) in channels-last layout, in which convolutions are faster and which they keep."""
+    """Returns images (B, 3, H, W) in channels-last layout, in which convolutions are faster and which they keep."""
     return pixel_values.contiguous(memory_format=torch.channels_last)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """First pixel of each tile along a side: the fewest tiles that cover it with this overlap, evenly spaced."""
+    """Returns the first pixel of each tile along a side: the fewest that cover it with this overlap, evenly spaced."""
     if tile >= length:
         return [0]
     # Rounded first: 0.14 * 50 is a little more than 7 in floating point.
@@ -122,7 +120,7 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Logits of (B, 3, h, w), padded below and right with zeros, the mean color, to sides that the model takes."""
+    """Predicts (B, 3, h, w), padded below and right with zeros, the mean color, to sides that the model takes."""
     height, width = pixels.shape[-2:]
     divisor, least = math.lcm(size_divisor(model), aligned_stride(model)), smallest_side(model)
     below, right = (max(-side % divisor, least - side) for side in (height, width))
@@ -133,13 +131,13 @@ def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def size_divisor(model: nn.Module) -> int:
-    """Divisor of both sides: the patch size of a plain vision transformer (14 for DINOv2), 1 for other models."""
+    """Returns the divisor of both sides: the patch size of a plain vision transformer (14 for DINOv2), or 1."""
     config = getattr(model, "config", None)
     return patch_size(config) or patch_size(getattr(config, "backbone_config", None)) or 1
 
 
 def aligned_stride(model: nn.Module) -> int:
-    """Stride of a DeepLabV3+ over a backbone, 1 for other models."""
+    """Returns the stride of a DeepLabV3+ over a backbone, 1 for other models."""
     # It resizes corner on corner: at other sides its two maps part by up to 16 pixels, 2 of 44 points of mean IoU.
     config = getattr(model, "config", None)
     has_backbone = getattr(config, "backbone_config", None) is not None
@@ -147,10 +145,8 @@ def aligned_stride(model: nn.Module) -> int:
 
 
 def smallest_side(model: nn.Module) -> int:
-    """
-    Shortest side of an input: for Swin one pixel more than a window of the deepest map (225 for windows of 7), for
-    transformers shrinks the windows for good at the first smaller input; 1 for other models.
-    """
+    """Returns the shortest side of an input: for Swin a pixel more than a window of the deepest map, otherwise 1."""
+    # At the first smaller input transformers shrinks Swin's windows for good. It is 225 for windows of 7.
     config = getattr(model, "config", None)
     for part in (config, getattr(config, "backbone_config", None)):
         window, patch = getattr(part, "window_size", None), getattr(part, "patch_size", None)
@@ -160,7 +156,7 @@ def smallest_side(model: nn.Module) -> int:
 
 
 def patch_size(config: object) -> int | None:
-    """Patch size of a plain vision transformer, whose layers are not grouped into `depths`; `None` for others."""
+    """Returns the patch size of a plain vision transformer, whose layers have no `depths`; `None` for others."""
     size = getattr(config, "patch_size", None)
     if size is None or hasattr(config, "depths") or not hasattr(config, "num_hidden_layers"):
         return None
@@ -169,7 +165,7 @@ def patch_size(config: object) -> int | None:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Runs a model in evaluation mode and restores the mode of each module, some of which may be frozen."""
+    """Runs a model in evaluation mode and restores the mode of each module: some may be frozen."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

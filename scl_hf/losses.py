@@ -1,8 +1,7 @@
 """
-The losses of the paper, each equation in one function: boundary label relaxation (2), consistency (4), structured
-consistency (7), (8), (10); and logit adjustment, for rare classes, which is not the paper's.
+The losses of the paper, one function per equation, and logit adjustment for rare classes, which is not the paper's.
 
-All of them compute in float32 (in float64 if given that), whatever the precision of their inputs and under autocast.
+All compute in float32, or in float64 if given that, whatever the precision of their inputs and under autocast.
 """
 
 import torch
@@ -12,17 +11,14 @@ from torch.autograd.function import once_differentiable
 
 from .pairs import sample_pairs, visible_pixels
 
-CLASSES_PER_WORD = 31  # of an int32 word of a set of classes; the sign bit stays unused
+CLASSES_PER_WORD = 31  # bits of an int32 but its sign
 
 
 def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignore_index: int = 255) -> Tensor:
     """
     Equation (2), cross-entropy with boundary label relaxation (Zhu et al., 2019): -log of the summed probability of
-    all classes that occur in the `window` by `window` pixels around a pixel, averaged over the pixels that are not
-    ignored. With `window=1` it is `torch.nn.functional.cross_entropy`.
-
-    The window ends at the image border. Ignored pixels have no loss and add no class to their neighbors' windows. The
-    set of classes in a window is a bit mask per pixel, not a volume with a channel per class.
+    all classes in the `window` by `window` pixels around a pixel, averaged over the pixels that are not ignored. The
+    window ends at the image border, and ignored pixels add no class to it. With `window=1` it is `cross_entropy`.
 
     Args:
         logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
@@ -31,11 +27,10 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
         ignore_index (`int`, *optional*, defaults to 255): The id of pixels that do not count.
 
     Returns:
-        `torch.Tensor`: The mean over the pixels that count, a scalar in nats; 0 with a gradient of 0 if none counts.
+        `torch.Tensor`: A scalar in nats; 0 with a gradient of 0 if no pixel counts.
 
     Raises:
-        `ValueError`: if `window` is even or below 1, the shapes do not fit, or (for labels on the CPU) a class id is
-        out of range. On a GPU such an id ends in torch's device-side assert.
+        `ValueError`: if `window` is even or below 1, shapes do not fit, or (on the CPU) a class id is out of range.
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and at least 1, got {window}")
@@ -52,16 +47,13 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, window: int = 3, ignor
 
 def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tensor:
     """
-    Logit adjustment (Menon et al., 2021): logits + τ log(share of the class), for the loss of labeled pixels. A model
-    trained on that predicts, without the term, as if every class were closer to equally frequent.
+    Logit adjustment (Menon et al., 2021): logits + τ log(share of the class), for the loss of labeled pixels. Without
+    the term the trained model predicts as if the classes were closer to equally frequent.
 
     Args:
         logits (`torch.Tensor`): Scores before the softmax, shape (B, C, H, W).
         class_shares (`torch.Tensor`): Share of each class in the pixels of the labels, shape (C,).
         strength (`float`): τ; 0 leaves the logits as they are, 1 makes all classes equally frequent.
-
-    Returns:
-        `torch.Tensor`: Of the shape of `logits`.
     """
     shares = class_shares.to(logits.device, logits.dtype)
     # A class without labels, or a very rare one, counts as one pixel of a thousand.
@@ -70,9 +62,8 @@ def adjust_logits(logits: Tensor, class_shares: Tensor, strength: float) -> Tens
 
 def window_class_sets(labels: Tensor, num_classes: int, window: int = 3, ignore_index: int = 255) -> list[Tensor]:
     """
-    Finds the set N_w of equation (2): the classes, other than the ignored one, in the window around each pixel of
-    `labels` (B, H, W). Returns ceil(C / 31) int32 tensors (B, H, W): class c is in a pixel's set if bit `c % 31` of
-    tensor `c // 31` is set.
+    Finds the set N_w of equation (2): the classes, without the ignored one, in the window around each pixel of
+    `labels` (B, H, W). Returns ceil(C / 31) int32 tensors (B, H, W): bit `c % 31` of tensor `c // 31` is class c.
     """
     ignored = labels == ignore_index
     class_ids = labels.long().masked_fill(ignored, 0)
@@ -95,7 +86,7 @@ def window_class_sets(labels: Tensor, num_classes: int, window: int = 3, ignore_
 
 
 def _union_over_lines(class_set: Tensor, window: int, dim: int) -> Tensor:
-    """The union of the sets of the `window` pixels around each pixel along one dimension."""
+    """Joins the sets of the `window` pixels around each pixel along one dimension."""
     union = class_set.clone()
     size = class_set.shape[dim]
     for step in range(1, min(window // 2, size - 1) + 1):
@@ -106,12 +97,9 @@ def _union_over_lines(class_set: Tensor, window: int, dim: int) -> Tensor:
 
 class _LogProbabilityOfSet(torch.autograd.Function):
     """
-    log of the sum of P(c) over the classes c of each pixel's set: log-probabilities (B, C, H, W) -> (B, H, W), -inf
-    with a gradient of 0 where the set is empty (only at ignored pixels).
-
-    A log-sum-exp shifted by the greatest of the set's own values, so that value and gradient stay finite where the
-    set is very unlikely. One class at a time stays in the processor's cache; autograd over a masked copy takes twice
-    the time.
+    log of the sum of P(c) over each pixel's set: log-probabilities (B, C, H, W) -> (B, H, W), -inf with a gradient of
+    0 where the set is empty. Shifted by the set's greatest value, value and gradient stay finite where the set is very
+    unlikely. One class at a time stays in the cache; autograd over a masked copy takes twice the time.
     """
 
     @staticmethod
@@ -143,13 +131,13 @@ def _contains(class_sets: tuple[Tensor, ...] | list[Tensor], class_id: int) -> T
 
 def consistency_loss(student_probs: Tensor, teacher_probs: Tensor, valid: Tensor | None = None) -> Tensor:
     """
-    Equation (4), L_c: the squared L2 distance of the student's and the teacher's probability vectors, summed over the
-    classes, averaged over the valid pixels of the whole batch. The gradient flows to the student only.
+    Equation (4), L_c: the squared L2 distance of the student's and the teacher's probability vectors, averaged over
+    the valid pixels of the whole batch. The gradient flows to the student only.
 
     Args:
         student_probs (`torch.Tensor`): p_s(u_m), softmax probabilities of shape (B, C, H, W).
         teacher_probs (`torch.Tensor`): p_mt(u'_a, u'_b), the same shape.
-        valid (`torch.Tensor`, *optional*): Bool map of shape (B, H, W); pixels that are False (padding) do not count.
+        valid (`torch.Tensor`, *optional*): Bool map of shape (B, H, W), False at padding.
 
     Returns:
         `torch.Tensor`: A scalar between 0 and 2; 0 with a gradient of 0 if no pixel is valid.
@@ -182,20 +170,19 @@ def structured_consistency_loss(
     averaged over the pixel pairs of a box's visible part, summed over the last `num_loss_boxes` boxes, averaged over
     the batch. The gradient flows to the student only, through the norms of its vectors too.
 
-    By default it is exact, over all pairs, in time linear in the pixels (see [`mean_squared_gaps`]). With `num_pairs`
-    the pairs are sampled as in the paper. Finding the pixels of the boxes waits for the device, so a training step
-    gets them, or the pairs, in its batch and calls [`loss_of_all_pairs`] or [`loss_of_pairs`].
+    By default it is exact, over all pairs, in linear time (see [`mean_squared_gaps`]); with `num_pairs` it samples
+    pairs as in the paper. Finding the boxes' pixels waits for the device: a training step gets them in its batch and
+    calls [`loss_of_all_pairs`] or [`loss_of_pairs`].
 
     Args:
         student_probs (`torch.Tensor`): p_s(u_m), softmax probabilities of shape (B, C, H, W).
         teacher_probs (`torch.Tensor`): p_mt(u'_a, u'_b), the same shape.
         box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W), or (H, W) for all
-            images. See [`~scl_hf.cutmix.sample_boxes`]. Pixels that must not count (padding) are given as 0.
+            images (see [`~scl_hf.cutmix.sample_boxes`]), 0 at padding.
         num_boxes (`int`): N, the number of boxes that were pasted.
         num_loss_boxes (`int`): N_box, how many of them, counted from the last one pasted, have a loss.
         num_pairs (`int`, *optional*): N_pair, the most pairs per box (9), or `None` for all.
-        generator (`torch.Generator`, *optional*): Samples the pairs, on its own device. By default that is the
-            default generator of the device of `box_ids`.
+        generator (`torch.Generator`, *optional*): Samples the pairs; by default that of the device of `box_ids`.
 
     Returns:
         `torch.Tensor`: A scalar between 0 and `num_loss_boxes`. A box with no visible pixel adds 0.
@@ -216,10 +203,7 @@ def structured_consistency_loss(
 
 
 def loss_of_all_pairs(student_probs: Tensor, teacher_probs: Tensor, box_pixels: Tensor) -> Tensor:
-    """
-    Equation (8), summed over boxes and averaged over the batch: [`structured_consistency_loss`] over all pairs of
-    `box_pixels` (B, N_box, P), which [`~scl_hf.pairs.visible_pixels`] gives.
-    """
+    """Returns equation (8) over all pairs of `box_pixels` (B, N_box, P) of [`~scl_hf.pairs.visible_pixels`]."""
     student, teacher = _gather_both(student_probs, teacher_probs, box_pixels)
     # Half precision is too coarse for small gaps.
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
@@ -227,10 +211,7 @@ def loss_of_all_pairs(student_probs: Tensor, teacher_probs: Tensor, box_pixels: 
 
 
 def loss_of_pairs(student_probs: Tensor, teacher_probs: Tensor, pairs: Tensor) -> Tensor:
-    """
-    Equation (10), averaged over the batch: [`structured_consistency_loss`] over `pairs` (B, N_box, 2, M), which
-    [`~scl_hf.pairs.sample_pairs`] gives.
-    """
+    """Returns equation (10) over the `pairs` (B, N_box, 2, M) of [`~scl_hf.pairs.sample_pairs`]."""
     both = _gather_both(student_probs, teacher_probs, pairs)
     with torch.autocast(device_type=student_probs.device.type, enabled=False):
         student, teacher = (F.normalize(vectors, dim=-1) for vectors in both)
@@ -243,16 +224,16 @@ def loss_of_pairs(student_probs: Tensor, teacher_probs: Tensor, pairs: Tensor) -
 def gather(probs: Tensor, pixels: Tensor) -> Tensor:
     """
     Returns the vectors p_i (B, ..., C) of `probs` (B, C, H, W) at `pixels` (B, ...), flat indices into H·W; any vector
-    where that is -1. All boxes at once: the backward pass of a slice per box would write a whole map for each.
+    at -1. Of all boxes at once: the backward pass of a slice per box would write a whole map for each.
     """
     images = torch.arange(len(probs), device=probs.device)[:, None]
     return probs.flatten(2)[images, :, pixels.flatten(1).clamp(min=0)].view(*pixels.shape, probs.shape[1])
 
 
 def _gather_both(student_probs: Tensor, teacher_probs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's vectors at `pixels`; the latter have no gradient."""
+    """Returns the student's and the teacher's vectors at `pixels`; the latter have no gradient."""
     _check_probs(student_probs, teacher_probs)
-    # Before gathering, because a pixel's gradient is a sum over its pairs in this precision.
+    # Before gathering: a pixel's gradient is a sum over its pairs in this precision.
     student, teacher = _at_least_float32(student_probs), _at_least_float32(teacher_probs.detach())
     return gather(student, pixels), gather(teacher, pixels)
 
@@ -264,9 +245,9 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
 
 def mean_squared_gaps(student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
     """
-    The terms of equation (8): for each box the mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs of its
-    `visible` (..., P) pixels, exact, in O(|T_n|·C²) time: the vectors p_i (..., P, C) of both -> (...), 0 for a box
-    without pixels. The gradient flows to `student` only.
+    The terms of equation (8): for each box the exact mean of (a_ij^s - a_ij^t)² over all |T_n|² ordered pairs of its
+    `visible` (..., P) pixels, in O(|T_n|·C²) time: the vectors p_i (..., P, C) of both -> (...), 0 for a box without
+    pixels. The gradient flows to `student` only.
     """
     weights = visible.sum(dim=-1).clamp(min=1).to(student.dtype).square().reciprocal()
     return _SquaredGaps.apply(student, teacher.detach(), visible) * weights

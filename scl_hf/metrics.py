@@ -9,10 +9,8 @@ import torch
 class MeanIoU(evaluate.Metric):
     """
     Intersection over union and accuracy of label maps, with the keys and meaning of the `mean_iou` metric of
-    `evaluate`. A confusion matrix grows batch by batch; no prediction is stored.
-
-    `confusion_matrix` is an int64 tensor (num_classes, num_classes), rows references, columns predictions, on the
-    device of the last predictions. Under several processes each fills its own; sum them before `compute`:
+    `evaluate`. No prediction is stored: `confusion_matrix`, int64 (num_classes, num_classes), rows references, columns
+    predictions, grows on the device of the last predictions. Several processes sum theirs before `compute`:
     `metric.confusion_matrix = accelerator.reduce(metric.confusion_matrix.to(device))`.
 
     Args:
@@ -43,23 +41,17 @@ class MeanIoU(evaluate.Metric):
         return ""  # nothing is stored, so no folder is made
 
     def add_batch(self, *, predictions, references):
-        """
-        Counts a batch; raises a `ValueError` for a class out of range.
-
-        Args:
-            predictions (`torch.Tensor` or `np.ndarray`): Predicted classes, integers (B, H, W) or (H, W).
-            references (`torch.Tensor` or `np.ndarray`): Labels, integers of the same shape.
-        """
+        """Counts integer tensors or arrays (B, H, W) or (H, W); raises a `ValueError` for a class out of range."""
         predictions = _as_int32(predictions, "predictions")
         references = _as_int32(references, "references").to(predictions.device)
         if predictions.shape != references.shape:
             shapes = f"{tuple(predictions.shape)}, {tuple(references.shape)}"
             raise ValueError(f"predictions and references differ in shape: {shapes}.")
+        # Ignored pixels are counted in a row of their own and dropped: masking them first takes three times as long.
         num_classes, ignored_row = self.num_classes, self.ignore_index
         if not 0 <= ignored_row <= 255:
             ignored_row = num_classes
             references = references.masked_fill(references == self.ignore_index, ignored_row)
-        # Ignored pixels are counted in a row of their own and dropped: masking them first takes three times as long.
         num_rows = max(256, num_classes + 1)
         for name, values, limit in ("predictions", predictions, num_classes), ("references", references, num_rows):
             low, high = (bound.item() for bound in values.aminmax()) if values.numel() else (0, 0)
@@ -83,18 +75,16 @@ class MeanIoU(evaluate.Metric):
 
         Returns:
             `dict`: `mean_iou`, `mean_accuracy`, `overall_accuracy` (floats in 0 … 1), `per_category_iou` and
-            `per_category_accuracy` (lists of floats). The IoU of a class neither labeled nor predicted is NaN, as is
-            the accuracy of one not labeled; the means leave NaN out.
+            `per_category_accuracy` (lists). A class neither labeled nor predicted has the IoU NaN, one not labeled
+            the accuracy NaN; the means leave NaN out.
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
         # float64, which not every accelerator has, counts exactly up to 2^53 pixels.
         matrix = self.confusion_matrix.cpu().double()
         self.confusion_matrix = torch.zeros_like(self.confusion_matrix)
-
         correct, labeled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        iou = correct / (labeled + predicted - correct)
-        accuracy = correct / labeled
+        iou, accuracy = correct / (labeled + predicted - correct), correct / labeled
         return {
             "mean_iou": iou.nanmean().item(),
             "mean_accuracy": accuracy.nanmean().item(),

@@ -22,7 +22,6 @@ from .data.sources.base import License
 from .errors import InputError, first_line
 from .evaluation.scoring import SCORES, describe_settings, iou_name
 from .files import replacing
-from .pretrained import brings_code
 
 # Fields in the table of settings, by the first sentence of their documentation
 SETTINGS = ("relaxation_window", "logit_adjustment", "ema_decay", "class_uniform_share", "crop_size")
@@ -141,7 +140,7 @@ def fill_model_card(
         data.license, data.license_name, data.license_link = "other", facts.data_license.key, facts.data_license.link
     values = vars(facts) | {
         "model_class": type(model).__name__,
-        "remote_code": brings_code(model),
+        "remote_code": getattr(model, "_auto_class", None) is not None,  # then `save_pretrained` writes its code
         "published": args.published_name,
         "semi_supervised": args.semi_supervised,
         "base_model": facts.base_model,

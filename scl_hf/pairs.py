@@ -13,14 +13,14 @@ def visible_pixels(box_ids: Tensor, num_boxes: int, num_loss_boxes: int) -> Tens
     that no later box covers. This waits for the device of `box_ids`, so batches do it on the CPU.
 
     Args:
-        box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W), as
-            [`~scl_hf.cutmix.sample_boxes`] gives it, and 0 where pixels must not count (padding).
+        box_ids (`torch.Tensor`): The top-most box of each pixel, integers of shape (B, H, W), 0 at padding. See
+            [`~scl_hf.cutmix.sample_boxes`].
         num_boxes (`int`): N, the number of boxes that were pasted.
         num_loss_boxes (`int`): N_box, how many of them, counted from the last one pasted; in 1 to `num_boxes`.
 
     Returns:
-        `torch.Tensor`: Flat indices into H·W, int64 of shape (B, N_box, P), P the size of the largest set; the others
-        are filled up with -1.
+        `torch.Tensor`: Flat indices into H·W, int64 of shape (B, N_box, P), P the size of the largest set; smaller
+        ones are filled up with -1.
     """
     if not 1 <= num_loss_boxes <= num_boxes:
         raise ValueError(f"num_loss_boxes must be in 1 to num_boxes={num_boxes}, got {num_loss_boxes}")
@@ -39,7 +39,7 @@ def sample_pairs(box_pixels: Tensor, num_pairs: int, generators: Sequence[torch.
     Samples pairs of pixels by equation (9) for each box of a batch.
 
     Args:
-        box_pixels (`torch.Tensor`): The pixels of each box, shape (B, N_box, P). See [`visible_pixels`].
+        box_pixels (`torch.Tensor`): What [`visible_pixels`] returns, shape (B, N_box, P).
         num_pairs (`int`): N_pair, the most pairs of a box, at least 1.
         generators (`Sequence[torch.Generator]`): One for each image; `None` is the default one.
 
@@ -59,17 +59,9 @@ def sample_pairs(box_pixels: Tensor, num_pairs: int, generators: Sequence[torch.
 
 def drop(num_pixels: int, num_pairs: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """
-    Equation (9), Drop<·, N_pair>: a uniformly random set of `num_pairs` of the num_pixels² ordered pairs (i, j) of a
-    box, without replacement; all of them where there are no more.
-
-    Args:
-        num_pixels (`int`): |T_n|, the number of visible pixels of the box.
-        num_pairs (`int`): N_pair, the most pairs to keep.
-        generator (`torch.Generator`, *optional*): Samples them, on its own device.
-        device (`torch.device`): Where the result lies.
-
-    Returns:
-        `torch.Tensor`: i and j of each kept pair, int64 of shape (2, min(num_pairs, num_pixels²)).
+    Equation (9), Drop<·, N_pair>: a uniformly random set of `num_pairs` of the |T_n|² = num_pixels² ordered pairs
+    (i, j) of a box, without replacement; all of them if there are no more. Samples on the device of `generator` and
+    returns int64 (2, min(num_pairs, num_pixels²)) on `device`.
     """
     total = num_pixels**2
     source = device if generator is None else generator.device
@@ -78,8 +70,8 @@ def drop(num_pixels: int, num_pairs: int, generator: torch.Generator | None, dev
     elif total <= 8 * num_pairs:
         pairs = torch.randperm(total, generator=generator, device=source)[:num_pairs]
     else:
-        # |T_n|² may be 10¹¹: sample with repeats until enough are distinct. No pair is preferred, so the distinct ones
-        # are a uniformly random set, and so is a random part of them.
+        # |T_n|² may be 10¹¹: sample with repeats until enough are distinct. No pair is preferred, so they are a
+        # uniformly random set, and so is a random part of them.
         pairs = torch.empty(0, dtype=torch.int64, device=source)
         while len(pairs) < num_pairs:
             more = torch.randint(total, (num_pairs + num_pairs // 4 + 8,), generator=generator, device=source)

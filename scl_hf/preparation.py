@@ -10,11 +10,12 @@ from transformers.image_processing_utils import BaseImageProcessor
 from .config import SemiSupervisedConfig
 from .data.labels import LabelImage
 from .errors import InputError
+from .image_processors import load_processor, own_size
 from .inference import size_divisor, smallest_side
 from .model_card import check_card_template
 from .models import DeepLabV3PlusForSemanticSegmentation
 from .optim import check_optimizer
-from .pretrained import ModelArguments, load_model, load_processor, own_size
+from .pretrained import ModelArguments, load_model
 
 
 def open_model(

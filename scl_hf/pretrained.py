@@ -30,7 +30,7 @@ from .data.palette import palette_of
 from .data.sources import cityscapes
 from .errors import InputError, first_few, first_line
 from .hub import on_the_hub
-from .image_processors import is_folder, load_processor, normalization_of, open_processor, own_size
+from .image_processors import is_folder, open_processor
 from .inference import patch_size, smallest_side
 from .models import BackboneDPTForSemanticSegmentation, DeepLabV3PlusForSemanticSegmentation
 from .models.configuration_backbone_dpt import four_stages
@@ -44,11 +44,16 @@ HEADS = {
     "dpt": BackboneDPTForSemanticSegmentation,
 }
 LABEL_FIELDS = {"id2label", "label2id", "num_labels"}  # the classes are those of the data
-# Fields of `DeepLabV3PlusConfig` that are not the head's: those of WideResNet-38, and those set elsewhere
-NOT_OF_THE_HEAD = {"stem_channels", "depths", "channels", "dilations", "dropout_probs"}
-NOT_OF_THE_HEAD |= {"backbone_config", "output_stride"}
-NEW_NORMS = "hidden_states_norms."  # backbone classes put these on their maps; weight 1, bias 0
-SUPPORTED = "take one that AutoBackbone opens, such as resnet, convnext, swin or dinov2"
+# Fields of `DeepLabV3PlusConfig` that are WideResNet-38's, or set elsewhere
+TRUNK_FIELDS = {
+    "stem_channels",
+    "depths",
+    "channels",
+    "dilations",
+    "dropout_probs",
+    "backbone_config",
+    "output_stride",
+}
 
 
 @dataclass
@@ -57,23 +62,21 @@ class ModelArguments:
     Which model is trained.
 
     Args:
-        model_name_or_path (`str`, *optional*):
-            Hub id or folder of the starting weights, any that `AutoModelForSemanticSegmentation` opens; a head for
-            another number of classes is replaced. Without it a DeepLabV3+ with random weights is built.
-        backbone (`str`, *optional*):
-            Hub id or folder of a pre-trained encoder, under a new head. Any that `AutoBackbone` opens, such as ResNet,
-            ConvNeXt, Swin or DINOv2; in place of `model_name_or_path`. Code that comes with it is never run.
-        head (`str`, *optional*):
-            The head over `backbone`: deeplabv3plus, upernet or dpt. By default dpt for plain vision transformers such
-            as DINOv2, deeplabv3plus for the others.
-        output_stride (`int`, *optional*):
-            8 or 16, for deeplabv3plus over ResNet and ConvNeXt: late strides become dilations, the weights stay. By
-            default the encoder's own, 32.
-        model_config (`dict`, *optional*):
-            Fields of [`DeepLabV3PlusConfig`] or, over a `backbone`, of its head's config, as JSON on the command line.
-            Over a `backbone` also `out_features`, the stages whose maps the head takes: by default at each quarter.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether the checkpoint at `model_name_or_path` may run its own code.
+        model_name_or_path (`str`, *optional*): Hub id or folder of the starting weights, any that
+            `AutoModelForSemanticSegmentation` opens; a head for another number of classes is replaced. Without it a
+            DeepLabV3+ with random weights is built.
+        backbone (`str`, *optional*): Hub id or folder of a pre-trained encoder, under a new head. Any that
+            `AutoBackbone` opens, such as ResNet, ConvNeXt, Swin or DINOv2; in place of `model_name_or_path`. Code that
+            comes with it is never run.
+        head (`str`, *optional*): The head over `backbone`: deeplabv3plus, upernet or dpt. By default dpt for plain
+            vision transformers such as DINOv2, deeplabv3plus for the others.
+        output_stride (`int`, *optional*): 8 or 16, for deeplabv3plus over ResNet and ConvNeXt: late strides become
+            dilations, the weights stay. By default the encoder's own, 32.
+        model_config (`dict`, *optional*): Fields of [`DeepLabV3PlusConfig`] or, over a `backbone`, of its head's
+            config, as JSON on the command line. Over a `backbone` also `out_features`, the stages whose maps the head
+            takes: by default at each quarter.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint at `model_name_or_path` may
+            run its own code.
     """
 
     model_name_or_path: str | None = None
@@ -120,7 +123,7 @@ class Checkpoint:
 
     @property
     def is_cityscapes(self) -> bool:
-        """Whether the classes are the 19 of Cityscapes, in their order."""
+        """Returns whether the classes are the 19 of Cityscapes, in their order."""
         return cityscapes.is_cityscapes(self.id2label)
 
     @property
@@ -129,7 +132,7 @@ class Checkpoint:
         return palette_of(self.id2label)
 
     def digest(self) -> str:
-        """Digest of the weights, the same for one model in two places."""
+        """Returns a digest of the weights, the same for one model in two places."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -181,9 +184,8 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
         problem = f"its {key} has the shape {list(stored)}, but {list(expected)} belongs to the {len(names)} classes"
         raise InputError(f"{field}: {problem} of id2label in its {CONFIG_NAME}. Write all class names into that.")
     if all(label == f"LABEL_{i}" for i, label in enumerate(names)):
-        raise InputError(
-            f"{field}: brings no class names, only {names[0]}, …. Write them into id2label of its {CONFIG_NAME}."
-        )
+        problem = f"brings no class names, only {names[0]}, …"
+        raise InputError(f"{field}: {problem}. Write them into id2label of its {CONFIG_NAME}.")
     _, normalization = open_processor(field, repo, **options)
     return Checkpoint(name, model.eval(), normalization)
 
@@ -192,9 +194,8 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     """Loads the weights that `save_pretrained` wrote into a model of the same architecture."""
     field = f"resume_from_checkpoint {folder}"
     if not folder.is_dir():
-        raise InputError(
-            f"{field}: no such folder; resume with the ema_validation that wrote it, not save_only_model."
-        )
+        remedy = "resume with the ema_validation that wrote it, not save_only_model"
+        raise InputError(f"{field}: no such folder; {remedy}.")
     # Through `from_pretrained`: transformers renames some keys when it saves.
     saved, report = _open_weights(field, folder, type(model), "cannot be read; take an older one", config=model.config)
     different = {*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])}
@@ -204,19 +205,13 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     model.load_state_dict(saved.state_dict())
 
 
-def brings_code(model: PreTrainedModel) -> bool:
-    """Whether `save_pretrained` writes the model's own code beside its weights."""
-    return getattr(model, "_auto_class", None) is not None
-
-
 def _load_start(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, str]:
-    """The checkpoint of `model_name_or_path` with a head for the classes in `labels`, and the line on its weights."""
+    """Opens `model_name_or_path` with a head for the classes in `labels`; returns it and the line on its weights."""
     field = f"model_name_or_path {args.model_name_or_path}"
     model, report = _open_weights(field, args.model_name_or_path, trust_remote_code=args.trust_remote_code, **labels)
-    total = len(model.state_dict())
-    new = {key: "" for key in sorted(report["missing_keys"])}
+    total, new = len(model.state_dict()), sorted(report["missing_keys"])
     # The config is the checkpoint's own but for the classes: tensors of another size are the head's.
-    new |= {key: f" ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])}
+    new += [f"{key} ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])]
     if not labels:
         if new:
             raise InputError(
@@ -225,11 +220,11 @@ def _load_start(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTraine
             )
         _check_ids(field, model)
     if len(new) >= total:
-        other = f"its weights share no tensor with {type(model).__name__}, which its {CONFIG_NAME} names"
-        raise InputError(f"{field}: {other}; take a folder where both belong together.")
+        problem = f"its weights share no tensor with {type(model).__name__}, which its {CONFIG_NAME} names"
+        raise InputError(f"{field}: {problem}; take a folder where both belong together.")
     line = f"{args.model_name_or_path}: {total - len(new)} of {total} tensors taken over"
     if new:
-        line += f"; new: {first_few((key + note for key, note in new.items()), 4)}"
+        line += f"; new: {first_few(new, 4)}"
     if unused := sorted(report["unexpected_keys"]):
         line += f"; {len(unused)} not used: {first_few(unused, 4)}"
     return model, line
@@ -238,7 +233,7 @@ def _load_start(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTraine
 def _open_weights(
     field: str, name: str | Path, model_class: type = AutoModelForSemanticSegmentation, problem: str = "", **options
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model in float32 and transformers' report on its keys; raises `problem` where it cannot be opened."""
+    """Returns the model in float32 and transformers' report on its keys; raises `problem` if it cannot be opened."""
     if not problem:
         problem = "" if is_folder(field, name) else "there is no such folder, and on the Hub it is "
         problem += "not a semantic-segmentation checkpoint that can be loaded"
@@ -251,7 +246,7 @@ def _open_weights(
 
 @contextlib.contextmanager
 def _one_line(problem: str) -> Iterator[None]:
-    """Ends whatever is wrong with files of others in one line; hides transformers' table of missing keys."""
+    """Turns any error of foreign files into one line; hides transformers' table of missing keys."""
 
     def is_no_table(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
@@ -276,7 +271,7 @@ def _check_ids(field: str, model: PreTrainedModel) -> None:
 
 
 def _make_config(config_class: type, fields: dict[str, Any], reserved: set[str], values: dict) -> PreTrainedConfig:
-    """A config of the `fields` that the user gives and of `values`; rejects unknown and `reserved` fields."""
+    """Makes a config of the user's `fields` and of `values`; rejects unknown and `reserved` fields."""
     if taken := set(fields) & reserved:
         raise InputError(f"model_config: leave out '{min(taken)}', which is no field of the head or set elsewhere.")
     if unknown := set(fields) - set(inspect.signature(config_class).parameters):
@@ -286,7 +281,7 @@ def _make_config(config_class: type, fields: dict[str, Any], reserved: set[str],
 
 
 def load_on_backbone(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, str]:
-    """A segmentation model in float32 with the weights of a pre-trained encoder, and the line on its weights."""
+    """Returns a float32 model with the weights of a pre-trained encoder, and the line on its weights."""
     field = f"backbone {args.backbone}"
     encoder_config = _encoder_config(field, args.backbone)
     head = args.head or ("dpt" if patch_size(encoder_config) else "deeplabv3plus")
@@ -304,15 +299,13 @@ def load_on_backbone(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreT
     _freeze_unused(model)
 
     inside, total = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model))
-    line = (
-        f"{args.backbone}: {len(weights) - norms} tensors of the encoder taken over ({inside:.1f} M parameters); new: "
-    )
-    line += f"{head} head ({total - inside:.1f} M)" + (" and the norms of the encoder's maps" if norms else "")
+    line = f"{args.backbone}: {len(weights) - norms} tensors of the encoder taken over ({inside:.1f} M parameters); "
+    line += f"new: {head} head ({total - inside:.1f} M)" + (" and the norms of the encoder's maps" if norms else "")
     return model, line
 
 
 def _encoder_config(field: str, backbone: str) -> PreTrainedConfig:
-    """The config of an encoder, without its classes."""
+    """Reads the config of an encoder, without its classes."""
     is_folder(field, backbone)
     with _one_line(f"{field}: no encoder that can be opened"):
         values, _ = PreTrainedConfig.get_config_dict(backbone)
@@ -326,11 +319,12 @@ def _encoder_config(field: str, backbone: str) -> PreTrainedConfig:
             return config
     elif config_class in modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
         raise InputError(f"{field}: a {kind} is a segmentation model already; give it as model_name_or_path.")
-    raise InputError(f"{field}: transformers has no backbone class for model_type {kind!r}; {SUPPORTED}.")
+    remedy = "take one that AutoBackbone opens, such as resnet, convnext, swin or dinov2"
+    raise InputError(f"{field}: transformers has no backbone class for model_type {kind!r}; {remedy}.")
 
 
 def _head_config(encoder: PreTrainedConfig, head: str, args: ModelArguments, labels: dict) -> PreTrainedConfig:
-    """The config of the whole model; rejects what does not go together."""
+    """Makes the config of the whole model; rejects what does not go together."""
     if head not in HEADS:
         raise InputError(f"head: must be one of {', '.join(HEADS)}, got {head!r}.")
     kind, fields = encoder.model_type, dict(args.model_config or {})
@@ -347,15 +341,16 @@ def _head_config(encoder: PreTrainedConfig, head: str, args: ModelArguments, lab
     encoder.out_features = wanted
     values = {"deeplabv3plus": {"output_stride": args.output_stride}, "upernet": {"use_auxiliary_head": False}}
     values = values.get(head, {}) | labels | {"backbone_config": encoder}
-    return _make_config(HEADS[head].config_class, fields, LABEL_FIELDS | NOT_OF_THE_HEAD, values)
+    return _make_config(HEADS[head].config_class, fields, LABEL_FIELDS | TRUNK_FIELDS, values)
 
 
 def _open_encoder(field: str, backbone: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, int]:
-    """The encoder with all of its weights in float32, and the number of new norm tensors in it."""
+    """Returns the encoder with all of its weights in float32, and the number of new norm tensors in it."""
     # Not AutoBackbone.from_pretrained: it asks the Hub first, and opens no folder.
     model_class = modeling_auto.MODEL_FOR_BACKBONE_MAPPING[type(config)]
     encoder, report = _open_weights(field, backbone, model_class, "its weights cannot be read", config=config)
-    lost = {key for key in report["missing_keys"] if not key.startswith(NEW_NORMS)}
+    # Backbone classes put new norms on their maps, with weight 1 and bias 0.
+    lost = {key for key in report["missing_keys"] if not key.startswith("hidden_states_norms.")}
     if lost := lost | {key for key, *_ in report["mismatched_keys"]}:
         raise InputError(
             f"{field}: {len(lost)} of the encoder's {len(encoder.state_dict())} tensors are missing or of another "
@@ -377,15 +372,3 @@ def _freeze_unused(model: PreTrainedModel) -> None:
     reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in reached)
-
-
-__all__ = [
-    "Checkpoint",
-    "ModelArguments",
-    "load_checkpoint",
-    "load_model",
-    "load_processor",
-    "load_weights",
-    "normalization_of",
-    "own_size",
-]

@@ -35,12 +35,13 @@ from .evaluation.in_training import best_metric_of, evaluate_images, evaluation_
 from .evaluation.pseudo_labels import PseudoLabelShares
 from .evaluation.scoring import score
 from .files import replacing
+from .image_processors import normalization_of
 from .inference import channels_last, evaluation_mode, upsample_logits
 from .model_card import CardFacts, write_card
 from .objective import training_loss
 from .optim import decayed_parameters, encoder_of, split_off_encoder
 from .preparation import check_batch_size, check_settings_of, open_model
-from .pretrained import load_weights, normalization_of
+from .pretrained import load_weights
 from .progress import LogLines, ProgressBar, SkippedFiles, Throughput, write
 from .teacher import EMATeacher, TeacherCallback
 from .visualization.panels import training_panel

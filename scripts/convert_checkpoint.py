@@ -30,7 +30,7 @@ from scl_hf.data.labels import read_id2label
 from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError, first_few
 from scl_hf.files import check_writable, writing
-from scl_hf.pretrained import load_processor
+from scl_hf.image_processors import load_processor
 
 USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
 NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
@@ -47,8 +47,6 @@ LAYERS = {  # ours -> the baseline's, without residual blocks and the branches o
     "decoder.layers.1.normalization": "final.4",
     "decoder.classifier": "final.6",
 }
-HEAD = ("aspp.", "bot_aspp.", "bot_fine.", "final.")
-CLASSIFIER = ("bn_out.", "classifier.")  # ImageNet's
 
 # The baseline stores its mean IoU as a NumPy number, under the names before and after NumPy 2.
 _scalar = np.float64().__reduce__()[0]
@@ -61,13 +59,11 @@ class ConversionArguments:
     Where the model goes, and the names of its classes.
 
     Args:
-        output (`str`):
-            Folder of the model, which does not exist yet.
-        id2label (`str`, *optional*):
-            JSON file with the names of the classes, `{"0": "road", "1": "sidewalk", …}`. By default 19 classes are
-            those of Cityscapes, and others have no names.
-        partial (`bool`, *optional*, defaults to `False`):
-            Whether to take a checkpoint that fits in part. What is missing is new where training starts from it.
+        output (`str`): Folder of the model, which does not exist yet.
+        id2label (`str`, *optional*): JSON file with the names of the classes, `{"0": "road", "1": "sidewalk", …}`. By
+            default 19 classes are those of Cityscapes, and others have no names.
+        partial (`bool`, *optional*, defaults to `False`): Whether to take a checkpoint that fits in part. What is
+            missing is new where training starts from it.
     """
 
     output: str
@@ -85,40 +81,33 @@ def main() -> None:
     if os.path.lexists(output):
         raise InputError(f"output {output}: is there already. Name a new folder.")
 
-    # 1. The tensors, and the network that they belong to
     weights = read_weights(source)
     config = read_config(source, weights, args.id2label)
     with torch.device("meta"):
         model = DeepLabV3PlusForSemanticSegmentation(config)
-
-    # 2. What fits
-    has_head = any(name.startswith(HEAD) for name in weights)
+    has_head = any(name.startswith(("aspp.", "bot_aspp.", "bot_fine.", "final.")) for name in weights)
     wanted = {name: t for name, t in model.state_dict().items() if has_head or name.startswith("trunk.")}
     taken, missing, unexpected = match(weights, wanted)
-    unused = [] if has_head else [name for name in unexpected if name.startswith(CLASSIFIER)]
+    unused = [] if has_head else [name for name in unexpected if name.startswith(("bn_out.", "classifier."))]
     unexpected = [name for name in unexpected if name not in unused]
     check_finite(source, taken)
     parameters = sum(taken[name].numel() for name, _ in model.named_parameters() if name in taken)
     print(f"{source}: {len(taken)} of {len(wanted)} tensors taken, {parameters / 1e6:.1f} M parameters")
-    print(f"renamed: {counted([f'{baseline_name(name)} → {name}' for name in taken])}")
-    print(f"missing: {counted(missing)}")
-    print(f"unexpected: {counted(unexpected)}")
-    if unused:
-        print(f"ImageNet's classifier, not used: {counted(unused)}")
+    lists = {"renamed": [f"{baseline_name(name)} → {name}" for name in taken]}
+    lists |= {"missing": missing, "unexpected": unexpected}
+    lists |= {"ImageNet's classifier, not used": unused} if unused else {}
+    for title, names in lists.items():
+        print(f"{title}: {len(names)} ({first_few(names)})" if names else f"{title}: none")
     if (missing or unexpected) and not args.partial:
-        raise InputError(
-            f"{source}: fits in part only, {len(missing)} tensors are missing and {len(unexpected)} unexpected. "
-            f"{NEEDED} --partial true takes what fits."
-        )
-
-    # 3. The folder, complete or not there
+        problem = f"fits in part only, {len(missing)} tensors are missing and {len(unexpected)} unexpected"
+        raise InputError(f"{source}: {problem}. {NEEDED} --partial true takes what fits.")
     logging.disable_progress_bar()
     save(output, model, taken)
     print(f"{output}: {described(config, args.id2label, is_complete=has_head and not missing)}")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by the names of its network. Those of a zip, as torch writes, stay on the disk."""
+    """Reads the tensors of a checkpoint by the names of its network; those of a zip stay on the disk."""
     if not path.is_file():
         raise InputError(f"{path}: no such file. Name a checkpoint of the baseline, such as cityscapes.pth.")
     try:
@@ -126,10 +115,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # files of others may hold anything
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise InputError(
-                f"{path}: holds Python code ({code[1]}), which is not run. Where you trust it, save its state_dict "
-                "alone, torch.save(model.state_dict(), …), and convert that."
-            ) from error
+            remedy = "If you trust it, save its state_dict alone, torch.save(model.state_dict(), …), and convert that."
+            raise InputError(f"{path}: holds Python code ({code[1]}), which is not run. {remedy}") from error
         raise InputError(f"{path}: is cut off, or no file of torch.save (a web page?). Download it again.") from error
     if isinstance(checkpoint, Mapping):
         held = (checkpoint.get(key) for key in ("state_dict", "model"))
@@ -141,7 +128,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_config(source: Path, weights: Mapping[str, torch.Tensor], names: str | None) -> DeepLabV3PlusConfig:
-    """The config of the network that the weights belong to, with the class names of a file or of Cityscapes."""
+    """Makes the config of the network that the weights belong to, with the class names of a file or of Cityscapes."""
     kernels = {name: tensor.shape for name, tensor in weights.items() if tensor.dim() == 4 and tensor.numel()}
     depths, channels = [], []
     for module in (f"mod{n}" for n in range(2, 8)):
@@ -150,13 +137,11 @@ def read_config(source: Path, weights: Mapping[str, torch.Tensor], names: str | 
         depths.append(len(blocks))
         channels.append([kernels[name][0] for name in convolutions if name in kernels])
     if "mod1.conv1.weight" not in kernels or any(len(widths) < 2 for widths in channels):
-        raise InputError(
-            f"{source}: is of another network, {len(weights)} tensors such as {first_few(weights, 2)}. {NEEDED}"
-        )
-    sizes = {"aspp_channels": "aspp.img_conv.0", "skip_channels": "bot_fine", "decoder_channels": "final.0"}
-    sizes |= {"num_labels": "final.6"}
-    fields = {field: kernels[f"{name}.weight"][0] for field, name in sizes.items() if f"{name}.weight" in kernels}
-    num_labels = fields.get("num_labels")
+        found = f"{len(weights)} tensors such as {first_few(weights, 2)}"
+        raise InputError(f"{source}: is of another network, {found}. {NEEDED}")
+    layers = {"aspp_channels": "aspp.img_conv.0", "skip_channels": "bot_fine", "decoder_channels": "final.0"}
+    fields = {field: kernels[f"{name}.weight"][0] for field, name in layers.items() if f"{name}.weight" in kernels}
+    num_labels = kernels["final.6.weight"][0] if "final.6.weight" in kernels else None
     id2label = ID2LABEL if num_labels == len(ID2LABEL) else None
     if names is not None:
         id2label = read_id2label(Path(names))
@@ -166,13 +151,14 @@ def read_config(source: Path, weights: Mapping[str, torch.Tensor], names: str | 
             raise InputError(f"id2label {names}: names {len(id2label)} classes, the checkpoint has {num_labels}.")
     if id2label is not None:
         fields |= {"id2label": dict(id2label), "label2id": {name: i for i, name in id2label.items()}}
-        del fields["num_labels"]
+    elif num_labels is not None:
+        fields["num_labels"] = num_labels
     fields["stem_channels"], fields["num_channels"] = kernels["mod1.conv1.weight"][:2]
     return DeepLabV3PlusConfig(depths=depths, channels=channels, **fields)
 
 
 def baseline_name(name: str) -> str:
-    """The baseline's name of a tensor: `trunk.mod2.0.norm1.weight` -> `mod2.block1.bn1.0.weight`."""
+    """Returns the baseline's name of a tensor: `trunk.mod2.0.norm1.weight` -> `mod2.block1.bn1.0.weight`."""
     layer, _, tensor = name.rpartition(".")
     if layer in LAYERS:
         return f"{LAYERS[layer]}.{tensor}"
@@ -187,17 +173,17 @@ def baseline_name(name: str) -> str:
 def match(
     weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
-    """The tensors taken, by our names; the names missing and unexpected, by the baseline's."""
-    taken, missing, used = {}, [], set()
+    """Returns the tensors taken, by our names, and the names missing and unexpected, by the baseline's."""
+    taken, missing = {}, []
     for name, like in wanted.items():
         old = baseline_name(name)
         if old in weights and weights[old].shape == like.shape:
             taken[name] = weights[old]
-            used.add(old)
         elif name.endswith(".num_batches_tracked") and old not in weights:
             taken[name] = torch.zeros((), dtype=torch.long)  # files from before torch 0.4.1 do not count
         else:
             missing.append(old)
+    used = {baseline_name(name) for name in taken}
     return taken, missing, [name for name in weights if name not in used]
 
 
@@ -205,13 +191,8 @@ def check_finite(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Rejects NaN and infinity, by minimum and maximum, which need no memory."""
     ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items()}
     if wrong := [baseline_name(name) for name, values in ends.items() if not values.isfinite().all()]:
-        raise InputError(
-            f"{source}: {len(wrong)} of its tensors hold NaN or infinity ({wrong[0]}). Take another checkpoint."
-        )
-
-
-def counted(names: list[str]) -> str:
-    return f"{len(names)} ({first_few(names, 3)})" if names else "none"
+        problem = f"{len(wrong)} of its tensors hold NaN or infinity ({wrong[0]})"
+        raise InputError(f"{source}: {problem}. Take another checkpoint.")
 
 
 def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dict[str, torch.Tensor]) -> None:
@@ -226,13 +207,15 @@ def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dic
 
 
 def described(config: DeepLabV3PlusConfig, id2label: str | None, is_complete: bool) -> str:
-    """What the folder is, and what to do with it."""
+    """Says what the folder is, and what to do with it."""
     if not is_complete:
         return "a start for training, as model_name_or_path of a recipe; what is missing will be new"
-    if id2label is None and config.num_labels != len(ID2LABEL):
-        names = "without names (LABEL_0, …), for which eval.py and predict.py ask: name them by --id2label FILE.json"
+    if id2label is not None:
+        names = f"{first_few(config.id2label.values())}, named by {id2label}"
+    elif config.num_labels == len(ID2LABEL):
+        names = "those of Cityscapes"
     else:
-        names = f"{first_few(config.id2label.values())}, named by {id2label}" if id2label else "those of Cityscapes"
+        names = "without names (LABEL_0, …), for which eval.py and predict.py ask: name them by --id2label FILE.json"
     return f"a model with {config.num_labels} classes, {names}"
 
 

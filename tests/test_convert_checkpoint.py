@@ -19,7 +19,8 @@ from scl_hf.cli import run_script
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError
-from scl_hf.pretrained import load_checkpoint, normalization_of
+from scl_hf.image_processors import normalization_of
+from scl_hf.pretrained import load_checkpoint
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 DEPTHS = (1, 2, 2, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Configuration of DPT over a plain vision transformer"""
+"""Configuration of DPT over a plain vision transformer."""
 
 import copy
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
 def four_stages(backbone_config: PreTrainedConfig) -> list[str]:
-    """Names of the stages after each quarter of an encoder's depth."""
+    """Returns the names of the stages after each quarter of an encoder's depth."""
     names = [name for name in getattr(backbone_config, "stage_names", None) or () if name != "stem"]
     return [names[i] for i in sorted({max(1, len(names) * n // 4) - 1 for n in (1, 2, 3, 4)})] if names else []
 
@@ -25,16 +25,13 @@ class BackboneDPTConfig(PreTrainedConfig):
             Without two `out_features` of its own the maps after each quarter of its layers are taken.
         neck_hidden_sizes (`Sequence[int]`, *optional*):
             Channels to which each map is reduced. By default an eighth, a quarter, half and all of the encoder's.
-        reassemble_factors (`Sequence[float]`, *optional*, defaults to `(4, 2, 1, 0.5)`):
-            By how much each map is enlarged.
+        reassemble_factors (`Sequence[float]`, *optional*, defaults to `(4, 2, 1, 0.5)`): Enlargement of each map.
         fusion_hidden_size (`int`, *optional*):
             Channels of the fusion. By default a sixth of the encoder's (64 for small, 128 for base), a multiple of 8.
         use_batch_norm_in_fusion_residual (`bool`, *optional*, defaults to `False`):
             Whether the fusion's residual units have BatchNorm.
-        semantic_classifier_dropout (`float`, *optional*, defaults to 0.1):
-            Dropout before the classification.
-        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
-            Label of the pixels that the loss ignores.
+        semantic_classifier_dropout (`float`, *optional*, defaults to 0.1): Dropout before the classification.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255): Label of the pixels that the loss ignores.
 
     Raises:
         `ValueError`: `backbone_config` is no plain vision transformer, or has no stages of these `out_features`.
@@ -87,11 +84,8 @@ class BackboneDPTConfig(PreTrainedConfig):
         """Part of `@strict`-powered validation. Validates the architecture of the config."""
         maps = len(self.backbone_config.out_features)
         for name in ("neck_hidden_sizes", "reassemble_factors"):
-            if len(getattr(self, name)) != maps or min(getattr(self, name)) <= 0:
-                value = getattr(self, name)
+            value = getattr(self, name)
+            if len(value) != maps or min(value) <= 0:
                 raise ValueError(f"{name} must hold a number above 0 for each of the {maps} maps, got {value}")
         if self.fusion_hidden_size < 1:
             raise ValueError(f"fusion_hidden_size must be at least 1, got {self.fusion_hidden_size}")
-
-
-__all__ = ["BackboneDPTConfig", "four_stages"]

@@ -1,4 +1,4 @@
-"""DeepLabV3+ model configuration"""
+"""DeepLabV3+ model configuration."""
 
 import copy
 from collections.abc import Sequence
@@ -24,35 +24,25 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
             Encoder under the head, one that `AutoBackbone` opens: ResNet, ConvNeXt, Swin, DINOv2 and others, as a
             `dict` by its `model_type`. The head takes the first (skip connection) and the last (pyramid pooling) of
-            its `out_features` or, where it names fewer than two, of all its stages. Its weights are random.
+            its `out_features` or, if it names fewer than two, of all its stages. Its weights are random.
         output_stride (`int`, *optional*):
             Stride of the backbone's last map, 8 or 16, for encoders with stages of convolutions (ResNet, ConvNeXt):
             late strides become dilations, the weights stay. Defaults to the encoder's own, 32 for most.
-        num_labels (`int`, *optional*, defaults to 19):
-            Number of classes, unless `id2label` is given.
-        num_channels (`int`, *optional*, defaults to 3):
-            Number of input channels; a backbone brings its own.
-        stem_channels (`int`, *optional*, defaults to 64):
-            Channels of the stem, a 3×3 convolution at full resolution.
-        depths (`Sequence[int]`, *optional*, defaults to `(3, 3, 6, 3, 1, 1)`):
-            Number of residual blocks of each module.
-        channels (`Sequence[Sequence[int]]`, *optional*, defaults to `((128, 128), (256, 256), (512, 512), (512, 1024), (512, 1024, 2048), (1024, 2048, 4096))`):
+        num_labels (`int`, *optional*, defaults to 19): Number of classes, unless `id2label` is given.
+        num_channels (`int`, *optional*, defaults to 3): Number of input channels; a backbone brings its own.
+        stem_channels (`int`, *optional*, defaults to 64): Channels of the stem, a 3×3 convolution at full resolution.
+        depths (`Sequence[int]`, *optional*, defaults to `(3, 3, 6, 3, 1, 1)`): Residual blocks of each module.
+        channels (`Sequence[Sequence[int]]`, *optional*, defaults to those of WideResNet-38):
             Output channels of the convolutions in a block of each module: two for two 3×3 convolutions, three for a
             bottleneck of 1×1, 3×3 and 1×1.
-        dilations (`Sequence[int]`, *optional*, defaults to `(1, 1, 1, 2, 4, 4)`):
-            Dilation of the 3×3 convolutions of each module.
+        dilations (`Sequence[int]`, *optional*, defaults to `(1, 1, 1, 2, 4, 4)`): Those of the 3×3 convolutions.
         dropout_probs (`Sequence[float]`, *optional*, defaults to `(0.0, 0.0, 0.0, 0.0, 0.3, 0.5)`):
             Probability of dropping a whole channel before the last convolution of a block, for each module.
-        aspp_channels (`int`, *optional*, defaults to 256):
-            Channels of each branch of the atrous spatial pyramid pooling, and of its output.
-        aspp_dilations (`Sequence[int]`, *optional*, defaults to `(12, 24, 36)`):
-            Dilations of the 3×3 branches of the atrous spatial pyramid pooling.
-        skip_channels (`int`, *optional*, defaults to 48):
-            Channels to which the decoder reduces the skip connection, mod2's output or the backbone's first map.
-        decoder_channels (`int`, *optional*, defaults to 256):
-            Channels of the decoder's two 3×3 convolutions.
-        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
-            Label of the pixels that the loss ignores.
+        aspp_channels (`int`, *optional*, defaults to 256): Channels of each branch of the ASPP, and of its output.
+        aspp_dilations (`Sequence[int]`, *optional*, defaults to `(12, 24, 36)`): Those of the ASPP's 3×3 branches.
+        skip_channels (`int`, *optional*, defaults to 48): Channels to which the skip connection is reduced.
+        decoder_channels (`int`, *optional*, defaults to 256): Channels of the decoder's two 3×3 convolutions.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255): Label of the pixels that the loss ignores.
 
     Raises:
         `ValueError`: `backbone_config` names no encoder of the library, or one without such feature maps.
@@ -65,11 +55,10 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
     >>> model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(num_labels=11))
 
-    >>> resnet50 = DeepLabV3PlusConfig(
-    ...     backbone_config={"model_type": "resnet"}, output_stride=16, aspp_dilations=(6, 12, 18)
-    ... )
-    >>> model = DeepLabV3PlusForSemanticSegmentation(resnet50)
-    ```"""  # noqa: E501
+    >>> resnet50 = {"model_type": "resnet"}
+    >>> config = DeepLabV3PlusConfig(backbone_config=resnet50, output_stride=16, aspp_dilations=(6, 12, 18))
+    >>> model = DeepLabV3PlusForSemanticSegmentation(config)
+    ```"""
 
     model_type = "deeplabv3plus"
     sub_configs = {"backbone_config": AutoConfig}
@@ -97,11 +86,9 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         # JSON has lists only: with tuples a configuration equals the one it was saved from.
-        self.depths = tuple(self.depths)
+        for name in ("depths", "dilations", "dropout_probs", "aspp_dilations"):
+            setattr(self, name, tuple(getattr(self, name)))
         self.channels = tuple(tuple(module) for module in self.channels)
-        self.dilations = tuple(self.dilations)
-        self.dropout_probs = tuple(self.dropout_probs)
-        self.aspp_dilations = tuple(self.aspp_dilations)
         if self.id2label is None:
             kwargs.setdefault("num_labels", 19)
         if self.backbone_config is not None:
@@ -112,20 +99,18 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         """Makes `backbone_config` a configuration with the two `out_features` that the head takes."""
         backbone = self.backbone_config
         if isinstance(backbone, dict):
-            if backbone.get("model_type") not in CONFIG_MAPPING:
-                kind = backbone.get("model_type")
+            kind = backbone.get("model_type")
+            if kind not in CONFIG_MAPPING:
                 raise ValueError(
                     f"backbone_config: model_type must be one of transformers, such as resnet, got {kind}"
                 )
-            backbone = CONFIG_MAPPING[backbone["model_type"]].from_dict(backbone)
+            backbone = CONFIG_MAPPING[kind].from_dict(backbone)
         else:
             backbone = copy.deepcopy(backbone)
         stages = [name for name in getattr(backbone, "stage_names", None) or () if name != "stem"]
         if not stages:
-            raise ValueError(
-                f"backbone_config: {backbone.model_type} gives no feature maps; take an encoder that AutoBackbone "
-                "opens, such as resnet, convnext, swin or dinov2"
-            )
+            remedy = "take an encoder that AutoBackbone opens, such as resnet, convnext, swin or dinov2"
+            raise ValueError(f"backbone_config: {backbone.model_type} gives no feature maps; {remedy}")
         # A single one, the library's default, leaves no map for the skip connection.
         names = backbone.out_features if len(backbone.out_features) > 1 else stages
         backbone.out_features = list(dict.fromkeys((names[0], names[-1])))
@@ -155,8 +140,8 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         for name in ("depths", "channels", "dilations", "dropout_probs"):
             if len(value := getattr(self, name)) != 6:
                 raise ValueError(f"{name} must have 6 entries, one for each of mod2 to mod7, got {value}")
-        if any(len(module) not in (2, 3) for module in self.channels):
-            raise ValueError(f"each entry of channels must hold 2 or 3 numbers, got {self.channels}")
+        if any(len(module) not in (2, 3) or min(module) < 1 for module in self.channels):
+            raise ValueError(f"each entry of channels must hold 2 or 3 numbers of at least 1, got {self.channels}")
         if not all(0 <= probability < 1 for probability in self.dropout_probs):
             raise ValueError(f"dropout_probs must be at least 0 and less than 1, got {self.dropout_probs}")
         for name in ("num_channels", "stem_channels", "aspp_channels", "skip_channels", "decoder_channels"):
@@ -165,8 +150,3 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         for name in ("depths", "dilations", "aspp_dilations"):
             if min(getattr(self, name), default=1) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(min(module) for module in self.channels) < 1:
-            raise ValueError(f"channels must be at least 1, got {self.channels}")
-
-
-__all__ = ["DeepLabV3PlusConfig"]

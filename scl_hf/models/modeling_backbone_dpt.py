@@ -1,4 +1,4 @@
-"""PyTorch DPT for semantic segmentation over a plain vision transformer of the library"""
+"""PyTorch DPT for semantic segmentation over a plain vision transformer of the library."""
 
 import torch
 from torch import nn
@@ -21,8 +21,7 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
     own `DPTForSemanticSegmentation` ignores `backbone_config` and takes squares only.
 
     Args:
-        config ([`BackboneDPTConfig`]):
-            The encoder, and the widths of the head.
+        config ([`BackboneDPTConfig`]): The encoder, and the widths of the head.
     """
 
     config: BackboneDPTConfig
@@ -45,7 +44,6 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
         self.fusion = DPTFeatureFusionStage(config)
         self.fusion.layers[0].residual_layer1 = None  # the deepest map has nothing to join
         self.head = DPTSemanticSegmentationHead(config)
-        # Initialize weights and apply final processing
         self.post_init()
 
     @torch.no_grad()
@@ -89,12 +87,8 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
 
         loss = None
         if labels is not None:
-            ignore_index = self.config.semantic_loss_ignore_index
-            loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignore_index)
-
-        if not (return_dict if return_dict is not None else self.config.return_dict):
-            return (logits,) if loss is None else (loss, logits)
-        return SemanticSegmenterOutput(loss=loss, logits=logits)
-
-
-__all__ = ["BackboneDPTForSemanticSegmentation"]
+            ignored = self.config.semantic_loss_ignore_index
+            loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
+        output = SemanticSegmenterOutput(loss=loss, logits=logits)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()

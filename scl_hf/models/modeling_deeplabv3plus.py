@@ -1,4 +1,4 @@
-"""PyTorch DeepLabV3+ model: WideResNet-38 or a backbone, atrous spatial pyramid pooling (ASPP), decoder"""
+"""PyTorch DeepLabV3+ model: WideResNet-38 or a backbone, atrous spatial pyramid pooling (ASPP), decoder."""
 
 import itertools
 import math
@@ -27,13 +27,9 @@ class DeepLabV3PlusConvLayer(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1):
         super().__init__()
+        padding = dilation * (kernel_size // 2)
         self.convolution = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=dilation * (kernel_size // 2),
-            dilation=dilation,
-            bias=False,
+            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
         )
         self.normalization = nn.BatchNorm2d(out_channels)
         self.activation = nn.ReLU(inplace=True)
@@ -64,15 +60,9 @@ class DeepLabV3PlusBlock(nn.Module):
                 layers[f"relu{n}"] = nn.ReLU(inplace=True)
             if n == len(channels):
                 layers["dropout"] = nn.Dropout2d(dropout_prob)
-            layers[f"conv{n}"] = nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride=stride if n == 1 else 1,
-                padding=dilation * (kernel_size // 2),
-                dilation=dilation if kernel_size > 1 else 1,
-                bias=False,
-            )
+            spacing = {"padding": dilation, "dilation": dilation} if kernel_size == 3 else {}
+            conv_stride = stride if n == 1 else 1
+            layers[f"conv{n}"] = nn.Conv2d(in_channels, out_channels, kernel_size, conv_stride, bias=False, **spacing)
             in_channels = out_channels
         self.residual = nn.Sequential(layers)
 
@@ -138,13 +128,13 @@ class DeepLabV3PlusTrunk(nn.Module):
 
 
 def stride_of(layer: nn.Module) -> int:
-    """Stride of a convolution or pooling, 1 for other layers."""
+    """Returns the stride of a convolution or pooling, 1 for other layers."""
     stride = getattr(layer, "stride", 1)
     return stride if isinstance(stride, int) else max(stride)
 
 
 def pad_right_and_down(convolution: nn.Conv2d, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-    """Pre-hook that keeps the size under an even kernel at stride 1, such as ConvNeXt's 2×2."""
+    """Pre-hook: keeps the size under an even kernel at stride 1, such as ConvNeXt's 2×2."""
     rows, columns = (
         d * (k - 1) - 2 * p for d, k, p in zip(convolution.dilation, convolution.kernel_size, convolution.padding)
     )
@@ -219,7 +209,7 @@ class DeepLabV3PlusDecoder(nn.Module):
             DeepLabV3PlusConvLayer(joined, channels, kernel_size=3),
             DeepLabV3PlusConvLayer(channels, channels, kernel_size=3),
         )
-        self.classifier = nn.Conv2d(config.decoder_channels, config.num_labels, kernel_size=1, bias=False)
+        self.classifier = nn.Conv2d(channels, config.num_labels, kernel_size=1, bias=False)
 
     def forward(self, skip: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         skip = self.skip_projection(skip)
@@ -227,29 +217,7 @@ class DeepLabV3PlusDecoder(nn.Module):
         return self.classifier(self.layers(hidden_states))
 
 
-class DeepLabV3PlusPreTrainedModel(PreTrainedModel):
-    """Handles weight initialization, saving and loading."""
-
-    config: DeepLabV3PlusConfig
-    config_class = DeepLabV3PlusConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["DeepLabV3PlusBlock"]
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-
-
-class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
+class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     """
     DeepLabV3+ (Chen et al., 2018) over WideResNet-38, as in Zhu et al. (2019), or over `config.backbone_config`.
 
@@ -258,8 +226,7 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
     vision transformers have it, ResNet and ConvNeXt have none, and asking for it is a `ValueError`.
 
     Args:
-        config ([`DeepLabV3PlusConfig`]):
-            Widths, depths and classes of the network, and its backbone.
+        config ([`DeepLabV3PlusConfig`]): Widths, depths and classes of the network, and its backbone.
 
     Raises:
         `ValueError`: The backbone has no class for feature maps, or cannot have `config.output_stride`.
@@ -275,6 +242,13 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
     >>> model.backbone.load_state_dict(encoder.state_dict())
     ```
     """
+
+    config: DeepLabV3PlusConfig
+    config_class = DeepLabV3PlusConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DeepLabV3PlusBlock"]
 
     def __init__(self, config: DeepLabV3PlusConfig):
         super().__init__(config)
@@ -293,8 +267,18 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
             skip_channels, channels = self.backbone.channels[0], self.backbone.channels[-1]
         self.aspp = DeepLabV3PlusASPP(config, channels)
         self.decoder = DeepLabV3PlusDecoder(config, skip_channels)
-        # Initialize weights and apply final processing
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
 
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
@@ -317,7 +301,6 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
             `ValueError`: `pixel_values` or `labels` have a wrong shape, an image is too small, a label is no class
             (checked on CPU only), or a training batch holds a single image.
         """
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
         self._check_pixel_values(pixel_values)
         if labels is not None:
             self._check_labels(labels, pixel_values)
@@ -327,16 +310,15 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         else:
             feature_maps = self.backbone(pixel_values).feature_maps
             skip, hidden_states = feature_maps[0], feature_maps[-1]
-        logits = self.decoder(skip, self.aspp(hidden_states))
-        logits = resize(logits, pixel_values.shape[-2:])
+        logits = resize(self.decoder(skip, self.aspp(hidden_states)), pixel_values.shape[-2:])
 
         loss = None
         if labels is not None:
             ignored = self.config.semantic_loss_ignore_index
             loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
-        if not return_dict:
-            return (logits,) if loss is None else (loss, logits)
-        return SemanticSegmenterOutput(loss=loss, logits=logits)
+        output = SemanticSegmenterOutput(loss=loss, logits=logits)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         shape, channels, stride = tuple(pixel_values.shape), self.config.num_channels, self.config.stride
@@ -357,14 +339,10 @@ class DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusPreTrainedModel):
         if tuple(labels.shape) != expected or labels.is_floating_point():
             given = f"{labels.dtype} of {tuple(labels.shape)}"
             raise ValueError(f"labels must be integers of the shape {expected}, one for each pixel, got {given}")
-        # On a GPU the check would make the host wait in every step.
         if labels.device.type != "cpu" or torch.compiler.is_compiling():
-            return
+            return  # on a GPU the check would make the host wait in every step
         labels, classes, ignored = labels.long(), self.config.num_labels, self.config.semantic_loss_ignore_index
         wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= classes))]
         if wrong.numel() > 0:
             known = f"the classes 0 to {classes - 1} ({ignored} is ignored)"
             raise ValueError(f"labels hold class {wrong[0].item()}, but the model has {known}")
-
-
-__all__ = ["DeepLabV3PlusForSemanticSegmentation", "DeepLabV3PlusPreTrainedModel"]

@@ -130,7 +130,7 @@ def test_stages_beyond_the_last_map_are_left_out(folder):
 
 
 def test_its_pixels(folder):
-    from scl_hf.pretrained import load_processor, normalization_of
+    from scl_hf.image_processors import load_processor, normalization_of
 
     pixels = normalization_of(load_processor(str(folder)))
     gray = pixels.of(torch.full((4, 4, 3), 127, dtype=torch.uint8).numpy())

@@ -12,8 +12,9 @@ from test_encoders import FITTING, SMALL, encoders  # noqa: F401
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from scl_hf.errors import InputError
+from scl_hf.image_processors import load_processor
 from scl_hf.inference import predict_probs
-from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model, load_processor
+from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model
 
 FIELDS = {"crop_size": [56, 84], "optim": "adamw_torch", "optim_args": None, "learning_rate": 1e-3, "max_steps": 3}
 FIELDS |= {"backbone_learning_rate": 1e-4, "no_weight_decay": ["norms", "biases"], "save_strategy": "steps"}

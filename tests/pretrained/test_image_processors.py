@@ -26,14 +26,8 @@ from scl_hf.data.crops import EvaluationImages
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import Sample
 from scl_hf.errors import InputError
-from scl_hf.pretrained import (
-    ModelArguments,
-    load_checkpoint,
-    load_model,
-    load_processor,
-    normalization_of,
-    own_size,
-)
+from scl_hf.image_processors import load_processor, normalization_of, own_size
+from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model
 
 HEIGHT, WIDTH = 48, 72
 # Each resizes by default, some of them crop, too.

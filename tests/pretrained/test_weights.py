@@ -15,12 +15,7 @@ from transformers import (
 )
 
 from scl_hf.errors import InputError
-from scl_hf.pretrained import (
-    ModelArguments,
-    load_checkpoint,
-    load_model,
-    load_weights,
-)
+from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model, load_weights
 
 FLOWERS = {0: "iris", 1: "lily", 2: "rose"}
 TINY_SEGFORMER = {
