@@ -45,11 +45,16 @@ def clear_partial_files(folder: Path, patterns: Sequence[str]) -> None:
                 file.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, complete or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, values: Mapping) -> None:
     """Writes a JSON file for people to read; NaN and infinity become null."""
     values = json.loads(json.dumps(values), parse_constant=lambda constant: None)
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def check_writable(name: str, path: str | os.PathLike) -> None:

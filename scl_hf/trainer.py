@@ -281,7 +281,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         start, args, model = time.perf_counter(), self.args, self.evaluated_model
         images = evaluation_images(dataset, "eval_dataset", self.id2label, self.normalization)
         given = (images, args, self.accelerator)
-        metrics, table, examples = evaluate_images(model, *given, self.id2label, args.panel_images)
+        metrics, table, examples = evaluate_images(model, *given, args.panel_images)
         metrics |= self._pseudo_labels.report(self.accelerator)
         if args.evaluate_both:
             name, other = self._other
@@ -329,8 +329,8 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             `label_ids`, the same of the labels, or `None`; `metrics`, as of [`evaluate`], if there are labels.
         """
         images = evaluation_images(test_dataset, "test_dataset", self.id2label, self.normalization)
-        given = (images, self.args, self.accelerator, self.id2label)
-        predictions, labels, metrics = predict_label_maps(self.evaluated_model, *given)
+        given = (self.evaluated_model, images, self.args, self.accelerator)
+        predictions, labels, metrics = predict_label_maps(*given)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return PredictionOutput(predictions, labels, metrics)
 

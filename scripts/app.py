@@ -31,15 +31,12 @@ EXAMPLES = [str(Path(__file__).parents[1] / "docs/images/street_*.png")]
 @dataclass
 class AppArguments:
     """
-    What the page offers.
+    Options of the page.
 
     Args:
-        examples (`list[str]`, *optional*):
-            Files, folders and globs of images to choose from. By default three of the toy dataset.
-        space (`str`, *optional*):
-            A new folder for the files of a Space with the page, which is then not shown here.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether the checkpoints may run their own code.
+        examples (`list[str]`, *optional*): Files, folders and globs of images. By default three of the toy dataset.
+        space (`str`, *optional*): A new folder for the files of a Space with the page, which is then not shown here.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoints may run their own code.
     """
 
     examples: list[str] | None = None

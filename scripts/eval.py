@@ -30,7 +30,7 @@ from scl_hf.evaluation.checkpoints import ScoringArguments, load_for_data, score
 from scl_hf.evaluation.official import import_official_scorer, label_ids_file, official_scores
 from scl_hf.evaluation.report import confusion_page, make_report, markdown_page, text_table
 from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
-from scl_hf.files import FolderLock, check_writable, replacing, write_json
+from scl_hf.files import FolderLock, check_writable, replacing, write_json, write_text
 from scl_hf.visualization.confusion import plot_confusion_matrix
 from scl_hf.visualization.names import folder_names, short_names
 from scl_hf.visualization.panels import comparison_panel
@@ -99,17 +99,13 @@ def main() -> int:
                 files.rename(folder / "label_ids")
 
     # 4. Tables and images
-    reports = [
-        make_report(name, model.name, label.id2label, *scores)
-        for name, model, *scores in zip(names, models, results, official)
-    ]
-    with replacing(output / "scores.md") as partial:
-        title = f"{data_args.title}, {data_args.eval_split}"
-        partial.write_text(markdown_page(reports, title, len(dataset), evaluation, args.dtype), encoding="utf-8")
+    given = zip(names, models, results, official)
+    reports = [make_report(name, model.name, label.id2label, *scores) for name, model, *scores in given]
+    title = f"{data_args.title}, {data_args.eval_split}"
+    write_text(output / "scores.md", markdown_page(reports, title, len(dataset), evaluation, args.dtype))
     write_json(output / "scores.json", {"settings": settings, "images": len(dataset), "checkpoints": reports})
     for scores, folder in zip(results, folders):
-        with replacing(folder / "confusion.csv") as partial:
-            partial.write_text(confusion_page(label.id2label, scores["confusion_matrix"]), encoding="utf-8")
+        write_text(folder / "confusion.csv", confusion_page(label.id2label, scores["confusion_matrix"]))
         plot_confusion_matrix(scores["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
     if shown:
         images, labels = zip(*(read_pair(dataset[index], label.table) for index in shown))
@@ -117,6 +113,7 @@ def main() -> int:
             comparison_panel(images, labels, predictions, label.id2label, palette).save(partial)
     print(text_table(reports))
     print(f"\nscores, sample predictions and confusion matrices are in {output}")
+    lock.release()
 
     # 5. Compare the two scorers
     differences = {report["name"]: report["official"]["difference"] for report in reports if args.official}
@@ -125,7 +122,6 @@ def main() -> int:
         print(f"error: official: its scores of {name} differ by {value:.1e}, see scores.json", file=sys.stderr)
     if args.official and not differing:
         print(f"the Cityscapes scorer agrees, to {max(differences.values()):.1e}")
-    lock.release()
     return 1 if differing else 0
 
 

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.errors import InputError
-from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator
+from scl_hf.evaluation.scoring import EvaluationArguments
 from scl_hf.files import FolderLock
 from scl_hf.prediction.inputs import find_inputs
 from scl_hf.prediction.predicting import PredictionArguments, Predictor
@@ -39,7 +39,6 @@ def main() -> int:
     args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE).parse_recipe(fields)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
-    accelerator = make_accelerator(args.dtype)
     lock = FolderLock("output", args.output)
     inputs = find_inputs(given[1:], earlier_predictions(args.output))
     if args.submission:
@@ -47,7 +46,7 @@ def main() -> int:
 
     # 2. Predict
     logging.disable_progress_bar()
-    predictor = Predictor(load_checkpoint(given[0], args.trust_remote_code), args, evaluation, accelerator)
+    predictor = Predictor(load_checkpoint(given[0], args.trust_remote_code), args, evaluation)
     start = time.perf_counter()
     num_earlier, failures = predictor.predict(inputs)
     seconds = time.perf_counter() - start

@@ -38,7 +38,7 @@ LAYERS = {
     "data": "cutmix errors files hub pairs",
     "image_processors": "data.normalization errors hub",
     "pretrained": "checkpointing.finite data errors hub image_processors inference models processes",
-    "evaluation": "checkpointing.signals data errors files inference metrics pretrained progress",
+    "evaluation": "checkpointing.signals data errors files inference metrics pretrained processes progress",
     "visualization": "data.normalization errors files",
     "config": "data errors evaluation pretrained",
     "cli": "checkpointing.signals errors files processes",
@@ -49,7 +49,7 @@ LAYERS = {
     "trainer": "checkpointing config cutmix data errors evaluation files image_processors inference losses "
     "model_card models objective optim preparation pretrained progress teacher visualization",
     "dry_run": "config data errors inference optim",
-    "prediction": "data errors evaluation files hub inference pretrained visualization",
+    "prediction": "data errors evaluation files hub inference pretrained processes visualization",
 }
 
 # Lines of the package that a script imports, with all that those modules import. Lower a number that has become too

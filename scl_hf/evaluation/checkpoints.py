@@ -43,22 +43,18 @@ class ScoringArguments:
     Which weights of a checkpoint are scored, in which precision, and where the scores are written.
 
     Args:
-        output (`str`, *optional*):
-            Folder of scores and images; by default `runs/evaluation/<checkpoints>-<split>`.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether scores of other checkpoints, data or settings in `output` may be replaced.
-        ema (`bool`, *optional*, defaults to `False`):
-            Whether to take the EMA model of training checkpoints; by default the model that the run publishes.
-        student (`bool`, *optional*, defaults to `False`):
-            Whether to take the student of training checkpoints.
-        official (`bool`, *optional*, defaults to `False`):
-            Whether to check the scores with Cityscapes' own scorer. The PNGs of label ids that it reads are kept.
-        panel_images (`int`, *optional*, defaults to 3):
-            Number of sample predictions in `panel.png`.
-        dtype (`str`, *optional*, defaults to `"float32"`):
-            `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision, whatever the recipe trains in.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether checkpoints may run their own code.
+        output (`str`, *optional*): Folder of the scores; by default `runs/evaluation/<checkpoints>-<split>`.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether scores of other checkpoints, data or settings in
+            `output` may be replaced.
+        ema (`bool`, *optional*, defaults to `False`): Whether to take the EMA model of training checkpoints; by
+            default the model that the run publishes.
+        student (`bool`, *optional*, defaults to `False`): Whether to take the student of training checkpoints.
+        official (`bool`, *optional*, defaults to `False`): Whether to check the scores with Cityscapes' own scorer.
+            The PNGs of label ids that it reads are kept.
+        panel_images (`int`, *optional*, defaults to 3): Number of sample predictions in `panel.png`.
+        dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, or `"bfloat16"` or `"float16"` for mixed
+            precision, whatever the recipe trains in.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether checkpoints may run their own code.
     """
 
     output: str | None = None
@@ -93,25 +89,24 @@ def score_settings(
 def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]) -> Checkpoint:
     """Loads a checkpoint, and compares its classes with those of the data."""
     checkpoint = load_checkpoint(name, args.trust_remote_code, _subfolder(name, args.weights))
-    theirs, ours = (
-        {i: re.sub(r"[\W_]+", " ", label).strip().lower() for i, label in names.items()}
-        for names in (checkpoint.id2label, id2label)
-    )
-    if len(theirs) != len(ours):
+    named = checkpoint.id2label
+    if len(named) != len(id2label):
         raise InputError(
-            f"checkpoint {name}: has {len(theirs)} classes ({first_few(checkpoint.id2label.values())}), the data "
-            f"{len(ours)} ({first_few(id2label.values())}). Evaluate it on data with its classes, or train it on "
-            "these."
+            f"checkpoint {name}: has {len(named)} classes ({first_few(named.values())}), the data {len(id2label)} "
+            f"({first_few(id2label.values())}). Evaluate it on data with its classes, or train it on these."
         )
-    different = [i for i in ours if theirs[i] != ours[i]]
-    if different and set(theirs.values()) == set(ours.values()):
+    theirs, ours = (
+        [re.sub(r"[\W_]+", " ", names[i]).strip().lower() for i in range(len(names))] for names in (named, id2label)
+    )
+    different = [i for i in id2label if theirs[i] != ours[i]]
+    if different and set(theirs) == set(ours):
+        first = different[0]
         raise InputError(
-            f"checkpoint {name}: has the classes of the data in another order, class {different[0]} is "
-            f"{checkpoint.id2label[different[0]]!r} and not {id2label[different[0]]!r}. Order id2label and label_map "
-            "of the data as id2label in the checkpoint's config.json."
+            f"checkpoint {name}: has the classes of the data in another order, class {first} is {named[first]!r} and "
+            f"not {id2label[first]!r}. Order id2label and label_map of the data as in the checkpoint's config.json."
         )
     if different:  # no error: there may be two words for one thing
-        pairs = first_few(f"{checkpoint.id2label[i]!r} for {id2label[i]!r}" for i in different)
+        pairs = first_few(f"{named[i]!r} for {id2label[i]!r}" for i in different)
         logger.warning(f"{name} names {len(different)} of {len(ours)} classes otherwise than the data: {pairs}")
     return checkpoint
 
@@ -127,8 +122,7 @@ def _subfolder(name: str, weights: str | None) -> str:
         return ""  # loading it says what is wrong
     if is_alone:
         raise InputError(
-            f"{weights}: {name} holds one model only, the one that the run publishes; leave --{weights} out, or name "
-            "a checkpoint-* folder of the run."
+            f"{weights}: {name} holds one model only; leave --{weights} out, or name a checkpoint-* folder of the run."
         )
     return FOLDERS[weights] if FOLDERS[weights] in held else ""
 
@@ -160,6 +154,6 @@ def score_checkpoint(
     with bar:
         results = score(checkpoint.model.to(accelerator.device), images, evaluation, accelerator, keep)
     checkpoint.model.to("cpu")
-    # After this all processes have written their label ids.
-    predictions = {index: kept for part in gather_object([predictions]) for index, kept in part.items()}
+    gathered = gather_object([predictions])  # after this all processes have written their label ids
+    predictions = {index: kept for part in gathered for index, kept in part.items()}
     return results, [predictions[index] for index in sorted(predictions)]

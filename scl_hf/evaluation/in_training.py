@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel
+from torch import nn
 
 from ..data.columns import check_labels, image_dataset, labeled_dataset
 from ..data.crops import EvaluationImages
 from ..data.normalization import Normalization
 from ..errors import InputError
 from .report import iou_table
-from .scoring import SCORES, EvaluationArguments, iou_name, named_scores, predicted_images, score
-
-Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # image (3, H, W), label and prediction (H, W), on the CPU
+from .scoring import SCORES, EvaluationArguments, iou_name, named_scores, score
 
 
 def evaluation_images(
@@ -30,9 +28,7 @@ def evaluation_images(
 
 
 def best_metric_of(
-    metric: str | None,
-    eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None,
-    id2label: Mapping[int, str],
+    metric: str | None, eval_dataset: datasets.Dataset | dict | None, id2label: dict[int, str]
 ) -> str | None:
     """Checks the datasets to evaluate on and `metric_for_best_model`, which of several defaults to the first one's."""
     several = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
@@ -49,17 +45,15 @@ def best_metric_of(
 
 
 def evaluate_images(
-    model: PreTrainedModel,
-    images: EvaluationImages,
-    args: EvaluationArguments,
-    accelerator: Accelerator,
-    id2label: Mapping[int, str],
-    num_examples: int,
-) -> tuple[dict[str, float], str, list[Example]]:
-    """Returns named scores and a table over all processes, and examples spread over the images of this process."""
+    model: nn.Module, images: EvaluationImages, args: EvaluationArguments, accelerator: Accelerator, num_examples: int
+) -> tuple[dict[str, float], str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+    """
+    Returns named scores and a table over all processes, and examples spread over the images of this process: image
+    (3, H, W), label and prediction (H, W) of each, on the CPU.
+    """
     own = range(accelerator.process_index, len(images), accelerator.num_processes)  # those that `score` deals to it
     shown = set(own[:: max(1, len(own) // max(1, num_examples))][:num_examples])
-    examples = []
+    examples, id2label = [], model.config.id2label
 
     def keep_example(index: int, item: dict[str, Any], probs: torch.Tensor) -> None:
         if index in shown:
@@ -70,11 +64,7 @@ def evaluate_images(
 
 
 def predict_label_maps(
-    model: PreTrainedModel,
-    images: EvaluationImages,
-    args: EvaluationArguments,
-    accelerator: Accelerator,
-    id2label: Mapping[int, str],
+    model: nn.Module, images: EvaluationImages, args: EvaluationArguments, accelerator: Accelerator
 ) -> tuple[list[np.ndarray], list[np.ndarray] | None, dict[str, float]]:
     """Returns the predicted map (H, W), uint8, of each image, in each process; with labels, also those and scores."""
     found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
@@ -83,13 +73,9 @@ def predict_label_maps(
         label = item["labels"].to(torch.uint8).numpy() if "labels" in item else None
         found[index] = (probs[0].argmax(dim=0).to(torch.uint8).cpu().numpy(), label)
 
-    labeled, metrics = "label" in images.dataset.column_names, {}
-    if labeled:
-        metrics = named_scores(score(model, images, args, accelerator, keep), id2label)
-    else:
-        own = range(accelerator.process_index, len(images), accelerator.num_processes)
-        for prediction in predicted_images(model, images, own, args, accelerator):
-            keep(*prediction)
+    results = score(model, images, args, accelerator, keep)
     found = {index: maps for part in gather_object([found]) for index, maps in part.items()}
     predictions, labels = ([found[index][i] for index in sorted(found)] for i in range(2))
-    return predictions, labels if labeled else None, metrics
+    if "label" not in images.dataset.column_names:
+        return predictions, None, {}
+    return predictions, labels, named_scores(results, model.config.id2label)

@@ -40,10 +40,8 @@ def import_official_scorer():
     try:
         from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
     except ImportError as error:
-        raise InputError(
-            f"official: the Cityscapes scorer is not installed ({error}); run pip install 'scl_hf[cityscapes]', or "
-            'pip install -e ".[cityscapes]" in this project'
-        ) from error
+        remedy = "run pip install 'scl_hf[cityscapes]', or pip install -e '.[cityscapes]' in this project"
+        raise InputError(f"official: the Cityscapes scorer is not installed ({error}); {remedy}") from error
     return evalPixelLevelSemanticLabeling
 
 

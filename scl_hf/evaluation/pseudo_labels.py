@@ -18,12 +18,8 @@ FADED = 0.1  # of a class's share in the labels
 
 class PseudoLabelShares:
     """
-    Counts each class in the pseudo-labels since the last report, relative to its share in the labels: 1 where both
-    agree, 0 where the class no longer occurs.
-
-    Args:
-        label_shares (`Callable`): Returns (C,), the share of each class in the labels. Called by each report.
-        id2label (`Mapping[int, str]`): Names of the classes.
+    Counts each class in the pseudo-labels since the last report, relative to its share in the labels (C,), which
+    `label_shares` returns: 1 where both agree, 0 where the class no longer occurs.
     """
 
     def __init__(self, label_shares: Callable[[], Tensor], id2label: Mapping[int, str]):
@@ -52,9 +48,9 @@ class PseudoLabelShares:
         if accelerator.is_main_process:
             if faded:
                 logger.warning(
-                    "The pseudo-labels hardly show %s: less than %.0f %% of their share in the labels. The unlabeled"
-                    " images may cost these classes; docs/unlabeled_images.md says what helps.",
-                    *(first_few(faded, 5), 100 * FADED),
+                    f"The pseudo-labels hardly show {first_few(faded, 5)}: less than {100 * FADED:.0f} % of their "
+                    "share in the labels. The unlabeled images may cost these classes; docs/unlabeled_images.md says "
+                    "what helps."
                 )
             lowest = (f"{name} {ratios[name]:.2f}" for name in sorted(ratios, key=ratios.get))
             write(f"\nshare in the pseudo-labels over share in the labels, lowest first: {first_few(lowest, 5)}")

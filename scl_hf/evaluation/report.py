@@ -17,11 +17,7 @@ Report = dict[str, Any]
 
 
 def make_report(
-    name: str,
-    checkpoint: str,
-    id2label: Mapping[int, str],
-    results: Mapping[str, Any],
-    official: Mapping[str, float] | None = None,
+    name: str, checkpoint: str, id2label: dict[int, str], results: dict[str, Any], official: dict[str, float] | None
 ) -> Report:
     """Collects the results of `score` and of `official_scores` for one checkpoint; in 0 … 1, NaN for no score."""
     report = {"name": name, "checkpoint": checkpoint} | {score: results[score] for score in SCORES}
@@ -41,10 +37,10 @@ def make_report(
 
 def _sections(report: Report) -> list[dict[str, float]]:
     """The sections of a table: classes, their mean, categories, the rest."""
-    categories = report.get("category_iou", {})
-    rest = {"mean of categories": report["mean_category_iou"]} if categories else {}
-    rest["pixel accuracy"] = report["overall_accuracy"]
-    return list(filter(None, [report["iou"], {"mean IoU": report["mean_iou"]}, categories, rest]))
+    sections = [report["iou"], {"mean IoU": report["mean_iou"]}, {"pixel accuracy": report["overall_accuracy"]}]
+    if "category_iou" in report:
+        sections[2:] = [report["category_iou"], {"mean of categories": report["mean_category_iou"]} | sections[2]]
+    return sections
 
 
 def text_table(reports: Sequence[Report]) -> str:

@@ -28,21 +28,15 @@ class EvaluationArguments:
     `eval_scales=[0.5, 1, 2], eval_flip=True, eval_tile=[1024, 1024]`.
 
     Args:
-        eval_scales (`list[float]`, *optional*, defaults to `[1.0]`):
-            Scales at which each image is seen; logits are averaged.
-        eval_flip (`bool`, *optional*, defaults to `False`):
-            Whether the logits are averaged with those of the mirrored image.
-        eval_tile (`list[int]`, *optional*):
-            Height and width in pixels, or one number for both, of the sliding window: the overlapping tiles that an
-            image is cut into. Whole images by default. Few wide tiles see fewer pixels twice: 1024 by 1232 on images
-            of 1024 by 2048 costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
-        eval_overlap (`float`, *optional*, defaults to 1/3):
-            Share of a tile that its neighbor covers too, at least.
-        max_tiles_per_batch (`int`, *optional*, defaults to 1):
-            Tiles (or whole images), mirrored ones included, that go through the model at once. More need more memory;
-            they are faster where tiles are small and the GPU is not.
-        dataloader_num_workers (`int`, *optional*, defaults to 0):
-            Processes that read images ahead. 0: they are read between predictions.
+        eval_scales (`list[float]`, *optional*, defaults to `[1.0]`): Scales at which each image is seen.
+        eval_flip (`bool`, *optional*, defaults to `False`): Whether the mirrored image is seen, too.
+        eval_tile (`list[int]`, *optional*): Height and width in pixels, or one number for both, of the sliding window.
+            Whole images by default. Few wide tiles see fewer pixels twice: 1024 by 1232 on images of 1024 by 2048
+            costs 1.19 times the whole images of the paper's scales, squares of 1024 cost 1.48 times.
+        eval_overlap (`float`, *optional*, defaults to 1/3): Least share of a tile that its neighbor covers, too.
+        max_tiles_per_batch (`int`, *optional*, defaults to 1): Tiles (or whole images), mirrored ones included, that
+            go through the model at once. More need more memory, and are faster where tiles are small.
+        dataloader_num_workers (`int`, *optional*, defaults to 0): Processes that read images ahead.
     """
 
     eval_scales: list[float] = field(default_factory=lambda: [1.0])
@@ -96,11 +90,8 @@ def read_record(file: Path, settings: Mapping[str, Any] | None) -> dict[str, Any
     except (ValueError, KeyError, TypeError):
         raise InputError(f"output: {file} is not the record of an earlier run. Name another --output.") from None
     if settings is not None and (changed := changed_setting(earlier, settings)):
-        name, old, new = changed
-        raise InputError(
-            f"output: {file} is for {name} {old}, this would be for {new}. Name another --output, or "
-            "add --overwrite true to replace it."
-        )
+        remedy = "Name another --output, or add --overwrite true to replace it."
+        raise InputError("output: {} is for {} {}, this would be for {}. {}".format(file, *changed, remedy))
     return record
 
 
@@ -121,42 +112,29 @@ def predict_image(
     """Class probabilities (1, C, H, W), float32 on the device, of an item: `pixel_values` (3, H, W) and `id`."""
     try:
         with accelerator.autocast():
-            return predict_probs(
-                model,
-                item["pixel_values"].unsqueeze(0).to(accelerator.device),
-                scales=tuple(args.eval_scales),
-                flip=args.eval_flip,
-                tile=args.eval_tile,
-                overlap=args.eval_overlap,
-                max_tiles_per_batch=args.max_tiles_per_batch,
-            )
+            pixel_values = item["pixel_values"].unsqueeze(0).to(accelerator.device)
+            test_time = (args.eval_scales, args.eval_flip, args.eval_tile, args.eval_overlap)
+            return predict_probs(model, pixel_values, *test_time, args.max_tiles_per_batch)
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
         if is_killed_worker(error):  # raised wherever the process happens to be
             raise
         height, width = args.eval_tile or item["pixel_values"].shape[-2:]
         scales = ", ".join(f"{scale:g}" for scale in args.eval_scales)
         seen = f"{'tiles' if args.eval_tile else 'its'} {height}×{width} pixels at scale {scales}"
+        message = f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {seen}: {first_line(error)}"
         if is_out_of_memory(error):
-            raise InputError(
-                f"eval_tile, max_tiles_per_batch: image {item['id']} does not fit into the memory of the device; "
-                f"take smaller tiles than {seen}, or fewer at once."
-            ) from error
-        raise InputError(
-            f"eval_scales, eval_tile: image {item['id']} cannot be evaluated with {seen}: {first_line(error)}"
-        ) from error
+            problem = f"image {item['id']} does not fit into the memory of the device"
+            message = f"eval_tile, max_tiles_per_batch: {problem}; take smaller tiles than {seen}, or fewer at once."
+        raise InputError(message) from error
 
 
 def predicted_images(
     model: nn.Module, images: Dataset, indices: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
 ) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
     """Yields each of these indices of `images`, its item, and its probabilities (1, C, H, W)."""
-    loader = DataLoader(
-        Subset(images, indices),
-        batch_size=None,
-        num_workers=args.dataloader_num_workers,
-        worker_init_fn=signals.worker_init(),
-        generator=torch.Generator(),  # an evaluation takes nothing from the random numbers of training
-    )
+    workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": signals.worker_init()}
+    # A generator of its own: an evaluation takes nothing from the random numbers of training.
+    loader = DataLoader(Subset(images, indices), batch_size=None, generator=torch.Generator(), **workers)
     for index, item in zip(indices, loader):
         yield index, item, predict_image(model, item, args, accelerator)
 
@@ -170,10 +148,10 @@ def score(
     on_prediction: Callable[[int, dict[str, Any], torch.Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """
-    Returns the results of [`~scl_hf.metrics.MeanIoU`] for a model on [`~scl_hf.data.crops.EvaluationImages`], and the
-    "confusion_matrix", (C, C) int64 on the CPU. The processes share the images and add up their counts: the result is
-    the same in each process and for any number of them. `on_prediction` is called with each index of this process, its
-    item, and its probabilities (1, C, H, W) on the device.
+    Returns the results of [`~scl_hf.metrics.MeanIoU`] for a model on [`~scl_hf.data.crops.EvaluationImages`], all NaN
+    without labels, and the "confusion_matrix", (C, C) int64 on the CPU. The processes share the images and add up
+    their counts: the result is the same in each process and for any number of them. `on_prediction` is called with
+    each index of this process, its item, and its probabilities (1, C, H, W) on the device.
     """
     from ..metrics import MeanIoU  # late: importing `evaluate` takes seconds
 
@@ -182,7 +160,8 @@ def score(
     indices = range(accelerator.process_index, len(images), accelerator.num_processes)
     for index, item, probs in predicted_images(model, images, indices, args, accelerator):
         try:
-            metric.add_batch(predictions=probs.argmax(dim=1), references=item["labels"].unsqueeze(0))
+            if "labels" in item:
+                metric.add_batch(predictions=probs.argmax(dim=1), references=item["labels"].unsqueeze(0))
         except ValueError as error:
             raise InputError(f"image {item['id']}: the labels do not fit the model: {error}") from error
         if on_prediction is not None:

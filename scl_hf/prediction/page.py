@@ -4,19 +4,18 @@ import html
 import unittest.mock
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import gradio as gr
 import numpy as np
 import torch
 
 from ..errors import InputError, first_few, first_line
-from ..evaluation.scoring import is_out_of_memory
 from ..inference import predict_probs
 from ..pretrained import Checkpoint, load_checkpoint
-from ..visualization.panels import overlay
+from ..processes import is_out_of_memory
+from ..visualization.panels import error_map, overlay
 from .predicting import class_ids
-from .views import difference, enlarged, numbered_map, percent, read_upload, share_table
+from .views import enlarged, numbered_map, percent, read_upload, share_table
 
 TILE = 1024  # larger images are predicted in overlapping tiles, which bounds the memory
 KEPT = 3600  # seconds: uploads, and a visitor's last prediction
@@ -52,13 +51,6 @@ with unittest.mock.patch("gradio.component_meta.create_or_modify_pyi"):  # it wo
             return payload and payload.path
 
 
-class Prediction(NamedTuple):
-    """What the page keeps of an image, so that a new opacity needs no model."""
-
-    image: np.ndarray
-    labels: list[np.ndarray]
-
-
 def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[Checkpoint]:
     """Loads one checkpoint, or two of the same classes, on the GPU if there is one."""
     checkpoints = [load_checkpoint(name, trust_remote_code) for name in names]
@@ -66,7 +58,7 @@ def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[C
     if first != last:
         raise InputError(
             f"checkpoint {names[-1]}: its classes ({first_few(last.values())}) are not those of {names[0]} "
-            f"({first_few(first.values())}). Compare two that were trained on the same classes."
+            f"({first_few(first.values())}). Compare two of the same classes."
         )
     for checkpoint in checkpoints:
         checkpoint.model.to(torch.accelerator.current_accelerator() or "cpu")
@@ -80,11 +72,9 @@ def predict(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
         pixel_values = checkpoint.normalization.of(image).unsqueeze(0).to(checkpoint.model.device)
         return class_ids(predict_probs(checkpoint.model, pixel_values, tile=TILE)[0])
     except (ValueError, RuntimeError) as error:  # RuntimeError: convolutions larger than their input, and the like
-        remedy = "smaller" if is_out_of_memory(error) else "larger"
-        raise InputError(
-            f"{width}×{height} pixels cannot be predicted by {checkpoint.name} ({first_line(error)}). "
-            f"Choose a {remedy} image."
-        ) from error
+        remedy = f"Choose a {'smaller' if is_out_of_memory(error) else 'larger'} image."
+        problem = f"{width}×{height} pixels cannot be predicted by {checkpoint.name} ({first_line(error)})"
+        raise InputError(f"{problem}. {remedy}") from error
 
 
 def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path]) -> gr.Blocks:
@@ -103,22 +93,22 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
             labels = [predict(checkpoint, image) for checkpoint in checkpoints]
         except InputError as error:
             return [_message(str(error), "problem"), *nothing]
-        prediction = Prediction(image, labels)
         maps = [numbered_map(label, palette) for label in labels]
         table = share_table(labels, id2label, palette, letters or ["Share"])
-        results = [prediction, gr.Column(visible=True), *blend(prediction, opacity), *maps, table]
+        results = [(image, labels), gr.Column(visible=True), *blend((image, labels), opacity), *maps, table]
         if letters:
-            share, where = difference(*labels, image)
+            share = float((labels[0] != labels[1]).mean())
             note = f"A and B differ in {percent(share)} of the pixels. {note}"
-            results.append(enlarged(where))
+            results.append(enlarged(error_map(*labels, image)))
         height, width = image.shape[:2]
         return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
 
-    def blend(prediction: Prediction | None, opacity: float) -> list[np.ndarray | None]:
-        """The overlays at an opacity in percent."""
-        if prediction is None:
+    def blend(kept: tuple[np.ndarray, list[np.ndarray]] | None, opacity: float) -> list[np.ndarray | None]:
+        """The overlays at an opacity in percent, of the image and its label maps, which need no model again."""
+        if kept is None:
             return [None] * len(names)
-        return [enlarged(overlay(prediction.image, label, palette, opacity / 100)) for label in prediction.labels]
+        image, labels = kept
+        return [enlarged(overlay(image, label, palette, opacity / 100)) for label in labels]
 
     with gr.Blocks(title="Try a segmentation model", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         models = [f"{letter}: {name}" for letter, name in zip(letters, names)] or names
@@ -136,10 +126,9 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
                     opacity = gr.Slider(0, 100, 60, step=5, label="Opacity of the overlay, in percent")
                     shown = [message, kept, results]
                     for what, kind in (("Overlay", "jpeg"), ("Color map", "png")):
+                        titles = [f"{what}, {letter}" for letter in letters] or [what]
                         with gr.Row():
-                            shown += [_output(f"{what}, {letter}", kind) for letter in letters] or [
-                                _output(what, kind)
-                            ]
+                            shown += [_output(title, kind) for title in titles]
                     shown.append(gr.HTML())  # the table
                     if letters:
                         shown.append(_output("Where A and B differ: orange on the pale image", "png"))

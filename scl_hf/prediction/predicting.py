@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.images import read_image
 from ..data.normalization import Normalization
-from ..errors import InputError, killed_workers
-from ..evaluation.scoring import EvaluationArguments, evaluation_settings, is_out_of_memory, predict_image
+from ..errors import InputError, check_field, killed_workers
+from ..evaluation import scoring
 from ..files import DiskFullError, check_writable
 from ..pretrained import Checkpoint
+from ..processes import is_out_of_memory
 from .inputs import Input, Video
 from .writers import KINDS, PredictionFolder, WriteQueue
 
@@ -34,23 +35,20 @@ class PredictionArguments:
     Which files are written, where, and how the model runs.
 
     Args:
-        output (`str`):
-            Folder of the predictions, with a folder for each of the names in `write`.
-        write (`list[str]`, *optional*):
-            Files of each image: any of color, overlay, train_ids, label_ids, probabilities; by default color and
-            overlay, the only two of videos. Class ids are PNGs of 8 bits (16 beyond 255 classes), label_ids with
-            Cityscapes' own ids; probabilities are NumPy files of float16 (classes, height, width).
-        submission (`str`, *optional*):
-            Zip for the Cityscapes server, with the label ids of its 1,525 test images. `write` is then
-            `["label_ids"]` by default.
-        dtype (`str`, *optional*, defaults to `"float32"`):
-            `"float32"`, or `"bfloat16"` or `"float16"` for mixed precision.
-        compile (`bool`, *optional*, defaults to `False`):
-            Whether the model goes through `torch.compile`, which pays off for many images of one size.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether earlier predictions in `output` are removed first. Without it a stopped run resumes.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether the checkpoint may run its own code.
+        output (`str`): Folder of the predictions, with a folder for each of the names in `write`.
+        write (`list[str]`, *optional*): Files of each image: any of color, overlay, train_ids, label_ids,
+            probabilities; by default color and overlay, the only two of videos. Class ids are PNGs of 8 bits (16
+            beyond 255 classes), label_ids with Cityscapes' own ids; probabilities are NumPy files of float16
+            (classes, height, width).
+        submission (`str`, *optional*): Zip for the Cityscapes server, with the label ids of its 1,525 test images.
+            `write` is then `["label_ids"]` by default.
+        dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, or `"bfloat16"` or `"float16"` for mixed
+            precision.
+        compile (`bool`, *optional*, defaults to `False`): Whether the model goes through `torch.compile`, which pays
+            off for many images of one size.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether earlier predictions in `output` are removed first.
+            Without it a stopped run resumes.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the checkpoint may run its own code.
     """
 
     output: str
@@ -64,10 +62,10 @@ class PredictionArguments:
     def __post_init__(self):
         if self.write is None:
             self.write = ["label_ids"] if self.submission else ["color", "overlay"]
-        unknown = next((kind for kind in self.write if kind not in KINDS), None)
-        if unknown is not None:
-            raise InputError(f"write: there is no '{unknown}'; take any of {', '.join(KINDS)}.")
+        if unknown := [kind for kind in self.write if kind not in KINDS]:
+            raise InputError(f"write: there is no '{unknown[0]}'; take any of {', '.join(KINDS)}.")
         self.write = [kind for kind in KINDS if kind in self.write or kind == "label_ids" and self.submission]
+        check_field(self, "dtype", self.dtype in scoring.MIXED_PRECISION, ", ".join(scoring.MIXED_PRECISION))
         check_writable("output", self.output)
         if self.submission is not None:
             path = Path(self.submission)
@@ -79,30 +77,24 @@ class PredictionArguments:
 class Predictor:
     """Predicts images and videos into the folder `args.output`; the model is moved to the device."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        args: PredictionArguments,
-        evaluation: EvaluationArguments,
-        accelerator: Accelerator,
-    ):
-        self.normalization, self.evaluation, self.accelerator = checkpoint.normalization, evaluation, accelerator
+    def __init__(self, checkpoint: Checkpoint, args: PredictionArguments, evaluation: scoring.EvaluationArguments):
+        self.normalization, self.evaluation = checkpoint.normalization, evaluation
+        self.accelerator = scoring.make_accelerator(args.dtype)
         self.probabilities = "probabilities" in args.write
         settings = {"checkpoint": checkpoint.digest()} | checkpoint.normalization._asdict()
-        settings |= evaluation_settings(evaluation, args.dtype)
+        settings |= scoring.evaluation_settings(evaluation, args.dtype)
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
-        model = checkpoint.model.to(accelerator.device)
+        model = checkpoint.model.to(self.accelerator.device)
         self.model = torch.compile(model) if args.compile else model
 
     @killed_workers()
     def predict(self, inputs: Sequence[Input]) -> tuple[int, list[str]]:
         """Predicts the inputs that the folder lacks; returns how many it had, and a line for each that failed."""
-        remaining = self.folder.check_inputs(inputs)
-        failures: list[str] = []
+        remaining, failures = self.folder.check_inputs(inputs), []
         total = sum(map(_num_frames, remaining))
         with tqdm(total=total, unit=" images", bar_format=_BAR, disable=not remaining) as bar:
             self._predict_images([item for item in remaining if not item.is_video], failures, bar)
-            for item in (item for item in remaining if item.is_video):
+            for item in filter(operator.attrgetter("is_video"), remaining):
                 with _listed(failures):
                     self._predict_video(item, bar)
         return len(inputs) - len(remaining), failures
@@ -121,20 +113,22 @@ class Predictor:
                 bar.update()
 
     def _predict_video(self, item: Input, bar: tqdm) -> None:
-        video, write = Video(item.path), None
-        with contextlib.ExitStack() as stack:
-            for frame in video.frames():
-                prediction, _ = self._predict({"id": item.path, "pixel_values": self.normalization.of(frame)})
-                if write is None:  # nothing is written before the first prediction
-                    self.folder.start()
-                    write = stack.enter_context(self.folder.write_video(item, video.fps, frame.shape[1::-1]))
+        video = Video(item.path)
+        predicted = (
+            (frame, self._predict({"id": item.path, "pixel_values": self.normalization.of(frame)})[0])
+            for frame in video.frames()
+        )
+        first = next(predicted)
+        self.folder.start()  # nothing is written before the first prediction
+        with self.folder.write_video(item, video.fps, first[0].shape[1::-1]) as write:
+            for frame, prediction in itertools.chain([first], predicted):
                 write(frame, prediction)
                 bar.update()
 
     def _predict(self, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """The train ids (H, W) of an image and, if they are written, its probabilities (C, H, W)."""
         try:
-            probs = predict_image(self.model, item, self.evaluation, self.accelerator)[0]
+            probs = scoring.predict_image(self.model, item, self.evaluation, self.accelerator)[0]
         except InputError as error:
             # An image that is too small is listed. A tile that the model cannot take would fail in every image.
             cause, tile = error.__cause__, self.evaluation.eval_tile
@@ -161,9 +155,9 @@ def _listed(failures: list[str]) -> Iterator[None]:
     """Adds the error of one input to `failures`, unless it concerns all."""
     try:
         yield
-    except (_StopError, DiskFullError):
-        raise
     except InputError as error:
+        if isinstance(error, (_StopError, DiskFullError)):
+            raise
         failures.append(str(error))
 
 

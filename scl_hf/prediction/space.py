@@ -49,10 +49,8 @@ def check_space(space: str, names: Sequence[str]) -> None:
         raise InputError(f"space {space}: exists already. Name a new folder.")
     for name in names:
         if on_the_hub(name) is None:
-            raise InputError(
-                f"space {space}: a Space takes its model from the Hub, and {name} is not there. Push it first with "
-                "scripts/push.py, and name it user/repo."
-            )
+            problem = f"a Space takes its model from the Hub, and {name} is not there"
+            raise InputError(f"space {space}: {problem}. Push it first with scripts/push.py, and name it user/repo.")
 
 
 def write_space(space: str, names: Sequence[str], examples: Sequence[str], trust_remote_code: bool = False) -> None:
@@ -67,20 +65,16 @@ def write_space(space: str, names: Sequence[str], examples: Sequence[str], trust
         "python_version": "{}.{}".format(*sys.version_info),
         "app_file": "app.py",
         "models": list(dict.fromkeys(on_the_hub(name)[0] for name in names)),
-        "pinned": False,
     }
     header = yaml.safe_dump(metadata, allow_unicode=True, sort_keys=False)
+    page = README.format(metadata=header, models=", ".join(f"`{name}`" for name in names))
+    app = APP.format(names=list(names), trust_remote_code=trust_remote_code)
     # Package indexes know 2.13.0+cpu as 2.13.0.
     versions = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in NEEDED]
-    files = {
-        "app.py": APP.format(names=list(names), trust_remote_code=trust_remote_code),
-        "README.md": README.format(metadata=header, models=", ".join(f"`{name}`" for name in names)),
-        "requirements.txt": "".join(versions),
-    }
     folder = Path(space)
     with writing(space, folder.parent):
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name, text in files.items():
+        for name, text in (("app.py", app), ("README.md", page), ("requirements.txt", "".join(versions))):
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "examples").mkdir()
         for number, path in enumerate(examples):

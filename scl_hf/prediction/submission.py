@@ -35,21 +35,18 @@ def check_test_images(inputs: Sequence[Input]) -> None:
         frames[match[1]] = item.path
         try:
             with Image.open(item.path) as image:  # reads only the header
-                size = image.size
+                width, height = image.size
         except (OSError, SyntaxError) as error:
             raise InputError(f"submission: {item.path} is not a readable image ({error}); copy it again.") from error
-        if size != SIZE:
-            raise InputError(
-                f"submission: {item.path} has {size[0]}×{size[1]} pixels instead of {SIZE[0]}×{SIZE[1]}; give the "
-                "test images at full size."
-            )
+        if (width, height) != SIZE:
+            size = "{}×{} pixels instead of {}×{}".format(width, height, *SIZE)
+            raise InputError(f"submission: {item.path} has {size}; give the test images at full size.")
     given = Counter(frame.partition("_")[0] for frame in frames)
-    if wrong := [
-        f"{given[city]} of {number} of {city}" for city, number in TEST_IMAGES.items() if given[city] != number
-    ]:
+    wrong = [f"{given[city]} of {number} of {city}" for city, number in TEST_IMAGES.items() if given[city] != number]
+    if wrong:
         raise InputError(
             f"submission: not exactly the {sum(TEST_IMAGES.values())} test images ({', '.join(wrong)}); give all of "
-            "leftImg8bit/test of the official zip."
+            "leftImg8bit/test."
         )
 
 

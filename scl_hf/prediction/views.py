@@ -1,4 +1,4 @@
-"""What the page shows: reads uploads; draws label maps (H, W) as images (H, W, 3) and as an HTML table."""
+"""Reads uploads; draws label maps (H, W) as images (H, W, 3) and as an HTML table."""
 
 import html
 import io
@@ -13,12 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import CorruptFileError, read_image
 from ..errors import InputError
-from ..visualization.panels import colorize, error_map
+from ..visualization.panels import INK, colorize
 
 LARGEST_SIDE = 2048  # a larger image is shrunk
 MOST_PIXELS = 100_000_000  # 300 MB in memory; a larger image is refused
 READABLE_SIDE = 768  # smaller ones are shown enlarged
-DARK, LIGHT = (33, 37, 41), (255, 255, 255)
 
 
 def read_upload(path: str | os.PathLike) -> tuple[np.ndarray, str]:
@@ -41,9 +40,8 @@ def read_upload(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     except Exception as error:  # Pillow raises anything on a damaged header
         if isinstance(error, InputError) and not isinstance(error, CorruptFileError):
             raise
-        raise InputError(
-            f"{name} cannot be read as an image: it is damaged, incomplete or of another kind. Choose a JPEG or PNG."
-        ) from error
+        problem = "it is damaged, incomplete or of another kind"
+        raise InputError(f"{name} cannot be read as an image: {problem}. Choose a JPEG or PNG.") from error
     height, width = image.shape[:2]
     if max(width, height) > LARGEST_SIDE:
         small = Image.fromarray(image)
@@ -86,24 +84,14 @@ def numbered_map(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def text_color(background: Sequence[int]) -> tuple[int, int, int]:
     """Dark or light, whichever is read better on the background."""
-    return DARK if np.dot(background, (0.299, 0.587, 0.114)) > 130 else LIGHT
-
-
-def shares(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """The share of each class in a label map (H, W), as (C,) that adds up to 1."""
-    return np.bincount(label.ravel(), minlength=num_classes) / label.size
-
-
-def difference(first: np.ndarray, second: np.ndarray, image: np.ndarray) -> tuple[float, np.ndarray]:
-    """The share of pixels in which two label maps (H, W) differ, and the pale image with those in vermilion."""
-    return float((first != second).mean()), error_map(first, second, image)
+    return INK if np.dot(background, (0.299, 0.587, 0.114)) > 130 else (255, 255, 255)
 
 
 def share_table(
     labels: Sequence[np.ndarray], id2label: Mapping[int, str], palette: np.ndarray, captions: Sequence[str]
 ) -> str:
     """HTML: the share of each class in label maps (H, W), the largest first; absent classes in a line below."""
-    columns = np.stack([shares(label, len(palette)) for label in labels])
+    columns = np.stack([np.bincount(label.ravel(), minlength=len(palette)) / label.size for label in labels])
     order = np.lexsort((np.arange(len(palette)), *-columns[::-1]))
     lines, absent = [], []
     for index in order.tolist():
@@ -112,11 +100,9 @@ def share_table(
             absent.append(name)
             continue
         color, text = (f"#{bytes(c).hex()}" for c in (palette[index].tolist(), text_color(palette[index])))
+        swatch = f'<span class="swatch" style="background:{color};color:{text}">{index}</span>'
         cells = "".join(f"<td>{html.escape(percent(share))}</td>" for share in columns[:, index])
-        lines.append(
-            f'<tr><td><span class="swatch" style="background:{color};color:{text}">{index}</span></td>'
-            f'<th scope="row">{name}</th>{cells}</tr>'
-        )
+        lines.append(f'<tr><td>{swatch}</td><th scope="row">{name}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{html.escape(caption)}</th>' for caption in ("No.", "Class", *captions))
     return (
         '<table class="shares"><caption>Share of each class; the number is the one on the color map</caption>'

@@ -2,9 +2,10 @@
 
 import collections
 import contextlib
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..errors import InputError, first_few
 from ..evaluation.scoring import read_record
 from ..files import check_writable, clear_partial_files, replacing, write_json
 from ..pretrained import Checkpoint
-from ..visualization.panels import colorize, legend, overlay
+from ..visualization.panels import colorize, draw_legend, overlay
 from .inputs import Input, Video
 
 VIDEO_KINDS = ("color", "overlay")
@@ -55,16 +56,15 @@ class WriteQueue(ThreadPoolExecutor):
 class PredictionFolder:
     """
     The folder of predictions, `<path>/<kind>/<name of the input>`. Its record holds the settings and the source file
-    of each prediction, so that a stopped run resumes, and predictions of two models or settings are never mixed. With
-    `overwrite`, earlier predictions in it are removed.
+    of each prediction: a stopped run resumes, and predictions of two models or settings are never mixed.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str,
         kinds: Sequence[str],
         checkpoint: Checkpoint,
-        settings: Mapping[str, Any],
+        settings: dict[str, Any],
         overwrite: bool = False,
     ):
         self.path, self.kinds, self.settings, self.overwrite = Path(path), kinds, settings, overwrite
@@ -76,8 +76,7 @@ class PredictionFolder:
         if "label_ids" in kinds and not checkpoint.is_cityscapes:
             raise InputError(
                 f"write: label_ids are those of the 19 Cityscapes classes, but the classes of {checkpoint.name} are "
-                f"{first_few(self.id2label.values())}; take train_ids, or name the classes in id2label of its "
-                "config.json."
+                f"{first_few(self.id2label.values())}; take train_ids, or correct id2label in its config.json."
             )
         for kind in kinds:
             check_writable("output", self.path / kind)
@@ -96,10 +95,8 @@ class PredictionFolder:
         self._new_sources = {item.name: _source(item.path) for item in inputs}
         for item in inputs:
             if item.is_video and (no_video := [kind for kind in self.kinds if kind not in VIDEO_KINDS]):
-                raise InputError(
-                    f"write: {no_video[0]} of a video ({item.path}) cannot be written, only "
-                    f"{' and '.join(VIDEO_KINDS)}; unpack its frames into a folder of images and give that."
-                )
+                remedy = f"take {' and '.join(VIDEO_KINDS)}, or give a folder of its frames as images"
+                raise InputError(f"write: {no_video[0]} of a video ({item.path}) cannot be written; {remedy}.")
             source = self.sources.get(item.name)
             files = [self.file(kind, item) for kind in self.kinds]
             if source is None or source[0] != item.path and not self.overwrite:
@@ -111,8 +108,8 @@ class PredictionFolder:
 
     def start(self) -> None:
         """
-        Removes predictions of files that have changed, with `overwrite` all, and writes record, classes and legend. Is
-        called before each prediction is written, and works once: a run that fails earlier leaves no trace.
+        Removes predictions of files that have changed, with `overwrite` all, and writes record, classes and legend.
+        Works once, before the first prediction is written: a run that fails earlier leaves no trace.
         """
         if self._started:
             return
@@ -123,12 +120,12 @@ class PredictionFolder:
                 for kind in KINDS:
                     self.file(kind, Input(source[0], name)).unlink(missing_ok=True)
         self.sources = ({} if self.overwrite else self.sources) | self._new_sources
+        write_json(self.path / RECORD, {"settings": self.settings, "sources": self.sources})
         classes = list(zip(self.id2label.values(), self.palette))
         by_id = {i: {"name": name, "color": color.tolist()} for i, (name, color) in zip(self.id2label, classes)}
-        write_json(self.path / RECORD, {"settings": self.settings, "sources": self.sources})
         write_json(self.path / CLASSES, by_id)
         with replacing(self.path / LEGEND) as path:
-            legend(classes).save(path)
+            draw_legend(classes).save(path)
 
     def file(self, kind: str, item: Input) -> Path:
         """The file of a prediction."""
@@ -148,9 +145,7 @@ class PredictionFolder:
                     Image.fromarray(prediction if kind == "train_ids" else LABEL_IDS[prediction]).save(path)
 
     @contextlib.contextmanager
-    def write_video(
-        self, item: Input, fps: float, size: tuple[int, int]
-    ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    def write_video(self, item: Input, fps: float, size: tuple[int, int]) -> Iterator[Callable]:
         """Yields a function that writes a frame (H, W, 3) with its train ids (H, W); MPEG-4 cuts odd sides by one."""
         number = 0
 
@@ -169,7 +164,7 @@ class PredictionFolder:
                 if not video.isOpened():
                     raise InputError(f"{item.path}: a video of {size[0]}×{size[1]} pixels cannot be written.")
             with WriteQueue(threads=1, waiting=8) as queue:  # one thread: frames keep their order
-                yield lambda frame, prediction: queue.submit(write, frame, prediction)
+                yield functools.partial(queue.submit, write)
             for kind, video in videos.items():
                 video.release()
                 found = 0  # OpenCV raises nothing on a full disk: the frames are read back
@@ -177,15 +172,13 @@ class PredictionFolder:
                     found = sum(1 for _ in Video(str(paths[kind])).frames())
                 if found != number:
                     free = shutil.disk_usage(paths[kind].parent).free / 1e6
-                    raise InputError(
-                        f"{item.path}: of the {number} frames of {self.file(kind, item)}, {found} can be read back, so"
-                        f" it is not kept; is the disk full? {free:.1f} MB are free. The same command tries it again."
-                    )
+                    problem = f"of the {number} frames of {self.file(kind, item)}, {found} can be read back"
+                    remedy = f"Is the disk full? {free:.1f} MB are free. The same command tries it again."
+                    raise InputError(f"{item.path}: {problem}, so it is not kept. {remedy}")
 
     def _draw(self, kind: str, image: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        if kind == "color":
-            return colorize(prediction, self.palette)
-        return overlay(image, prediction, self.palette)
+        color = kind == "color"
+        return colorize(prediction, self.palette) if color else overlay(image, prediction, self.palette)
 
 
 def _source(path: str) -> list:

@@ -1,6 +1,5 @@
 """Draws the confusion matrix. Importing matplotlib takes a second: import this module where it is needed."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,8 +53,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
         raise InputError(f"{path}: is not the name of an image; take one that ends with .png, .svg or .pdf")
-    if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder; name a file to write")
     try:
         with replacing(path) as partial:
             figure.savefig(partial, dpi=130, bbox_inches="tight", pad_inches=0.15)

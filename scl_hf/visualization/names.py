@@ -1,4 +1,4 @@
-"""What tables, legends and folders call runs and checkpoints."""
+"""Names of runs and checkpoints in tables, legends and folders."""
 
 import re
 from collections.abc import Sequence

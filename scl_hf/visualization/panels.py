@@ -23,9 +23,8 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """A label map (H, W) in the colors of a palette (C, 3), as (H, W, 3) uint8; ignored pixels (255) are black."""
     known = (label >= 0) & (label < len(palette)) | (label == 255)
     if not known.all():
-        raise ValueError(
-            f"label ids {np.unique(label[~known]).tolist()} have no color in a palette of {len(palette)}."
-        )
+        unknown = np.unique(label[~known]).tolist()
+        raise ValueError(f"label ids {unknown} have no color in a palette of {len(palette)}.")
     colors = np.zeros((max(256, len(palette)), 3), np.uint8)
     colors[: len(palette)] = palette
     colors[255] = 0
@@ -34,20 +33,16 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
     """An image (H, W, 3) under `alpha` of the colors of its classes (H, W); ignored pixels show the image alone."""
-    _check_size(image.shape, (*label.shape, 3))
+    _check_size(image.shape[:2], label.shape)
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
-def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
-    """
-    The errors of a prediction (H, W), as (H, W, 3) uint8: wrong pixels in vermilion, right ones as a pale gray image
-    (all of one gray without `image`), ignored ones black.
-    """
+def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The errors of a prediction (H, W), as (H, W, 3): wrong in vermilion, right pale gray, ignored pixels black."""
     _check_size(prediction.shape, label.shape)
-    if image is not None:
-        _check_size(image.shape, (*label.shape, 3))
-    gray = np.full(label.shape, 128.0) if image is None else image @ np.array([0.299, 0.587, 0.114])
+    _check_size(image.shape[:2], label.shape)
+    gray = image @ np.array([0.299, 0.587, 0.114])
     pale = np.rint(160 + gray[..., None] * 90 / 255).astype(np.uint8)
     errors = np.where((prediction != label)[..., None], np.array(WRONG, np.uint8), pale)
     return np.where((label == 255)[..., None], np.uint8(0), errors)
@@ -58,9 +53,7 @@ def _check_size(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
         raise ValueError(f"an array is {shape} and not {expected}: image, label and prediction must be of one size.")
 
 
-def panel(
-    rows: list[list[tuple[str, np.ndarray]]], legend: list[tuple[str, Sequence[int]]] | None = None
-) -> Image.Image:
+def panel(rows: list[list[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, Sequence[int]]] = ()) -> Image.Image:
     """
     Draws rows of (caption, image) side by side on white, with a legend of (class name, RGB color) below. Images are
     (H, W, 3) uint8; one whole factor brings all of them to a readable width. A row without captions is lower.
@@ -71,23 +64,19 @@ def panel(
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}.")
-    widest = max(image.shape[1] for image in images)
-    largest = min(LARGEST_WIDTH, LARGEST_PANEL // max(map(len, rows)))
+    num_columns = max(map(len, rows))
+    widest, largest = max(image.shape[1] for image in images), min(LARGEST_WIDTH, LARGEST_PANEL // num_columns)
     enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / largest)
     cells = [[(caption, _resize(image, enlarge, shrink)) for caption, image in row] for row in rows if row]
 
     font = ImageFont.load_default(FONT_SIZE)
-    columns = [
-        max(row[column][1].width for row in cells if column < len(row)) for column in range(max(map(len, cells)))
-    ]
+    columns = [max(row[i][1].width for row in cells if i < len(row)) for i in range(num_columns)]
     caption_heights = [sum(font.getmetrics()) + 4 if any(caption for caption, _ in row) else 0 for row in cells]
     image_heights = [max(image.height for _, image in row) for row in cells]
     width = sum(columns) + MARGIN * (len(columns) + 1)
     height = sum(caption_heights) + sum(image_heights) + MARGIN * (len(cells) + 1)
-    key = _draw_legend(legend, width - 2 * MARGIN, font) if legend else None
-    canvas = Image.new("RGB", (width, height + (key.height + MARGIN if key else 0)), "white")
+    canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
-
     top = MARGIN
     for row, caption_height, image_height in zip(cells, caption_heights, image_heights):
         left = MARGIN
@@ -96,9 +85,13 @@ def panel(
             canvas.paste(image, (left, top + caption_height))
             left += column + MARGIN
         top += caption_height + image_height + MARGIN
-    if key:
-        canvas.paste(key, (MARGIN, top))
-    return canvas
+    if not legend:
+        return canvas
+    key = draw_legend(legend, width - 2 * MARGIN)
+    page = Image.new("RGB", (width, height - MARGIN + key.height), "white")
+    page.paste(canvas)
+    page.paste(key, (0, height - MARGIN))
+    return page
 
 
 def comparison_panel(
@@ -151,31 +144,26 @@ def training_panel(
     return panel(rows, legend=[(id2label[i], color) for i, color in enumerate(palette)])
 
 
-def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
-    """Draws names of classes beside their colors, on white."""
-    key = _draw_legend(classes, LARGEST_WIDTH, ImageFont.load_default(FONT_SIZE))
-    return ImageOps.expand(key, MARGIN, "white")
+def draw_legend(classes: Sequence[tuple[str, Sequence[int]]], width: int = LARGEST_WIDTH) -> Image.Image:
+    """Draws names of classes beside their colors, row after row, on white with a margin around `width`."""
+    font = ImageFont.load_default(FONT_SIZE)
+    line = sum(font.getmetrics())
+    swatch = line + 6
+    entry = min(width, math.ceil(max(font.getlength(name) for name, _ in classes)) + swatch + 8 + 2 * MARGIN)
+    # Rows as even as the width allows: 11 entries of which 9 fit in a row stand as 6 + 5.
+    per_row = math.ceil(len(classes) / math.ceil(len(classes) / (width // entry)))
+    canvas = Image.new("RGB", (width, math.ceil(len(classes) / per_row) * (line + 8)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, color) in enumerate(classes):
+        left, top = index % per_row * entry, index // per_row * (line + 8)
+        draw.rectangle((left, top + 1, left + swatch, top + line), fill=tuple(map(int, color)), outline=OUTLINE)
+        draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
+    return ImageOps.expand(canvas, MARGIN, "white")
 
 
 def _share_wrong(prediction: np.ndarray, label: np.ndarray) -> str:
     wrong = (prediction != label)[label != 255]
     return f"{100 * wrong.mean():.1f} % wrong (orange)" if wrong.size else "no labeled pixel"
-
-
-def _draw_legend(legend: list[tuple[str, Sequence[int]]], width: int, font) -> Image.Image:
-    """Colors and names in columns of one width, row after row."""
-    line = sum(font.getmetrics())
-    swatch = line + 6
-    entry = min(width, math.ceil(max(font.getlength(name) for name, _ in legend)) + swatch + 8 + 2 * MARGIN)
-    # Rows as even as the width allows: 11 entries of which 9 fit in a row stand as 6 + 5.
-    per_row = math.ceil(len(legend) / math.ceil(len(legend) / (width // entry)))
-    canvas = Image.new("RGB", (width, math.ceil(len(legend) / per_row) * (line + 8)), "white")
-    draw = ImageDraw.Draw(canvas)
-    for index, (name, color) in enumerate(legend):
-        left, top = index % per_row * entry, index // per_row * (line + 8)
-        draw.rectangle((left, top + 1, left + swatch, top + line), fill=tuple(map(int, color)), outline=OUTLINE)
-        draw.text((left + swatch + 8, top), _shorten(name, entry - swatch - 8, font), fill=INK, font=font)
-    return canvas
 
 
 def _resize(image: np.ndarray, enlarge: int, shrink: int) -> Image.Image:

@@ -10,7 +10,6 @@ from PIL import Image
 from scl_hf.data.palette import make_palette
 from scl_hf.errors import InputError
 from scl_hf.prediction import views
-from scl_hf.visualization.panels import WRONG
 
 COLORS = (np.indices((12, 20)).sum(0) * 7)[..., None] + np.array([0, 20, 40], np.uint8)
 IMAGE = Image.fromarray(COLORS.astype(np.uint8))
@@ -117,14 +116,6 @@ def test_numbers_stand_within_their_areas():
     assert not written[160:168].any() and not written[:, 390:410].any()
     large = np.zeros((900, 1000), np.uint16)
     assert views.numbered_map(large, palette).shape == (900, 1000, 3)
-
-
-def test_shares_and_differences():
-    first, second = np.array([[0, 0, 2, 2]]), np.array([[0, 1, 2, 2]])
-    assert views.shares(first, 4).tolist() == [0.5, 0, 0.5, 0]
-    share, where = views.difference(first, second, np.full((1, 4, 3), 90, np.uint8))
-    assert share == 0.25
-    assert (where == WRONG).all(-1).tolist() == [[False, True, False, False]]
 
 
 def test_the_table_has_every_class_and_escapes_names():

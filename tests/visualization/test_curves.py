@@ -80,7 +80,7 @@ def test_files_that_cannot_be_written(tmp_path, monkeypatch):
     for path, message in [
         ("curves.xyz", "ends with .png"),
         ("curves", "ends with .png"),
-        ("folder.png", "is a folder"),
+        ("folder.png", r"cannot be written \(Is a directory\)"),
         ("file/curves.png", "cannot be written"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -32,14 +32,13 @@ def test_overlay_keeps_the_image_where_labels_are_ignored():
 
 def test_error_map():
     image = np.array([[[0, 0, 0], [255, 255, 255], [9, 9, 9], [9, 9, 9]]], np.uint8)
-    for picture in (None, image):
-        errors = error_map(np.array([[0, 1, 2, 1]]), np.array([[0, 1, 1, 255]]), picture)
-        assert errors.dtype == np.uint8 and errors.shape == (1, 4, 3)
-        assert (np.ptp(errors[0, :2], axis=-1) == 0).all() and errors[0, :2].min() >= 160  # right: pale and gray
-        np.testing.assert_array_equal(errors[0, 2:], [[213, 94, 0], [0, 0, 0]])
+    errors = error_map(np.array([[0, 1, 2, 1]]), np.array([[0, 1, 1, 255]]), image)
+    assert errors.dtype == np.uint8 and errors.shape == (1, 4, 3)
+    assert (np.ptp(errors[0, :2], axis=-1) == 0).all() and errors[0, :2].min() >= 160  # right: pale and gray
+    np.testing.assert_array_equal(errors[0, 2:], [[213, 94, 0], [0, 0, 0]])
     assert errors[0, 0, 0] < errors[0, 1, 0]  # the image shows through
     with pytest.raises(ValueError, match="of one size"):
-        error_map(np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.uint8))
+        error_map(np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.uint8), image)
     with pytest.raises(ValueError, match="of one size"):
         error_map(np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.uint8), image)
 
