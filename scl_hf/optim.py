@@ -33,13 +33,12 @@ def check_optimizer(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
     """Builds optimizer and schedule once, and rejects arguments that the optimizer lacks: upstream ignores them."""
     with _wrong_fields("optim, optim_args"):
         _, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        given = [argument for argument in (args.optim_args or "").replace(" ", "").split(",") if argument]
-        for one in given:
+        given = (args.optim_args or "").replace(" ", "").split(",")
+        for one in filter(None, given):
             others = copy.copy(args)
             others.optim_args = ",".join(other for other in given if other != one)
             if Trainer.get_optimizer_cls_and_kwargs(others, model)[1] == kwargs:
-                name = one.partition("=")[0]
-                raise ValueError(f"{args.optim.value} does not take {name}, so {one} changes nothing")
+                raise ValueError(f"{args.optim.value} does not take {one.partition('=')[0]}: {one} changes nothing")
         optimizer = small_optimizer(model, args)
     if optimizer is None:
         return
