@@ -42,7 +42,7 @@ def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def field_help(dataclass_type: type) -> dict[str, str]:
-    """Field -> its text, in one line, in the docstring of its class or of the nearest base that names it."""
+    """Returns field -> its text, in one line, from the docstring of its class or of the nearest base."""
     described = {}
     for owner in reversed(dataclass_type.__mro__):
         text = inspect.cleandoc(owner.__doc__ or "")

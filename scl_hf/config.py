@@ -202,7 +202,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     @property
     def sample_seed(self) -> int:
-        """Seed of the samples: `data_seed`, or `seed` where that is not given."""
+        """Seed of the samples: `data_seed`, or by default `seed`."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
@@ -211,18 +211,18 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
     def start_step(self, max_steps: int) -> int:
-        """First step, counted from 0, with unlabeled images, in a run of `max_steps`."""
+        """Returns the first step, counted from 0, with unlabeled images."""
         return steps_of(self.semi_supervised_start_step, max_steps)
 
     def ramp(self, step: int, max_steps: int) -> float:
-        """Factor of λ_c and λ_sc at a step: 0 during the supervised start, then rising to 1."""
+        """Returns the factor of λ_c and λ_sc at a step: 0 during the supervised start, then rising to 1."""
         steps = step - self.start_step(max_steps)
         if steps < 0 or not self.semi_supervised:
             return 0.0
         return min(1.0, (steps + 1) / max(1, steps_of(self.semi_supervised_ramp_steps, max_steps)))
 
     def updates_teacher(self, step: int, max_steps: int) -> bool:
-        """Whether the frozen copy of the EMA model is made, or made anew, before a step."""
+        """Returns whether a new frozen copy of the EMA model is made before a step."""
         if self.teacher_update_interval is None:
             return False
         steps = step - self.start_step(max_steps)
@@ -235,7 +235,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
 
 def steps_of(length: float, max_steps: int) -> int:
-    """Steps of a length: itself from 1 on; below 1 that share of `max_steps`, rounded, at least 1; 0 for 0."""
+    """Returns the steps of a length: a number of steps, or below 1 a share of `max_steps`, at least one step."""
     return int(length) if length >= 1 or length == 0 else max(1, round(length * max_steps))
 
 
@@ -243,6 +243,6 @@ TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
 
 
 def other_fields(*taken: type) -> set[str]:
-    """Fields of a training recipe that a script which reads only the classes `taken` ignores."""
+    """Returns the fields of a training recipe that are in none of the classes `taken`."""
     names = {field.name for group in TRAINING_RECIPE for field in fields(group)}
     return names - {field.name for group in taken for field in fields(group)}

@@ -1,4 +1,4 @@
-"""What a run will see, compute and hold, before it is started: `scripts/train.py RECIPE --dry_run true`."""
+"""Estimate of a run before it starts, `scripts/train.py RECIPE --dry_run true`: steps, crops, FLOPs, memory."""
 
 import contextlib
 import math

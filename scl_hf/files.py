@@ -146,7 +146,7 @@ class DiskFullError(InputError):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from, says that there was no space to write."""
+    """Returns whether an exception, or one that it was raised from, says that there was no space to write."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or _WORDS.search(str(error)):
             return True

@@ -42,7 +42,7 @@ CARD, CURVES, PANEL, RECIPE = "README.md", "curves.png", "panel.png", "recipe.ya
 
 @dataclass
 class CardFacts:
-    """What a card tells of a run beside its model and settings; what is not known is left out of it."""
+    """Facts of a run for its card, beside model and settings."""
 
     model_name: str
     repo: str  # where the model is loaded from, a Hub id or a folder
@@ -81,7 +81,7 @@ class CardFacts:
 
 
 def check_card_template(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
-    """Fills the template, if there is one, with made-up values: an error in it must not wait for the end of a run."""
+    """Fills the template with made-up values, so that an error in it shows before the run."""
     if args.model_card_template is not None:
         # One class has a score; the others have none, as if no label showed them.
         scores = {f"eval_{name}": 0.5 for name in (*SCORES, iou_name(model.config.id2label[0]))}
@@ -159,7 +159,7 @@ def fill_model_card(
 
 
 def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
-    """Name of a setting in the card -> its value."""
+    """Returns name of a setting in the card -> its value."""
     texts, values = field_help(type(args)), args.to_dict()
     values |= {name: steps_of(values[name], steps) for name in LENGTHS if values[name]}
     names = (*SEMI_SUPERVISED_SETTINGS * args.semi_supervised, *SETTINGS)
@@ -171,7 +171,7 @@ def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
 
 
 def _eval_results(facts: CardFacts, ious: Mapping[str, float | None], evaluation: str) -> list[EvalResult]:
-    """Scores for the Hub, as plain numbers."""
+    """Returns the scores for the Hub, as plain numbers."""
     if not (facts.metrics and facts.dataset):
         return []
     scores = [(*METRICS[name], facts.metrics[f"eval_{name}"]) for name in SCORES]
