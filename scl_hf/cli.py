@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,19 +28,10 @@ from .processes import are_several, is_main_process
 logger = logging.getLogger(__name__)
 
 RENAMED = {"teacher_renewal_steps": "teacher_update_interval"}  # old name -> new one; still read in this version
-# Beginnings of fields that belong to one start of a run or to who started it; a published recipe leaves them out.
-NOT_PASSED_ON = (
-    "allow_changed_recipe",
-    "dry_run",
-    "hub_",
-    "model_card_template",
-    "overwrite_output_dir",
-    "project",
-    "push_to_hub",
-    "report_to",
-    "resume_from_checkpoint",
-    "run_name",
-    "trackio_",
+# Beginnings of fields that belong to one start of a run or to who started it; a published recipe leaves them out
+NOT_PASSED_ON = tuple(
+    "allow_changed_recipe dry_run hub_ model_card_template overwrite_output_dir project push_to_hub report_to "
+    "resume_from_checkpoint run_name trackio_".split()
 )
 
 
@@ -50,7 +42,7 @@ def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def field_help(dataclass_type: type) -> dict[str, str]:
-    """Field -> its text, in one line, in the docstring of its class or of the nearest base that names it."""
+    """Returns field -> its text, in one line, from the docstring of its class or of the nearest base."""
     described = {}
     for owner in reversed(dataclass_type.__mro__):
         text = inspect.cleandoc(owner.__doc__ or "")
@@ -73,10 +65,7 @@ _NUMBERS = {
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """
-    Reads the numbers of YAML 1.2; by YAML 1.1, PyYAML's, 1_8 is 18, 1:30 is 90, 010 is 8 and 1e-2 is text. A field
-    that is given twice is an error; PyYAML takes the last one.
-    """
+    """Reads numbers as YAML 1.2 (by PyYAML's 1.1, 1_8 is 18 and 1e-2 is text), and rejects a field given twice."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
@@ -84,11 +73,11 @@ class _RecipeLoader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        counts = Counter(key.value for key in keys)
+        for key in keys:
+            if counts[key.value] > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -122,38 +111,40 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class RecipeParser(HfArgumentParser):
     """
     Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults, and the
-    command line replaces both. Every value is converted alike, so `1e-2` is a number in either place. A recipe with
-    `base: other.yaml`, a path from its own folder, holds only the fields that differ from that one. `--help` shows
-    the first sentence of each field's docstring.
+    command line replaces both. A recipe with `base: other.yaml`, a path from its own folder, holds only the fields
+    that differ from that one. `--help` shows the first sentence of each field's docstring.
     """
 
     def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
         self.source = "command line"  # named in error messages
         self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
-        self.in_recipe: set[str] = set()  # fields that the recipe or its base holds
-        self.values: dict[str, Any] = {}  # all fields as given, before the dataclasses complete them
+        self.given: dict[str, Any] = {}  # fields in the recipe or not at their defaults, as parsed
         defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
         super().__init__(dataclass_types, **defaults | kwargs)
-        self.own_defaults: dict[str, Any] = {}  # of the dataclasses, before a recipe replaces them
-        for action in self._actions:
-            default = self._get_value(action, action.default) if isinstance(action.default, str) else action.default
-            self.own_defaults.setdefault(action.dest, default)
+        self.own_defaults = {  # of the dataclasses, before a recipe replaces them
+            action.dest: self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+            for action in reversed(self._actions)  # `--no_x` comes after `--x`
+        }
 
     def parse_recipe(self, argv: Sequence[str], ignored: Collection[str] = ()) -> tuple[Any, ...]:
         """Returns one instance per dataclass; `ignored` are fields that the recipe may hold for another script."""
-        argv = [self._current(word.removeprefix("--"), "--") if word.startswith("--") else word for word in argv]
+        argv = [re.sub(r"(?<=^--)\w+", lambda name: self._current(name[0]), word) for word in argv]
+        in_recipe = set()
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
                 values = {self._current(str(name)): value for name, value in values.items() if name not in ignored}
                 self._set_recipe_defaults(values)
-                self.in_recipe |= values.keys()
+                in_recipe |= values.keys()
             self.source = f"{recipe} or command line"
         namespace, unknown = self.parse_known_args(argv)
-        self.values = vars(namespace)
+        values = vars(namespace)
+        self.given = {
+            name: value for name, value in values.items() if name in in_recipe or value != self.own_defaults[name]
+        }
         try:
             parsed = [
-                group(**{field.name: self.values[field.name] for field in fields(group) if field.init})
+                group(**{field.name: values[field.name] for field in fields(group) if field.init})
                 for group in self.dataclass_types
             ]
         except InputError:
@@ -166,18 +157,13 @@ class RecipeParser(HfArgumentParser):
 
     def portable_recipe(self) -> str:
         """
-        Returns what was parsed as one recipe without a base, for another machine: the fields of the recipe and those
-        that differ from the defaults. Of a path of this machine it keeps the name only.
+        Returns what was parsed as one recipe without a base, for another machine: of a path of this machine it keeps
+        the name only.
         """
-        given = {
-            name: value
-            for name, value in self.values.items()
-            if name in self.in_recipe or value != self.own_defaults[name]
-        }
         parts = []
         for group in self._action_groups:
-            names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in given)
-            values = {name: _portable(given[name]) for name in names if not name.startswith(NOT_PASSED_ON)}
+            names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in self.given)
+            values = {name: _portable(self.given[name]) for name in names if not name.startswith(NOT_PASSED_ON)}
             if values:
                 text = yaml.dump(values, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
                 parts.append(f"# {group.title}\n{text}")
@@ -205,18 +191,14 @@ class RecipeParser(HfArgumentParser):
                         action.help = argparse.SUPPRESS
                     if action.type is string_to_bool:
                         action.metavar = "true|false"
-                    if dict in self.alternatives[name]:
-                        action.type = _json_text
-                    if type(None) in self.alternatives[name]:
-                        action.type = _or_null(action.type)
+                    action.type = _conversion(action.type, self.alternatives[name])
 
     @staticmethod
-    def _current(field: str, prefix: str = "") -> str:
-        """The present name of a field, which may be followed by `=value`."""
-        name, equals, value = field.partition("=")
+    def _current(name: str) -> str:
+        """Returns the present name of a field, with a warning if another one is given."""
         if name in RENAMED and is_main_process():
             logger.warning("%s is now called %s; the next version will not read the old name", name, RENAMED[name])
-        return prefix + RENAMED.get(name, name) + equals + value
+        return RENAMED.get(name, name)
 
     def _unknown_field(self, name: str) -> NoReturn:
         self.error(f"unknown field '{name}'.{did_you_mean(name, self.alternatives)}")
@@ -226,13 +208,11 @@ class RecipeParser(HfArgumentParser):
             if name not in self.alternatives:
                 self._unknown_field(str(name))
             action = self._option_string_actions[f"--{name}"]
-            takes_list = action.nargs == "+"
-            if value is None and type(None) not in self.alternatives[name]:
+            kinds, takes_list = self.alternatives[name], action.nargs == "+"
+            if value is None and type(None) not in kinds:
                 self.error(f"{name}: expected a value, got none.")
-            if isinstance(value, dict) and dict not in self.alternatives[name]:
-                self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got a mapping.")
-            if isinstance(value, list) and not takes_list:
-                self.error(f"{name}: expected one value, got {value!r}.")
+            if isinstance(value, list) and not takes_list or isinstance(value, dict) and dict not in kinds:
+                self.error(f"{name}: expected {'a list' if takes_list else 'one value'}, got {value!r}.")
             if value is not None and not isinstance(value, dict):
                 # Not left to argparse, which converts defaults when the name of the file is no longer known.
                 items = value if isinstance(value, list) else [value]
@@ -286,53 +266,48 @@ def _portable(value: Any) -> Any:
     return Path(os.path.abspath(value)).name if here else value
 
 
-def _json_text(text: str) -> str:
-    """Checks a mapping on the command line; other text is left to the field."""
-    if text.startswith("{"):
-        json.loads(text)
-    return text
+def _conversion(convert: Callable[[str], Any] | None, kinds: set[type]) -> Callable[[str], Any] | None:
+    """Returns the conversion of a text on the command line: a field may also be `null`, or a mapping in JSON."""
+    if not kinds & {dict, type(None)}:
+        return convert
 
+    def from_text(text: str) -> Any:
+        if text.lower() == "null" and type(None) in kinds:
+            return None
+        if dict not in kinds:
+            return (convert or str)(text)
+        if text.startswith("{"):
+            json.loads(text)  # a check; the field reads it
+        return text
 
-_json_text.__name__ = "JSON"  # argparse names it in its messages
-
-
-def _or_null(convert: Callable[[str], Any] | None) -> Callable[[str], Any]:
-    """Wraps the conversion of an optional field: `null` is None."""
-
-    def or_null(text: str) -> Any:
-        return None if text.lower() == "null" else (convert or str)(text)
-
-    or_null.__name__ = getattr(convert, "__name__", "str")  # argparse names it in its messages
-    return or_null
+    from_text.__name__ = "JSON" if dict in kinds else getattr(convert, "__name__", "str")  # in messages and help
+    return from_text
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """
-    Exits with the code that `main` returns, or 0; with 2 and one line where the user's input is wrong or a disk is
-    full; with 128 + its number after a signal.
-    """
+    """Exits with what `main` returns, or 0; with 2 and one line for wrong input or a full disk; or 128 + a signal."""
     # Such as TensorBoard's thread: its error is raised again where the writer is used.
     threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
-    is_main = is_main_process()
+    line, is_main = None, is_main_process()
     try:
-        code, line = main() or 0, None
-    except InputError as error:
-        code, line = 2, f"error: {error}"
-        if isinstance(error, NotFiniteError) and not is_main:  # all processes raise it
-            line = None
+        code = main() or 0
     except Interrupted as stop:
         leaving()
-        code, line = stop.code, stop.line or f"stopped by {stop.signal_name}: {RESUME_HINT} resumes it"
-        line = line if is_main else None
+        code = stop.code
+        if is_main:
+            line = stop.line or f"stopped by {stop.signal_name}: {RESUME_HINT} resumes it"
     except Exception as error:
-        if is_disk_full(error):
-            name = str(getattr(error, "filename", None) or "")
-            full = disk_full(error, name or "a file", os.path.dirname(name) or ".", "Free some space.")
-            code, line = 2, f"error: {full}"
-        elif isinstance(error, OSError):
-            code, line = 2, f"error: a file cannot be read or written ({first_line(error)})"
-        else:
-            raise
+        code, problem = 2, error
+        if not isinstance(error, InputError):
+            if is_disk_full(error):
+                name = str(getattr(error, "filename", None) or "")
+                problem = disk_full(error, name or "a file", os.path.dirname(name) or ".", "Free some space.")
+            elif isinstance(error, OSError):
+                problem = f"a file cannot be read or written ({first_line(error)})"
+            else:
+                raise
+        if is_main or not isinstance(error, NotFiniteError):  # which all processes raise
+            line = f"error: {problem}"
     if line is not None:
         tqdm.write(line, file=sys.stderr)  # on a line of its own, below a progress bar
     if are_several():

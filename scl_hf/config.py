@@ -15,8 +15,6 @@ from .evaluation.scoring import EvaluationArguments
 from .pretrained import ModelArguments
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
-
-
 # Steps of the run, or below 1 a share of them
 LENGTHS = ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval")
 LENGTH = "a number of steps, or a share of the run below 1"
@@ -26,99 +24,77 @@ def _is_length(value: float) -> bool:
     return 0 <= value < 1 or value >= 1 and float(value).is_integer()
 
 
-# Fields, what must hold of each value, and how a message says it
+# Fields, what must hold of each value that is not None, and how a message says it
 _RULES = (
     # Sharding would split the student and leave the EMA teacher behind.
-    (("fsdp", "deepspeed"), lambda value: not value, "left out: several GPUs work with DDP"),
+    ("fsdp deepspeed", lambda given: not given, "left out: several GPUs work with DDP"),
     # These would break an evaluation, a resumed run or the collator.
-    (
-        ("bf16_full_eval", "fp16_full_eval", "ignore_data_skip", "remove_unused_columns"),
-        lambda value: not value,
-        "left out",
-    ),
-    (("enable_jit_checkpoint",), lambda value: not value, "left out: on a signal train.py saves a checkpoint"),
-    (("max_steps",), lambda steps: steps == -1 or steps >= 1, "1 or more, or left out"),
-    (("num_train_epochs",), lambda epochs: epochs > 0, "above 0"),
-    (
-        ("gradient_accumulation_steps", "per_device_train_batch_size", "num_boxes"),
-        lambda number: 1 <= number <= 10_000,
-        "1 to 10000",
-    ),
-    (("per_device_eval_batch_size",), lambda size: size == 1, "1: the images of a dataset differ in size"),
-    (
-        ("learning_rate", "weight_decay", "max_grad_norm", "consistency_weight", "structured_consistency_weight"),
-        lambda value: value >= 0,
-        "0 or more",
-    ),
-    (("panel_images",), lambda number: number >= 0, "0 or more"),
-    (("backbone_learning_rate",), lambda rate: rate is None or rate >= 0, "0 or more, or left out"),
-    (("seed", "data_seed"), lambda seed: seed is None or 0 <= seed < 2**32, "0 to 4294967295"),  # as NumPy takes
-    (LENGTHS[:2], _is_length, LENGTH),
-    (("num_pairs",), lambda pairs: pairs is None or pairs >= 1, "1 or more, or left out for all pairs"),
-    (("cutmix_ratio",), lambda ratio: 0 < ratio <= 1, "above 0 and at most 1"),
-    (("relaxation_window",), lambda window: window >= 1 and window % 2 == 1, "odd"),
-    (("logit_adjustment",), lambda tau: 0 <= tau <= 2, "0 to 2"),
-    (("ema_decay",), lambda decay: 0 <= decay <= 1, "0 to 1"),
-    (("no_weight_decay",), lambda kinds: set(kinds) <= set(NOT_DECAYED), f"any of {', '.join(NOT_DECAYED)}"),
-    (
-        ("license",),
-        lambda name: name is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name),
-        "written as on the Hub, like apache-2.0, cc-by-4.0 or other",
-    ),
+    ("bf16_full_eval fp16_full_eval ignore_data_skip remove_unused_columns", lambda given: not given, "left out"),
+    ("enable_jit_checkpoint", lambda given: not given, "left out: on a signal train.py saves a checkpoint"),
+    ("max_steps", lambda steps: steps == -1 or steps >= 1, "1 or more, or left out"),
+    ("num_train_epochs", lambda epochs: epochs > 0, "above 0"),
+    ("save_steps", lambda steps: steps > 0, "above 0 (save_strategy no switches it off)"),
+    ("eval_steps", lambda steps: steps > 0, "above 0 (eval_strategy no switches it off)"),
+    ("logging_steps", lambda steps: steps > 0, "above 0 (logging_strategy no switches it off)"),
+    ("gradient_accumulation_steps per_device_train_batch_size num_boxes", lambda n: 1 <= n <= 10_000, "1 to 10000"),
+    ("per_device_eval_batch_size", lambda size: size == 1, "1: the images of a dataset differ in size"),
+    ("learning_rate weight_decay max_grad_norm panel_images", lambda value: value >= 0, "0 or more"),
+    ("consistency_weight structured_consistency_weight", lambda weight: weight >= 0, "0 or more"),
+    ("backbone_learning_rate", lambda rate: rate >= 0, "0 or more, or left out"),
+    ("optim_args", lambda text: not re.search(r"=\s*[-+]?(?:nan|inf)", text, re.IGNORECASE), "finite"),
+    ("optim_args", lambda text: not text or "=" in text, "like momentum=0.9,nesterov=true"),
+    ("seed data_seed", lambda seed: 0 <= seed < 2**32, "0 to 4294967295"),  # as NumPy takes
+    ("semi_supervised_start_step semi_supervised_ramp_steps", _is_length, LENGTH),
+    ("teacher_update_interval", lambda steps: steps > 0 and _is_length(steps), f"above 0: {LENGTH}"),
+    ("num_pairs", lambda pairs: pairs >= 1, "1 or more, or left out for all pairs"),
+    ("cutmix_ratio", lambda ratio: 0 < ratio <= 1, "above 0 and at most 1"),
+    ("relaxation_window", lambda window: window >= 1 and window % 2 == 1, "odd"),
+    ("logit_adjustment", lambda tau: 0 <= tau <= 2, "0 to 2"),
+    ("ema_decay", lambda decay: 0 <= decay <= 1, "0 to 1"),
+    ("no_weight_decay", lambda kinds: set(kinds) <= set(NOT_DECAYED), f"any of {', '.join(NOT_DECAYED)}"),
+    ("license", re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch, "written as on the Hub, like apache-2.0 or other"),
 )
 
 
 @dataclass
 class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationArguments, TrainingArguments):
     """
-    Settings of [`SemiSupervisedTrainer`]. The defaults suit a pre-trained model and crops of 512 pixels; the paper's
-    values are in `recipes/cityscapes.yaml`. The fields of the method stand here; inherited are
-    [`~scl_hf.data.SamplingArguments`], [`~scl_hf.data.AugmentationArguments`], `EvaluationArguments` and
-    [`~transformers.TrainingArguments`].
-
-    A field that counts steps of the run takes a number of steps, or below 1 a share of all steps of the run
-    (`max_steps`). The share is rounded to whole steps, at least one.
+    Settings of [`SemiSupervisedTrainer`]: the fields of the method, and those that it inherits. The defaults suit a
+    pre-trained model and crops of 512 pixels; the paper's values are in `recipes/cityscapes.yaml`. A float that counts
+    steps is a number of steps, or below 1 a share of the run, rounded to at least one step.
 
     Args:
         consistency_weight (`float`, *optional*, defaults to 1.0):
             λ_c, weight of the consistency loss. Equation (3); the paper's is 20; 0 leaves the loss out.
         structured_consistency_weight (`float`, *optional*, defaults to 0.5):
-            λ_sc, weight of the structured consistency loss. Equation (3); the paper's is 3; 0 leaves the loss out.
-            With both weights at 0 the training is supervised.
-        num_boxes (`int`, *optional*, defaults to 12):
-            N, CutMix boxes of an image. The paper's 32 suit its crops of 800 to 900 pixels.
+            λ_sc, weight of the structured consistency loss. The paper's is 3; both at 0: supervised training.
+        num_boxes (`int`, *optional*, defaults to 12): N, CutMix boxes of an image. The paper has 32.
         num_loss_boxes (`int`, *optional*, defaults to 6):
-            N_box, boxes with a structured loss. They are the last pasted ones; the paper has 16.
+            N_box, boxes with a structured loss. The last pasted ones; the paper has 16.
         num_pairs (`int`, *optional*):
-            N_pair, pairs of pixels in a box (None: all, exactly). Equation (9); the paper samples 9000 at random. All
-            pairs take time linear in the pixels.
+            N_pair, pairs of pixels in a box (None: all, exactly). Equation (9); the paper samples 9000 at random.
         cutmix_ratio (`float`, *optional*, defaults to 0.77):
             Area of all boxes as a share of the image. Overlaps count twice: at 0.77 the boxes cover half of the image.
         relaxation_window (`int`, *optional*, defaults to 3):
             w, window of boundary label relaxation. Side in pixels, equation (2); 1 is plain cross-entropy.
         logit_adjustment (`float`, *optional*, defaults to 0.0):
-            τ, logit adjustment of the labeled loss. Menon et al. (2021); it lifts thin and rare classes, in supervised
-            training too: 0.5 on CamVid. Not in the paper.
-        ema_decay (`float`, *optional*, defaults to 0.999):
-            Decay of the EMA teacher. Weight of the teacher's past in its average, once a training step.
+            τ, logit adjustment of the labeled loss. Menon et al. (2021); it lifts rare classes. Not in the paper.
+        ema_decay (`float`, *optional*, defaults to 0.999): Decay of the EMA teacher. Once a training step.
         ema_teacher (`bool`, *optional*, defaults to `True`):
             Pseudo-labels from the EMA model. If not, they come from the student's own weights (Table 3).
         teacher_update_interval (`float`, *optional*):
-            Steps for which one frozen copy of the EMA model gives the pseudo-labels. The copy is made when the
-            unlabeled images join, and again after each interval, so that teacher and student do not confirm each
-            other's errors. By default, as in the paper, the EMA model of each step gives them.
+            Steps for which one frozen copy of the EMA model gives the pseudo-labels. So teacher and student do not
+            confirm each other's errors. By default, as in the paper, the EMA model of each step gives them.
         ema_validation (`bool`, *optional*, defaults to `True`):
             Whether the EMA model is evaluated and published. If not, it is the student (Table 3).
         semi_supervised_start_step (`float`, *optional*, defaults to 0.0625):
             Supervised steps at the start. They train a new head before the unlabeled images join.
         semi_supervised_ramp_steps (`float`, *optional*, defaults to 0.0625):
             Steps of the ramp-up. After the supervised start λ_c and λ_sc grow linearly from 0 to their values.
-        sync_batch_norm (`bool`, *optional*, defaults to `True`):
-            Whether all GPUs share their BatchNorm statistics. Has no effect on one GPU or on CPU.
+        sync_batch_norm (`bool`, *optional*, defaults to `True`): Whether all GPUs share their BatchNorm statistics.
         evaluate_both (`bool`, *optional*, defaults to `False`):
             Whether each evaluation also scores the other one of student and teacher. Its mean IoU joins the log.
-        backbone_learning_rate (`float`, *optional*):
-            Learning rate of the encoder. By default that of the head, `learning_rate`; the schedule is the same.
+        backbone_learning_rate (`float`, *optional*): Learning rate of the encoder. By default that of the head.
         no_weight_decay (`list[str]`, *optional*, defaults to `[]`):
             Parameters without weight decay: any of norms, biases, position_embeddings. The paper's SGD decays all.
         panel_images (`int`, *optional*, defaults to 3):
@@ -126,13 +102,11 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
             Whether a finished or broken run in `output_dir` may be replaced. Read by `scripts/train.py`.
         allow_changed_recipe (`bool`, *optional*, defaults to `False`):
-            Whether a run may be resumed with other data or settings. By default the learning rate may differ from the
-            checkpoint's, and whatever neither the sequence of samples nor a step depends on.
+            Whether a run may be resumed with other data or settings. The learning rate may always differ.
         model_card_template (`str`, *optional*):
             Jinja template of the model card. Without it: the card that `transformers` writes.
         license (`str`, *optional*):
-            License of the published model, as the Hub writes it. It goes into the model card. By default that of
-            Cityscapes or Mapillary Vistas where they are the data, or none.
+            License of the published model, as the Hub writes it. Cityscapes and Mapillary Vistas have a default.
 
     > [!NOTE]
     > These fields have other defaults than in [`~transformers.TrainingArguments`]:
@@ -200,24 +174,13 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     def __post_init__(self):
         EvaluationArguments.__post_init__(self)  # first: it checks that all numbers are finite
         for names, holds, expected in _RULES:
-            for name in names:
-                check_field(self, name, holds(getattr(self, name)), expected)
-        for name in ("save", "eval", "logging"):
-            steps = getattr(self, f"{name}_steps")
-            expected = f"above 0 ({name}_strategy no switches it off)"
-            check_field(self, f"{name}_steps", steps is None or steps > 0, expected)
-        optim_args = self.optim_args or ""
-        finite = not re.search(r"=\s*[-+]?(?:nan|inf)", optim_args, re.IGNORECASE)
-        check_field(self, "optim_args", finite, "finite")
-        check_field(self, "optim_args", not optim_args or "=" in optim_args, "like momentum=0.9,nesterov=true")
-        boxes = self.num_boxes
+            for name in names.split():
+                value = getattr(self, name)
+                check_field(self, name, value is None or holds(value), expected)
+        boxes, interval = self.num_boxes, self.teacher_update_interval
         check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= boxes, f"1 to num_boxes ({boxes})")
-        interval = self.teacher_update_interval
-        holds = interval is None or interval > 0 and _is_length(interval)
-        check_field(self, "teacher_update_interval", holds, f"above 0: {LENGTH}")
-        check_field(
-            self, "teacher_update_interval", interval is None or self.ema_teacher, "left out where ema_teacher is off"
-        )
+        follows = interval is None or self.ema_teacher
+        check_field(self, "teacher_update_interval", follows, "left out where ema_teacher is off")
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
         installed = get_available_reporting_integrations()
         # transformers does not look whether flyte is installed.
@@ -239,7 +202,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     @property
     def sample_seed(self) -> int:
-        """Seed of the samples: `data_seed`, or `seed` where that is not given."""
+        """Seed of the samples: `data_seed`, or by default `seed`."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
@@ -248,18 +211,18 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
     def start_step(self, max_steps: int) -> int:
-        """First step, counted from 0, with unlabeled images, in a run of `max_steps`."""
+        """Returns the first step, counted from 0, with unlabeled images."""
         return steps_of(self.semi_supervised_start_step, max_steps)
 
     def ramp(self, step: int, max_steps: int) -> float:
-        """Factor of λ_c and λ_sc at a step: 0 during the supervised start, then rising to 1."""
+        """Returns the factor of λ_c and λ_sc at a step: 0 during the supervised start, then rising to 1."""
         steps = step - self.start_step(max_steps)
         if steps < 0 or not self.semi_supervised:
             return 0.0
         return min(1.0, (steps + 1) / max(1, steps_of(self.semi_supervised_ramp_steps, max_steps)))
 
     def updates_teacher(self, step: int, max_steps: int) -> bool:
-        """Whether the frozen copy of the EMA model is made, or made anew, before a step."""
+        """Returns whether a new frozen copy of the EMA model is made before a step."""
         if self.teacher_update_interval is None:
             return False
         steps = step - self.start_step(max_steps)
@@ -272,7 +235,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
 
 def steps_of(length: float, max_steps: int) -> int:
-    """Steps of a length: itself from 1 on; below 1 that share of `max_steps`, rounded, at least 1; 0 for 0."""
+    """Returns the steps of a length: a number of steps, or below 1 a share of `max_steps`, at least one step."""
     return int(length) if length >= 1 or length == 0 else max(1, round(length * max_steps))
 
 
@@ -280,6 +243,6 @@ TRAINING_RECIPE = (ModelArguments, DataArguments, SemiSupervisedConfig)
 
 
 def other_fields(*taken: type) -> set[str]:
-    """Fields of a training recipe that a script which reads only the classes `taken` ignores."""
+    """Returns the fields of a training recipe that are in none of the classes `taken`."""
     names = {field.name for group in TRAINING_RECIPE for field in fields(group)}
     return names - {field.name for group in taken for field in fields(group)}

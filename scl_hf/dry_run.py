@@ -1,4 +1,4 @@
-"""What a run will see, compute and hold, before it is started: `scripts/train.py RECIPE --dry_run true`."""
+"""Estimate of a run before it starts, `scripts/train.py RECIPE --dry_run true`: steps, crops, FLOPs, memory."""
 
 import contextlib
 import math
@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from .config import SemiSupervisedConfig
 from .data.batch import pair_collator
@@ -22,10 +21,9 @@ from .data.crops import PairedCrops
 from .data.sampler import LabeledSampler, PairSampler
 from .errors import InputError, check_field, check_finite
 from .inference import upsample_logits
-from .optim import encoder_of
+from .optim import encoder_of, small_optimizer
 
-# Float32 maps (C, H, W) of an image that softmax, pseudo-labels and losses hold at once beside the logits, measured on
-# steps of the trainer: 4.5 of a labeled and a mixed image, 2.2 of a labeled one. Adjusted logits are one more.
+# Float32 maps (C, H, W) of an image that pseudo-labels and losses hold at once beside the logits, as measured
 LOSS_MAPS = 2.5
 
 
@@ -36,13 +34,10 @@ class DryRunArguments:
 
     Args:
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to say what the run would see, compute and hold, instead of training. Samples, steps, crops placed
-            on each class, parameters, FLOPs, memory and, with `tflops_per_second`, hours. All that is read is checked
+            Whether to say what the run would see, compute and hold, instead of training. All that is read is checked
             as in a run; nothing is written but what `datasets` caches.
-        tflops_per_second (`float`, *optional*):
-            TFLOP/s that one GPU reaches in training, for the hours of a dry run.
-        num_gpus (`int`, *optional*):
-            GPUs, one process on each, that a dry run is for. By default as many as it was started with.
+        tflops_per_second (`float`, *optional*): TFLOP/s that one GPU reaches in training, for the hours of a dry run.
+        num_gpus (`int`, *optional*): GPUs, one process on each, that a dry run is for.
     """
 
     dry_run: bool = False
@@ -60,11 +55,7 @@ class DryRunArguments:
 
 @dataclass
 class StepCost:
-    """
-    FLOPs of one image, forward and backward in the student, forward in the teacher, and the most bytes that the images
-    of a step hold at once. Counted are convolutions, matrix products and attention, a multiply-add as 2, and with
-    gradient checkpointing what is computed again; not norms, activations, resizing and losses.
-    """
+    """FLOPs of an image in student (forward, backward) and teacher, and the most bytes that a step's images hold."""
 
     student_flops: float
     teacher_flops: float
@@ -73,10 +64,7 @@ class StepCost:
 
 @dataclass
 class RunPlan:
-    """
-    Steps and crops of a run. `batch_size` counts the labeled crops of a step, of all processes and accumulated
-    batches; an epoch of the labeled images is rounded up to whole steps.
-    """
+    """Steps and crops of a run; `batch_size` is that of all processes and accumulated batches."""
 
     num_gpus: int
     batch_size: int
@@ -86,7 +74,7 @@ class RunPlan:
 
     @classmethod
     def of(cls, args: SemiSupervisedConfig, num_labeled: int, num_gpus: int | None = None) -> "RunPlan":
-        """The plan of a run on so many GPUs; by default on those that this process was started with."""
+        """Returns the plan of a run on so many GPUs; by default on those that this process was started with."""
         num_gpus = num_gpus or args.world_size * max(1, args.n_gpu)
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_gpus
         epoch_steps = -(-num_labeled // batch_size)
@@ -101,15 +89,19 @@ class RunPlan:
 
     @property
     def unlabeled_crops(self) -> int:
-        """Unlabeled crops of the run: two beside each labeled one, after the supervised steps."""
+        """Unlabeled crops of the run: two for each mixed one, after the supervised steps."""
         return 2 * (self.steps - self.supervised_steps) * self.batch_size
 
     def flops(self, cost: StepCost) -> tuple[float, float, float]:
-        """FLOPs on one GPU of a supervised step, and of one with as many mixed crops; on all GPUs of all steps."""
+        """FLOPs of a supervised step on one GPU, of one with unlabeled images, and of the run on all GPUs."""
         crops = self.batch_size / self.num_gpus
         supervised, both = crops * cost.student_flops, crops * 2 * (cost.student_flops + cost.teacher_flops)
         run = self.supervised_steps * supervised + (self.steps - self.supervised_steps) * both
         return supervised, both, self.num_gpus * run
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 class LiveBytes(TorchDispatchMode):
@@ -121,10 +113,10 @@ class LiveBytes(TorchDispatchMode):
         self._known = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        self._known.update(_storages((args, kwargs)))  # an output that shares them is a view or in place
         output = func(*args, **(kwargs or {}))
-        for storage in (leaf.untyped_storage() for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)):
-            if id(storage) not in given and storage not in self._known:  # neither a view nor in place
+        for storage in _storages(output):
+            if storage not in self._known:
                 self._known.add(storage)
                 self._add(storage.nbytes())
                 self.peak = max(self.peak, self.now)
@@ -139,8 +131,7 @@ def counting_flops() -> FlopCounterMode:
     """Counts the FLOPs of what runs within it, a multiply-add as 2."""
 
     def of_convolution(grad: torch.Size, image: torch.Size, weight: torch.Size, *args: Any, **kwargs: Any) -> int:
-        # Each of the two gradients takes the products of the forward pass. PyTorch's own count forgets the groups: it
-        # is a hundred times too much for a depthwise convolution of a hundred channels.
+        # Each of the two gradients takes the products of the forward pass. PyTorch's own count forgets the groups.
         *_, transposed, _, _, output_mask = args
         side = image if transposed else grad
         return 2 * grad[0] * math.prod(side[2:]) * math.prod(weight) * sum(output_mask[:2])
@@ -149,21 +140,17 @@ def counting_flops() -> FlopCounterMode:
 
 
 def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, mixed: int) -> StepCost:
-    """
-    Cost of a step with so many labeled and mixed crops on one device. Nothing is computed: a model of the same config
-    runs forward and backward, under the mixed precision of `args`, on tensors that have shape and type only.
-    """
+    """Returns the cost of a step with so many labeled and mixed crops on one device, from tensors without values."""
     images = max(2, labeled + mixed)  # BatchNorm cannot take one alone; each image costs the same
     precision = torch.bfloat16 if args.bf16 else torch.float16
     with FakeTensorMode():
         twin = type(model)(model.config).train()
         for parameter, own in zip(twin.parameters(), model.parameters()):
-            # Gradients are a part of their own in `memory_parts`, so they are there before.
+            # Gradients are a part of their own in `memory_parts`: they are there before.
             parameter.requires_grad_(own.requires_grad).grad = torch.empty_like(parameter)
         if args.gradient_checkpointing:
             twin.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         pixel_values = torch.empty(images, 3, *args.crop_size)
-        # Autocast does on CPU tensors what it does on a GPU but for upsampling, which is in float32 here.
         with LiveBytes() as live, counting_flops() as flops:
             with torch.autocast("cpu", dtype=precision, enabled=args.bf16 or args.fp16):
                 logits = twin(pixel_values=pixel_values).logits
@@ -179,20 +166,19 @@ def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, 
 
 
 def optimizer_bytes_per_value(model: PreTrainedModel, args: SemiSupervisedConfig) -> float:
-    """Bytes of optimizer state of a trained number, from a step on a small matrix: 4 for momentum, 8 for AdamW."""
-    optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
-        return 8.0  # it is made for a whole model
-    weight = nn.Parameter(torch.zeros(64, 64))
+    """Returns the bytes of optimizer state of a trained number: 4 for momentum, 8 for AdamW."""
+    optimizer = small_optimizer(model, args)
+    if optimizer is None:
+        return 8.0
+    (weight,) = optimizer.param_groups[0]["params"]
     weight.grad = torch.ones_like(weight)
-    optimizer = optimizer_class([weight], **kwargs)
     optimizer.step()
     state = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor) and value.dim()]
     return sum(value.nbytes for value in state) / weight.numel()
 
 
 def count_placed_crops(sampler: LabeledSampler, plan: RunPlan) -> Counter[int]:
-    """Class -> how many labeled crops of the run are placed on it: the very samples of this seed."""
+    """Returns class -> how many labeled crops of the run are placed on it, of the samples of this seed."""
     sampler, counts, left = replace(sampler, batch_size=plan.batch_size), Counter(), plan.labeled_crops
     for epoch in range(-(-plan.steps // plan.epoch_steps)):
         places = sampler.without_seeds(epoch)[:left]
@@ -202,7 +188,7 @@ def count_placed_crops(sampler: LabeledSampler, plan: RunPlan) -> Counter[int]:
 
 
 def batch_bytes(crops: PairedCrops, sampler: LabeledSampler, args: SemiSupervisedConfig) -> int:
-    """Bytes of a batch of one GPU with unlabeled images, and of the images mixed from it."""
+    """Returns the bytes of a batch of one GPU with unlabeled images, and of the images mixed from it."""
     size, num_unlabeled = args.per_device_train_batch_size, len(crops.unlabeled or ())
     pairs = PairSampler(sampler, num_unlabeled, args.sample_seed, size)
     batch = pair_collator(args)([crops[sample] for sample in pairs.of_step(0)])
@@ -214,10 +200,7 @@ def batch_bytes(crops: PairedCrops, sampler: LabeledSampler, args: SemiSupervise
 def memory_parts(
     model: PreTrainedModel, args: SemiSupervisedConfig, plan: RunPlan, cost: StepCost, batch: int
 ) -> dict[str, float]:
-    """
-    Bytes on one GPU, part by part; mixed precision changes the activations only, its copies of the weights included.
-    The CUDA context, workspaces of cuDNN and what the allocator loses between blocks are left out.
-    """
+    """Returns the bytes on one GPU, part by part, without the CUDA context, workspaces and lost space."""
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     parts = {
@@ -241,105 +224,96 @@ def estimate(
     num_evaluated: int,
     dry: DryRunArguments,
 ) -> str:
-    """All that a dry run prints."""
-    num_labeled, num_unlabeled = len(crops.labeled), len(crops.unlabeled or ())
-    plan, size = RunPlan.of(args, num_labeled, dry.num_gpus), args.per_device_train_batch_size
+    """Returns all that a dry run prints."""
+    plan, size = RunPlan.of(args, len(crops.labeled), dry.num_gpus), args.per_device_train_batch_size
     cost = step_cost(model, args, size, size if plan.unlabeled_crops else 0)
     names = [name for _, name in sorted(model.config.id2label.items())]
+    num_labeled, num_unlabeled = len(crops.labeled), len(crops.unlabeled or ())
     images = f"{num_labeled:,} labeled, {num_unlabeled:,} unlabeled, {num_evaluated:,} to evaluate on"
-    blocks = [
-        ["dry run: nothing is trained or written"],
-        [_line("images", f"{images}, {len(names)} classes"), *_steps(plan, args, num_labeled, num_unlabeled)],
+    blocks = (
+        "dry run: nothing is trained or written",
+        _aligned([("images", f"{images}, {len(names)} classes"), *_steps(plan, args, num_labeled, num_unlabeled)]),
         _placed_crops(names, sampler, plan),
-        [_line("model", _parameters(model))],
-        _flops(plan, cost, dry.tflops_per_second),
-        _memory(memory_parts(model, args, plan, cost, batch_bytes(crops, sampler, args)), args),
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks)
+        _aligned([("model", _parameters(model))]),
+        _aligned(_flops(plan, cost, dry.tflops_per_second)),
+        _aligned(_memory(memory_parts(model, args, plan, cost, batch_bytes(crops, sampler, args)), args)),
+    )
+    return "\n\n".join(blocks)
 
 
-def _steps(plan: RunPlan, args: SemiSupervisedConfig, num_labeled: int, num_unlabeled: int) -> list[str]:
-    height, width = args.crop_size
-    step = f"{_count(plan.batch_size, 'labeled crop')} of {height}×{width}"
-    if plan.unlabeled_crops:
-        step += f" and {plan.batch_size} mixed, of {2 * plan.batch_size} unlabeled ones"
-    run = f"{_count(plan.steps, 'step')}: {plan.steps / plan.epoch_steps:,.1f} epochs of {plan.epoch_steps:,}"
+def _aligned(rows: Iterable[tuple[str, str | int]]) -> str:
+    """Joins lines of a name and a text, but for those without a text."""
+    return "\n".join(f"{name:<11}{text}" for name, text in rows if text)
+
+
+def _steps(plan: RunPlan, args: SemiSupervisedConfig, num_labeled: int, num_unlabeled: int) -> list[tuple]:
+    labeled, unlabeled, (height, width) = plan.labeled_crops, plan.unlabeled_crops, args.crop_size
+    mixed = f" and {plan.batch_size} mixed, of {2 * plan.batch_size} unlabeled ones" if unlabeled else ""
+    gpus = "one GPU or CPU" if plan.num_gpus == 1 else f"{plan.num_gpus} GPUs"
+    epochs = f"{plan.steps / plan.epoch_steps:,.1f} epochs of {plan.epoch_steps:,}"
     if plan.supervised_steps:
         start = "all" if plan.supervised_steps == plan.steps else f"the first {plan.supervised_steps:,}"
-        run += f"; {start} supervised"
-    lines = [
-        _line("a step", f"{step}, on {'one GPU or CPU' if plan.num_gpus == 1 else f'{plan.num_gpus} GPUs'}"),
-        _line("the run", run),
-        _line("", f"{plan.labeled_crops:,} labeled crops, {plan.labeled_crops / num_labeled:,.1f} an image"),
+        epochs += f"; {start} supervised"
+    return [
+        ("a step", f"{_count(plan.batch_size, 'labeled crop')} of {height}×{width}{mixed}, on {gpus}"),
+        ("the run", f"{_count(plan.steps, 'step')}: {epochs}"),
+        ("", f"{labeled:,} labeled crops, {labeled / num_labeled:,.1f} an image"),
+        ("", unlabeled and f"{unlabeled:,} unlabeled crops, {unlabeled / num_unlabeled:,.1f} an image"),
     ]
-    if plan.unlabeled_crops:
-        each = plan.unlabeled_crops / num_unlabeled
-        lines.append(_line("", f"{plan.unlabeled_crops:,} unlabeled crops, {each:,.1f} an image"))
-    return lines
 
 
-def _placed_crops(names: list[str], sampler: LabeledSampler, plan: RunPlan) -> list[str]:
+def _placed_crops(names: list[str], sampler: LabeledSampler, plan: RunPlan) -> str:
     counts, index = count_placed_crops(sampler, plan), sampler.class_index
     if index is None:
-        return ["no crop is placed on a class (class_uniform_share 0)"]
-    tiles = [len(fine) + len(coarse) for fine, coarse in zip(index.fine, index.coarse)]
-    lines = [
-        f"{counts.total():,} of the labeled crops are placed on a class, by the samples of seed {sampler.seed}",
-        f"{'class':<20}{'crops':>10}{'tiles':>10}{'crops a tile':>16}",
-    ]
+        return "no crop is placed on a class (class_uniform_share 0)"
+    text = f"{counts.total():,} of the labeled crops are placed on a class, by the samples of seed {sampler.seed}\n"
+    text += f"{'class':<20}{'crops':>10}{'tiles':>10}{'crops a tile':>16}"
     for i, name in enumerate(names):
-        each = f"{counts[i] / tiles[i]:,.1f}" if tiles[i] else "-"
-        lines.append(f"{name:<20}{counts[i]:>10,}{tiles[i]:>10,}{each:>16}")
-    unseen = [name for name, number in zip(names, tiles) if not number]
-    passed_over = [name for i, name in enumerate(names) if tiles[i] and not counts[i]]
-    if unseen:
-        lines.append(f"never placed on {', '.join(unseen)}: no label shows {'it' if len(unseen) == 1 else 'them'}")
-    if passed_over:
-        lines.append(f"never placed on {', '.join(passed_over)}: too few crops")
-    return lines
+        tiles = len(index.fine[i]) + len(index.coarse[i])
+        each = f"{counts[i] / tiles:,.1f}" if tiles else "-"
+        why = "" if counts[i] else "  too few crops" if tiles else "  no label shows it"
+        text += f"\n{name:<20}{counts[i]:>10,}{tiles:>10,}{each:>16}{why}"
+    return text
 
 
 def _parameters(model: PreTrainedModel) -> str:
     def millions(parameters: Iterable[torch.Tensor]) -> str:
         return f"{sum(parameter.numel() for parameter in parameters) / 1e6:,.2f} M"
 
-    trained = millions(parameter for parameter in model.parameters() if parameter.requires_grad)
-    text = f"{type(model).__name__}, {millions(model.parameters())} parameters, {trained} of them trained"
+    parameters = set(model.parameters())
+    trained = millions(parameter for parameter in parameters if parameter.requires_grad)
+    text = f"{type(model).__name__}, {millions(parameters)} parameters, {trained} of them trained"
     with contextlib.suppress(InputError):  # no encoder apart from the head
-        encoder = {id(parameter): parameter for parameter in encoder_of(model).parameters()}
-        head = millions(parameter for parameter in model.parameters() if id(parameter) not in encoder)
-        text += f"; encoder {millions(encoder.values())}, head {head}"
+        encoder = set(encoder_of(model).parameters())
+        text += f"; encoder {millions(encoder)}, head {millions(parameters - encoder)}"
     return text
 
 
-def _flops(plan: RunPlan, cost: StepCost, rate: float | None) -> list[str]:
+def _flops(plan: RunPlan, cost: StepCost, rate: float | None) -> list[tuple]:
     supervised, both, total = plan.flops(cost)
     gpus, on = plan.num_gpus, " on each GPU" if plan.num_gpus > 1 else ""
-    image = f"{_unit(cost.student_flops)} an image that is trained on, {_unit(cost.teacher_flops)} one of the teacher"
-    lines = [_line("FLOPs", image)]
-    if plan.supervised_steps:
-        lines.append(_line("", f"{_unit(supervised)} a supervised step{on}"))
-    if plan.unlabeled_crops:
-        lines.append(_line("", f"{_unit(both)} a step with unlabeled images{on}"))
-    lines.append(_line("", f"{_unit(total)} the run, without evaluations"))
-    if rate is None:
-        return [*lines, _line("hours", "not known: give --tflops_per_second, what one GPU reaches in training")]
-    hours = total / (rate * 1e12 * gpus) / 3600
-    gpu_hours = f" on {gpus} GPUs, {hours * gpus:,.2f} GPU-hours" if gpus > 1 else ""
-    rest = f"at {rate:g} TFLOP/s a GPU; waiting for data and evaluations come on top"
-    return [*lines, _line("hours", f"{hours:,.2f}{gpu_hours}, {rest}")]
+    hours = "not known: give --tflops_per_second, what one GPU reaches in training"
+    if rate is not None:
+        gpu_hours = total / (rate * 1e12) / 3600
+        of_gpus = f" on {gpus} GPUs, {gpu_hours:,.2f} GPU-hours" if gpus > 1 else ""
+        hours = (
+            f"{gpu_hours / gpus:,.2f}{of_gpus}, at {rate:g} TFLOP/s a GPU, without waiting for data and evaluations"
+        )
+    return [
+        ("FLOPs", f"{_unit(cost.student_flops)} an image in training, {_unit(cost.teacher_flops)} one of the teacher"),
+        ("", plan.supervised_steps and f"{_unit(supervised)} a supervised step{on}"),
+        ("", plan.unlabeled_crops and f"{_unit(both)} a step with unlabeled images{on}"),
+        ("", f"{_unit(total)} the run, without evaluations"),
+        ("hours", hours),
+    ]
 
 
-def _memory(parts: dict[str, float], args: SemiSupervisedConfig) -> list[str]:
+def _memory(parts: dict[str, float], args: SemiSupervisedConfig) -> list[tuple]:
     total = sum(parts.values())
     unit, divisor = ("GiB", 2**30) if total >= 2**30 else ("MiB", 2**20)
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
-    lines = [_line("memory", f"about {total / divisor:,.1f} {unit} a GPU, in {precision}; CUDA's own come on top")]
-    return lines + [_line("", f"{size / divisor:>8,.1f}  {name}") for name, size in parts.items()]
-
-
-def _line(name: str, text: str) -> str:
-    return f"{name:<11}{text}"
+    rows = [("memory", f"about {total / divisor:,.1f} {unit} a GPU, in {precision}; CUDA's own come on top")]
+    return rows + [("", f"{size / divisor:>8,.1f}  {name}") for name, size in parts.items()]
 
 
 def _count(number: int, what: str) -> str:

@@ -8,18 +8,14 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
-# How a stopped training run is continued
 RESUME_HINT = "the same command with --resume_from_checkpoint true"
 
 
 class InputError(ValueError):
-    """
-    The user's input is wrong. The message is one line: it names the file or field and says what to do. Scripts print
-    it without a traceback and exit with code 2.
-    """
+    """Wrong input of a user, in one line that names the file or field and what to do; scripts exit with code 2."""
 
     def __init__(self, message: str):
-        # A DataLoader worker's exception arrives with its whole traceback as the message: keep the line that counts.
+        # A DataLoader worker's exception arrives with its whole traceback as the message.
         message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
         super().__init__(" ".join(message.splitlines()))  # names of files may hold anything
 
@@ -61,8 +57,7 @@ def first_line(error: Exception) -> str:
 
 def is_killed_worker(error: BaseException) -> bool:
     """Returns whether a process that reads images was killed, by the words of PyTorch, `datasets` and Python."""
-    words = ("DataLoader worker (pid", "abruptly")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in ("DataLoader worker (pid", "abruptly"))
 
 
 @contextlib.contextmanager
@@ -73,7 +68,6 @@ def killed_workers() -> Iterator[None]:
     except RuntimeError as error:
         if not is_killed_worker(error):
             raise
-        raise InputError(
-            f"dataloader_num_workers, num_proc: a process that reads images was killed ({first_line(error)}). Often "
-            "memory ran out: take fewer processes, or give the run more memory"
-        ) from error
+        reason = f"a process that reads images was killed ({first_line(error)}). Often memory ran out"
+        remedy = "take fewer processes, or give the run more memory"
+        raise InputError(f"dataloader_num_workers, num_proc: {reason}: {remedy}") from error

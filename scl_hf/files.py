@@ -78,9 +78,8 @@ def check_writable(name: str, path: str | os.PathLike) -> None:
 
 class FolderLock:
     """
-    Makes this process the one writer of a folder, until `release` or the end of this object or process. Of the
-    processes of a run the first holds the lock. Re-acquiring in one process is a no-op. Acquiring removes what a
-    killed run left half-written.
+    Makes this process the one writer of a folder until `release`, and removes what a killed run left half-written.
+    Re-acquiring in one process is a no-op; of the processes of a run the first holds the lock.
     """
 
     def __init__(self, field: str, folder: str | os.PathLike):
@@ -101,16 +100,12 @@ class FolderLock:
                 owner = "whose process is not known yet"
                 with contextlib.suppress(OSError):
                     owner = self.path.read_text(encoding="utf-8").strip() or owner
-                raise InputError(
-                    f"{field} {folder}: is written to by another run, {owner}. Wait for its end, stop it, or name "
-                    "another folder."
-                ) from None
+                remedy = "Wait for its end, stop it, or name another folder."
+                raise InputError(f"{field} {folder}: is written to by another run, {owner}. {remedy}") from None
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                     raise
-                logger.warning(
-                    "%s %s: the file system has no locks; start no second run that writes there", field, folder
-                )
+                logger.warning("%s %s: the file system has no locks; start no second run there", field, folder)
             _held.add(held)
             self.release = weakref.finalize(self, _release, lock, held, created)
             try:
@@ -138,8 +133,6 @@ def _release(lock: FileLock, held: tuple[int, Path], created: Sequence[Path]) ->
             folder.rmdir()  # unless it holds something
 
 
-# A full disk
-
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -158,7 +151,7 @@ class DiskFullError(InputError):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from, says that there was no space to write."""
+    """Returns whether an exception, or one that it was raised from, says that there was no space to write."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or _WORDS.search(str(error)):
             return True
@@ -169,7 +162,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 def disk_full(
     error: BaseException, what: str, folder: str | os.PathLike, remedy: str, needed: int = 0
 ) -> DiskFullError:
-    """One line that says what was being written into `folder`, the bytes `needed`, those free, and what to do."""
+    """Returns one line of what was being written into `folder`, the bytes `needed` and free, and what to do."""
     folder = next((path for path in (Path(folder), *Path(folder).absolute().parents) if path.is_dir()), Path())
     reasons = [_FULL.get(getattr(found, "errno", None)) for found in (error, error.__cause__, error.__context__)]
     reason = next(filter(None, reasons), "the disk is full")
@@ -180,10 +173,8 @@ def disk_full(
 
 
 def _size(number: float) -> str:
-    if number < 1000:
-        return f"{number:.0f} bytes"
-    power = min(3, (len(str(int(number))) - 1) // 3)
-    return f"{number / 1000**power:.1f} {('KB', 'MB', 'GB')[power - 1]}"
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if number >= size), ("KB", 1e3))
+    return f"{number / size:.1f} {unit}"
 
 
 @contextlib.contextmanager

@@ -23,21 +23,13 @@ from .errors import InputError, first_line
 from .evaluation.scoring import SCORES, describe_settings, iou_name
 from .files import replacing
 
-# Fields in the table of settings, by the first sentence of their documentation
-SETTINGS = ("relaxation_window", "logit_adjustment", "ema_decay", "class_uniform_share", "crop_size")
+# Fields in the table of settings: two groups by the first sentence of their documentation, the last by their names
+SETTINGS = "relaxation_window logit_adjustment ema_decay class_uniform_share crop_size".split()
 SEMI_SUPERVISED_SETTINGS = (
-    "consistency_weight",
-    "structured_consistency_weight",
-    "num_boxes",
-    "num_loss_boxes",
-    "num_pairs",
-    "cutmix_ratio",
-    "ema_teacher",
-    "teacher_update_interval",
-    "semi_supervised_start_step",
-    "semi_supervised_ramp_steps",
-)
-TRAINING_SETTINGS = ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "seed")  # by their names
+    "consistency_weight structured_consistency_weight num_boxes num_loss_boxes num_pairs cutmix_ratio ema_teacher "
+    "teacher_update_interval semi_supervised_start_step semi_supervised_ramp_steps"
+).split()
+TRAINING_SETTINGS = "optim learning_rate lr_scheduler_type weight_decay seed".split()
 # Score -> its type in the model index, and its name there
 METRICS = {
     "mean_iou": ("mean_iou", "Mean IoU"),
@@ -49,7 +41,7 @@ CARD, CURVES, PANEL, RECIPE = "README.md", "curves.png", "panel.png", "recipe.ya
 
 @dataclass
 class CardFacts:
-    """What a card tells of a run beside its model and settings; what is not known is left out of it."""
+    """Facts of a run for its card, beside model and settings."""
 
     model_name: str
     repo: str  # where the model is loaded from, a Hub id or a folder
@@ -88,7 +80,7 @@ class CardFacts:
 
 
 def check_card_template(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
-    """Fills the template, if there is one, with made-up values: an error in it must not wait for the end of a run."""
+    """Fills the template with made-up values, so that an error in it shows before the run."""
     if args.model_card_template is not None:
         # One class has a score; the others have none, as if no label showed them.
         scores = {f"eval_{name}": 0.5 for name in (*SCORES, iou_name(model.config.id2label[0]))}
@@ -98,8 +90,7 @@ def check_card_template(model: PreTrainedModel, args: SemiSupervisedConfig) -> N
 
 def write_card(model: PreTrainedModel, args: SemiSupervisedConfig, facts: CardFacts) -> None:
     """Writes the card of the published `model` into `args.output_dir`, with curves, sample predictions and recipe."""
-    folder = Path(args.output_dir)
-    images = []
+    folder, images = Path(args.output_dir), []
     if any("loss" in log or "eval_mean_iou" in log for log in facts.log_history):
         from .visualization.curves import plot_curves  # late: importing matplotlib takes a second
 
@@ -111,12 +102,12 @@ def write_card(model: PreTrainedModel, args: SemiSupervisedConfig, facts: CardFa
         with replacing(folder / PANEL) as partial:
             shutil.copyfile(panel, partial)
         images.append(PANEL)
+    texts = {CARD: str(fill_model_card(model, args, facts, images))}
     if facts.recipe:
-        with replacing(folder / RECIPE) as partial:
-            partial.write_text(facts.recipe, encoding="utf-8")
-    card = fill_model_card(model, args, facts, images)
-    with replacing(folder / CARD) as partial:
-        card.save(partial)
+        texts[RECIPE] = facts.recipe
+    for file, text in texts.items():
+        with replacing(folder / file) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def fill_model_card(
@@ -149,7 +140,6 @@ def fill_model_card(
         "dataset_id": facts.dataset_tags if facts.data_license is None else None,
         "model_license": facts.license,
         "evaluation": evaluation,
-        "whole_images": args.eval_tile is None and args.eval_scales == [1.0] and not args.eval_flip,
         "metrics": facts.metrics,
         "ious": ious,
         "curves": CURVES if CURVES in images else None,
@@ -163,14 +153,12 @@ def fill_model_card(
     try:
         return ModelCard.from_template(data, template_path=args.model_card_template, **values)
     except Exception as error:  # a template of others may do anything
-        raise InputError(
-            f"model_card_template {args.model_card_template}: cannot be filled ({first_line(error)}). Correct it, or "
-            "leave it out."
-        ) from error
+        reason = f"cannot be filled ({first_line(error)}). Correct it, or leave it out."
+        raise InputError(f"model_card_template {args.model_card_template}: {reason}") from error
 
 
 def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
-    """Name of a setting in the card -> its value."""
+    """Returns name of a setting in the card -> its value."""
     texts, values = field_help(type(args)), args.to_dict()
     values |= {name: steps_of(values[name], steps) for name in LENGTHS if values[name]}
     names = (*SEMI_SUPERVISED_SETTINGS * args.semi_supervised, *SETTINGS)
@@ -182,22 +170,15 @@ def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
 
 
 def _eval_results(facts: CardFacts, ious: Mapping[str, float | None], evaluation: str) -> list[EvalResult]:
-    """Scores for the Hub, as plain numbers."""
+    """Returns the scores for the Hub, as plain numbers."""
     if not (facts.metrics and facts.dataset):
         return []
     scores = [(*METRICS[name], facts.metrics[f"eval_{name}"]) for name in SCORES]
     scores += [("iou", f"IoU of {label}", iou) for label, iou in ious.items() if iou is not None]
+    common = {"task_type": "image-segmentation", "task_name": "Semantic segmentation", "metric_config": evaluation}
+    common |= {"dataset_type": facts.dataset_tags or re.sub(r"[^\w.-]+", "-", facts.dataset)}
+    common |= {"dataset_name": facts.dataset, "dataset_split": facts.eval_split}
     return [
-        EvalResult(
-            task_type="image-segmentation",
-            task_name="Semantic segmentation",
-            dataset_type=facts.dataset_tags or re.sub(r"[^\w.-]+", "-", facts.dataset),
-            dataset_name=facts.dataset,
-            dataset_split=facts.eval_split,
-            metric_type=kind,
-            metric_name=name,
-            metric_value=round(value, 4),
-            metric_config=evaluation,
-        )
+        EvalResult(metric_type=kind, metric_name=name, metric_value=round(value, 4), **common)
         for kind, name, value in scores
     ]

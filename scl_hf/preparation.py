@@ -9,7 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .config import SemiSupervisedConfig
 from .data.labels import LabelImage
-from .errors import InputError
+from .errors import InputError, check_field
 from .image_processors import load_processor, own_size
 from .inference import size_divisor, smallest_side
 from .model_card import check_card_template
@@ -42,10 +42,8 @@ def check_batch_size(model: PreTrainedModel, args: SemiSupervisedConfig) -> None
     pools = isinstance(model, DeepLabV3PlusForSemanticSegmentation)
     synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
     if supervised and pools and args.per_device_train_batch_size == 1 and not synced:
-        raise InputError(
-            "per_device_train_batch_size: must be 2 or more for supervised steps, because BatchNorm over the image"
-            " pooling has one value an image. On several GPUs, sync_batch_norm does as well."
-        )
+        reason = "must be 2 or more for supervised steps: BatchNorm over the image pooling has one value an image"
+        raise InputError(f"per_device_train_batch_size: {reason}. On several GPUs, sync_batch_norm does as well.")
 
 
 def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:
@@ -53,13 +51,10 @@ def check_settings_of(model: PreTrainedModel, args: SemiSupervisedConfig) -> Non
     check_card_template(model, args)
     check_optimizer(model, args)
     divisor = size_divisor(model)
-    if any(side % divisor for side in args.crop_size):
-        nearest = [f"{side // divisor * divisor} or {-(-side // divisor) * divisor}" for side in args.crop_size]
-        raise InputError(
-            f"crop_size: must be multiples of {divisor} for this encoder, got {args.crop_size}; the nearest are "
-            f"{' by '.join(dict.fromkeys(nearest))}."
-        )
-    if min(args.crop_size) < (least := smallest_side(model)):
-        raise InputError(f"crop_size: must be {least} or more for this encoder's windows, got {args.crop_size}.")
+    nearest = [f"{side // divisor * divisor} or {-(-side // divisor) * divisor}" for side in args.crop_size]
+    expected = f"multiples of {divisor} for this encoder, such as {' by '.join(dict.fromkeys(nearest))}"
+    check_field(args, "crop_size", not any(side % divisor for side in args.crop_size), expected)
+    least = smallest_side(model)
+    check_field(args, "crop_size", min(args.crop_size) >= least, f"{least} or more for this encoder's windows")
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(f"gradient_checkpointing: {type(model).__name__} with this encoder has none; leave it out.")

@@ -91,9 +91,8 @@ class SkippedFiles(TrainerCallback):
         """Warns of the files that all processes together skipped; returns their number."""
         counts = sum(map(Counter, gather_object([dict(self.counts)])), Counter())
         if counts and PartialState().is_main_process:
-            files = "1 corrupt file was" if len(counts) == 1 else f"{len(counts)} corrupt files were"
-            times = "once" if counts.total() == 1 else f"{counts.total()} times"
-            logger.warning("%s skipped (%s): %s", files, times, first_few(sorted(counts), 5))
+            files = first_few(sorted(counts), 5)
+            logger.warning("corrupt files skipped: %d (%d times): %s", len(counts), counts.total(), files)
         return len(counts)
 
 
@@ -108,20 +107,16 @@ def run_summary(
     data = f"{num_labeled} labeled, {num_unlabeled} unlabeled, {num_evaluated} to evaluate on"
     crops = " and as many CutMix ones" if num_unlabeled else ", no unlabeled ones"
     loss = f"L_x + {args.consistency_weight:g} L_c + {args.structured_consistency_weight:g} L_sc"
-    if args.semi_supervised_start_step:
-        loss += f", unlabeled images after {_length(args.semi_supervised_start_step)}"
-    if args.semi_supervised_ramp_steps:
-        loss += f", ramp of {_length(args.semi_supervised_ramp_steps)}"
+    start, ramp = args.semi_supervised_start_step, args.semi_supervised_ramp_steps
+    for what, length in (("unlabeled images after", start), ("ramp of", ramp)):
+        if length:
+            loss += f", {what} {length:.1%} of the run" if length < 1 else f", {what} {length} steps"
     return (
         f"model      {type(model).__name__}, {millions:.2f} M parameters, on {args.device}{processes}\n"
         f"images     {data}, {len(model.config.id2label)} classes\n"
         f"a step     {batch_size} labeled crops of {height}×{width}{crops}\n"
         f"loss       {loss}\nwrites to  {args.output_dir}"
     )
-
-
-def _length(value: float) -> str:
-    return f"{value:.1%} of the run" if value < 1 else f"{value} steps"
 
 
 def usage(model: PreTrainedModel, args: TrainingArguments) -> str:

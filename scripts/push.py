@@ -1,7 +1,6 @@
 """
 Sends to the Hub what it lacks of a run, finished or stopped:
 
-    python scripts/push.py runs/demo
     python scripts/push.py runs/demo --hub_model_id user/demo --hub_private_repo true
 
 That is the model with its code, card and images, and the checkpoints that the run's `hub_strategy` wants. Exit code 1:
@@ -33,18 +32,16 @@ def main() -> int:
         raise InputError(f"{folder}: holds no run. Name the output_dir of one.")
     settings = settings_of(folder, arguments)
     check_token(None)
-
     logging.disable_progress_bar()
-    lock = FolderLock("output_dir", folder)  # a run under way pushes itself
-    push = Push(folder, settings)
-    try:
-        commit = push.push("Upload the run", take_model=not has_ended(folder))
-    except Exception as error:
-        if is_refusal(error):
-            raise push.refusal(error) from error
-        print(f"error: {folder}: {reason_of(error)}. Give the command again later.", file=sys.stderr)
-        return 1
-    lock.release()
+    with FolderLock("output_dir", folder):  # a run under way pushes itself
+        push = Push(folder, settings)
+        try:
+            commit = push.push("Upload the run", take_model=not has_ended(folder))
+        except Exception as error:
+            if is_refusal(error):
+                raise push.refusal(error) from error
+            print(f"error: {folder}: {reason_of(error)}. Give the command again later.", file=sys.stderr)
+            return 1
     print(f"{folder}: pushed to {commit.repo_url}")
     return 0
 

@@ -1,6 +1,6 @@
 """
 Ends a script at once on a signal, with one line and 128 + its number as exit code, until its training takes over.
-Scripts import this first, before what takes seconds to import. On Linux the end of a launcher (`accelerate launch`,
+Scripts import this before what takes seconds to import. On Linux the end of a launcher (`accelerate launch`,
 `torchrun`) is such a signal, too: its processes would otherwise live on, and write where a restart writes.
 """
 
@@ -34,16 +34,13 @@ def _leave_with_launcher(number: int, frame: FrameType | None) -> None:
 
 
 def _follow_launcher() -> None:
-    try:
-        with open(f"/proc/{LAUNCHER}/cmdline", "rb") as file:
-            command = [os.path.basename(part) for part in file.read().decode(errors="replace").split("\0")[:4]]
-    except OSError:  # no Linux
-        return
-    if LAUNCHERS.isdisjoint(command):
-        return
-    signal.signal(signal.SIGRTMIN, _leave_with_launcher)
-    ctypes.CDLL(None).prctl(1, int(signal.SIGRTMIN))  # PR_SET_PDEATHSIG
-    _leave_with_launcher(signal.SIGRTMIN, None)  # it may have ended before
+    command = []
+    with contextlib.suppress(OSError), open(f"/proc/{LAUNCHER}/cmdline", "rb") as file:  # only Linux has it
+        command = [os.path.basename(part) for part in file.read().decode(errors="replace").split("\0")[:4]]
+    if not LAUNCHERS.isdisjoint(command):
+        signal.signal(signal.SIGRTMIN, _leave_with_launcher)
+        ctypes.CDLL(None).prctl(1, int(signal.SIGRTMIN))  # PR_SET_PDEATHSIG
+        _leave_with_launcher(signal.SIGRTMIN, None)  # it may have ended before
 
 
 if __name__ != "__main__" and SCRIPT in ("train.py", "eval.py", "predict.py", "push.py", "app.py"):

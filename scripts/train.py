@@ -5,9 +5,8 @@ Trains a model from a recipe:
     accelerate launch scripts/train.py recipes/camvid.yaml --data_dir DATA --learning_rate 0.001
     python scripts/train.py recipes/cityscapes.yaml --dry_run true --num_gpus 8 --tflops_per_second 60
 
-Every field of a recipe can be given on the command line, which wins. `--dry_run true` trains nothing: it prints the
-samples, steps, parameters, FLOPs, memory and hours of the run. Exit code 2: wrong input, numbers that are not finite,
-or a full disk, in one line. Exit code 128 + its number: a signal (143 SIGTERM, 130 SIGINT, 129 SIGHUP, 138 SIGUSR1),
+The command line wins over the recipe. `--dry_run true` prints what the run would see, compute and hold, and trains
+nothing. Exit code 2: wrong input, numbers that are not finite, or a full disk. Exit code 128 + its number: a signal,
 before which a checkpoint was saved. The same command with --resume_from_checkpoint true resumes the run.
 """
 
@@ -42,20 +41,20 @@ from scl_hf.progress import run_summary, usage
 def main() -> None:
     # 1. The recipe, and the command line on top of it
     parser = RecipeParser((*TRAINING_RECIPE, DryRunArguments))
-    model_args, data_args, args, dry = parser.parse_recipe(sys.argv[1:])
+    *recipe, dry = parser.parse_recipe(sys.argv[1:])
     logging.disable_progress_bar()  # of every file that is opened or written; the run has its own
     if dry.dry_run:
-        describe_run(model_args, data_args, args, dry)
+        describe_run(*recipe, dry)
         return
-    if args.model_card_template is None:
-        args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
-    with FolderLock("output_dir", args.output_dir):
-        train(model_args, data_args, args, parser.portable_recipe())
+    with FolderLock("output_dir", recipe[-1].output_dir):
+        train(*recipe, parser.portable_recipe())
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, recipe: str) -> None:
     """Trains, saves and publishes; the model card shows `recipe`."""
     # 2. The output folder, the data, the model and its image processor
+    if args.model_card_template is None:
+        args.model_card_template = str(Path(__file__).resolve().parents[1] / "model_card.md")
     checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
     # DDP copies the gradients of channels-last convolutions; they are faster all the same.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -88,14 +87,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         trainer.save_model(_internal_call=True)  # pushed below, with all that belongs to it
         trainer.save_state()
         trainer.save_metrics("all", metrics)
-    about = {
-        "finetuned_from": model_args.origin,
-        "dataset": data_args.title,
-        "dataset_tags": data_args.hub_id,
-        "eval_split": data_args.eval_split,
-        "data_license": data.license,
-        "recipe": recipe,
-    }
+    about = {"finetuned_from": model_args.origin, "data_license": data.license, "recipe": recipe}
+    about |= {"dataset": data_args.title, "dataset_tags": data_args.hub_id, "eval_split": data_args.eval_split}
     publish = trainer.push_to_hub if args.push_to_hub else trainer.create_model_card
     publish(**about)
 

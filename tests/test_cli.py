@@ -118,7 +118,7 @@ def test_a_list_may_be_one_value_and_trackers_are_a_list(tmp_path):
         ("num_boxes: 3.5", "num_boxes: invalid int value"),
         ("num_boxes: [1]", "num_boxes: expected one value"),
         ("num_boxes: null", "num_boxes: expected a value, got none"),
-        ("num_boxes: {a: 1}", "num_boxes: expected one value, got a mapping"),
+        ("num_boxes: {a: 1}", "num_boxes: expected one value, got {'a': 1}"),
         ("blur_sigma: [a, b]", "blur_sigma: invalid float value: 'a'"),
         ("optim_args: momentum", "optim_args: must be like momentum=0.9"),
         ("max_steps: 0", "max_steps: must be 1 or more"),

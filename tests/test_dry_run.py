@@ -106,14 +106,14 @@ def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
     trainer.train()
     plan = RunPlan.of(trainer.args, 5)
     assert (plan.steps, plan.batch_size, plan.epoch_steps) == (trainer.state.max_steps, 4, 2)
-    draws = [draw.labeled for step in range(plan.steps) for draw in trainer._epochs.sampler.of_step(step)]
-    assert len(draws) == plan.labeled_crops
+    samples = [pair.labeled for step in range(plan.steps) for pair in trainer._epochs.sampler.of_step(step)]
+    assert len(samples) == plan.labeled_crops
     counts = count_placed_crops(trainer._labeled_sampler, plan)
-    assert counts.total() == sum(draw.center is not None for draw in draws) > 0
+    assert counts.total() == sum(sample.center is not None for sample in samples) > 0
     index = trainer._labeled_sampler.class_index
     for category, number in counts.items():
         places = Counter((int(row), float(x), float(y)) for row, x, y, _ in index.fine[category])
-        assert number <= sum((draw.row, *draw.center) in places for draw in draws if draw.center)
+        assert number <= sum((sample.row, *sample.center) in places for sample in samples if sample.center)
 
 
 def test_a_supervised_start(tmp_path):

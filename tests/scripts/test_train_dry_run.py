@@ -45,7 +45,7 @@ def test_it_says_all_of_a_run(dry_run, own_folder):
         "24 labeled crops, 12.0 an image",
         "32 unlabeled crops, 8.0 an image",
         "12 of the labeled crops are placed on a class, by the samples of seed",
-        "never placed on well: no label shows it",
+        " -  no label shows it",
         "model      DeepLabV3PlusForSemanticSegmentation, ",
         "a supervised step on each GPU",
         "GPU-hours, at 0.001 TFLOP/s a GPU",
