@@ -28,19 +28,18 @@ class License(NamedTuple):
 @dataclass
 class Source:
     """
-    An open dataset. A split is opened, and its files are looked at, on demand: `splits` maps its name to a function
-    that takes whether each image needs a label, and returns the columns `image`, `label` (None where there is none;
-    optional if no label is needed) and `id`, not decoded.
+    An open dataset. `splits` opens a split on demand: each function takes whether all images need a label, and returns
+    the columns `image`, `label` (None where there is none) and `id`, not decoded.
     """
 
     name: str  # what messages call it, such as its folder
     labels: LabelImage
     palette: np.ndarray  # (num_classes, 3) uint8
     splits: Mapping[str, Callable[[bool], datasets.Dataset]]
-    labeled_splits: Collection[str] = ()  # those in which each image has a label
+    labeled_splits: Collection[str] = ()
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
-    license: License | None = None  # one that forbids redistribution
+    license: License | None = None
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`]."""
@@ -57,19 +56,18 @@ class Source:
 
 def check_fields(args: DataArguments, owner: str | None = None) -> None:
     """Rejects fields that this dataset type does not use (`owner` brings its own classes), and a missing folder."""
-    remedy = "leave the field out, or name another dataset"
     reasons = {}
     if args.dataset != "cityscapes":
-        reasons["use_coarse_labels"] = "only Cityscapes has coarse labels; set it to false"
-        reasons["labeled_split"] = "only Cityscapes has such subsets; give labeled_fraction or labeled_ids"
+        reasons |= dict.fromkeys(("use_coarse_labels", "labeled_split"), "only Cityscapes has them")
     if args.dataset in ("cityscapes", "folder"):
-        reasons["dataset_config"] = f"{args.dataset} has no configurations; leave the field out"
+        reasons["dataset_config"] = f"{args.dataset} has no configurations"
     if owner:
-        reasons["id2label"] = f"{owner} brings its class names; {remedy}"
-        reasons["label_map"] = reasons["ignore_index"] = f"{owner} brings its table of ids; {remedy}"
+        reasons |= dict.fromkeys(
+            ("id2label", "label_map", "ignore_index"), f"{owner} brings its classes and their ids"
+        )
     for name, reason in reasons.items():
         if getattr(args, name) not in (getattr(DataArguments, name), ""):
-            raise InputError(f"{name}: {reason}")
+            raise InputError(f"{name}: {reason}; leave the field out, or name another dataset")
     if args.dataset in ("cityscapes", "mapillary", "folder"):
         if not args.data_dir:
             raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
@@ -121,10 +119,7 @@ def group_by_split(examples: Iterable[Example], folders: Mapping[str, str]) -> d
 def open_examples(
     examples: Iterable[Example], kind: str | None, split: str, require_labels: bool, remedy: str
 ) -> datasets.Dataset:
-    """
-    Opens the examples that have an image: columns `image`, `label` of this kind, or None, `id`, and `city` if they
-    have one. If labels are required, an image without one is an error that ends with `remedy`.
-    """
+    """Opens the examples with an image: columns `image`, `label` of this `kind` or None, `id` and perhaps `city`."""
     examples = [example for example in examples if "image" in example.present]
     labels = [example.labels[kind] if kind in example.present else None for example in examples]
     if require_labels and None in labels:
@@ -134,11 +129,10 @@ def open_examples(
             f"{first.image}: its label is missing{looked} ({labels.count(None)} of the {len(examples)} images of "
             f"split {split} have no label); {remedy}"
         )
-    columns = {"image": [example.image for example in examples], "label": labels}
-    columns["id"] = [example.id for example in examples]
-    if any(example.city for example in examples):
-        columns["city"] = [example.city for example in examples]
-    return _open_paths(columns)
+    columns = {name: [getattr(example, name) for example in examples] for name in ("image", "id", "city")}
+    if not any(columns["city"]):
+        del columns["city"]
+    return _open_paths({"image": columns.pop("image"), "label": labels} | columns)
 
 
 def open_images(folder: str | os.PathLike) -> datasets.Dataset:
@@ -151,8 +145,7 @@ def list_images(folder: str | os.PathLike) -> list[str]:
     """Returns the paths within one of `unlabeled_dirs` of its images, at least one."""
     if not os.path.isdir(folder):
         raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
-    names = find_images(folder)
-    if not names:
+    if not (names := find_images(folder)):
         raise InputError(f"unlabeled_dirs: {folder} {NO_IMAGES}; correct the path")
     return names
 

@@ -27,21 +27,21 @@ def is_layout(root: str | os.PathLike) -> bool:
 def find_examples(root: str | os.PathLike) -> list[Example]:
     """Finds the images and labels of a folder, also those without a partner."""
     examples = []
-    for folder in _split_folders(root):
-        split, has_labels, images = os.path.basename(folder), os.path.isdir(f"{folder}/labels"), {}
+    for split, folder in _split_folders(root).items():
+        images = {}  # stem -> names: several where one stem has several suffixes
         for name in sorted(filter(is_image, os.listdir(f"{folder}/images"))):
             images.setdefault(os.path.splitext(name)[0], []).append(name)
         labeled = file_stems(f"{folder}/labels", ".png")
         for stem in [*images, *sorted(labeled - images.keys())]:
-            labels = {"labels": f"{folder}/labels/{stem}.png"} if has_labels else {}
+            labels = {"labels": f"{folder}/labels/{stem}.png"} if os.path.isdir(f"{folder}/labels") else {}
             present = frozenset(kind for kind, stems in (("image", images), ("labels", labeled)) if stem in stems)
             for name in images.get(stem, [f"{stem}.*"]):
                 examples.append(Example(split, stem, f"{folder}/images/{name}", labels, present))
     return examples
 
 
-def _split_folders(root: str | os.PathLike) -> list[str]:
-    return sorted(str(path.parent) for path in Path(root).glob("*/images") if path.is_dir())
+def _split_folders(root: str | os.PathLike) -> dict[str, str]:
+    return {path.parent.name: str(path.parent) for path in sorted(Path(root).glob("*/images")) if path.is_dir()}
 
 
 def _open(examples: Sequence[Example], folder: str, require_labels: bool) -> datasets.Dataset:
@@ -61,8 +61,7 @@ def open_source(args: DataArguments) -> Source:
     check_fields(args)
     root = os.path.abspath(args.data_dir)
     id2label = read_id2label(Path(args.id2label or os.path.join(args.data_dir, "id2label.json")))
-    examples = find_examples(root)
-    splits = {os.path.basename(folder): folder for folder in _split_folders(root)}
+    examples, splits = find_examples(root), _split_folders(root)
     copied = any(cityscapes.is_official_id(example.id) for example in examples)
     return Source(
         name=args.data_dir,
