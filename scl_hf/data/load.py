@@ -13,7 +13,7 @@ from .columns import check_labels
 from .sources.base import License, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
-from .subsets import choose_fraction, choose_listed, choose_unlabeled, find_shared_images, read_ids
+from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, read_ids
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ def load_data(args: DataArguments) -> SegmentationData:
     source = open_source(args)
     open_split = functools.cache(source.open)
 
-    # 1. The images that keep their labels
     train = {split: _with_labels(open_split(split, require_labels=True)) for split in args.train_splits}
     if args.labeled_split:
         listed = read_ids(labeled_split_file(args.labeled_split))
@@ -63,7 +62,6 @@ def load_data(args: DataArguments) -> SegmentationData:
         chosen = choose_fraction(train, args.labeled_fraction, args.labeled_seed)
     labeled = datasets.concatenate_datasets([dataset.select(chosen[split]) for split, dataset in train.items()])
 
-    # 2. The unlabeled pool: images alone
     pool = {}
     for split in dict.fromkeys([*train, *(args.unlabeled_splits or source.unlabeled_splits)]):
         images = (train[split] if split in train else open_split(split)).select_columns(["image", "id"])
@@ -74,11 +72,10 @@ def load_data(args: DataArguments) -> SegmentationData:
         pool[f"unlabeled_dirs {index}"] = open_images(path)
     if args.num_unlabeled is not None:
         on_top = chosen if args.unlabeled_includes_labeled else {}
-        kept = choose_unlabeled(pool, args.num_unlabeled, args.labeled_seed, on_top)
+        kept = choose_images(pool, args.num_unlabeled, args.labeled_seed, on_top)
         pool = {name: images.select(kept[name]) for name, images in pool.items()}
     unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
-    # 3. The images to evaluate on, none of them a labeled one
     evaluation = _with_labels(open_split(args.eval_split, require_labels=True))
     coarse = _with_coarse_labels(open_split("train_extra"), args.data_dir) if args.use_coarse_labels else None
     if not args.allow_shared_images:
@@ -96,8 +93,7 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
         args ([`DataArguments`]): The data fields of the recipe.
 
     Returns:
-        `tuple[datasets.Dataset, np.ndarray]`: The dataset, with the columns `image`, `label` (a [`LabelImage`]) and
-        `id`, and (num_classes, 3) uint8 colors of the classes.
+        `tuple[datasets.Dataset, np.ndarray]`: The columns `image`, `label` and `id`, and (num_classes, 3) uint8 colors.
     """
     source = open_source(args)
     evaluation = _with_labels(source.open(args.eval_split, require_labels=True))
@@ -127,8 +123,7 @@ def _check_shared_images(labeled: datasets.Dataset, unlabeled: datasets.Dataset,
         pairs = first_few(own if own == twin else f"{own} (as {twin})" for twin, own in shared)
         raise InputError(
             f"train_splits and eval_split: {len(shared)} of the {len(evaluation)} evaluation images are labeled "
-            f"training images, too: {pairs}; take them out of one of the two, or set allow_shared_images to true if "
-            "that is meant"
+            f"training images, too: {pairs}; take them out of one of the two, or set allow_shared_images to true"
         )
     if shared := find_shared_images(unlabeled, evaluation):
         logger.warning(
