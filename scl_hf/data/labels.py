@@ -125,7 +125,7 @@ def read_id2label(path: Path) -> dict[int, str]:
         renumbered = ", ".join(f'"{i}": "{name}"' for i, (_, name) in first)
         label_map = ", ".join(f"{key}: {i}" for i, (key, _) in first)
         raise InputError(
-            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, and give "
+            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, with "
             f"the ids in label files as label_map: {{{label_map}, …}}"
         )
     name, count = Counter(names.values()).most_common(1)[0]

@@ -52,6 +52,7 @@ def load_data(args: DataArguments) -> SegmentationData:
     source = open_source(args)
     open_split = functools.cache(source.open)
 
+    # 1. The images that keep their labels
     train = {split: _with_labels(open_split(split, require_labels=True)) for split in args.train_splits}
     if args.labeled_split:
         listed = read_ids(labeled_split_file(args.labeled_split))
@@ -62,6 +63,7 @@ def load_data(args: DataArguments) -> SegmentationData:
         chosen = choose_fraction(train, args.labeled_fraction, args.labeled_seed)
     labeled = datasets.concatenate_datasets([dataset.select(chosen[split]) for split, dataset in train.items()])
 
+    # 2. The unlabeled pool: images alone
     pool = {}
     for split in dict.fromkeys([*train, *(args.unlabeled_splits or source.unlabeled_splits)]):
         images = (train[split] if split in train else open_split(split)).select_columns(["image", "id"])
@@ -76,6 +78,7 @@ def load_data(args: DataArguments) -> SegmentationData:
         pool = {name: images.select(kept[name]) for name, images in pool.items()}
     unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
+    # 3. The images to evaluate on, none of them a labeled one
     evaluation = _with_labels(open_split(args.eval_split, require_labels=True))
     coarse = _with_coarse_labels(open_split("train_extra"), args.data_dir) if args.use_coarse_labels else None
     if not args.allow_shared_images:
@@ -93,7 +96,7 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
         args ([`DataArguments`]): The data fields of the recipe.
 
     Returns:
-        `tuple[datasets.Dataset, np.ndarray]`: The columns `image`, `label` and `id`, and (num_classes, 3) uint8 colors.
+        `tuple[datasets.Dataset, np.ndarray]`: Columns `image`, `label`, `id`, and (num_classes, 3) uint8 colors.
     """
     source = open_source(args)
     evaluation = _with_labels(source.open(args.eval_split, require_labels=True))

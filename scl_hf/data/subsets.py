@@ -13,7 +13,8 @@ from .images import check_files, read_bytes
 
 def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed: int) -> dict[str, list[int]]:
     """Chooses a share of all images at random, at least one, as [`choose_images`] does."""
-    return choose_images(labeled, max(1, round(fraction * sum(map(len, labeled.values())))), seed, {})
+    total = sum(map(len, labeled.values()))
+    return choose_images(labeled, min(total, max(1, round(fraction * total))), seed, {})
 
 
 def choose_images(
