@@ -60,10 +60,9 @@ class PairCollator:
     """
     Stacks the items of [`PairedCrops`] and samples the CutMix boxes of each from its own seed.
 
-    A batch has "pixel_values" (B, 3, h, w) and "labels" (B, h, w); unless supervised also "unlabeled_a", "unlabeled_b"
-    (B, 3, h, w), the CutMix map "box_ids" (B, h, w) int64, "valid" (B, h, w) bool, the mixed pixels that are no
-    padding, and for a structured loss "box_pixels" or "pairs", found here, where nothing waits for a device. Where
-    corrupt files were skipped it has "skipped", file and reason of each.
+    A batch has "pixel_values" (B, 3, h, w), "labels" (B, h, w) and, of skipped files, "skipped"; unless supervised
+    also "unlabeled_a", "unlabeled_b" (B, 3, h, w), the CutMix map "box_ids" (B, h, w) int64, "valid" (B, h, w) bool,
+    False on padding, and for a structured loss "box_pixels" or "pairs", found here, where nothing waits for a device.
     """
 
     num_boxes: int
