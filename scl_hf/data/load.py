@@ -17,6 +17,8 @@ from .subsets import choose_fraction, choose_images, choose_listed, find_shared_
 
 logger = logging.getLogger(__name__)
 
+_LABELED = ["image", "label", "id"]
+
 
 @dataclass
 class SegmentationData:
@@ -53,7 +55,7 @@ def load_data(args: DataArguments) -> SegmentationData:
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels
-    train = {split: _with_labels(open_split(split, require_labels=True)) for split in args.train_splits}
+    train = {split: open_split(split, True).select_columns(_LABELED) for split in args.train_splits}
     if args.labeled_split:
         listed = read_ids(labeled_split_file(args.labeled_split))
         chosen = choose_listed(train, listed, f"labeled_split {args.labeled_split}")
@@ -79,7 +81,7 @@ def load_data(args: DataArguments) -> SegmentationData:
     unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
     # 3. The images to evaluate on, none of them a labeled one
-    evaluation = _with_labels(open_split(args.eval_split, require_labels=True))
+    evaluation = open_split(args.eval_split, True).select_columns(_LABELED)
     coarse = _with_coarse_labels(open_split("train_extra"), args.data_dir) if args.use_coarse_labels else None
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
@@ -99,13 +101,9 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
         `tuple[datasets.Dataset, np.ndarray]`: Columns `image`, `label`, `id`, and (num_classes, 3) uint8 colors.
     """
     source = open_source(args)
-    evaluation = _with_labels(source.open(args.eval_split, require_labels=True))
+    evaluation = source.open(args.eval_split, True).select_columns(_LABELED)
     check_labels(evaluation, f"eval_split {args.eval_split}")
     return evaluation, source.palette
-
-
-def _with_labels(dataset: datasets.Dataset) -> datasets.Dataset:
-    return dataset.select_columns(["image", "label", "id"])
 
 
 def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Dataset:
@@ -118,7 +116,7 @@ def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Da
         )
     if len(annotated) < len(dataset):
         logger.warning(f"{len(dataset) - len(annotated)} of {len(dataset)} images of train_extra have no coarse label")
-    return _with_labels(dataset.select(annotated))
+    return dataset.select(annotated).select_columns(_LABELED)
 
 
 def _check_shared_images(labeled: datasets.Dataset, unlabeled: datasets.Dataset, evaluation: datasets.Dataset) -> None:

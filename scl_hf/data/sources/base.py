@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..images import SUFFIXES, check_files, find_images
+from ..images import SUFFIXES, check_files, find_images, is_image
 from ..labels import LabelImage
 
 NO_IMAGES = f"holds no images ({', '.join(sorted(SUFFIXES))})"
@@ -86,25 +86,33 @@ class Example(NamedTuple):
     city: str | None = None
 
 
-def file_stems(folder: str, ending: str) -> set[str]:
-    """Returns the names, without `ending`, of the files in a folder that have it; none if there is no folder."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
-
-
 def match_files(
     split: str, files: Mapping[str, tuple[str, str]], city: str | None = None, expect_labels: bool = True
 ) -> list[Example]:
-    """Matches files by their stems; `files` has the folder and the ending of `"image"` and of each kind of label."""
-    stems = {kind: file_stems(folder, ending) for kind, (folder, ending) in files.items()}
+    """
+    Matches files by their stems. `files` has the folder and the ending of `"image"`, where `.*` is any image, and of
+    each kind of label.
+    """
+    names = {kind: _names_by_stem(folder, ending) for kind, (folder, ending) in files.items()}
     examples = []
-    for stem in sorted(set().union(*stems.values())):
-        paths = {kind: f"{folder}/{stem}{ending}" for kind, (folder, ending) in files.items()}
-        present = frozenset(kind for kind, found in stems.items() if stem in found)
-        if not expect_labels:
-            paths = {kind: path for kind, path in paths.items() if kind in present or kind == "image"}
-        examples.append(Example(split, stem, paths.pop("image"), paths, present, city))
+    for stem in dict.fromkeys([*names["image"], *sorted(set().union(*names.values()))]):
+        present = frozenset(kind for kind, found in names.items() if stem in found)
+        kinds = [kind for kind in files if kind != "image" and (expect_labels or kind in present)]
+        labels = {kind: f"{files[kind][0]}/{stem}{files[kind][1]}" for kind in kinds}
+        folder, ending = files["image"]
+        for name in names["image"].get(stem, [f"{stem}{ending}"]):
+            examples.append(Example(split, stem, f"{folder}/{name}", labels, present, city))
     return examples
+
+
+def _names_by_stem(folder: str, ending: str) -> dict[str, list[str]]:
+    """Returns the names of the files in a folder with this ending; none if there is no folder."""
+    found = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if name[0] != "." and (is_image(name) if ending == ".*" else name.endswith(ending)):
+            stem = os.path.splitext(name)[0] if ending == ".*" else name.removesuffix(ending)
+            found.setdefault(stem, []).append(name)
+    return found
 
 
 def group_by_split(examples: Iterable[Example], folders: Mapping[str, str]) -> dict[str, list[Example]]:

@@ -9,11 +9,10 @@ import datasets
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..images import is_image
 from ..labels import LabelImage, read_id2label
 from ..palette import palette_of
 from . import cityscapes
-from .base import NO_IMAGES, Example, Source, check_fields, file_stems, open_examples
+from .base import NO_IMAGES, Example, Source, check_fields, match_files, open_examples
 
 TITLE = "a folder"
 _REMEDY = "add the labels, or move images without a label to a folder of their own and name it in unlabeled_dirs"
@@ -28,15 +27,8 @@ def find_examples(root: str | os.PathLike) -> list[Example]:
     """Finds the images and labels of a folder, also those without a partner."""
     examples = []
     for split, folder in _split_folders(root).items():
-        images = {}  # stem -> names: several where one stem has several suffixes
-        for name in sorted(filter(is_image, os.listdir(f"{folder}/images"))):
-            images.setdefault(os.path.splitext(name)[0], []).append(name)
-        labeled = file_stems(f"{folder}/labels", ".png")
-        for stem in [*images, *sorted(labeled - images.keys())]:
-            labels = {"labels": f"{folder}/labels/{stem}.png"} if os.path.isdir(f"{folder}/labels") else {}
-            present = frozenset(kind for kind, stems in (("image", images), ("labels", labeled)) if stem in stems)
-            for name in images.get(stem, [f"{stem}.*"]):
-                examples.append(Example(split, stem, f"{folder}/images/{name}", labels, present))
+        labels = {"labels": (f"{folder}/labels", ".png")} if os.path.isdir(f"{folder}/labels") else {}
+        examples += match_files(split, {"image": (f"{folder}/images", ".*")} | labels)
     return examples
 
 
