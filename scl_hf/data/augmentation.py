@@ -18,7 +18,7 @@ GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, for 
 @dataclass
 class AugmentationArguments:
     """
-    Random changes of a crop; the defaults are those of the baseline (Zhu et al., 2019).
+    Random changes of a crop; the defaults are those of Zhu et al. (2019).
 
     Args:
         crop_size (`list[int]`, *optional*, defaults to `[896, 896]`):
@@ -48,7 +48,7 @@ class AugmentationArguments:
     def __post_init__(self):
         size = [self.crop_size] if isinstance(self.crop_size, int) else list(self.crop_size)
         self.crop_size = size * 2 if len(size) == 1 else size
-        fits = len(size) in (1, 2) and min(size) >= 8
+        fits = len(self.crop_size) == 2 and min(size) >= 8
         check_field(self, "crop_size", fits, "height and width, or one number, of 8 or more")
         for name, least in (("scale_range", 0.01), ("blur_sigma", 0)):  # no crop takes all memory
             limits = getattr(self, name)
@@ -147,7 +147,7 @@ def _nearest(start: float, stop: float, count: int) -> np.ndarray:
     return (start + (np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
 
 
-# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: new memory costs as much as the arithmetic.
+# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: new memory costs as much as the arithmetic
 
 
 def _adjust_brightness(pixels: np.ndarray, factor: float) -> None:

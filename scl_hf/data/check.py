@@ -43,10 +43,10 @@ class Report:
     def __str__(self) -> str:
         columns = ["images", *["official"] * bool(self.official), *self.kinds, "problems"]
         table = [["split", *columns]]
-        for (split, city), counts in self.counts.items():
-            numbers = {"official": self.official.get((split, city)), **counts}
+        for key, counts in self.counts.items():
+            numbers = {"official": self.official.get(key), **counts}
             cells = ["–" if numbers.get(column) is None else f"{numbers[column]:,}" for column in columns]
-            table.append([split if city is None else f"  {city}", *cells])
+            table.append([key[0] if key[1] is None else f"  {key[1]}", *cells])
         first, *others = [max(map(len, column)) for column in zip(*table)]
         lines = [self.title, ""]
         lines += ["  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in table]
@@ -54,8 +54,9 @@ class Report:
             lines += ["", f"note: {note}"]
         missing = []
         for found in self.missing.values():
-            more = len(found) - _LISTED
-            missing += found[:_LISTED] + [f"… and {more} more of this split"] * (more > 0)
+            missing += found[:_LISTED]
+            if len(found) > _LISTED:
+                missing.append(f"… and {len(found) - _LISTED} more of this split")
         sections = {"differs from the official data": self.differs, "missing": missing, "broken": self.broken}
         for heading, problems in sections.items():
             if problems:

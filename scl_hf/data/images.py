@@ -69,11 +69,10 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
         try:
             status = os.stat(path)
             sizes.append(status.st_size)
-            reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty"
+            if not stat.S_ISREG(status.st_mode) or not status.st_size:
+                bad.append(f"{path} ({'empty' if stat.S_ISREG(status.st_mode) else 'no file'})")
         except OSError:
-            reason = "missing"
-        if reason:
-            bad.append(f"{path} ({reason})")
+            bad.append(f"{path} (missing)")
     if bad:
         count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
         raise InputError(f"{count} empty or missing: {first_few(bad, 5)}; copy or unpack them again")
@@ -86,9 +85,8 @@ def read_image(source: Source) -> np.ndarray:
     name, content = read_bytes(source)
     # OpenCV decodes a PNG of plain 8-bit colors in a sixth less time than Pillow
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
-        with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-            if image is not None:  # otherwise it is damaged, and Pillow says how
+        with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
+            if (image := cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)) is not None:
                 return image
     image = _open(name, content)
     image.getexif()
@@ -148,9 +146,8 @@ def check_sizes(example: Mapping, image_size: tuple[int, int], label_size: tuple
 def read_bytes(source: Source) -> tuple[str, bytes]:
     """Returns name and content of an image file, on disk or stored in a dataset."""
     name = _name(source)
-    stored = source.get("bytes") if isinstance(source, Mapping) else None
-    if stored is not None:
-        return name, stored
+    if isinstance(source, Mapping) and source.get("bytes") is not None:
+        return name, source["bytes"]
     if os.path.exists(name) and not os.path.isfile(name):  # reading a named pipe would wait for ever
         raise CorruptFileError(f"{name}: is no file but a folder, a pipe or a device; remove it", name)
     try:
@@ -178,9 +175,8 @@ def _open(name: str, content: bytes) -> Image.Image:
 
 
 def _name(source: Source) -> str:
-    if isinstance(source, Mapping):
-        return str(source.get("path") or "an image that the dataset holds without a file name")
-    return str(Path(source))
+    path = source.get("path") if isinstance(source, Mapping) else Path(source)
+    return str(path or "an image that the dataset holds without a file name")
 
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:

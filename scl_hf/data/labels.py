@@ -66,13 +66,11 @@ class LabelImage(datasets.Image):
             )
         train_id = ids.get(ignore_index, IGNORE_INDEX)
         if train_id != IGNORE_INDEX:
-            remedy = f"take {ignore_index} out of label_map"
-            if not label_map:
-                shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
-                remedy = f"say which ids the label files hold for the classes, as in label_map: {{{shifted}, …}}"
+            shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
+            remedy = f"take {ignore_index} out of label_map" if label_map else f"give label_map: {{{shifted}, …}}"
             raise InputError(
                 f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}, "
-                "or give ignore_index an id that no class has"
+                "or name an id that no class has"
             )
         ids[ignore_index] = IGNORE_INDEX
         return cls(decode=False, names=list(id2label.values()), train_ids=ids)
@@ -121,9 +119,8 @@ def read_id2label(path: Path) -> dict[int, str]:
             raise InputError(f"{path}: the name of class {key} is no text; {form}")
     _check_count(str(path), names)
     if list(names) != list(range(len(names))):
-        first = list(enumerate(names.items()))[:2]
-        renumbered = ", ".join(f'"{i}": "{name}"' for i, (_, name) in first)
-        label_map = ", ".join(f"{key}: {i}" for i, (key, _) in first)
+        renumbered = ", ".join(f'"{i}": "{name}"' for i, name in enumerate([*names.values()][:2]))
+        label_map = ", ".join(f"{key}: {i}" for i, key in enumerate([*names][:2]))
         raise InputError(
             f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, with "
             f"the ids in label files as label_map: {{{label_map}, …}}"

@@ -62,9 +62,7 @@ def check_fields(args: DataArguments, owner: str | None = None) -> None:
     if args.dataset in ("cityscapes", "folder"):
         reasons["dataset_config"] = f"{args.dataset} has no configurations"
     if owner:
-        reasons |= dict.fromkeys(
-            ("id2label", "label_map", "ignore_index"), f"{owner} brings its classes and their ids"
-        )
+        reasons |= dict.fromkeys(("id2label", "label_map", "ignore_index"), f"{owner} brings its classes and ids")
     for name, reason in reasons.items():
         if getattr(args, name) not in (getattr(DataArguments, name), ""):
             raise InputError(f"{name}: {reason}; leave the field out, or name another dataset")
@@ -115,13 +113,10 @@ def _names_by_stem(folder: str, ending: str) -> dict[str, list[str]]:
     return found
 
 
-def group_by_split(examples: Iterable[Example], folders: Mapping[str, str]) -> dict[str, list[Example]]:
+def group_by_split(examples: Sequence[Example], folders: Mapping[str, str]) -> dict[str, list[Example]]:
     """Returns the examples of each split that has images; `folders` is split -> name of its folder."""
-    splits = {folder: [] for folder in folders.values()}
-    for example in examples:
-        splits[example.split].append(example)
-    found = {split: splits[folder] for split, folder in folders.items()}
-    return {split: group for split, group in found.items() if any("image" in example.present for example in group)}
+    groups = {split: [each for each in examples if each.split == folder] for split, folder in folders.items()}
+    return {split: group for split, group in groups.items() if any("image" in example.present for example in group)}
 
 
 def open_examples(
