@@ -45,16 +45,20 @@ _TABLE = {
     "vehicle": "+car 00008e, +truck 000046, +bus 003c64, caravan 00005a, trailer 00006e, +train 005064, "
                "+motorcycle 0000e6, +bicycle 770b20",
 }
-# split -> cities and their numbers of images; of the cities of train_extra only the sum is known
-_CITIES = {
-    "train": "aachen 174, bochum 96, bremen 316, cologne 154, darmstadt 85, dusseldorf 221, erfurt 109, hamburg 248, "
-             "hanover 196, jena 119, krefeld 99, monchengladbach 94, strasbourg 365, stuttgart 196, tubingen 144, "
-             "ulm 95, weimar 142, zurich 122",
-    "val": "frankfurt 267, lindau 59, munster 174",
-    "test": "berlin 544, bielefeld 181, bonn 46, leverkusen 58, mainz 298, munich 398",
-    "train_extra": "augsburg, bad-honnef, bamberg, bayreuth, dortmund, dresden, duisburg, erlangen, freiburg, "
-                   "heidelberg, heilbronn, karlsruhe, konigswinter, konstanz, mannheim, muhlheim-ruhr, nuremberg, "
-                   "oberhausen, saarbrucken, schweinfurt, troisdorf, wuppertal, wurzburg",
+# split -> city -> number of images; of the cities of train_extra only the sum is known
+CITIES = {
+    "train": dict(
+        aachen=174, bochum=96, bremen=316, cologne=154, darmstadt=85, dusseldorf=221, erfurt=109, hamburg=248,
+        hanover=196, jena=119, krefeld=99, monchengladbach=94, strasbourg=365, stuttgart=196, tubingen=144, ulm=95,
+        weimar=142, zurich=122,
+    ),
+    "val": dict(frankfurt=267, lindau=59, munster=174),
+    "test": dict(berlin=544, bielefeld=181, bonn=46, leverkusen=58, mainz=298, munich=398),
+    "train_extra": dict.fromkeys(
+        "augsburg bad-honnef bamberg bayreuth dortmund dresden duisburg erlangen freiburg heidelberg heilbronn "
+        "karlsruhe konigswinter konstanz mannheim muhlheim-ruhr nuremberg oberhausen saarbrucken schweinfurt "
+        "troisdorf wuppertal wurzburg".split()
+    ),
 }
 # fmt: on
 
@@ -69,11 +73,6 @@ def _read_table() -> list[Label]:
     return [*labels, Label("license plate", -1, -1, "vehicle", (0, 0, 142))]  # in polygons only
 
 
-def _read_cities(entries: str) -> dict[str, int | None]:
-    cities = (entry.split() for entry in entries.split(", "))
-    return {name: int(*number) if number else None for name, *number in cities}
-
-
 LABELS = _read_table()
 _CLASSES = [label for label in LABELS if 0 <= label.train_id < IGNORE_INDEX]  # in the order of their train ids
 ID2LABEL = {label.train_id: label.name for label in _CLASSES}
@@ -82,7 +81,6 @@ LABEL_IDS = np.array([label.id for label in _CLASSES], np.uint8)  # train id -> 
 _TRAIN_IDS = {label.id: label.train_id for label in LABELS if label.id >= 0}
 LABEL_IMAGE = LabelImage(decode=False, names=list(ID2LABEL.values()), train_ids=_TRAIN_IDS)
 
-CITIES = {split: _read_cities(entries) for split, entries in _CITIES.items()}
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
 ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
 DRAWN_MARKER = "DRAWN.txt"  # marks synthetic images: the license of Cityscapes does not cover them
@@ -163,11 +161,11 @@ def _open(
     for example in examples:
         if example.id in skip_ids and "image" in example.present:
             broken = ", a broken image of the official data" if example.id in BROKEN_IMAGES else ""
-            logger.warning(f"{example.image}: skipped{broken}")
+            logger.warning("%s: skipped%s", example.image, broken)
     examples = [example for example in examples if example.id not in skip_ids]
+    unlabeled = kind is None or split == "train_extra"
     remedy = f"unpack the zip of {kind} completely, or remove the image"
-    if kind is None or split == "train_extra":
-        remedy = "name the split in unlabeled_splits only"
+    remedy = "name the split in unlabeled_splits only" if unlabeled else remedy
     return open_examples(examples, kind, split, require_labels, remedy)
 
 
