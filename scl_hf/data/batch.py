@@ -36,9 +36,8 @@ def training_crops(
     augmentation = Augmentation(args, normalization)
     labeled = labeled_dataset(train_dataset, "train_dataset", id2label)
     check_labels(labeled, "train_dataset")
-    coarse = index = unlabeled = None
-    if coarse_dataset is not None:
-        coarse = labeled_dataset(coarse_dataset, "coarse_dataset", id2label)
+    coarse = None if coarse_dataset is None else labeled_dataset(coarse_dataset, "coarse_dataset", id2label)
+    index = unlabeled = None
     if args.semi_supervised:
         unlabeled = Crops(image_dataset(unlabeled_dataset, "unlabeled_dataset"), augmentation, args.skip_corrupt)
     if args.class_uniform_share > 0:

@@ -10,9 +10,13 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .augmentation import Augmentation
-from .images import CorruptFileError, read_image, read_pair
+from .images import CorruptFileError, read_pair
 from .normalization import Normalization
 from .sampler import PairSample, Sample
+
+
+def _label_table(dataset: datasets.Dataset) -> np.ndarray | None:
+    return dataset.features["label"].table if "label" in dataset.features else None
 
 
 @dataclass(eq=False)
@@ -25,7 +29,7 @@ class Crops(Dataset):
     coarse: datasets.Dataset | None = None
 
     def __post_init__(self):
-        self.label_table = self.dataset.features["label"].table if "label" in self.dataset.features else None
+        self.label_table = _label_table(self.dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -34,12 +38,8 @@ class Crops(Dataset):
         """Returns the crop; with `skip_corrupt` the next image replaces a damaged one, which "skipped" names."""
         dataset, skipped = self.dataset_of(sample), []
         for _ in range(len(dataset)):
-            example = dataset[sample.row]
             try:
-                if self.label_table is None:
-                    image, label = read_image(example["image"]), None
-                else:
-                    image, label = read_pair(example, self.label_table)
+                image, label = read_pair(dataset[sample.row], self.label_table)
             except CorruptFileError as error:
                 if not self.skip_corrupt:
                     raise
@@ -103,8 +103,6 @@ class EvaluationImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         example = self.dataset[index]
-        if "label" not in example:
-            return {"pixel_values": self.normalization.of(read_image(example["image"])), "id": example["id"]}
-        image, label = read_pair(example, self.dataset.features["label"].table)
-        labels = torch.from_numpy(label.astype(np.int64))
-        return {"pixel_values": self.normalization.of(image), "labels": labels, "id": example["id"]}
+        image, label = read_pair(example, _label_table(self.dataset))
+        item = {"pixel_values": self.normalization.of(image), "id": example["id"]}
+        return item if label is None else item | {"labels": torch.from_numpy(label.astype(np.int64))}

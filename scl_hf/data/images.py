@@ -129,9 +129,12 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     return train_ids.astype(np.uint8)
 
 
-def read_pair(example: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the image (H, W, 3) and the label (H, W) of an example, both uint8 and of one size."""
-    image, label = read_image(example["image"]), read_label(example["label"], table)
+def read_pair(example: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads the image (H, W, 3) of an example and, if it has one, the label (H, W), both uint8 and of one size."""
+    image = read_image(example["image"])
+    if "label" not in example:
+        return image, None
+    label = read_label(example["label"], table)
     check_sizes(example, image.shape[1::-1], label.shape[::-1])
     return image, label
 

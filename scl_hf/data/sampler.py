@@ -100,10 +100,8 @@ class LabeledSampler:
 
     def __call__(self, epoch: int) -> list[Sample]:
         """Returns the samples of an epoch, counted from 0."""
-        return [
-            sample._replace(seed=sample_seed(self.seed, LABELED, epoch, position))
-            for position, sample in enumerate(self.without_seeds(epoch))
-        ]
+        samples = enumerate(self.without_seeds(epoch))
+        return [sample._replace(seed=sample_seed(self.seed, LABELED, epoch, i)) for i, sample in samples]
 
     def without_seeds(self, epoch: int) -> list[Sample]:
         """Returns the samples of an epoch without their seeds, which take most of the time."""

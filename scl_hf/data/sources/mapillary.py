@@ -61,9 +61,7 @@ def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> tuple[La
     path = next(filter(Path.is_file, paths), None)
     if path is None:
         looked = " and ".join(map(str, paths))
-        raise InputError(
-            f"{data_dir}: Mapillary Vistas {version} has no class table here, looked for {looked}; unpack it"
-        )
+        raise InputError(f"{data_dir}: the class table of {version} is missing, looked for {looked}; unpack it, too")
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
         readable = Counter(label["readable"] for label in labels)
@@ -73,9 +71,8 @@ def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> tuple[La
         names = [label["readable" if readable[label["readable"]] == 1 else "name"] for label in evaluated.values()]
         palette = np.array([label["color"] for label in evaluated.values()], np.uint8).reshape(len(evaluated), 3)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise InputError(
-            f"{path}: is not the class table of Mapillary Vistas ({type(error).__name__}: {error}); copy it again"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: is not the class table of Mapillary Vistas ({reason}); copy it again") from error
     train_ids = dict.fromkeys(range(len(labels)), IGNORE_INDEX) | {id: i for i, id in enumerate(evaluated)}
     return LabelImage(decode=False, names=names, train_ids=train_ids), palette
 
