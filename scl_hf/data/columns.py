@@ -26,10 +26,8 @@ def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | Non
             remedy = "load it without streaming"
         raise InputError(f"{name}: is a {type(dataset).__name__}; {remedy}")
     if dataset.format["type"] == "custom":
-        raise InputError(
-            f"{name}: its transform (set_transform, with_transform) would be left out; apply it with map, or take it "
-            "off with reset_format()"
-        )
+        remedy = "apply it with map, or take it off with reset_format()"
+        raise InputError(f"{name}: its transform (set_transform, with_transform) would be left out; {remedy}")
     columns = {"image": "image"} if labels is None else {"image": "image", "label": "label"}
     remedy = "name the column of the {0}s so, with rename_column(…, {0!r})"
     return standard_columns(dataset, columns, labels, dict.fromkeys(columns, name), remedy)

@@ -100,9 +100,7 @@ def push_data(
     if repo is None:
         return f"written to {output}; nothing was sent (--repo user/name pushes it)"
     _check_repo(source, repo, private, accept_license, license)  # writing takes hours: it may be public by now
-    with _hub_errors(
-        repo, f"; the files are in {output}, upload them with: hf upload {repo} {output} . --repo-type dataset"
-    ):
+    with _hub_errors(repo, f"; {output} has the files, push them: hf upload {repo} {output} . --repo-type dataset"):
         options = {"commit_message": "Upload the dataset", "delete_patterns": "data/*.parquet"}
         HfApi().upload_folder(repo_id=repo, repo_type="dataset", folder_path=output, **options)
     return f"written to {output} and pushed to {constants.ENDPOINT}/datasets/{repo}"
@@ -122,10 +120,8 @@ def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
     splits = {}
     for split in source.splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
-            folder = Path(source.name, split)
-            raise InputError(
-                f"{folder}: `datasets` allows only letters, digits, _ and . in a split; rename the folder"
-            )
+            remedy = "`datasets` allows only letters, digits, _ and . in a split; rename the folder"
+            raise InputError(f"{Path(source.name, split)}: {remedy}")
         dataset = source.open(split, require_labels=split in source.labeled_splits)
         splits[split] = dataset.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
     return splits
@@ -193,6 +189,4 @@ def _check_repo(source: Source, repo: str, private: bool, accepted: bool, licens
             HfApi().create_repo(repo, repo_type="dataset", private=private)
         public = not HfApi().repo_info(repo, repo_type="dataset").private
     if private and public:
-        raise InputError(
-            f"{repo}: is public, so nothing was sent; make it private in its settings or name another one"
-        )
+        raise InputError(f"{repo}: is public, so nothing was sent; make it private or name another one")
