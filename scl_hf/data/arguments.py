@@ -14,14 +14,12 @@ LABELED_SPLITS = ("1/2", "1/4", "1/8", "1/16", "1/30")
 @dataclass
 class DataArguments:
     """
-    The data of a run. Images of `train_splits` that `labeled_fraction`, `labeled_split` or `labeled_ids` does not
-    choose are unlabeled.
+    The data of a run. Images of `train_splits` that are not chosen to keep their labels are unlabeled.
 
     Args:
         dataset (`str`, *optional*, defaults to `"cityscapes"`):
-            `cityscapes`, `mapillary`, `folder`, or a dataset that `datasets` opens (a name on the Hub or a local
-            folder). `cityscapes` is also for synthetic data in its folder layout, `folder` for `<split>/images`,
-            `<split>/labels` and `id2label.json` in `data_dir`.
+            `cityscapes` and `mapillary` in their folder layouts, `folder` for `<split>/images`, `<split>/labels` and
+            `id2label.json` in `data_dir`, or a dataset that `datasets` opens, on the Hub or in a local folder.
         dataset_config (`str`, *optional*):
             v1.2 (by default) or v2.0 of Mapillary Vistas, or the configuration of a `datasets` dataset.
         data_dir (`str`, *optional*): The folder of the data.
@@ -34,17 +32,15 @@ class DataArguments:
         label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset.
         id2label (`str`, *optional*):
             A JSON file with the names of the classes, `{"0": "sky", …}`. By default `id2label.json` in `data_dir` or,
-            for a `datasets` dataset, beside its data, on disk or on the Hub. Cityscapes and Mapillary Vistas bring
-            their own.
+            for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
         label_map (`dict[int, int]`, *optional*):
-            Id in a label file -> class, as JSON on the command line; by default the files hold classes. A class is a
-            key of `id2label`, or 255 for an id whose pixels are ignored.
+            Id in a label file -> class in `id2label`, or 255 to ignore its pixels, as JSON on the command line. By
+            default the files hold classes.
         ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
         labeled_fraction (`float`, *optional*, defaults to 1.0):
             The share of the images of train_splits that keep their labels, above 0, at most 1.
         labeled_seed (`int`, *optional*, defaults to 0):
-            The seed with which labeled_fraction and num_unlabeled choose. With one seed, a smaller share is part of a
-            larger one.
+            The seed of labeled_fraction and num_unlabeled. With one seed, a smaller share is part of a larger one.
         labeled_split (`str`, *optional*):
             A standard labeled subset of Cityscapes: 1/2, 1/4, 1/8, 1/16 or 1/30. Replaces labeled_fraction.
         labeled_ids (`str`, *optional*): A text file with one labeled id a line. Replaces labeled_fraction.
@@ -89,10 +85,8 @@ class DataArguments:
         defaults = {"labeled_fraction": 1, "labeled_split": None, "labeled_ids": None}
         given = [name for name, default in defaults.items() if getattr(self, name) != default]
         if len(given) > 1:
-            raise InputError(
-                f"{' and '.join(given)}: give only one of them; --labeled_fraction 1, --labeled_split null and "
-                "--labeled_ids null leave one out"
-            )
+            off = "--labeled_fraction 1, --labeled_split null or --labeled_ids null"
+            raise InputError(f"{' and '.join(given)}: give only one of them; {off} leaves one out")
         if self.labeled_split:
             self.labeled_split = self.labeled_split.replace("_", "/")  # 1_8, as it was written before
             known = self.labeled_split in LABELED_SPLITS

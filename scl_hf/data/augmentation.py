@@ -48,7 +48,7 @@ class AugmentationArguments:
     def __post_init__(self):
         size = [self.crop_size] if isinstance(self.crop_size, int) else list(self.crop_size)
         self.crop_size = size * 2 if len(size) == 1 else size
-        fits = len(size) in (1, 2) and min(size) >= 8
+        fits = len(self.crop_size) == 2 and min(size) >= 8
         check_field(self, "crop_size", fits, "height and width, or one number, of 8 or more")
         for name, least in (("scale_range", 0.01), ("blur_sigma", 0)):  # no crop takes all memory
             limits = getattr(self, name)
@@ -63,9 +63,8 @@ def crop_interval(
     length: int, crop: int, scale: float, place: float, center: float | None = None
 ) -> tuple[float, float, int, int]:
     """
-    Returns, along an axis of `length` pixels, the part of the image that a crop shows (from, to) and the part of the
-    crop that it fills (from, to): all of it unless the scaled image is smaller. `place` is random in [0, 1). A
-    `center` lies at 0.25 + 0.5·`place` of the crop unless the border is in the way.
+    Returns, along an axis of `length` pixels, the part of the image that a crop shows (from, to), and the part of the
+    crop that it fills (from, to). `place` is random in [0, 1); a `center` is put at 0.25 + 0.5·`place` of the crop.
     """
     extent = crop / scale
     # Whole pixels, so that a crop at scale 1 is a copy; below 0 where the image is smaller than the crop
@@ -83,9 +82,8 @@ def crop_interval(
 @dataclass
 class Augmentation:
     """
-    Cuts a random crop out of an image and its label: scale and crop in one resampling of the source window, flip,
-    brightness, contrast, saturation and hue in random order, blur, normalization. The sample's seed decides all of it,
-    and switching one change off leaves the others as they were.
+    Cuts a random crop out of an image and its label: scale and crop at once, flip, brightness, contrast, saturation
+    and hue in random order, blur, normalization. The sample's seed decides each, whatever others are switched off.
     """
 
     args: AugmentationArguments
@@ -95,8 +93,7 @@ class Augmentation:
     def __call__(self, image: np.ndarray, label: np.ndarray | None, sample: Sample) -> dict[str, torch.Tensor]:
         """
         Returns, of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8, "pixel_values" (3, h, w) float32,
-        "valid" (h, w) bool, False on padding, and with a label "labels" (h, w) int64. Padding is 0 in the pixels (the
-        mean color) and 255 in the labels.
+        "valid" (h, w) bool and "labels" (h, w) int64. Padding is 0 (the mean color), False and 255 in them.
         """
         if label is not None and label.shape != image.shape[:2]:
             raise ValueError(f"the label is (height, width) {label.shape}, the image {image.shape[:2]}")
@@ -111,12 +108,11 @@ class Augmentation:
         left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, place_x, center_x)
         top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
         rows, columns = last_y - first_y, last_x - first_x
-        flipped = flip < args.flip_probability
-        if flipped:
+        if flipped := flip < args.flip_probability:
             first_x, last_x = width - last_x, width - first_x
         filled = slice(first_y, last_y), slice(first_x, last_x)
 
-        # Colors and blur see the image only, so that the padding does not bleed into it.
+        # Colors and blur see the image only, so that the padding does not bleed into it
         window = image[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]  # left and top are whole pixels
         scale_x, scale_y = columns / (right - left), rows / (bottom - top)  # without a size, OpenCV keeps them exactly
         interpolation = cv2.INTER_AREA if max(scale_x, scale_y) <= 1 else cv2.INTER_LINEAR
@@ -151,7 +147,7 @@ def _nearest(start: float, stop: float, count: int) -> np.ndarray:
     return (start + (np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
 
 
-# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: new memory costs as much as the arithmetic.
+# Colors and blur work in place, on (H, W, 3) float32 in [0, 1]: new memory costs as much as the arithmetic
 
 
 def _adjust_brightness(pixels: np.ndarray, factor: float) -> None:

@@ -36,9 +36,8 @@ def training_crops(
     augmentation = Augmentation(args, normalization)
     labeled = labeled_dataset(train_dataset, "train_dataset", id2label)
     check_labels(labeled, "train_dataset")
-    coarse = index = unlabeled = None
-    if coarse_dataset is not None:
-        coarse = labeled_dataset(coarse_dataset, "coarse_dataset", id2label)
+    coarse = None if coarse_dataset is None else labeled_dataset(coarse_dataset, "coarse_dataset", id2label)
+    index = unlabeled = None
     if args.semi_supervised:
         unlabeled = Crops(image_dataset(unlabeled_dataset, "unlabeled_dataset"), augmentation, args.skip_corrupt)
     if args.class_uniform_share > 0:
@@ -60,10 +59,9 @@ class PairCollator:
     """
     Stacks the items of [`PairedCrops`] and samples the CutMix boxes of each from its own seed.
 
-    A batch has "pixel_values" (B, 3, h, w) and "labels" (B, h, w); unless supervised also "unlabeled_a", "unlabeled_b"
-    (B, 3, h, w), the CutMix map "box_ids" (B, h, w) int64, "valid" (B, h, w) bool, the mixed pixels that are no
-    padding, and for a structured loss "box_pixels" or "pairs", found here, where nothing waits for a device. Where
-    corrupt files were skipped it has "skipped", file and reason of each.
+    A batch has "pixel_values" (B, 3, h, w), "labels" (B, h, w) and, of skipped files, "skipped"; unless supervised
+    also "unlabeled_a", "unlabeled_b" (B, 3, h, w), the CutMix map "box_ids" (B, h, w) int64, "valid" (B, h, w) bool,
+    False on padding, and for a structured loss "box_pixels" or "pairs", found here, where nothing waits for a device.
     """
 
     num_boxes: int

@@ -1,7 +1,6 @@
 """Finds where and how often each class is in the labels, in one pass that `datasets` caches."""
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import logging
@@ -33,7 +32,7 @@ _MOST_LABELS = 500  # more change a share by less than what the unlabeled images
 
 
 def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, np.ndarray]:
-    """Returns the `_COLUMNS` of a label (H, W) of train ids, an entry per tile and class below `num_classes` in it."""
+    """Returns `_COLUMNS` of a label (H, W) of train ids, an entry per tile and class below `num_classes` in it."""
     found = []
     for top, left in itertools.product(*(range(0, side, tile) for side in label.shape)):
         part = label[top : top + tile, left : left + tile]
@@ -56,10 +55,7 @@ def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, 
 
 @dataclass
 class ClassIndex:
-    """
-    Where each class is: per class an array of `CENTROID` records over the labeled dataset, and over the coarse one,
-    empty for the classes that do not use it.
-    """
+    """Places of each class: per class `CENTROID` records of the labeled and, if it is used, of the coarse dataset."""
 
     fine: list[np.ndarray]
     coarse: list[np.ndarray]
@@ -74,33 +70,29 @@ class ClassIndex:
         num_proc: int | None = None,
         skip_corrupt: bool = False,
     ) -> "ClassIndex":
-        """
-        Reads each label once. What is found is cached in the folder `class_index` of the cache of `datasets`, until a
-        label is edited. With `skip_corrupt`, labels that cannot be read are left out with a warning.
-        """
+        """Reads each label, once until it is edited. `skip_corrupt` leaves unreadable ones out, with a warning."""
         if coarse_classes and coarse is None:
             raise InputError(
-                "coarse_classes: there are no coarse annotations; set use_coarse_labels to true, or leave it out"
+                "coarse_classes: there are no coarse labels; set use_coarse_labels to true, or leave it out"
             )
         names = labeled.features["label"].names
         if unknown := sorted(set(coarse_classes) - set(range(len(names)))):
             raise InputError(
                 f"coarse_classes: names {unknown}, but the dataset has the classes 0 to {len(names) - 1}."
             )
-        fine_records = _centroids_by_class(labeled, tile, num_proc, skip_corrupt)
+        fine = _centroids_by_class(labeled, tile, num_proc, skip_corrupt)
         found = _centroids_by_class(coarse, tile, num_proc, skip_corrupt) if coarse_classes else ()
-        coarse_records = [found[i] if i in coarse_classes else np.empty(0, CENTROID) for i in range(len(names))]
-        index = cls(fine_records, coarse_records)
+        index = cls(fine, [found[i] if i in coarse_classes else fine[i][:0] for i in range(len(names))])
         if absent := [name for name, count in zip(names, index.counts()) if not count]:
             logger.warning("No label shows %s: class-uniform sampling skips them.", ", ".join(absent))
         return index
 
     def counts(self, use_coarse: bool = True) -> list[int]:
-        """The number of centroids of each class."""
+        """Returns the number of centroids of each class."""
         return [len(fine) + use_coarse * len(coarse) for fine, coarse in zip(self.fine, self.coarse)]
 
     def centroid(self, category: int, number: int) -> tuple[int, tuple[float, float], bool]:
-        """Row, (x, y), and whether it is coarse, of one of the class's centroids; the fine ones come first."""
+        """Returns row, (x, y) and whether it is coarse of one of the class's centroids, the fine ones first."""
         fine = self.fine[category]
         coarse = number >= len(fine)
         row, x, y, _ = (self.coarse[category][number - len(fine)] if coarse else fine[number]).item()
@@ -109,27 +101,25 @@ class ClassIndex:
 
 def class_shares(labeled: Dataset, index: ClassIndex | None = None) -> np.ndarray:
     """
-    Returns the share of each class in the labeled pixels, (num_classes,) float64, all 0 if none has a class. Without
-    the index of the labels, up to 500 of them, at even distances, are read. Unreadable ones are left out.
+    Returns the share of each class in the pixels with a class, (num_classes,) float64. Without an index, up to 500
+    labels at even distances are read, and unreadable ones left out.
     """
-    feature = labeled.features["label"]
     if index is not None:
         counts = np.array([records["pixels"].sum() for records in index.fine])
     else:
-        counts = np.zeros(IGNORE_INDEX + 1, np.int64)
+        feature, counts = labeled.features["label"], np.zeros(IGNORE_INDEX + 1, np.int64)
         chosen = np.unique(np.linspace(0, len(labeled) - 1, min(len(labeled), _MOST_LABELS)).astype(int))
         for example in labeled.select(chosen).select_columns("label"):
             with contextlib.suppress(CorruptFileError):
-                counts += np.bincount(read_label(example["label"], feature.table).ravel(), minlength=IGNORE_INDEX + 1)
+                counts += np.bincount(read_label(example["label"], feature.table).ravel(), minlength=len(counts))
         counts = counts[: len(feature.names)]
     return counts / max(1, counts.sum())
 
 
 def _centroids_by_class(dataset: Dataset, tile: int, num_proc: int | None, skip_corrupt: bool) -> list[np.ndarray]:
-    """The `CENTROID` records of each class."""
+    """Returns the `CENTROID` records of each class."""
     found = _read_labels(dataset.select_columns("label"), tile, num_proc, skip_corrupt).with_format("arrow")[:]
-    files = found["corrupt"].drop_null().to_pylist()
-    if files:
+    if files := found["corrupt"].drop_null().to_pylist():
         count = "1 label that cannot be read is" if len(files) == 1 else f"{len(files)} labels that cannot be read are"
         logger.warning("%s left out of class-uniform sampling: %s.", count, first_few(files, 5))
     columns = {name: pc.list_flatten(found[name]).to_numpy() for name in _COLUMNS}
@@ -142,7 +132,7 @@ def _centroids_by_class(dataset: Dataset, tile: int, num_proc: int | None, skip_
 
 @killed_workers()
 def _read_labels(labels: Dataset, tile: int, num_proc: int | None, skip_corrupt: bool) -> Dataset:
-    """Per label the entries of [`tile_centroids`], and in "corrupt" the file of one that cannot be read."""
+    """Returns per label the columns of [`tile_centroids`], and in "corrupt" the file of one that cannot be read."""
     feature = labels.features["label"]
     fingerprint = _fingerprint(labels, feature, tile, skip_corrupt)
     path = Path(datasets.config.HF_DATASETS_CACHE, "class_index", f"{fingerprint}.arrow")
@@ -150,37 +140,34 @@ def _read_labels(labels: Dataset, tile: int, num_proc: int | None, skip_corrupt:
         check_writable("HF_DATASETS_CACHE", path.parent)  # before all labels are read
         path.parent.mkdir(parents=True, exist_ok=True)
     processes = min(num_proc or 1, len(labels) // _LABELS_PER_PROCESS)
-    read = functools.partial(
-        labels.map,
-        _describe_label,
-        input_columns="label",
-        remove_columns="label",
-        fn_kwargs={"feature": feature, "tile": tile, "skip_corrupt": skip_corrupt},
-        features=Features(_COLUMNS | {"corrupt": Value("string")}),
-        num_proc=processes if processes > 1 else None,
-        cache_file_name=str(path),
-        new_fingerprint=fingerprint,
-        desc="Reading the labels",
-    )
+    options = {
+        "input_columns": "label",
+        "remove_columns": "label",
+        "fn_kwargs": {"feature": feature, "tile": tile, "skip_corrupt": skip_corrupt},
+        "features": Features(_COLUMNS | {"corrupt": Value("string")}),
+        "num_proc": processes if processes > 1 else None,
+        "cache_file_name": str(path),
+        "new_fingerprint": fingerprint,
+        "desc": "Reading the labels",
+    }
     with writing(str(path), path.parent):
         try:
-            return read()
+            return labels.map(_describe_label, **options)
         except (pa.ArrowInvalid, OSError):  # the cached file is damaged
-            return read(load_from_cache_file=False)
+            return labels.map(_describe_label, **options, load_from_cache_file=False)
 
 
 def _fingerprint(labels: Dataset, *settings: object) -> str:
-    """Names labels by their bytes, or by path, size and time of change, and the settings."""
+    """Hashes the settings and each label's bytes, or its path, size and time of change."""
     known = hashlib.sha256(repr((_VERSION, *settings)).encode())
     for batch in labels.with_format("arrow").iter(batch_size=1000):
         for label in batch["label"].to_pylist():
             content = label["bytes"]
             if content is None:
-                file = os.path.abspath(label["path"])
+                content = os.path.abspath(label["path"]).encode()
                 with contextlib.suppress(OSError):  # reading it names the file
-                    status = os.stat(file)
-                    file += f" {status.st_size} {status.st_mtime_ns}"
-                content = file.encode()
+                    status = os.stat(content)
+                    content += f" {status.st_size} {status.st_mtime_ns}".encode()
             known.update(hashlib.sha256(content).digest())
     return known.hexdigest()[:32]
 

@@ -12,14 +12,11 @@ from ..errors import InputError
 from .images import IGNORE_INDEX, CorruptFileError, check_files, read_label
 from .labels import LabelImage
 
-_ENCODED = datasets.Image(decode=False)
-
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
     """
-    Returns the columns `image`, `label` (if `labels` says what plain images there mean) and `id` (by default the
-    number) of a user's dataset, not decoded. A [`LabelImage`] column keeps its meaning. Messages call the dataset
-    `name`.
+    Returns the columns `image`, `label` (given `labels`, the meaning of plain images there) and `id` (by default the
+    number) of a user's dataset, not decoded. Messages call it `name`.
     """
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
@@ -29,10 +26,8 @@ def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | Non
             remedy = "load it without streaming"
         raise InputError(f"{name}: is a {type(dataset).__name__}; {remedy}")
     if dataset.format["type"] == "custom":
-        raise InputError(
-            f"{name}: its transform (set_transform, with_transform) would be left out; put what it does into the data "
-            "with map, or take it off with reset_format() and use the augmentation fields"
-        )
+        remedy = "apply it with map, or take it off with reset_format()"
+        raise InputError(f"{name}: its transform (set_transform, with_transform) would be left out; {remedy}")
     columns = {"image": "image"} if labels is None else {"image": "image", "label": "label"}
     remedy = "name the column of the {0}s so, with rename_column(…, {0!r})"
     return standard_columns(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
@@ -60,8 +55,8 @@ def standard_columns(
     id_prefix: str = "",
 ) -> datasets.Dataset:
     """
-    Returns `columns` (`"image"` and perhaps `"label"` -> column) and `id` of a dataset, not decoded. `fields` (of the
-    same keys), `remedy` (of a missing column) and `where` are for messages.
+    Returns `columns` (`"image"` and perhaps `"label"` -> column) and `id` of a dataset, not decoded. A [`LabelImage`]
+    column keeps its meaning. `fields` (of the same keys), `remedy` (of a missing column) and `where` are for messages.
     """
     dataset = dataset.with_format(None)
     for name, column in columns.items():
@@ -73,16 +68,15 @@ def standard_columns(
         feature = dataset.features[column]
         if not isinstance(feature, datasets.Image):
             what = f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
-            if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
-                what = (
-                    "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image()) "
-                    "and save the dataset with save_to_disk"
-                )
+            if what.startswith(("string", "large_string")):
+                what = "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image())"
             raise InputError(f"{fields[name]}: column {column!r} holds no images but {what}")
         outside = [path for path, size in zip(*stored_files(dataset, column)) if size is None]
         if missing := outside.count(None):
-            what = {"image": "image; remove them", "label": "label; remove them, or use them unlabeled"}[name]
-            raise InputError(f"{fields[name]}: {missing} of the {len(dataset)} examples{where} have no {what}")
+            raise InputError(
+                f"{fields[name]}: {missing} of the {len(dataset)} examples{where} have no {name}; remove them"
+                f"{', or use them unlabeled' * (name == 'label')}"
+            )
         try:
             check_files(outside)
         except InputError as error:
@@ -92,17 +86,17 @@ def standard_columns(
     if "id" not in selected and dataset.features.get("id") == datasets.Value("string"):
         selected.append("id")
     else:
-        # A column that is added to selected examples copies their images: it is added to all, which are selected anew.
+        # To add a column to selected examples would copy their images: it is added to all, which are selected anew
         dataset = datasets.Dataset(dataset.data, dataset.info, fingerprint=dataset._fingerprint)
         ids = [f"{id_prefix}{number}" for number in range(len(dataset))]
         if "id" in dataset.column_names and "id" not in selected:
             ids = [str(value) for value in dataset.data.column("id").to_pylist()]
     dataset = dataset.select_columns(selected).rename_columns({column: name for name, column in columns.items()})
-    dataset = dataset.cast_column("image", _ENCODED)
+    dataset = dataset.cast_column("image", datasets.Image(decode=False))
     if "label" in columns:
         feature = dataset.features["label"]
-        feature = replace(feature, decode=False) if isinstance(feature, LabelImage) else labels
-        dataset = dataset.cast_column("label", feature)
+        own = isinstance(feature, LabelImage)
+        dataset = dataset.cast_column("label", replace(feature, decode=False) if own else labels)
     if ids is not None:
         dataset = dataset.add_column("id", ids, feature=datasets.Value("string"))
         dataset = dataset if indices is None else dataset.select(indices.column(0).to_numpy().astype(np.int64))
@@ -110,10 +104,7 @@ def standard_columns(
 
 
 def check_labels(dataset: datasets.Dataset, name: str) -> None:
-    """
-    Refuses a dataset, called `name`, whose labels show no class anywhere: its loss would be 0. Labels are read up to
-    the first that shows one; ones that cannot be read are left to whoever trains on them.
-    """
+    """Rejects a dataset whose labels show no class, reading up to the first that does, without unreadable ones."""
     table, readable = dataset.features["label"].table, 0
     for example in dataset.select_columns("label"):
         with contextlib.suppress(CorruptFileError):
@@ -122,8 +113,8 @@ def check_labels(dataset: datasets.Dataset, name: str) -> None:
             readable += 1
     if readable:
         raise InputError(
-            f"{name}: no label of its {len(dataset)} images shows a class, all pixels are ignored; correct the labels "
-            "or, in data of your own, label_map and ignore_index, which say what their ids mean"
+            f"{name}: no label of its {len(dataset)} images shows a class, all pixels are ignored; correct the labels,"
+            " or label_map and ignore_index, which say what their ids mean"
         )
 
 

@@ -1,6 +1,7 @@
 """Augmented crops, single and in pairs of labeled and unlabeled ones, and whole images to evaluate on."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -9,47 +10,41 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .augmentation import Augmentation
-from .images import CorruptFileError, read_image, read_pair
+from .images import CorruptFileError, read_pair
 from .normalization import Normalization
 from .sampler import PairSample, Sample
 
 
+def _label_table(dataset: datasets.Dataset) -> np.ndarray | None:
+    return dataset.features["label"].table if "label" in dataset.features else None
+
+
+@dataclass(eq=False)
 class Crops(Dataset):
     """Augmented crops, indexed by [`Sample`], with labels if there is a [`LabelImage`] column `label`."""
 
-    def __init__(
-        self,
-        dataset: datasets.Dataset,
-        augmentation: Augmentation,
-        skip_corrupt: bool = False,
-        coarse: datasets.Dataset | None = None,
-    ):
-        self.dataset = dataset
-        self.augmentation = augmentation
-        self.skip_corrupt = skip_corrupt
-        self.coarse = coarse
-        self.label_table = dataset.features["label"].table if "label" in dataset.features else None
+    dataset: datasets.Dataset
+    augmentation: Augmentation
+    skip_corrupt: bool = False
+    coarse: datasets.Dataset | None = None
+
+    def __post_init__(self):
+        self.label_table = _label_table(self.dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, sample: Sample) -> dict[str, torch.Tensor | list]:
-        """
-        Returns the crop and, with `skip_corrupt`, in "skipped" file and reason of each image that cannot be read: the
-        next one takes its place, which depends on the sample alone, so that all processes take the same crop.
-        """
+        """Returns the crop; with `skip_corrupt` the next image replaces a damaged one, which "skipped" names."""
         dataset, skipped = self.dataset_of(sample), []
         for _ in range(len(dataset)):
-            example = dataset[sample.row]
             try:
-                if self.label_table is None:
-                    image, label = read_image(example["image"]), None
-                else:
-                    image, label = read_pair(example, self.label_table)
+                image, label = read_pair(dataset[sample.row], self.label_table)
             except CorruptFileError as error:
                 if not self.skip_corrupt:
                     raise
                 skipped.append((error.file, str(error)))
+                # The sample alone decides, so that all processes take the same crop
                 sample = sample._replace(row=(sample.row + 1) % len(dataset), center=None)
             else:
                 return self.augmentation(image, label, sample) | ({"skipped": skipped} if skipped else {})
@@ -59,12 +54,12 @@ class Crops(Dataset):
         return self.coarse if sample.coarse else self.dataset
 
 
+@dataclass(eq=False)
 class PairedCrops(Dataset):
     """Labeled crops with the unlabeled ones of the same step, if any, indexed by [`PairSample`]."""
 
-    def __init__(self, labeled: Crops, unlabeled: Crops | None = None):
-        self.labeled = labeled
-        self.unlabeled = unlabeled
+    labeled: Crops
+    unlabeled: Crops | None = None
 
     @property
     def datasets(self) -> dict[str, datasets.Dataset | None]:
@@ -80,13 +75,10 @@ class PairedCrops(Dataset):
 
     def names(self, pairs: Iterable[PairSample]) -> list[str]:
         """Returns the images of samples: the path of each, or its id where the dataset itself holds the image."""
-        names = {}
-        for labeled, a, b, _ in pairs:
-            for crops, sample in ((self.labeled, labeled), (self.unlabeled, a), (self.unlabeled, b)):
-                if sample is not None:
-                    example = crops.dataset_of(sample)[sample.row]
-                    names[example["image"]["path"] or example["id"]] = None
-        return list(names)
+        crops = (self.labeled, self.unlabeled, self.unlabeled)
+        samples = [(part, sample) for pair in pairs for part, sample in zip(crops, pair[:3]) if sample is not None]
+        examples = [part.dataset_of(sample)[sample.row] for part, sample in samples]
+        return list(dict.fromkeys(example["image"]["path"] or example["id"] for example in examples))
 
     def __getitem__(self, pair: PairSample) -> dict[str, torch.Tensor | int | list]:
         crop = self.labeled[pair.labeled]
@@ -99,20 +91,18 @@ class PairedCrops(Dataset):
         return item
 
 
+@dataclass(eq=False)
 class EvaluationImages(Dataset):
     """Whole images: "pixel_values" (3, H, W), "id", and "labels" (H, W) if the dataset has them."""
 
-    def __init__(self, dataset: datasets.Dataset, normalization: Normalization):
-        self.dataset = dataset
-        self.normalization = normalization
+    dataset: datasets.Dataset
+    normalization: Normalization
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         example = self.dataset[index]
-        if "label" not in example:
-            return {"pixel_values": self.normalization.of(read_image(example["image"])), "id": example["id"]}
-        image, label = read_pair(example, self.dataset.features["label"].table)
-        labels = torch.from_numpy(label.astype(np.int64))
-        return {"pixel_values": self.normalization.of(image), "labels": labels, "id": example["id"]}
+        image, label = read_pair(example, _label_table(self.dataset))
+        item = {"pixel_values": self.normalization.of(image), "id": example["id"]}
+        return item if label is None else item | {"labels": torch.from_numpy(label.astype(np.int64))}

@@ -37,7 +37,7 @@ def in_one_thread() -> Iterator[None]:
 
 
 class CorruptFileError(InputError):
-    """A file is missing, damaged or no image; `skip_corrupt` skips it. Raised in a worker, it comes without `file`."""
+    """A file is missing, damaged or no image; `skip_corrupt` skips it. From a worker it comes without `file`."""
 
     def __init__(self, message: str, file: str | None = None):
         super().__init__(message)
@@ -51,10 +51,9 @@ def is_image(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
 
 def find_images(folder: str | os.PathLike, suffixes: Collection[str] = SUFFIXES) -> list[str]:
     """Returns the sorted paths within a folder of all images at any depth, without hidden ones."""
-    found = []
-    seen = set()  # links may lead back
+    found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in seen:
+        if os.path.realpath(parent) in seen:  # a link leads back
             folders.clear()
             continue
         seen.add(os.path.realpath(parent))
@@ -70,11 +69,10 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
         try:
             status = os.stat(path)
             sizes.append(status.st_size)
-            reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty"
+            if not stat.S_ISREG(status.st_mode) or not status.st_size:
+                bad.append(f"{path} ({'empty' if stat.S_ISREG(status.st_mode) else 'no file'})")
         except OSError:
-            reason = "missing"
-        if reason:
-            bad.append(f"{path} ({reason})")
+            bad.append(f"{path} (missing)")
     if bad:
         count = "1 file is" if len(bad) == 1 else f"{len(bad)} files are"
         raise InputError(f"{count} empty or missing: {first_few(bad, 5)}; copy or unpack them again")
@@ -83,21 +81,16 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
 
 @in_one_thread()
 def read_image(source: Source) -> np.ndarray:
-    """
-    Reads an image of any mode as (H, W, 3) uint8 in RGB, upright (EXIF orientation applied). Of 16-bit files the full
-    range 0..65535 becomes 0..255.
-    """
+    """Reads an image of any mode as (H, W, 3) uint8 in RGB, upright by EXIF; 16 bits are scaled to 8."""
     name, content = read_bytes(source)
-    # OpenCV decodes a PNG of plain 8-bit colors in a sixth less time than Pillow.
+    # OpenCV decodes a PNG of plain 8-bit colors in a sixth less time than Pillow
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
-        with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-            if image is not None:  # otherwise it is damaged, and Pillow says how
+        with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
+            if (image := cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)) is not None:
                 return image
     image = _open(name, content)
-    # Without the tags, which turning would write anew and fail at a bad one
     image.getexif()
-    image.info.pop("exif", None)
+    image.info.pop("exif", None)  # exif_transpose would write the tags anew and fail at a bad one
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -113,7 +106,7 @@ def read_image(source: Source) -> np.ndarray:
 def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     """
     Reads a label as (H, W) uint8 from an 8-bit gray, palette (its indices) or 16-bit file. `table`, (256,) or (65536,)
-    int16, has id in the file -> train id, or -1 where an id may not occur; without it ids stay.
+    int16, is id in the file -> train id, -1 where an id may not occur; by default ids stay.
     """
     name, content = read_bytes(source)
     image = _open(name, content)
@@ -123,11 +116,9 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
         ids = np.asarray(image)
     else:
         raise InputError(
-            f"{name}: is a color image (mode {image.mode}), but a label holds one class id a pixel; "
-            "save it as 8-bit gray, 16-bit gray or palette PNG"
+            f"{name}: is a color image (mode {image.mode}); save class ids as 8-bit gray, 16-bit gray or palette PNG"
         )
-    if table is None:
-        table = np.arange(256, dtype=np.int16)
+    table = np.arange(256, dtype=np.int16) if table is None else table
     if ids.dtype == np.uint8:
         train_ids = cv2.LUT(ids, table[:256])
     else:  # -1 also for ids beyond the table
@@ -138,23 +129,28 @@ def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
     return train_ids.astype(np.uint8)
 
 
-def read_pair(example: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the image (H, W, 3) and the label (H, W) of an example, both uint8 and of one size."""
-    image, label = read_image(example["image"]), read_label(example["label"], table)
-    if image.shape[:2] != label.shape:
-        raise InputError(
-            f"{_name(example['label'])}: the label is {label.shape[1]}×{label.shape[0]} pixels, but its image "
-            f"{_name(example['image'])} is {image.shape[1]}×{image.shape[0]}; give a label of the image's size"
-        )
+def read_pair(example: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads the image (H, W, 3) of an example and, if it has one, the label (H, W), both uint8 and of one size."""
+    image = read_image(example["image"])
+    if "label" not in example:
+        return image, None
+    label = read_label(example["label"], table)
+    check_sizes(example, image.shape[1::-1], label.shape[::-1])
     return image, label
+
+
+def check_sizes(example: Mapping, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
+    """Raises if the image and the label of an example differ in (width, height)."""
+    if image_size != label_size:
+        sizes = "{}×{} pixels, but its image {} is {}×{}".format(*label_size, _name(example["image"]), *image_size)
+        raise InputError(f"{_name(example['label'])}: the label is {sizes}; give a label of the image's size")
 
 
 def read_bytes(source: Source) -> tuple[str, bytes]:
     """Returns name and content of an image file, on disk or stored in a dataset."""
     name = _name(source)
-    stored = source.get("bytes") if isinstance(source, Mapping) else None
-    if stored is not None:
-        return name, stored
+    if isinstance(source, Mapping) and source.get("bytes") is not None:
+        return name, source["bytes"]
     if os.path.exists(name) and not os.path.isfile(name):  # reading a named pipe would wait for ever
         raise CorruptFileError(f"{name}: is no file but a folder, a pipe or a device; remove it", name)
     try:
@@ -167,36 +163,34 @@ def read_bytes(source: Source) -> tuple[str, bytes]:
 def _open(name: str, content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            # Loading drops the layout on disk, and with it the number of bits.
-            arguments = image.tile[0][3] if image.tile else None
+            arguments = image.tile[0][3] if image.tile else None  # loading drops it, and with it the number of bits
             image.info["rawmode"] = arguments if isinstance(arguments, str) else None
             image.load()
             return image
     except _BROKEN as error:
-        reasons = {
-            Image.UnidentifiedImageError: "is not an image",
-            Image.DecompressionBombError: f"has more pixels than are opened ({first_line(error)}), cut it up or else",
-        }
-        reason = reasons.get(type(error), f"cannot be read ({first_line(error)})")
+        reason = f"cannot be read ({first_line(error)})"
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "is not an image"
+        elif isinstance(error, Image.DecompressionBombError):
+            reason = f"has more pixels than are opened ({first_line(error)}), cut it up or else"
         message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
         raise CorruptFileError(message, name) from error
 
 
 def _name(source: Source) -> str:
-    if isinstance(source, Mapping):
-        return str(source.get("path") or "an image that the dataset holds without a file name")
-    return str(Path(source))
+    path = source.get("path") if isinstance(source, Mapping) else Path(source)
+    return str(path or "an image that the dataset holds without a file name")
 
 
 def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
     values = zip(*np.unique(unknown, return_counts=True))
     listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in values]
     classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
-    runs = [(run[0], run[-1]) for run in np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)]
-    known = first_few((f"{first}" if first == last else f"{first} to {last}" for first, last in runs), 8)
+    runs = np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)
+    known = first_few((f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs), 8)
     ignored = np.flatnonzero(table == IGNORE_INDEX)
     remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
     return (
-        f"{name}: unknown class id {first_few(listed, 5)}; the classes have the ids {known}: correct the label"
-        f"{remedy} (in data of your own, label_map can name further ids)"
+        f"{name}: unknown class id {first_few(listed, 5)}; the classes have the ids {known}: correct the label{remedy}"
+        " (in data of your own, label_map can name further ids)"
     )

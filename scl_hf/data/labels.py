@@ -51,30 +51,26 @@ class LabelImage(datasets.Image):
                 Id in a label file -> train id, or 255 where pixels are ignored. By default the files hold train ids.
             ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
         """
-        if not 1 <= len(id2label) <= IGNORE_INDEX:
-            raise InputError(f"id2label: holds {len(id2label)} classes, there can be 1 to {IGNORE_INDEX}")
-        ids = dict(label_map) if label_map else {train_id: train_id for train_id in id2label}
+        _check_count("id2label", id2label)
+        ids = dict(label_map or zip(id2label, id2label))
         for key, train_id in ids.items():
             if train_id not in {*id2label, IGNORE_INDEX}:
                 raise InputError(
                     f"label_map: maps {key} to {train_id}, but the classes are 0 to {len(id2label) - 1}; "
                     f"correct it, or map {key} to {IGNORE_INDEX} to ignore its pixels"
                 )
-        for train_id, name in id2label.items():
-            if train_id not in ids.values():
-                raise InputError(
-                    f"label_map: no id is mapped to class {train_id} ({name!r}); add the id that label files "
-                    f"hold for it, as in ID: {train_id}, or take the class out of id2label"
-                )
+        if missing := sorted(id2label.keys() - ids.values()):
+            raise InputError(
+                f"label_map: no id is mapped to class {missing[0]} ({id2label[missing[0]]!r}); add the id that label "
+                f"files hold for it, as in ID: {missing[0]}, or take the class out of id2label"
+            )
         train_id = ids.get(ignore_index, IGNORE_INDEX)
         if train_id != IGNORE_INDEX:
-            remedy = f"take {ignore_index} out of label_map"
-            if not label_map:
-                shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
-                remedy = f"say which ids the label files hold for the classes, as in label_map: {{{shifted}, …}}"
+            shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
+            remedy = f"take {ignore_index} out of label_map" if label_map else f"give label_map: {{{shifted}, …}}"
             raise InputError(
                 f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}, "
-                "or give ignore_index an id that no class has"
+                "or name an id that no class has"
             )
         ids[ignore_index] = IGNORE_INDEX
         return cls(decode=False, names=list(id2label.values()), train_ids=ids)
@@ -100,13 +96,18 @@ with warnings.catch_warnings():
     register_feature(LabelImage, "LabelImage")
 
 
+def _check_count(where: str, id2label: Mapping[int, str]) -> None:
+    if not 1 <= len(id2label) <= IGNORE_INDEX:
+        raise InputError(f"{where}: holds {len(id2label)} classes, there can be 1 to {IGNORE_INDEX}")
+
+
 def read_id2label(path: Path) -> dict[int, str]:
     """Reads train id -> name, in the order of the ids, from a JSON file `{"0": "sky", "1": "road", …}`."""
     form = 'write it as {"0": "sky", "1": "road", …}'
     if not os.path.isfile(path):
-        raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names, {form}")
+        raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names")
     try:
-        # Pairs, because a mapping would hide an id that is given twice
+        # As pairs, an id that is given twice stays twice
         pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
         names = dict(sorted((int(key), name) for key, name in pairs))
     except (OSError, ValueError, TypeError) as error:
@@ -116,15 +117,13 @@ def read_id2label(path: Path) -> dict[int, str]:
     for key, name in names.items():
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{path}: the name of class {key} is no text; {form}")
-    if not names or len(names) > IGNORE_INDEX:
-        raise InputError(f"{path}: holds {len(names)} classes, there can be 1 to {IGNORE_INDEX}; {form}")
+    _check_count(str(path), names)
     if list(names) != list(range(len(names))):
-        first = list(enumerate(names.items()))[:2]
-        renumbered = ", ".join(f'"{i}": "{name}"' for i, (_, name) in first)
-        label_map = ", ".join(f"{key}: {i}" for i, (key, _) in first)
+        renumbered = ", ".join(f'"{i}": "{name}"' for i, name in enumerate([*names.values()][:2]))
+        label_map = ", ".join(f"{key}: {i}" for i, key in enumerate([*names][:2]))
         raise InputError(
-            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, and say "
-            f"with label_map which ids the label files hold for them, label_map: {{{label_map}, …}}"
+            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, with "
+            f"the ids in label files as label_map: {{{label_map}, …}}"
         )
     name, count = Counter(names.values()).most_common(1)[0]
     if count > 1:
@@ -134,7 +133,7 @@ def read_id2label(path: Path) -> dict[int, str]:
 
 def read_label_map(value: dict | str) -> dict[int, int]:
     """Reads the `label_map` of a recipe, id in a label file -> train id, and checks all but the train ids."""
-    form = 'write it as {7: 0, 8: 1}, or as \'{"7": 0, "8": 1}\' on the command line: id in a label file, class'
+    form = 'write it as {7: 0, 8: 1}, or as \'{"7": 0, "8": 1}\' on the command line'
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -148,7 +147,6 @@ def read_label_map(value: dict | str) -> dict[int, int]:
         raise InputError(f"label_map: holds something other than whole numbers ({error}); {form}") from None
     if len(ids) < len(value):
         raise InputError("label_map: names an id twice; leave one of them")
-    for key in ids:
-        if not 0 <= key < NUM_IDS:
-            raise InputError(f"label_map: no label file can hold the id {key}, only 0 to {NUM_IDS - 1}; correct it")
+    if unknown := sorted(ids.keys() - range(NUM_IDS)):
+        raise InputError(f"label_map: no label file can hold the id {unknown[0]}, only 0 to {NUM_IDS - 1}; correct it")
     return ids

@@ -13,9 +13,11 @@ from .columns import check_labels
 from .sources.base import License, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
-from .subsets import choose_fraction, choose_listed, choose_unlabeled, find_shared_images, read_ids
+from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, read_ids
 
 logger = logging.getLogger(__name__)
+
+_LABELED = ["image", "label", "id"]
 
 
 @dataclass
@@ -53,7 +55,7 @@ def load_data(args: DataArguments) -> SegmentationData:
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels
-    train = {split: _with_labels(open_split(split, require_labels=True)) for split in args.train_splits}
+    train = {split: open_split(split, True).select_columns(_LABELED) for split in args.train_splits}
     if args.labeled_split:
         listed = read_ids(labeled_split_file(args.labeled_split))
         chosen = choose_listed(train, listed, f"labeled_split {args.labeled_split}")
@@ -74,12 +76,12 @@ def load_data(args: DataArguments) -> SegmentationData:
         pool[f"unlabeled_dirs {index}"] = open_images(path)
     if args.num_unlabeled is not None:
         on_top = chosen if args.unlabeled_includes_labeled else {}
-        kept = choose_unlabeled(pool, args.num_unlabeled, args.labeled_seed, on_top)
+        kept = choose_images(pool, args.num_unlabeled, args.labeled_seed, on_top)
         pool = {name: images.select(kept[name]) for name, images in pool.items()}
     unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
     # 3. The images to evaluate on, none of them a labeled one
-    evaluation = _with_labels(open_split(args.eval_split, require_labels=True))
+    evaluation = open_split(args.eval_split, True).select_columns(_LABELED)
     coarse = _with_coarse_labels(open_split("train_extra"), args.data_dir) if args.use_coarse_labels else None
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
@@ -96,17 +98,12 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
         args ([`DataArguments`]): The data fields of the recipe.
 
     Returns:
-        `tuple[datasets.Dataset, np.ndarray]`: The dataset, with the columns `image`, `label` (a [`LabelImage`]) and
-        `id`, and (num_classes, 3) uint8 colors of the classes.
+        `tuple[datasets.Dataset, np.ndarray]`: Columns `image`, `label`, `id`, and (num_classes, 3) uint8 colors.
     """
     source = open_source(args)
-    evaluation = _with_labels(source.open(args.eval_split, require_labels=True))
+    evaluation = source.open(args.eval_split, True).select_columns(_LABELED)
     check_labels(evaluation, f"eval_split {args.eval_split}")
     return evaluation, source.palette
-
-
-def _with_labels(dataset: datasets.Dataset) -> datasets.Dataset:
-    return dataset.select_columns(["image", "label", "id"])
 
 
 def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Dataset:
@@ -119,7 +116,7 @@ def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Da
         )
     if len(annotated) < len(dataset):
         logger.warning(f"{len(dataset) - len(annotated)} of {len(dataset)} images of train_extra have no coarse label")
-    return _with_labels(dataset.select(annotated))
+    return dataset.select(annotated).select_columns(_LABELED)
 
 
 def _check_shared_images(labeled: datasets.Dataset, unlabeled: datasets.Dataset, evaluation: datasets.Dataset) -> None:
@@ -127,8 +124,7 @@ def _check_shared_images(labeled: datasets.Dataset, unlabeled: datasets.Dataset,
         pairs = first_few(own if own == twin else f"{own} (as {twin})" for twin, own in shared)
         raise InputError(
             f"train_splits and eval_split: {len(shared)} of the {len(evaluation)} evaluation images are labeled "
-            f"training images, too: {pairs}; take them out of one of the two, or set allow_shared_images to true if "
-            "that is meant"
+            f"training images, too: {pairs}; take them out of one of the two, or set allow_shared_images to true"
         )
     if shared := find_shared_images(unlabeled, evaluation):
         logger.warning(

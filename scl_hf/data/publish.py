@@ -61,10 +61,20 @@ def push_data(
     recipe: DataArguments | None = None,
 ) -> str:
     """
-    Writes a dataset into a folder that `datasets.load_dataset` opens: Parquet files with embedded images, the names of
-    the classes, and a card. If a repository is named, pushes that folder in place of an earlier push. `accept_license`
-    says that all who can see the repository have a license of their own for data whose license forbids
-    redistribution; `recipe` has the class names and ids of a folder of your own. Returns where the data is, in words.
+    Writes a dataset into a folder that `datasets.load_dataset` opens, and pushes it to the Hub if `repo` is given.
+
+    Args:
+        data_dir (`str`): The folder of the data.
+        output_dir (`str`): The folder for Parquet files, class names and a card, empty or not there yet.
+        repo (`str`, *optional*): The dataset on the Hub; an earlier push is replaced.
+        private (`bool`, *optional*, defaults to `False`): Whether to create it private, and to reject a public one.
+        accept_license (`bool`, *optional*, defaults to `False`):
+            Whether all who can see it have accepted the data's own license, which forbids redistribution.
+        license (`str`, *optional*): The license of the data; a public dataset needs one.
+        recipe ([`DataArguments`], *optional*): The classes and ids of a folder of your own.
+
+    Returns:
+        `str`: Where the data is, in words.
     """
     check_writable("output_dir", output_dir)
     output = Path(output_dir)
@@ -89,17 +99,10 @@ def push_data(
         raise
     if repo is None:
         return f"written to {output}; nothing was sent (--repo user/name pushes it)"
-    # Once more: writing takes hours, in which somebody may have made it public.
-    _check_repo(source, repo, private, accept_license, license)
-    remedy = f"; the files are in {output}, upload them with: hf upload {repo} {output} . --repo-type dataset"
-    with _hub_errors(repo, remedy):
-        HfApi().upload_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=output,
-            commit_message="Upload the dataset",
-            delete_patterns="data/*.parquet",
-        )
+    _check_repo(source, repo, private, accept_license, license)  # writing takes hours: it may be public by now
+    with _hub_errors(repo, f"; {output} has the files, push them: hf upload {repo} {output} . --repo-type dataset"):
+        options = {"commit_message": "Upload the dataset", "delete_patterns": "data/*.parquet"}
+        HfApi().upload_folder(repo_id=repo, repo_type="dataset", folder_path=output, **options)
     return f"written to {output} and pushed to {constants.ENDPOINT}/datasets/{repo}"
 
 
@@ -108,9 +111,7 @@ def _hub_errors(repo: str, remedy: str = "") -> Iterator[None]:
     try:
         with quiet_hub():
             yield
-    except HFValidationError as error:
-        raise InputError(f"repo: {error}") from error
-    except (OSError, HTTPError) as error:
+    except (OSError, HTTPError, HFValidationError) as error:
         raise InputError(f"{repo}: {reason_of(error)}{remedy}") from error
 
 
@@ -119,10 +120,8 @@ def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
     splits = {}
     for split in source.splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
-            raise InputError(
-                f"{Path(source.name, split)}: `datasets` allows only letters, digits, _ and . in the name of a split; "
-                "rename the folder"
-            )
+            remedy = "`datasets` allows only letters, digits, _ and . in a split; rename the folder"
+            raise InputError(f"{Path(source.name, split)}: {remedy}")
         dataset = source.open(split, require_labels=split in source.labeled_splits)
         splits[split] = dataset.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
     return splits
@@ -130,7 +129,7 @@ def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
 
 def _write_parquet(splits: dict[str, datasets.Dataset], folder: Path) -> None:
     """Writes `<split>-00000-of-00001.parquet`, …, with the images in them."""
-    # Dataset.to_parquet would keep paths, push_to_hub holds a shard in memory: 0.9 GB at the peak, this 0.5 GB.
+    # Dataset.to_parquet would keep paths, and push_to_hub holds a whole shard in memory
     folder.mkdir(parents=True)
     with tqdm(total=sum(map(len, splits.values())), desc="Writing Parquet", unit="image") as progress:
         for split, dataset in splits.items():
@@ -150,21 +149,20 @@ def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, licens
     """Returns the README of the dataset, with the recipe fields that read it."""
     labeled = [split for split in splits if split in source.labeled_splits]
     train = [split for split in labeled if split == "train"] or labeled[:1]
-    # Splits of other names are unlabeled images; test is never trained on.
+    # Splits of other names are unlabeled images; test is never trained on
     pool = [split for split in splits if split not in (*train, "train", "validation", "val", "test")]
     recipe = {"dataset": repo, "train_splits": train}
     recipe |= {"unlabeled_splits": pool} if pool else {}
     recipe["eval_split"] = next((split for split in ("validation", "val", "test") if split in labeled), "validation")
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
     recipe |= {"label_map": dict(sorted(source.labels.train_ids.items()))} if own_ids else {}
-    name = repo.split("/")[-1]
-    tasks = {"task_categories": ["image-segmentation"], "task_ids": ["semantic-segmentation"]}
-    metadata = DatasetCardData(license=license, pretty_name=name, **tasks)
+    metadata = {"license": license, "pretty_name": repo.split("/")[-1]}
+    metadata |= {"task_categories": ["image-segmentation"], "task_ids": ["semantic-segmentation"]}
     if own := source.license:
-        metadata.license, metadata.license_name, metadata.license_link = "other", own.key, own.link
+        metadata |= {"license": "other", "license_name": own.key, "license_link": own.link}
     return _CARD.format(
-        metadata=metadata.to_yaml(),
-        name=name,
+        metadata=DatasetCardData(**metadata).to_yaml(),
+        name=metadata["pretty_name"],
         num_classes=len(source.labels.names),
         splits=", ".join(f"`{split}` ({len(dataset):,} images)" for split, dataset in splits.items()),
         ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
@@ -181,20 +179,14 @@ def _check_repo(source: Source, repo: str, private: bool, accepted: bool, licens
         missing = " and ".join(["--private"] * (not private) + ["--accept_license"] * (not accepted))
         raise InputError(
             f"{source.name}: is taken for {source.license.owner}, whose license forbids redistribution "
-            f"({source.license.link}); add {missing} to keep it in a private repository for people who have accepted "
-            "that license"
+            f"({source.license.link}); add {missing} to keep it private, for people who have accepted that license"
         )
     if source.license is None and not private and license is None:
-        raise InputError(
-            "license: is missing; a public dataset needs one that its images may have, as in --license cc-by-4.0, or "
-            "add --private"
-        )
+        raise InputError("license: is missing; name that of a public dataset, --license cc-by-4.0, or add --private")
     check_token(None)
     with _hub_errors(repo):
         if not HfApi().repo_exists(repo, repo_type="dataset"):
             HfApi().create_repo(repo, repo_type="dataset", private=private)
         public = not HfApi().repo_info(repo, repo_type="dataset").private
     if private and public:
-        raise InputError(
-            f"{repo}: is public, so nothing was sent; make it private in its settings or name another one"
-        )
+        raise InputError(f"{repo}: is public, so nothing was sent; make it private or name another one")

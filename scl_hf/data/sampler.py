@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from ..errors import InputError, check_field
 from .class_index import ClassIndex
 
-# Each stream of random numbers has its own number, so that no two streams coincide.
+# Each stream of random numbers has its own number, so that no two streams coincide
 LABELED, UNLABELED_A, UNLABELED_B, CUTMIX = range(4)
 
 
@@ -27,10 +27,10 @@ class SamplingArguments:
             Side in pixels of the tiles in which the centroids of the classes are taken.
         coarse_classes (`list[int]`, *optional*, defaults to `[]`): Class ids for which the coarse annotations join.
         coarse_until_epoch (`int`, *optional*):
-            First epoch without the coarse annotations. Without it they are used to the end of the training.
+            First epoch without the coarse annotations. By default they are used to the end.
         skip_corrupt (`bool`, *optional*, defaults to `False`):
-            Whether training continues with another image where one cannot be read. Otherwise it stops and names the
-            file. Evaluation images are never skipped, nor are files that are empty or missing at the start.
+            Whether training goes on with another image where one cannot be read, instead of stopping. Evaluation
+            images are never skipped, nor are files that are empty or missing at the start.
     """
 
     class_uniform_share: float = 0.5
@@ -72,18 +72,16 @@ def sample_seed(seed: int, stream: int, epoch: int, position: int) -> int:
 
 def shuffled_indices(size: int, start: int, stop: int, seed: int, stream: int) -> np.ndarray:
     """Returns positions `start` to `stop` of an endless stream of 0 to size - 1, shuffled anew for each cycle."""
-    cycles = range(start // size, -(-stop // size))
-    indices = [np.random.default_rng([seed, stream, cycle]).permutation(size) for cycle in cycles]
-    offset = start // size * size
-    return np.concatenate([np.empty(0, np.int64), *indices])[start - offset : stop - offset]
+    first, last = start // size, -(-stop // size)
+    cycles = [np.random.default_rng([seed, stream, cycle]).permutation(size) for cycle in range(first, last)]
+    return np.concatenate([np.empty(0, np.int64), *cycles])[start - first * size : stop - first * size]
 
 
 @dataclass
 class LabeledSampler:
     """
-    The labeled crops of an epoch: as many as there are labeled images, rounded up to whole batches. Part of them are
-    centered on a class, each class equally often, on any of its centroids; the others lie anywhere in an image of the
-    shuffled dataset. Without a class index all lie anywhere.
+    Samples the labeled crops of an epoch: as many as labeled images, rounded up to whole batches. With a class index,
+    a share is centered on a centroid, each class equally often; the others lie anywhere in the shuffled images.
     """
 
     num_images: int
@@ -102,29 +100,24 @@ class LabeledSampler:
 
     def __call__(self, epoch: int) -> list[Sample]:
         """Returns the samples of an epoch, counted from 0."""
-        return [
-            sample._replace(seed=sample_seed(self.seed, LABELED, epoch, position))
-            for position, sample in enumerate(self.without_seeds(epoch))
-        ]
+        samples = enumerate(self.without_seeds(epoch))
+        return [sample._replace(seed=sample_seed(self.seed, LABELED, epoch, i)) for i, sample in samples]
 
     def without_seeds(self, epoch: int) -> list[Sample]:
         """Returns the samples of an epoch without their seeds, which take most of the time."""
         rng = np.random.default_rng([self.seed, LABELED, epoch])
-        samples = self._centered(epoch, rng)
+        samples = self._centered(epoch, rng) if self.class_index is not None else []
         rest = len(self) - len(samples)
         rows = shuffled_indices(self.num_images, epoch * rest, (epoch + 1) * rest, self.seed, LABELED)
         samples += [Sample(row) for row in rows.tolist()]
         return [samples[i] for i in rng.permutation(len(samples))]
 
     def _centered(self, epoch: int, rng: np.random.Generator) -> list[Sample]:
-        if self.class_index is None:
-            return []
-        use_coarse = self.coarse_until_epoch is None or epoch < self.coarse_until_epoch
-        counts = self.class_index.counts(use_coarse)
+        counts = self.class_index.counts(self.coarse_until_epoch is None or epoch < self.coarse_until_epoch)
         present = np.flatnonzero(counts)
         if not len(present):
             return []
-        # The shuffle decides which classes get one crop more where the number does not divide evenly.
+        # The shuffle decides which classes get one crop more where the number does not divide evenly
         samples, categories = [], np.resize(rng.permutation(present), round(self.class_uniform_share * len(self)))
         for category in categories.tolist():
             row, center, coarse = self.class_index.centroid(category, int(rng.integers(counts[category])))
@@ -133,10 +126,7 @@ class LabeledSampler:
 
 
 def unlabeled_samples(num_images: int, length: int, seed: int, stream: int, epoch: int) -> list[Sample]:
-    """
-    Returns the unlabeled samples of an epoch of `length`. `stream` is UNLABELED_A or UNLABELED_B; its images continue
-    from epoch to epoch, each shown once before any repeats.
-    """
+    """Samples the unlabeled crops of an epoch; a stream shows each image once, over epochs, before any repeats."""
     if num_images < 1:
         raise InputError("there is no unlabeled image: give some, or set both consistency weights to 0.")
     rows = shuffled_indices(num_images, epoch * length, (epoch + 1) * length, seed, stream)
@@ -145,9 +135,8 @@ def unlabeled_samples(num_images: int, length: int, seed: int, stream: int, epoc
 
 class PairSampler(Sampler[PairSample]):
     """
-    Yields the samples of an epoch, in whole batches of a step. They carry their own seeds, so any number of workers
-    and processes, and a resumed run, take the same crops. From the step `start_step` on, each has two of
-    `num_unlabeled` images beside it.
+    Yields the samples of an epoch, in whole batches of a step, with their seeds: any number of workers and processes,
+    and a resumed run, take the same crops. From `start_step` on, each has two of `num_unlabeled` images beside it.
     """
 
     def __init__(
@@ -161,7 +150,7 @@ class PairSampler(Sampler[PairSample]):
         self.epoch = 0
 
     def _position(self, step: int) -> tuple[int, int]:
-        """Epoch, and position in it, of the first sample of a step."""
+        """Returns epoch, and position in it, of the first sample of a step."""
         epoch, step = divmod(step, len(self.labeled) // self.batch_size)
         return epoch, step * self.batch_size
 
@@ -182,13 +171,10 @@ class PairSampler(Sampler[PairSample]):
 
     def _of_epoch(self, epoch: int) -> Iterator[PairSample]:
         labeled = self.labeled(epoch)
-        unlabeled_a = unlabeled_b = [None] * len(labeled)
+        unlabeled = [(None, None)] * len(labeled)
         if self.num_unlabeled:
-            unlabeled_a, unlabeled_b = (
-                unlabeled_samples(self.num_unlabeled, len(self), self.seed, stream, epoch)
-                for stream in (UNLABELED_A, UNLABELED_B)
-            )
-        for position, (sample, a, b) in enumerate(zip(labeled, unlabeled_a, unlabeled_b)):
-            if (epoch, position) < self.unlabeled_from:
-                a = b = None
-            yield PairSample(sample, a, b, sample_seed(self.seed, CUTMIX, epoch, position))
+            options = self.num_unlabeled, len(labeled), self.seed
+            unlabeled = zip(*(unlabeled_samples(*options, stream, epoch) for stream in (UNLABELED_A, UNLABELED_B)))
+        for position, (sample, pair) in enumerate(zip(labeled, unlabeled)):
+            pair = pair if (epoch, position) >= self.unlabeled_from else (None, None)
+            yield PairSample(sample, *pair, sample_seed(self.seed, CUTMIX, epoch, position))

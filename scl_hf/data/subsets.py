@@ -13,30 +13,21 @@ from .images import check_files, read_bytes
 
 def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed: int) -> dict[str, list[int]]:
     """Chooses a share of all images at random, at least one, as [`choose_images`] does."""
-    return choose_images(labeled, max(1, round(fraction * sum(map(len, labeled.values())))), seed)
+    total = sum(map(len, labeled.values()))
+    return choose_images(labeled, min(total, max(1, round(fraction * total))), seed, {})
 
 
-def choose_unlabeled(
-    pool: dict[str, datasets.Dataset], number: int, seed: int, on_top: dict[str, list[int]]
+def choose_images(
+    parts: dict[str, datasets.Dataset], number: int, seed: int, on_top: dict[str, list[int]]
 ) -> dict[str, list[int]]:
-    """Chooses `number` images of the pool besides those `on_top`, as [`choose_images`] does."""
-    available = sum(map(len, pool.values())) - sum(map(len, on_top.values()))
+    """Chooses `number` images at random, and those `on_top`: part -> sorted indices. Smaller numbers are nested."""
+    chosen = {(part, index) for part, indices in on_top.items() for index in indices}
+    available = sum(map(len, parts.values())) - len(chosen)
     if number > available:
         raise InputError(
             f"num_unlabeled: {number}, but the pool has {available} unlabeled images; leave the field out for all"
         )
-    return choose_images(pool, number, seed, on_top)
-
-
-def choose_images(
-    parts: dict[str, datasets.Dataset], number: int, seed: int, on_top: dict[str, list[int]] | None = None
-) -> dict[str, list[int]]:
-    """
-    Chooses `number` images at random besides those `on_top`: part -> sorted indices, also those `on_top`. With one
-    seed, a smaller number is part of a larger one.
-    """
-    chosen = {(part, index) for part, indices in (on_top or {}).items() for index in indices}
-    # By a hash of its id, the rank of an image does not depend on which other images there are.
+    # By a hash of its id, the rank of an image does not depend on which other images there are
     ranked = sorted(
         (hashlib.sha256(f"{seed}/{part}/{image_id}".encode()).digest(), part, index)
         for part, images in parts.items()
@@ -54,8 +45,7 @@ def choose_listed(labeled: dict[str, datasets.Dataset], listed: set[str], source
     if unknown:
         raise InputError(
             f"{source}: {len(unknown)} of {len(listed)} ids are not in the data ({', '.join(labeled)}): "
-            f"{first_few(unknown, 5)}; correct them or complete the data, "
-            f"an id is written like {next(iter(ids.values()))[0]}"
+            f"{first_few(unknown, 5)}; complete the data, or write ids like {next(iter(ids.values()))[0]}"
         )
     return {split: [index for index, image_id in enumerate(ids[split]) if image_id in listed] for split in labeled}
 
@@ -76,8 +66,8 @@ def read_ids(path: str | os.PathLike) -> set[str]:
 
 def find_shared_images(dataset: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:
     """
-    Finds evaluation images that the dataset has, too, by file or content: pairs of its name there and its own (the
-    path, or the id if the dataset holds the image itself). Only files whose size occurs on both sides are read.
+    Finds evaluation images that the dataset has, too: pairs of the name there and the own one, which are the path or,
+    of images in the dataset itself, the id. Compares paths and, where sizes agree, contents.
     """
     theirs, own = _stored(dataset), _stored(evaluation)
     paths = {path for path, _ in theirs if path}

@@ -6,7 +6,7 @@ import pytest
 from scl_hf.data import DataArguments, subsets
 from scl_hf.data.arguments import LABELED_SPLITS
 from scl_hf.data.sources.cityscapes import labeled_split_file
-from scl_hf.data.subsets import choose_fraction, choose_listed, choose_unlabeled, find_shared_images, read_ids
+from scl_hf.data.subsets import choose_fraction, choose_images, choose_listed, find_shared_images, read_ids
 from scl_hf.errors import InputError
 
 
@@ -29,14 +29,14 @@ def test_fraction_is_rounded_reproducible_and_nested():
 
 def test_a_number_of_unlabeled_images_is_reproducible_nested_and_besides_the_labeled_ones():
     pool, on_top = {"train": ids(16), "unlabeled_dirs 0": ids(9)}, {"train": [3, 8]}
-    few, more = choose_unlabeled(pool, 5, 0, on_top), choose_unlabeled(pool, 11, 0, on_top)
+    few, more = choose_images(pool, 5, 0, on_top), choose_images(pool, 11, 0, on_top)
     assert sum(map(len, few.values())) == 7 and sum(map(len, more.values())) == 13
-    assert {3, 8} <= set(few["train"]) and few == choose_unlabeled(pool, 5, 0, on_top)
+    assert {3, 8} <= set(few["train"]) and few == choose_images(pool, 5, 0, on_top)
     assert all(set(few[part]) <= set(more[part]) and more[part] == sorted(more[part]) for part in pool)
-    assert choose_unlabeled(pool, 5, 1, on_top) != few
-    assert choose_unlabeled(pool, 0, 0, on_top) == {"train": [3, 8], "unlabeled_dirs 0": []}
+    assert choose_images(pool, 5, 1, on_top) != few
+    assert choose_images(pool, 0, 0, on_top) == {"train": [3, 8], "unlabeled_dirs 0": []}
     with pytest.raises(InputError, match="num_unlabeled: 24, but the pool has 23 unlabeled images; leave the field"):
-        choose_unlabeled(pool, 24, 0, on_top)
+        choose_images(pool, 24, 0, on_top)
 
 
 def test_listed_ids_that_are_not_there():

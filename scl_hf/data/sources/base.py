@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..images import SUFFIXES, check_files, find_images
+from ..images import SUFFIXES, check_files, find_images, is_image
 from ..labels import LabelImage
 
 NO_IMAGES = f"holds no images ({', '.join(sorted(SUFFIXES))})"
@@ -28,19 +28,18 @@ class License(NamedTuple):
 @dataclass
 class Source:
     """
-    An open dataset. A split is opened, and its files are looked at, on demand: `splits` maps its name to a function
-    that takes whether each image needs a label, and returns the columns `image`, `label` (None where there is none;
-    optional if no label is needed) and `id`, not decoded.
+    An open dataset. `splits` opens a split on demand: each function takes whether all images need a label, and returns
+    the columns `image`, `label` (None where there is none) and `id`, not decoded.
     """
 
     name: str  # what messages call it, such as its folder
     labels: LabelImage
     palette: np.ndarray  # (num_classes, 3) uint8
     splits: Mapping[str, Callable[[bool], datasets.Dataset]]
-    labeled_splits: Collection[str] = ()  # those in which each image has a label
+    labeled_splits: Collection[str] = ()
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
-    license: License | None = None  # one that forbids redistribution
+    license: License | None = None
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`]."""
@@ -57,19 +56,16 @@ class Source:
 
 def check_fields(args: DataArguments, owner: str | None = None) -> None:
     """Rejects fields that this dataset type does not use (`owner` brings its own classes), and a missing folder."""
-    remedy = "leave the field out, or name another dataset"
     reasons = {}
     if args.dataset != "cityscapes":
-        reasons["use_coarse_labels"] = "only Cityscapes has coarse labels; set it to false"
-        reasons["labeled_split"] = "only Cityscapes has such subsets; give labeled_fraction or labeled_ids"
+        reasons |= dict.fromkeys(("use_coarse_labels", "labeled_split"), "only Cityscapes has them")
     if args.dataset in ("cityscapes", "folder"):
-        reasons["dataset_config"] = f"{args.dataset} has no configurations; leave the field out"
+        reasons["dataset_config"] = f"{args.dataset} has no configurations"
     if owner:
-        reasons["id2label"] = f"{owner} brings its class names; {remedy}"
-        reasons["label_map"] = reasons["ignore_index"] = f"{owner} brings its table of ids; {remedy}"
+        reasons |= dict.fromkeys(("id2label", "label_map", "ignore_index"), f"{owner} brings its classes and ids")
     for name, reason in reasons.items():
         if getattr(args, name) not in (getattr(DataArguments, name), ""):
-            raise InputError(f"{name}: {reason}")
+            raise InputError(f"{name}: {reason}; leave the field out, or name another dataset")
     if args.dataset in ("cityscapes", "mapillary", "folder"):
         if not args.data_dir:
             raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
@@ -88,43 +84,45 @@ class Example(NamedTuple):
     city: str | None = None
 
 
-def file_stems(folder: str, ending: str) -> set[str]:
-    """Returns the names, without `ending`, of the files in a folder that have it; none if there is no folder."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
-
-
 def match_files(
     split: str, files: Mapping[str, tuple[str, str]], city: str | None = None, expect_labels: bool = True
 ) -> list[Example]:
-    """Matches files by their stems; `files` has the folder and the ending of `"image"` and of each kind of label."""
-    stems = {kind: file_stems(folder, ending) for kind, (folder, ending) in files.items()}
+    """
+    Matches files by their stems. `files` has the folder and the ending of `"image"`, where `.*` is any image, and of
+    each kind of label.
+    """
+    names = {kind: _names_by_stem(folder, ending) for kind, (folder, ending) in files.items()}
     examples = []
-    for stem in sorted(set().union(*stems.values())):
-        paths = {kind: f"{folder}/{stem}{ending}" for kind, (folder, ending) in files.items()}
-        present = frozenset(kind for kind, found in stems.items() if stem in found)
-        if not expect_labels:
-            paths = {kind: path for kind, path in paths.items() if kind in present or kind == "image"}
-        examples.append(Example(split, stem, paths.pop("image"), paths, present, city))
+    for stem in dict.fromkeys([*names["image"], *sorted(set().union(*names.values()))]):
+        present = frozenset(kind for kind, found in names.items() if stem in found)
+        kinds = [kind for kind in files if kind != "image" and (expect_labels or kind in present)]
+        labels = {kind: f"{files[kind][0]}/{stem}{files[kind][1]}" for kind in kinds}
+        folder, ending = files["image"]
+        for name in names["image"].get(stem, [f"{stem}{ending}"]):
+            examples.append(Example(split, stem, f"{folder}/{name}", labels, present, city))
     return examples
 
 
-def group_by_split(examples: Iterable[Example], folders: Mapping[str, str]) -> dict[str, list[Example]]:
+def _names_by_stem(folder: str, ending: str) -> dict[str, list[str]]:
+    """Returns the names of the files in a folder with this ending; none if there is no folder."""
+    found = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if name[0] != "." and (is_image(name) if ending == ".*" else name.endswith(ending)):
+            stem = os.path.splitext(name)[0] if ending == ".*" else name.removesuffix(ending)
+            found.setdefault(stem, []).append(name)
+    return found
+
+
+def group_by_split(examples: Sequence[Example], folders: Mapping[str, str]) -> dict[str, list[Example]]:
     """Returns the examples of each split that has images; `folders` is split -> name of its folder."""
-    splits = {folder: [] for folder in folders.values()}
-    for example in examples:
-        splits[example.split].append(example)
-    found = {split: splits[folder] for split, folder in folders.items()}
-    return {split: group for split, group in found.items() if any("image" in example.present for example in group)}
+    groups = {split: [each for each in examples if each.split == folder] for split, folder in folders.items()}
+    return {split: group for split, group in groups.items() if any("image" in example.present for example in group)}
 
 
 def open_examples(
     examples: Iterable[Example], kind: str | None, split: str, require_labels: bool, remedy: str
 ) -> datasets.Dataset:
-    """
-    Opens the examples that have an image: columns `image`, `label` of this kind, or None, `id`, and `city` if they
-    have one. If labels are required, an image without one is an error that ends with `remedy`.
-    """
+    """Opens the examples with an image: columns `image`, `label` of this `kind` or None, `id` and perhaps `city`."""
     examples = [example for example in examples if "image" in example.present]
     labels = [example.labels[kind] if kind in example.present else None for example in examples]
     if require_labels and None in labels:
@@ -134,11 +132,10 @@ def open_examples(
             f"{first.image}: its label is missing{looked} ({labels.count(None)} of the {len(examples)} images of "
             f"split {split} have no label); {remedy}"
         )
-    columns = {"image": [example.image for example in examples], "label": labels}
-    columns["id"] = [example.id for example in examples]
-    if any(example.city for example in examples):
-        columns["city"] = [example.city for example in examples]
-    return _open_paths(columns)
+    columns = {name: [getattr(example, name) for example in examples] for name in ("image", "id", "city")}
+    if not any(columns["city"]):
+        del columns["city"]
+    return _open_paths({"image": columns.pop("image"), "label": labels} | columns)
 
 
 def open_images(folder: str | os.PathLike) -> datasets.Dataset:
@@ -151,8 +148,7 @@ def list_images(folder: str | os.PathLike) -> list[str]:
     """Returns the paths within one of `unlabeled_dirs` of its images, at least one."""
     if not os.path.isdir(folder):
         raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
-    names = find_images(folder)
-    if not names:
+    if not (names := find_images(folder)):
         raise InputError(f"unlabeled_dirs: {folder} {NO_IMAGES}; correct the path")
     return names
 

@@ -1,5 +1,6 @@
 """Cityscapes: its label table, and its folders with fine and coarse annotations."""
 
+import itertools
 import logging
 import os
 import re
@@ -31,72 +32,55 @@ class Label(NamedTuple):
 
 
 # fmt: off
-LABELS = (
-    Label("unlabeled",             0, 255, "void",         (0, 0, 0)),
-    Label("ego vehicle",           1, 255, "void",         (0, 0, 0)),
-    Label("rectification border",  2, 255, "void",         (0, 0, 0)),
-    Label("out of roi",            3, 255, "void",         (0, 0, 0)),
-    Label("static",                4, 255, "void",         (0, 0, 0)),
-    Label("dynamic",               5, 255, "void",         (111, 74, 0)),
-    Label("ground",                6, 255, "void",         (81, 0, 81)),
-    Label("road",                  7,   0, "flat",         (128, 64, 128)),
-    Label("sidewalk",              8,   1, "flat",         (244, 35, 232)),
-    Label("parking",               9, 255, "flat",         (250, 170, 160)),
-    Label("rail track",           10, 255, "flat",         (230, 150, 140)),
-    Label("building",             11,   2, "construction", (70, 70, 70)),
-    Label("wall",                 12,   3, "construction", (102, 102, 156)),
-    Label("fence",                13,   4, "construction", (190, 153, 153)),
-    Label("guard rail",           14, 255, "construction", (180, 165, 180)),
-    Label("bridge",               15, 255, "construction", (150, 100, 100)),
-    Label("tunnel",               16, 255, "construction", (150, 120, 90)),
-    Label("pole",                 17,   5, "object",       (153, 153, 153)),
-    Label("polegroup",            18, 255, "object",       (153, 153, 153)),
-    Label("traffic light",        19,   6, "object",       (250, 170, 30)),
-    Label("traffic sign",         20,   7, "object",       (220, 220, 0)),
-    Label("vegetation",           21,   8, "nature",       (107, 142, 35)),
-    Label("terrain",              22,   9, "nature",       (152, 251, 152)),
-    Label("sky",                  23,  10, "sky",          (70, 130, 180)),
-    Label("person",               24,  11, "human",        (220, 20, 60)),
-    Label("rider",                25,  12, "human",        (255, 0, 0)),
-    Label("car",                  26,  13, "vehicle",      (0, 0, 142)),
-    Label("truck",                27,  14, "vehicle",      (0, 0, 70)),
-    Label("bus",                  28,  15, "vehicle",      (0, 60, 100)),
-    Label("caravan",              29, 255, "vehicle",      (0, 0, 90)),
-    Label("trailer",              30, 255, "vehicle",      (0, 0, 110)),
-    Label("train",                31,  16, "vehicle",      (0, 80, 100)),
-    Label("motorcycle",           32,  17, "vehicle",      (0, 0, 230)),
-    Label("bicycle",              33,  18, "vehicle",      (119, 11, 32)),
-    Label("license plate",        -1,  -1, "vehicle",      (0, 0, 142)),  # in polygons only, never in a label file
-)
+# category -> names and colors in the order of the ids 0, 1, …; + marks the classes that are evaluated
+_TABLE = {
+    "void": "unlabeled 000000, ego vehicle 000000, rectification border 000000, out of roi 000000, static 000000, "
+            "dynamic 6f4a00, ground 510051",
+    "flat": "+road 804080, +sidewalk f423e8, parking faaaa0, rail track e6968c",
+    "construction": "+building 464646, +wall 66669c, +fence be9999, guard rail b4a5b4, bridge 966464, tunnel 96785a",
+    "object": "+pole 999999, polegroup 999999, +traffic light faaa1e, +traffic sign dcdc00",
+    "nature": "+vegetation 6b8e23, +terrain 98fb98",
+    "sky": "+sky 4682b4",
+    "human": "+person dc143c, +rider ff0000",
+    "vehicle": "+car 00008e, +truck 000046, +bus 003c64, caravan 00005a, trailer 00006e, +train 005064, "
+               "+motorcycle 0000e6, +bicycle 770b20",
+}
+# split -> city -> number of images; of the cities of train_extra only the sum is known
+CITIES = {
+    "train": dict(
+        aachen=174, bochum=96, bremen=316, cologne=154, darmstadt=85, dusseldorf=221, erfurt=109, hamburg=248,
+        hanover=196, jena=119, krefeld=99, monchengladbach=94, strasbourg=365, stuttgart=196, tubingen=144, ulm=95,
+        weimar=142, zurich=122,
+    ),
+    "val": dict(frankfurt=267, lindau=59, munster=174),
+    "test": dict(berlin=544, bielefeld=181, bonn=46, leverkusen=58, mainz=298, munich=398),
+    "train_extra": dict.fromkeys(
+        "augsburg bad-honnef bamberg bayreuth dortmund dresden duisburg erlangen freiburg heidelberg heilbronn "
+        "karlsruhe konigswinter konstanz mannheim muhlheim-ruhr nuremberg oberhausen saarbrucken schweinfurt "
+        "troisdorf wuppertal wurzburg".split()
+    ),
+}
 # fmt: on
 
-_CLASSES = sorted((label for label in LABELS if 0 <= label.train_id < IGNORE_INDEX), key=lambda label: label.train_id)
+
+def _read_table() -> list[Label]:
+    labels, train_ids = [], itertools.count()
+    for category, entries in _TABLE.items():
+        for entry in entries.split(", "):
+            name, color = entry.rsplit(" ", 1)
+            train_id = next(train_ids) if name.startswith("+") else IGNORE_INDEX
+            labels.append(Label(name.lstrip("+"), len(labels), train_id, category, tuple(bytes.fromhex(color))))
+    return [*labels, Label("license plate", -1, -1, "vehicle", (0, 0, 142))]  # in polygons only
+
+
+LABELS = _read_table()
+_CLASSES = [label for label in LABELS if 0 <= label.train_id < IGNORE_INDEX]  # in the order of their train ids
 ID2LABEL = {label.train_id: label.name for label in _CLASSES}
 PALETTE = np.array([label.color for label in _CLASSES], np.uint8)
 LABEL_IDS = np.array([label.id for label in _CLASSES], np.uint8)  # train id -> id
-LABEL_IMAGE = LabelImage(
-    decode=False,
-    names=list(ID2LABEL.values()),
-    train_ids={label.id: label.train_id for label in LABELS if label.id >= 0},
-)
+_TRAIN_IDS = {label.id: label.train_id for label in LABELS if label.id >= 0}
+LABEL_IMAGE = LabelImage(decode=False, names=list(ID2LABEL.values()), train_ids=_TRAIN_IDS)
 
-# fmt: off
-# split -> city -> number of images; of the cities of train_extra only the sum is known
-CITIES = {
-    "train": {
-        "aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85, "dusseldorf": 221, "erfurt": 109,
-        "hamburg": 248, "hanover": 196, "jena": 119, "krefeld": 99, "monchengladbach": 94, "strasbourg": 365,
-        "stuttgart": 196, "tubingen": 144, "ulm": 95, "weimar": 142, "zurich": 122,
-    },
-    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
-    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
-    "train_extra": dict.fromkeys((
-        "augsburg", "bad-honnef", "bamberg", "bayreuth", "dortmund", "dresden", "duisburg", "erlangen", "freiburg",
-        "heidelberg", "heilbronn", "karlsruhe", "konigswinter", "konstanz", "mannheim", "muhlheim-ruhr", "nuremberg",
-        "oberhausen", "saarbrucken", "schweinfurt", "troisdorf", "wuppertal", "wurzburg",
-    )),
-}
-# fmt: on
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
 ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
 DRAWN_MARKER = "DRAWN.txt"  # marks synthetic images: the license of Cityscapes does not cover them
@@ -107,10 +91,7 @@ LICENSE = License(
     "https://www.cityscapes-dataset.com/license",
     """@inproceedings{cordts2016cityscapes,
   title = {The {Cityscapes} Dataset for Semantic Urban Scene Understanding},
-  author = {Cordts, Marius and Omran, Mohamed and Ramos, Sebastian and Rehfeld, Timo and Enzweiler, Markus and
-            Benenson, Rodrigo and Franke, Uwe and Roth, Stefan and Schiele, Bernt},
-  booktitle = {Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2016}
+  author = {Cordts, Marius and others}, booktitle = {CVPR}, year = {2016}
 }""",
 )
 TITLE = "the layout of Cityscapes"
@@ -150,8 +131,7 @@ def find_examples(root: str | os.PathLike) -> list[Example]:
     examples = []
     for split in NUM_IMAGES:
         images = _find_folder(root, "leftImg8bit", split)
-        # gtCoarse.zip brings the labels of train_extra to those who want train's alone.
-        if images is None and split == "train_extra":
+        if images is None and split == "train_extra":  # gtCoarse.zip has its labels also for those who use only train
             continue
         folders = {kind: _find_folder(root, kind, split) for kind in ("gtFine", "gtCoarse")}
         if split in ("train", "val") and images is not None:
@@ -161,7 +141,7 @@ def find_examples(root: str | os.PathLike) -> list[Example]:
         cities = {city for folder, _ in endings.values() if os.path.isdir(folder) for city in os.listdir(folder)}
         for city in sorted(city for city in cities if city[0] != "."):
             files = {kind: (f"{folder}/{city}", ending) for kind, (folder, ending) in endings.items()}
-            # The labels of test are dummies, of which none is missing.
+            # The labels of test are dummies, so none is missing
             examples += match_files(split, files, city, expect_labels=split != "test")
     return examples
 
@@ -181,11 +161,11 @@ def _open(
     for example in examples:
         if example.id in skip_ids and "image" in example.present:
             broken = ", a broken image of the official data" if example.id in BROKEN_IMAGES else ""
-            logger.warning(f"{example.image}: skipped{broken}")
+            logger.warning("%s: skipped%s", example.image, broken)
     examples = [example for example in examples if example.id not in skip_ids]
+    unlabeled = kind is None or split == "train_extra"
     remedy = f"unpack the zip of {kind} completely, or remove the image"
-    if kind is None or split == "train_extra":
-        remedy = "name the split in unlabeled_splits only"
+    remedy = "name the split in unlabeled_splits only" if unlabeled else remedy
     return open_examples(examples, kind, split, require_labels, remedy)
 
 
@@ -216,14 +196,13 @@ def load_cityscapes(
     dataset = datasets.DatasetDict()
     for split, examples in group_by_split(find_examples(root), _SPLIT_FOLDERS).items():
         labeled = split in ("train", "validation")
-        # The coarse labels of these are optional: without them, the split does not exist.
+        # The coarse labels of these are optional: without them, the split does not exist
         if split == extra or labeled and (config == "fine" or kind in examples[0].labels):
             dataset[split] = _open(examples, None if split == "test" else kind, split, labeled, skip_ids)
     if not dataset:
         raise InputError(
             f"{root}: no Cityscapes images with {kind} found; looked for leftImg8bit/{{train,val,{extra}}}/<city>/"
-            "*_leftImg8bit.png there and in leftImg8bit_trainvaltest and leftImg8bit_trainextra; unpack the zips of "
-            "Cityscapes into one folder and give it as data_dir"
+            "*_leftImg8bit.png, also in leftImg8bit_trainvaltest and leftImg8bit_trainextra; unpack the zips there"
         )
     return dataset
 

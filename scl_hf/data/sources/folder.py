@@ -9,11 +9,10 @@ import datasets
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..images import is_image
 from ..labels import LabelImage, read_id2label
 from ..palette import palette_of
 from . import cityscapes
-from .base import NO_IMAGES, Example, Source, check_fields, file_stems, open_examples
+from .base import NO_IMAGES, Example, Source, check_fields, match_files, open_examples
 
 TITLE = "a folder"
 _REMEDY = "add the labels, or move images without a label to a folder of their own and name it in unlabeled_dirs"
@@ -27,21 +26,14 @@ def is_layout(root: str | os.PathLike) -> bool:
 def find_examples(root: str | os.PathLike) -> list[Example]:
     """Finds the images and labels of a folder, also those without a partner."""
     examples = []
-    for folder in _split_folders(root):
-        split, has_labels, images = os.path.basename(folder), os.path.isdir(f"{folder}/labels"), {}
-        for name in sorted(filter(is_image, os.listdir(f"{folder}/images"))):
-            images.setdefault(os.path.splitext(name)[0], []).append(name)
-        labeled = file_stems(f"{folder}/labels", ".png")
-        for stem in [*images, *sorted(labeled - images.keys())]:
-            labels = {"labels": f"{folder}/labels/{stem}.png"} if has_labels else {}
-            present = frozenset(kind for kind, stems in (("image", images), ("labels", labeled)) if stem in stems)
-            for name in images.get(stem, [f"{stem}.*"]):
-                examples.append(Example(split, stem, f"{folder}/images/{name}", labels, present))
+    for split, folder in _split_folders(root).items():
+        labels = {"labels": (f"{folder}/labels", ".png")} if os.path.isdir(f"{folder}/labels") else {}
+        examples += match_files(split, {"image": (f"{folder}/images", ".*")} | labels)
     return examples
 
 
-def _split_folders(root: str | os.PathLike) -> list[str]:
-    return sorted(str(path.parent) for path in Path(root).glob("*/images") if path.is_dir())
+def _split_folders(root: str | os.PathLike) -> dict[str, str]:
+    return {path.parent.name: str(path.parent) for path in sorted(Path(root).glob("*/images")) if path.is_dir()}
 
 
 def _open(examples: Sequence[Example], folder: str, require_labels: bool) -> datasets.Dataset:
@@ -61,8 +53,7 @@ def open_source(args: DataArguments) -> Source:
     check_fields(args)
     root = os.path.abspath(args.data_dir)
     id2label = read_id2label(Path(args.id2label or os.path.join(args.data_dir, "id2label.json")))
-    examples = find_examples(root)
-    splits = {os.path.basename(folder): folder for folder in _split_folders(root)}
+    examples, splits = find_examples(root), _split_folders(root)
     copied = any(cityscapes.is_official_id(example.id) for example in examples)
     return Source(
         name=args.data_dir,

@@ -30,12 +30,7 @@ def open_source(args: DataArguments) -> Source:
         where = f" in split {split}"
         return standard_columns(splits[split], columns, labels, fields, "name one of them", where, f"{split}_")
 
-    return Source(
-        name=args.dataset,
-        labels=labels,
-        palette=palette_of(id2label),
-        splits={split: partial(open_split, split) for split in splits},
-    )
+    return Source(args.dataset, labels, palette_of(id2label), {name: partial(open_split, name) for name in splits})
 
 
 def open_splits(name: str, config: str | None = None, data_dir: str | None = None) -> datasets.DatasetDict:
@@ -50,7 +45,7 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"dataset: cannot open {name!r} ({reason}); give cityscapes, mapillary, folder, a dataset of the Hub or "
-            "a local folder that `datasets` reads, and dataset_config where it has several configurations"
+            "a folder that `datasets` reads, and dataset_config where it has several"
         ) from error
     return splits if isinstance(splits, datasets.DatasetDict) else datasets.DatasetDict(train=splits)
 
@@ -66,7 +61,5 @@ def find_id2label(dataset: str, data_dir: str | None) -> Path:
     try:
         return Path(hf_hub_download(dataset, "id2label.json", repo_type="dataset"))
     except (OSError, ValueError, EntryNotFoundError) as error:
-        reason = first_line(error).rstrip(".")
-        raise InputError(
-            f"id2label: cannot get id2label.json of {dataset} from the Hub ({reason}); {remedy}"
-        ) from None
+        reason = f"from the Hub ({first_line(error).rstrip('.')})"
+        raise InputError(f"id2label: cannot get id2label.json of {dataset} {reason}; {remedy}") from None

@@ -27,13 +27,10 @@ def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None
     if not layouts:
         raise InputError(
             f"{data_dir}: holds no dataset; looked for leftImg8bit/train (Cityscapes), training/images (Mapillary "
-            "Vistas) and <split>/images (a folder of your own): name the folder that has them (Parquet and other data "
-            "of `datasets` is not checked)"
+            "Vistas) and <split>/images (a folder of your own); name the folder that has them"
         )
     layout = "folder" if named and "cityscapes" not in layouts else layouts[0]
     if layout == "folder" and not named:
-        raise InputError(
-            f'{data_dir}: id2label.json is missing; put the names of the classes there, {{"0": "sky", "1": "road", …}}'
-        )
+        raise InputError(f'{data_dir}: id2label.json is missing; write it as {{"0": "sky", "1": "road", …}}')
     own = {name: getattr(recipe, name) for name in ("id2label", "label_map", "ignore_index")}
     return DataArguments(dataset=layout, data_dir=str(data_dir), **own)

@@ -22,9 +22,7 @@ LICENSE = License(
     "https://www.mapillary.com/dataset/vistas",
     """@inproceedings{neuhold2017vistas,
   title = {The {Mapillary Vistas} Dataset for Semantic Understanding of Street Scenes},
-  author = {Neuhold, Gerhard and Ollmann, Tobias and Rota Bul{\\`o}, Samuel and Kontschieder, Peter},
-  booktitle = {International Conference on Computer Vision (ICCV)},
-  year = {2017}
+  author = {Neuhold, Gerhard and others}, booktitle = {ICCV}, year = {2017}
 }""",
 )
 # version -> the class table and the label folder of a split; of two, the release of v2.0 has the first.
@@ -39,37 +37,31 @@ def is_layout(root: str | os.PathLike) -> bool:
 
 
 def find_examples(root: str | os.PathLike, version: str | None = None) -> list[Example]:
-    """
-    Finds the images and labels of a folder, also those without a partner. Labels of `version` are expected, by default
-    of the versions that exist, or else of v1.2.
-    """
+    """Finds images and labels, also without a partner; expects labels of `version`, by default those that exist."""
     examples = []
     for split in NUM_IMAGES:
-        folder = os.path.join(root, split)
-        existing = {
-            kind: [name for name in names if os.path.isdir(f"{folder}/{name}")] for kind, names in _LABELS.items()
-        }
-        labels = {kind: names[0] for kind, names in existing.items() if names}
-        if split != "testing" and (version or not labels):
-            labels.setdefault(version or "v1.2", _LABELS[version or "v1.2"][-1])
-        files = {kind: (os.path.join(folder, name), ".png") for kind, name in labels.items()}
-        examples += match_files(split, files | {"image": (os.path.join(folder, "images"), ".jpg")})
+        files = {"image": (os.path.join(root, split, "images"), ".jpg")}
+        for kind, names in _LABELS.items():
+            folders = [os.path.join(root, split, name) for name in names]
+            existing = next(filter(os.path.isdir, folders), None)
+            if existing or kind == version and split != "testing":
+                files[kind] = existing or folders[-1], ".png"
+        if len(files) == 1 and split != "testing":
+            files["v1.2"] = os.path.join(root, split, "labels"), ".png"
+        examples += match_files(split, files)
     return examples
 
 
 def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> tuple[LabelImage, np.ndarray]:
     """
-    Reads the labels and colors of the config file. A label file holds positions in its list `labels`. Labels that are
-    not evaluated, such as Unlabeled, are ignored; the others get train ids in order, 65 of them in v1.2. A name is the
-    readable one where no other label has it.
+    Reads the labels and colors of the config file: label files hold positions in its list `labels`, and those that are
+    evaluated get train ids in order. A name is the readable one where no other label has it.
     """
     paths = [Path(data_dir, name) for name in _CONFIGS[version]]
-    path = next((path for path in paths if path.is_file()), None)
+    path = next(filter(Path.is_file, paths), None)
     if path is None:
         looked = " and ".join(map(str, paths))
-        raise InputError(
-            f"{data_dir}: no class table of Mapillary Vistas {version}, looked for {looked}; unpack it, too"
-        )
+        raise InputError(f"{data_dir}: the class table of {version} is missing, looked for {looked}; unpack it, too")
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
         readable = Counter(label["readable"] for label in labels)
@@ -79,10 +71,8 @@ def read_classes(data_dir: str | os.PathLike, version: str = "v1.2") -> tuple[La
         names = [label["readable" if readable[label["readable"]] == 1 else "name"] for label in evaluated.values()]
         palette = np.array([label["color"] for label in evaluated.values()], np.uint8).reshape(len(evaluated), 3)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise InputError(
-            f"{path}: is not the class table of Mapillary Vistas ({type(error).__name__}: {error}); expected a list "
-            "`labels` of name, readable, color and evaluate: copy it again from the zip"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: is not the class table of Mapillary Vistas ({reason}); copy it again") from error
     train_ids = dict.fromkeys(range(len(labels)), IGNORE_INDEX) | {id: i for i, id in enumerate(evaluated)}
     return LabelImage(decode=False, names=names, train_ids=train_ids), palette
 
@@ -97,8 +87,8 @@ def open_source(args: DataArguments) -> Source:
     splits = group_by_split(find_examples(root, version), _SPLIT_FOLDERS)
     if not splits:
         raise InputError(
-            f"{args.data_dir}: no images of Mapillary Vistas found; looked for {{{','.join(NUM_IMAGES)}}}/images/"
-            "*.jpg there; unpack the zip of Mapillary Vistas and give its folder as data_dir"
+            f"{args.data_dir}: no images of Mapillary Vistas found, looked for {{{','.join(NUM_IMAGES)}}}/images/"
+            "*.jpg; unpack the zip there, or correct data_dir"
         )
     labels, palette = read_classes(root, version)
     remedy = "unpack the zip completely, correct dataset_config, or remove the image"

@@ -43,12 +43,12 @@ def select(rows, image, label):
         (("image", "kind"), "^label_column: column 'kind' holds no images but int64; name one that does"),
     ],
 )
-def test_columns_that_are_no_pictures(path, columns, message):
+def test_columns_that_are_no_images(path, columns, message):
     with pytest.raises(InputError, match=message):
         select(table(path), *columns)
 
 
-def test_rows_whose_picture_is_missing(path):
+def test_rows_whose_image_is_missing(path):
     with pytest.raises(InputError, match="1 of the 2 examples in split train have no image"):
         select(table(path, image=[path, None]), "image", None)
     with pytest.raises(InputError, match="^image_column: 1 file is empty or missing: gone.png"):
@@ -60,13 +60,13 @@ def test_ids_of_ones_own_are_kept(path):
     assert select(rows, "image", None)["id"][:] == ["0", "1"]
 
 
-def test_pictures_in_a_column_named_id(path):
+def test_images_in_a_column_named_id(path):
     rows = table(path).rename_column("image", "id")
     rows = select(rows, "id", None)
     assert rows.column_names == ["image", "id"] and rows["id"][:] == ["train_0", "train_1"]
 
 
-def test_data_set_that_cannot_be_opened(tmp_path):
+def test_dataset_that_cannot_be_opened(tmp_path):
     with pytest.raises(InputError, match="dataset: cannot open") as error:
         open_splits(str(tmp_path))
     assert "\n" not in str(error.value)
