@@ -93,8 +93,14 @@ def test_pipeline_and_processor_of_a_trained_model(encoders, toy_data, tmp_path)
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"crop_size": [56, 80]}, r"crop_size: must be multiples of 14 .*nearest are 56 or 56 by 70 or 84\.$"),
-        ({"crop_size": 512}, r"crop_size: must be multiples of 14 .*\[512, 512\]; the nearest are 504 or 518\.$"),
+        (
+            {"crop_size": [56, 80]},
+            r"crop_size: must be multiples of 14 for this encoder, such as 56 or 56 by 70 or 84, got \[56, 80\]\.$",
+        ),
+        (
+            {"crop_size": 512},
+            r"crop_size: must be multiples of 14 for this encoder, such as 504 or 518, got \[512, 512\]\.$",
+        ),
     ],
 )
 def test_crops_that_do_not_fit_the_encoder(encoders, toy_data, tmp_path, fields, message):  # noqa: F811
