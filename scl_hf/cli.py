@@ -28,7 +28,7 @@ from .processes import are_several, is_main_process
 logger = logging.getLogger(__name__)
 
 RENAMED = {"teacher_renewal_steps": "teacher_update_interval"}  # old name -> new one; still read in this version
-# Beginnings of fields that belong to one start of a run or to who started it; a published recipe leaves them out
+# Prefixes of fields about one start of a run or its user; a published recipe leaves them out
 NOT_PASSED_ON = tuple(
     "allow_changed_recipe dry_run hub_ model_card_template overwrite_output_dir project push_to_hub report_to "
     "resume_from_checkpoint run_name trackio_".split()
@@ -286,7 +286,7 @@ def _conversion(convert: Callable[[str], Any] | None, kinds: set[type]) -> Calla
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Exits with what `main` returns, or 0; with 2 and one line for wrong input or a full disk; or 128 + a signal."""
-    # Such as TensorBoard's thread: its error is raised again where the writer is used.
+    # TensorBoard's thread, for one: its error is raised again where the writer is used.
     threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
     line, is_main = None, is_main_process()
     try:

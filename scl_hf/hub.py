@@ -35,7 +35,7 @@ LOG_IN = "Run `hf auth login`, or set HF_TOKEN, with one that may write."
 
 SETTINGS_NAME = "_hub.json"  # where a run's folder is pushed to
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", "training_args.bin")
-# Panels and predictions show images of the data, which not every license allows to be passed on.
+# Sample predictions show images of the data, which not every license allows to be passed on.
 NOT_PUSHED = ["_*", ".*", "*/.*", "checkpoint-*", "predictions/*", "panels/*", "*.tfevents.*"]
 
 

@@ -138,7 +138,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         if not args.disable_tqdm:
             self.add_callback(ProgressBar())
         self.palette = palette_of(self.id2label) if palette is None else palette
-        self.last_pair: dict[str, Tensor] | None = None  # one unlabeled image of the last step, for the panels
+        self.last_pair: dict[str, Tensor] | None = None  # unlabeled image of the last step, for the panel
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
         self._pseudo_labels = PseudoLabelShares(lambda: self._class_shares, self.id2label)
 
@@ -240,12 +240,12 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     @property
     def _other(self) -> tuple[str, PreTrainedModel]:
-        """Sub-folder and model of the one of student and teacher that is not published."""
+        """Sub-folder and model of whichever of student and teacher is not published."""
         return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
-        Scores the evaluated model on every image once, in any number of processes; logs, and draws a panel.
+        Scores the evaluated model on every image once, in any number of processes; logs, and draws sample predictions.
 
         Args:
             eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):

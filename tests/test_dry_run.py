@@ -17,7 +17,7 @@ from scl_hf.dry_run import (
     RunPlan,
     StepCost,
     batch_bytes,
-    count_placed_crops,
+    count_centered_crops,
     memory_parts,
     optimizer_bytes_per_value,
     step_cost,
@@ -108,7 +108,7 @@ def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
     assert (plan.steps, plan.batch_size, plan.epoch_steps) == (trainer.state.max_steps, 4, 2)
     samples = [pair.labeled for step in range(plan.steps) for pair in trainer._epochs.sampler.of_step(step)]
     assert len(samples) == plan.labeled_crops
-    counts = count_placed_crops(trainer._labeled_sampler, plan)
+    counts = count_centered_crops(trainer._labeled_sampler, plan)
     assert counts.total() == sum(sample.center is not None for sample in samples) > 0
     index = trainer._labeled_sampler.class_index
     for category, number in counts.items():

@@ -1,4 +1,4 @@
-"""Checkpoint folders that are complete or not there: written aside, sealed with a manifest, renamed, verified."""
+"""Atomic checkpoint folders: written aside, sealed with a manifest, renamed, verified."""
 
 import errno
 import hashlib
@@ -22,8 +22,8 @@ from ..files import check_writable
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME, OPTIMIZER_NAME = "manifest.json", "optimizer.pt"
-PARTIAL_DIR = "_partial"  # in the output folder: what is being written or removed. No push takes `_*`
-OLD = "old-"  # in there: a folder that a new one replaces
+PARTIAL_DIR = "_partial"  # folder in the output folder for what is being written or removed; `_*` is never pushed
+OLD = "old-"  # prefix in there of a folder that a new one replaces
 THREADS = 8  # hashing and flushing release the interpreter's lock
 
 
@@ -34,7 +34,7 @@ def step_of(checkpoint: str | os.PathLike) -> int:
 
 
 def checkpoints_in(output_dir: str | os.PathLike) -> list[Path]:
-    """Returns what is named a checkpoint in a folder, complete or not, the newest last."""
+    """Returns the checkpoint folders in a folder, complete or not, the newest last."""
     return sorted((path for path in Path(output_dir).glob("*") if step_of(path) >= 0), key=step_of)
 
 
@@ -108,7 +108,7 @@ def find_problem(folder: Path) -> str | None:
             problems = list(
                 filter(None, pool.map(lambda name: _mismatch(folder / name, name, entries[name]), entries))
             )
-    # The manifest may be the changed one of the two.
+    # The damaged file may be the manifest itself.
     return f"{problems[0]} (see {MANIFEST_NAME})" if problems else None
 
 

@@ -32,7 +32,7 @@ class Interrupted(SystemExit):
 
     @property
     def signal_name(self) -> str:
-        """The name, such as SIGTERM."""
+        """Returns the name, such as SIGTERM."""
         return signal.Signals(self.number).name
 
 
@@ -127,7 +127,7 @@ def deferred() -> Iterator[None]:
         number, _requested, _active = _requested, 0, False
         for of, handler in before.items():
             signal.signal(of, handler)
-        if number and sys.exception() is None:  # one of several processes alone: it is too late to tell the others
+        if number and sys.exception() is None:  # it is too late to tell other processes
             signal.raise_signal(number)
 
 

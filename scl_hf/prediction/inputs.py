@@ -60,7 +60,7 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
 
 
 def _names(files: Iterable[str], root: str) -> dict[str, str]:
-    """File -> its path below `root`, without the suffix where the name stays unique."""
+    """Returns file -> its path below `root`, without the suffix where the name stays unique."""
     names = {path: os.path.splitext(os.path.relpath(path, root))[0] for path in files}
     # Again for x.png, x.jpg and x.jpg.png: the name without a suffix may be another's with it.
     while shared := {name for name, number in collections.Counter(names.values()).items() if number > 1}:

@@ -74,7 +74,7 @@ def check_fields(args: DataArguments, owner: str | None = None) -> None:
 
 
 class Example(NamedTuple):
-    """An image and its labels, each where it is or should be."""
+    """An image and its labels: the paths where they are or should be."""
 
     split: str  # the name of its folder
     id: str
