@@ -95,7 +95,7 @@ def test_state_of_the_optimizer(tmp_path, optim, optim_args, expected):
     assert optimizer_bytes_per_value(ThreeConvolutions(PreTrainedConfig()), args) == expected
 
 
-def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
+def test_steps_and_centered_crops_are_those_of_the_trainer(make_trainer):
     trainer = make_trainer(
         max_steps=-1,
         num_train_epochs=1.5,

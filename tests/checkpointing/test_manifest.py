@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, and what their manifests see."""
+"""Folders that are complete or not there, and what their manifests detect."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def sealed(tmp_path_factory):
     return folder
 
 
-def test_a_folder_as_it_was_sealed_has_no_flaw(sealed, tmp_path):
+def test_a_folder_as_it_was_sealed_has_no_problem(sealed, tmp_path):
     assert find_problem(sealed) is None
     moved = shutil.copytree(sealed, tmp_path / "elsewhere")
     (moved / ".DS_Store").write_text("what systems put there is nobody's")
@@ -86,9 +86,9 @@ def test_any_flipped_cut_missing_or_added_byte_or_file_is_seen(sealed, change):
         folder = shutil.copytree(sealed, Path(path, "checkpoint-5"))
         (kind, name, _), make = change
         make(folder)
-        flaw = find_problem(folder)
-        assert flaw is not None and "\n" not in flaw
-        assert kind == "add" or Path(name).name in flaw
+        problem = find_problem(folder)
+        assert problem is not None and "\n" not in problem
+        assert kind == "add" or Path(name).name in problem
 
 
 def test_each_bit_of_the_manifest_counts(sealed, tmp_path):
