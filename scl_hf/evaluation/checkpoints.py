@@ -107,7 +107,7 @@ def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]
         )
     if different:  # no error: two words may mean one thing
         pairs = first_few(f"{named[i]!r} for {id2label[i]!r}" for i in different)
-        logger.warning(f"{name} names {len(different)} of {len(ours)} classes otherwise than the data: {pairs}")
+        logger.warning(f"{name} names {len(different)} of {len(ours)} classes differently from the data: {pairs}")
     return checkpoint
 
 
