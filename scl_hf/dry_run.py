@@ -146,7 +146,7 @@ def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, 
     with FakeTensorMode():
         twin = type(model)(model.config).train()
         for parameter, own in zip(twin.parameters(), model.parameters()):
-            # Gradients are a part of their own in `memory_parts`: they are there before.
+            # Gradients exist beforehand: `memory_parts` counts them on their own.
             parameter.requires_grad_(own.requires_grad).grad = torch.empty_like(parameter)
         if args.gradient_checkpointing:
             twin.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)

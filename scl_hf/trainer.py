@@ -109,7 +109,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.normalization, self.id2label = normalization_of(processing_class), model.config.id2label
         self.unlabeled_dataset = unlabeled_dataset
-        # What is wrong with settings and data shows here, before anything is written.
+        # Settings and data are checked here, before anything is written.
         self._crops, self._labeled_sampler = None, None
         if train_dataset is not None:
             check_batch_size(model, args)

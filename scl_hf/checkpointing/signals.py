@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from ..processes import are_several, is_main_process
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-# Ctrl-C reaches a process twice where its launcher passes it on: a second signal is one that comes later than this.
+# A launcher may pass Ctrl-C on, so that it comes twice: a second signal is one that comes later than this.
 _AT_ONCE = 3.0  # seconds
 
 _requested, _since, _active = 0, 0.0, False
@@ -80,7 +80,7 @@ class SignalCallback(TrainerCallback):
 
 
 def save_for_resume(args) -> None:
-    """Makes the checkpoints of a run that ends now complete, and pushes none of them."""
+    """Sets a run that ends now to save complete checkpoints and to push none."""
     args.save_only_model, args.hub_strategy = False, HubStrategy.END
 
 
@@ -133,8 +133,8 @@ def deferred() -> Iterator[None]:
 
 def leaving() -> None:
     """
-    Ignores signals for 10 s, when a process exits because of one: its launcher then ends all the others, and they
-    must not take that for a second signal.
+    Ignores signals for 10 s when a process exits because of one: its launcher then signals all other processes, which
+    must not count as a second signal.
     """
     if threading.current_thread() is not threading.main_thread():
         return

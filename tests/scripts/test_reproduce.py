@@ -257,7 +257,7 @@ WRONG_TABLES = {
     "times": ({"rows": {"supervised": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
     "times of what": ({"rows": {"supervised": {"max_steps": "x1.2.3"}}}, "max_steps: .*x1.2.3"),
     "own field": ({"rows": {"supervised": {"seed": 3}}}, "rows: supervised: seed: each run has its own"),
-    "like names": ({"rows": {"two labels": {}, "two_labels": {}}}, "rows: 'two labels' is too similar to another"),
+    "like names": ({"rows": {"supervised": {}, "Supervised": {}}}, "rows: 'supervised' is too similar to another"),
     "no name": ({"rows": {"supervised": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
     "baseline": ({"baseline": "supervise"}, "baseline: 'supervise' is no row. Did you mean 'supervised'"),
     "no recipe": (
