@@ -207,7 +207,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     @property
     def semi_supervised(self) -> bool:
-        """Whether unlabeled images take part in the training at all."""
+        """True if unlabeled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
     def start_step(self, max_steps: int) -> int:

@@ -164,7 +164,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must share with the one that wrote its checkpoint."""
+        """Everything that a resumed run must share with the run that wrote its checkpoint."""
         return fingerprint_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
 
     def images_of_step(self, step: int) -> list[str]:

@@ -364,7 +364,7 @@ def test_a_file_that_is_cut_off(convert, weights, tmp_path, is_zip, share):
     )
 
 
-def test_places(convert, weights, tmp_path):
+def test_paths_and_fields_that_are_wrong(convert, weights, tmp_path):
     code, _, error = convert(tmp_path / "none.pth")
     assert code == 2 and f"{tmp_path}/none.pth: no such file" in error
     assert convert(tmp_path)[0] == 2

@@ -112,8 +112,8 @@ def test_steps_and_centered_crops_are_those_of_the_trainer(make_trainer):
     assert counts.total() == sum(sample.center is not None for sample in samples) > 0
     index = trainer._labeled_sampler.class_index
     for category, number in counts.items():
-        places = Counter((int(row), float(x), float(y)) for row, x, y, _ in index.fine[category])
-        assert number <= sum((sample.row, *sample.center) in places for sample in samples if sample.center)
+        centroids = Counter((int(row), float(x), float(y)) for row, x, y, _ in index.fine[category])
+        assert number <= sum((sample.row, *sample.center) in centroids for sample in samples if sample.center)
 
 
 def test_a_supervised_start(tmp_path):

@@ -86,7 +86,7 @@ def standard_columns(
     if "id" not in selected and dataset.features.get("id") == datasets.Value("string"):
         selected.append("id")
     else:
-        # Adding a column to selected examples would copy their images: it is added to all, then they are selected again
+        # Adding a column to a selection would copy its images: add it to all examples, then select again.
         dataset = datasets.Dataset(dataset.data, dataset.info, fingerprint=dataset._fingerprint)
         ids = [f"{id_prefix}{number}" for number in range(len(dataset))]
         if "id" in dataset.column_names and "id" not in selected:

@@ -58,13 +58,13 @@ def changes(draw):
     sizes = {name: len(content) for name, content in CONTENTS.items()} | {MANIFEST_NAME: None}
     name = draw(st.sampled_from(sorted(sizes)))
     kind = draw(st.sampled_from(["flip", "cut", "lose", "add", "append"]))
-    place, bit = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
+    position, bit = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
     added = draw(st.text("abcz019_-/", min_size=1).filter(lambda text: text[0] != "/" and text[-1] != "/"))
 
     def change(folder):
         path = folder / name
         content = bytearray(path.read_bytes())
-        at = int(place * len(content))
+        at = int(position * len(content))
         if kind == "flip":
             content[at] ^= 1 << bit
         if kind == "append":
@@ -76,7 +76,7 @@ def changes(draw):
             (folder / "x" / added).parent.mkdir(parents=True, exist_ok=True)
             (folder / "x" / added).write_bytes(b"")
 
-    return (kind, name, place), change
+    return (kind, name, position), change
 
 
 @settings(max_examples=200, deadline=None)

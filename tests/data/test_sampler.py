@@ -143,7 +143,7 @@ def test_sampler_yields_the_samples_of_its_epoch():
     assert len(set(seeds)) == 4 * 12
 
 
-def test_samples_of_a_step_are_those_of_its_place_in_an_epoch():
+def test_samples_of_a_step_are_those_of_its_position_in_an_epoch():
     samples = PairSampler(LabeledSampler(5, seed=0), num_unlabeled=9, batch_size=2)
     samples.set_epoch(1)
     assert samples.of_step(4) == list(samples)[2:4]
