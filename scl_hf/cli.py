@@ -156,10 +156,7 @@ class RecipeParser(HfArgumentParser):
         return tuple(parsed)
 
     def portable_recipe(self) -> str:
-        """
-        Returns what was parsed as one recipe without a base, for another machine: of a path of this machine it keeps
-        the name only.
-        """
+        """Returns what was parsed as one recipe without a base, with only the names of paths on this machine."""
         parts = []
         for group in self._action_groups:
             names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in self.given)

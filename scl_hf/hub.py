@@ -205,10 +205,7 @@ class Push:
             return None
 
     def push(self, message: str, take_model: bool = False) -> CommitInfo:
-        """
-        Pushes now, with up to three further attempts where those may help; raises the error of the last one.
-        `take_model` copies the newest checkpoint's model to the root first.
-        """
+        """Pushes in up to four attempts; raises the last error. `take_model` first copies the newest model."""
         with quiet_hub():
             for pause in (*PAUSES, None):
                 try:

@@ -48,12 +48,9 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def rotate(output_dir: Path, newest: Path, limit: int | None, best: str | None) -> None:
-    """
-    Removes the oldest checkpoints above `limit`, but never the `newest` nor the `best`. Those of later steps go
-    first: they belong to an attempt that this run has left behind.
-    """
+    """Removes the oldest checkpoints above `limit`, first those of later steps; keeps the `newest` and the `best`."""
     found = checkpoints_in(output_dir)
-    found.sort(key=lambda path: step_of(path) <= step_of(newest))
+    found.sort(key=lambda path: step_of(path) <= step_of(newest))  # later steps are of an attempt left behind
     kept = {newest.name} | ({Path(best).name} & {path.name for path in found} if best else set())
     surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
     for path in [path for path in found if path.name not in kept][: max(0, surplus)]:
@@ -193,10 +190,7 @@ def _raise(error: OSError) -> None:
 
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | bool | None:
-    """
-    Returns the checkpoint folder that a run resumes from, `True` for the newest complete one, `None` for a new run.
-    Rejects a folder that holds another run.
-    """
+    """Returns the folder to resume from, `True` for the newest, `None` for a new run; rejects another run's folder."""
     check_writable("output_dir", output_dir)
     path = Path(output_dir)
     if resume and resume.lower() != "false":

@@ -132,10 +132,7 @@ def deferred() -> Iterator[None]:
 
 
 def leaving() -> None:
-    """
-    Ignores signals for 10 s when a process exits because of one: its launcher then signals all other processes, which
-    must not count as a second signal.
-    """
+    """Ignores signals for 10 s: the launcher of a process that exits by a signal ends all others with another one."""
     if threading.current_thread() is not threading.main_thread():
         return
     left = time.monotonic()

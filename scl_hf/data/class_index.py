@@ -100,10 +100,7 @@ class ClassIndex:
 
 
 def class_shares(labeled: Dataset, index: ClassIndex | None = None) -> np.ndarray:
-    """
-    Returns the share of each class in the pixels with a class, (num_classes,) float64. Without an index, up to 500
-    labels at even distances are read, and unreadable ones left out.
-    """
+    """Returns each class's share of the labeled pixels, (num_classes,) float64; without an index, of 500 labels."""
     if index is not None:
         counts = np.array([records["pixels"].sum() for records in index.fine])
     else:

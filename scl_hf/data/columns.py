@@ -14,10 +14,7 @@ from .labels import LabelImage
 
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
-    """
-    Returns the columns `image`, `label` (given `labels`, the meaning of plain images there) and `id` (by default the
-    number) of a user's dataset, not decoded. Messages call it `name`.
-    """
+    """Returns `image`, `label` (with `labels` for plain images) and `id` of a user's dataset `name`, not decoded."""
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
         if isinstance(dataset, dict):

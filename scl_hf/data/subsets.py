@@ -65,10 +65,7 @@ def read_ids(path: str | os.PathLike) -> set[str]:
 
 
 def find_shared_images(dataset: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:
-    """
-    Finds evaluation images that are also in `dataset`, by path or, where sizes agree, by content. Returns pairs of
-    names (there, in the evaluation): the path, or the id of an image that the dataset itself holds.
-    """
+    """Returns pairs of names (there, in the evaluation) of images in both: the same path, or the same content."""
     theirs, own = _stored(dataset), _stored(evaluation)
     paths = {path for path, _ in theirs if path}
     sizes = {size for path, size in own if path not in paths}

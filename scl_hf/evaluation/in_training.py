@@ -47,10 +47,7 @@ def best_metric_of(
 def evaluate_images(
     model: nn.Module, images: EvaluationImages, args: EvaluationArguments, accelerator: Accelerator, num_examples: int
 ) -> tuple[dict[str, float], str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-    """
-    Returns named scores and a table over all processes, and examples spread over the images of this process: image
-    (3, H, W), label and prediction (H, W) of each, on the CPU.
-    """
+    """Returns scores, a table, and this process's examples on the CPU: image (3, H, W), label, prediction (H, W)."""
     own = range(accelerator.process_index, len(images), accelerator.num_processes)  # as `score` shares them out
     shown = set(own[:: max(1, len(own) // max(1, num_examples))][:num_examples])
     examples, id2label = [], model.config.id2label

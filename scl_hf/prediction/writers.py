@@ -107,10 +107,7 @@ class PredictionFolder:
         return remaining
 
     def start(self) -> None:
-        """
-        Removes predictions of files that have changed, with `overwrite` all, and writes record, classes and legend.
-        Works once, before the first prediction is written: a run that fails earlier leaves no trace.
-        """
+        """At the first prediction: removes outdated files, with `overwrite` all; writes record, classes and legend."""
         if self._started:
             return
         self._started = True

@@ -87,10 +87,7 @@ class Example(NamedTuple):
 def match_files(
     split: str, files: Mapping[str, tuple[str, str]], city: str | None = None, expect_labels: bool = True
 ) -> list[Example]:
-    """
-    Matches files by their stems. `files` has the folder and the ending of `"image"`, where `.*` is any image, and of
-    each kind of label.
-    """
+    """Matches files by their stems; `files` is `"image"` or kind of label -> (folder, ending), `.*` for any image."""
     names = {kind: _names_by_stem(folder, ending) for kind, (folder, ending) in files.items()}
     examples = []
     for stem in dict.fromkeys([*names["image"], *sorted(set().union(*names.values()))]):
