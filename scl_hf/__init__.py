@@ -20,7 +20,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # What trains is imported when it is asked for: whoever loads a model needs neither OpenCV nor the data sets.
+    # The trainer is imported on first use: loading a model needs neither OpenCV nor `datasets`.
     modules = {"SemiSupervisedConfig": ".config", "SemiSupervisedTrainer": ".trainer"}
     if name not in modules:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from .processes import are_several, is_main_process
 logger = logging.getLogger(__name__)
 
 RENAMED = {"teacher_renewal_steps": "teacher_update_interval"}  # old name -> new one; still read in this version
-# Beginnings of fields that belong to one start of a run or to who started it; a published recipe leaves them out
+# Prefixes of fields about one start of a run or its user; a published recipe leaves them out
 NOT_PASSED_ON = tuple(
     "allow_changed_recipe dry_run hub_ model_card_template overwrite_output_dir project push_to_hub report_to "
     "resume_from_checkpoint run_name trackio_".split()
@@ -156,10 +156,7 @@ class RecipeParser(HfArgumentParser):
         return tuple(parsed)
 
     def portable_recipe(self) -> str:
-        """
-        Returns what was parsed as one recipe without a base, for another machine: of a path of this machine it keeps
-        the name only.
-        """
+        """Returns what was parsed as one recipe without a base, with only the names of paths on this machine."""
         parts = []
         for group in self._action_groups:
             names = dict.fromkeys(action.dest for action in group._group_actions if action.dest in self.given)
@@ -286,7 +283,7 @@ def _conversion(convert: Callable[[str], Any] | None, kinds: set[type]) -> Calla
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Exits with what `main` returns, or 0; with 2 and one line for wrong input or a full disk; or 128 + a signal."""
-    # Such as TensorBoard's thread: its error is raised again where the writer is used.
+    # TensorBoard's thread, for one: its error is raised again where the writer is used.
     threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else threading.__excepthook__(args)
     line, is_main = None, is_main_process()
     try:

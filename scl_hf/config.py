@@ -24,7 +24,7 @@ def _is_length(value: float) -> bool:
     return 0 <= value < 1 or value >= 1 and float(value).is_integer()
 
 
-# Fields, what must hold of each value that is not None, and how a message says it
+# (fields, test of each value that is not None, its words in a message)
 _RULES = (
     # Sharding would split the student and leave the EMA teacher behind.
     ("fsdp deepspeed", lambda given: not given, "left out: several GPUs work with DDP"),
@@ -43,7 +43,7 @@ _RULES = (
     ("backbone_learning_rate", lambda rate: rate >= 0, "0 or more, or left out"),
     ("optim_args", lambda text: not re.search(r"=\s*[-+]?(?:nan|inf)", text, re.IGNORECASE), "finite"),
     ("optim_args", lambda text: not text or "=" in text, "like momentum=0.9,nesterov=true"),
-    ("seed data_seed", lambda seed: 0 <= seed < 2**32, "0 to 4294967295"),  # as NumPy takes
+    ("seed data_seed", lambda seed: 0 <= seed < 2**32, "0 to 4294967295"),  # NumPy's range
     ("semi_supervised_start_step semi_supervised_ramp_steps", _is_length, LENGTH),
     ("teacher_update_interval", lambda steps: steps > 0 and _is_length(steps), f"above 0: {LENGTH}"),
     ("num_pairs", lambda pairs: pairs >= 1, "1 or more, or left out for all pairs"),
@@ -207,7 +207,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     @property
     def semi_supervised(self) -> bool:
-        """Whether unlabeled images take part in the training at all."""
+        """True if unlabeled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
     def start_step(self, max_steps: int) -> int:

@@ -146,7 +146,7 @@ def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, 
     with FakeTensorMode():
         twin = type(model)(model.config).train()
         for parameter, own in zip(twin.parameters(), model.parameters()):
-            # Gradients are a part of their own in `memory_parts`: they are there before.
+            # Gradients exist beforehand: `memory_parts` counts them on their own.
             parameter.requires_grad_(own.requires_grad).grad = torch.empty_like(parameter)
         if args.gradient_checkpointing:
             twin.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
@@ -177,13 +177,13 @@ def optimizer_bytes_per_value(model: PreTrainedModel, args: SemiSupervisedConfig
     return sum(value.nbytes for value in state) / weight.numel()
 
 
-def count_placed_crops(sampler: LabeledSampler, plan: RunPlan) -> Counter[int]:
-    """Returns class -> how many labeled crops of the run are placed on it, of the samples of this seed."""
+def count_centered_crops(sampler: LabeledSampler, plan: RunPlan) -> Counter[int]:
+    """Returns class -> number of labeled crops of the run that are centered on it, with this seed."""
     sampler, counts, left = replace(sampler, batch_size=plan.batch_size), Counter(), plan.labeled_crops
     for epoch in range(-(-plan.steps // plan.epoch_steps)):
-        places = sampler.without_seeds(epoch)[:left]
-        counts.update(place.category for place in places if place.category is not None)
-        left -= len(places)
+        samples = sampler.without_seeds(epoch)[:left]
+        counts.update(sample.category for sample in samples if sample.category is not None)
+        left -= len(samples)
     return counts
 
 
@@ -224,7 +224,7 @@ def estimate(
     num_evaluated: int,
     dry: DryRunArguments,
 ) -> str:
-    """Returns all that a dry run prints."""
+    """Returns the text of a dry run."""
     plan, size = RunPlan.of(args, len(crops.labeled), dry.num_gpus), args.per_device_train_batch_size
     cost = step_cost(model, args, size, size if plan.unlabeled_crops else 0)
     names = [name for _, name in sorted(model.config.id2label.items())]
@@ -233,7 +233,7 @@ def estimate(
     blocks = (
         "dry run: nothing is trained or written",
         _aligned([("images", f"{images}, {len(names)} classes"), *_steps(plan, args, num_labeled, num_unlabeled)]),
-        _placed_crops(names, sampler, plan),
+        _centered_crops(names, sampler, plan),
         _aligned([("model", _parameters(model))]),
         _aligned(_flops(plan, cost, dry.tflops_per_second)),
         _aligned(_memory(memory_parts(model, args, plan, cost, batch_bytes(crops, sampler, args)), args)),
@@ -242,7 +242,7 @@ def estimate(
 
 
 def _aligned(rows: Iterable[tuple[str, str | int]]) -> str:
-    """Joins lines of a name and a text, but for those without a text."""
+    """Joins lines of a name and a text; leaves out those without a text."""
     return "\n".join(f"{name:<11}{text}" for name, text in rows if text)
 
 
@@ -262,11 +262,11 @@ def _steps(plan: RunPlan, args: SemiSupervisedConfig, num_labeled: int, num_unla
     ]
 
 
-def _placed_crops(names: list[str], sampler: LabeledSampler, plan: RunPlan) -> str:
-    counts, index = count_placed_crops(sampler, plan), sampler.class_index
+def _centered_crops(names: list[str], sampler: LabeledSampler, plan: RunPlan) -> str:
+    counts, index = count_centered_crops(sampler, plan), sampler.class_index
     if index is None:
-        return "no crop is placed on a class (class_uniform_share 0)"
-    text = f"{counts.total():,} of the labeled crops are placed on a class, by the samples of seed {sampler.seed}\n"
+        return "no crop is centered on a class (class_uniform_share 0)"
+    text = f"{counts.total():,} of the labeled crops are centered on a class, by the samples of seed {sampler.seed}\n"
     text += f"{'class':<20}{'crops':>10}{'tiles':>10}{'crops a tile':>16}"
     for i, name in enumerate(names):
         tiles = len(index.fine[i]) + len(index.coarse[i])

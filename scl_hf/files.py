@@ -1,4 +1,4 @@
-"""Atomic writes, the one writer of a folder, and the one line of a full disk."""
+"""Atomic writes, locked folders, and the error of a full disk."""
 
 import contextlib
 import errno
@@ -162,7 +162,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 def disk_full(
     error: BaseException, what: str, folder: str | os.PathLike, remedy: str, needed: int = 0
 ) -> DiskFullError:
-    """Returns one line of what was being written into `folder`, the bytes `needed` and free, and what to do."""
+    """Returns one line on what was being written into `folder`, the bytes `needed` and free, and what to do."""
     folder = next((path for path in (Path(folder), *Path(folder).absolute().parents) if path.is_dir()), Path())
     reasons = [_FULL.get(getattr(found, "errno", None)) for found in (error, error.__cause__, error.__context__)]
     reason = next(filter(None, reasons), "the disk is full")

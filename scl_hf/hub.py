@@ -35,7 +35,7 @@ LOG_IN = "Run `hf auth login`, or set HF_TOKEN, with one that may write."
 
 SETTINGS_NAME = "_hub.json"  # where a run's folder is pushed to
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", "training_args.bin")
-# Panels and predictions show images of the data, which not every license allows to be passed on.
+# Sample predictions show images of the data, which not every license allows to be passed on.
 NOT_PUSHED = ["_*", ".*", "*/.*", "checkpoint-*", "predictions/*", "panels/*", "*.tfevents.*"]
 
 
@@ -205,10 +205,7 @@ class Push:
             return None
 
     def push(self, message: str, take_model: bool = False) -> CommitInfo:
-        """
-        Pushes now, with up to three further attempts where those may help; raises the error of the last one.
-        `take_model` copies the newest checkpoint's model to the root first.
-        """
+        """Pushes in up to four attempts; raises the last error. `take_model` first copies the newest model."""
         with quiet_hub():
             for pause in (*PAUSES, None):
                 try:

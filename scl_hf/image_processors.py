@@ -74,10 +74,7 @@ def own_size(processor: BaseImageProcessor) -> BaseImageProcessor:
 
 
 def normalization_of(processor: BaseImageProcessor) -> Normalization:
-    """
-    Returns the normalization of an image processor, without its resizing. The processor is tried on an image: some
-    classes ignore some of their fields (MobileViT `do_normalize`).
-    """
+    """Returns the normalization of an image processor, tried on an image: some classes ignore some of their fields."""
     own, name = own_size(processor), type(processor).__name__
     image = np.random.default_rng(0).integers(0, 256, (8, 32, 3), np.uint8)
     try:

@@ -78,10 +78,10 @@ def _tiled_logits(
         # Without antialiasing thin things would flicker in images that shrink.
         images = F.interpolate(images.float(), size, mode="bilinear", antialias=True).to(images.dtype)
     tops, lefts = (tile_starts(length, side, overlap) for length, side in zip(size, tile))
-    places = list(itertools.product(range(len(images)), tops, lefts, (False, True)[: 1 + flip]))
+    positions = list(itertools.product(range(len(images)), tops, lefts, (False, True)[: 1 + flip]))
     total = None
-    for first in range(0, len(places), max_tiles_per_batch):
-        batch = places[first : first + max_tiles_per_batch]
+    for first in range(0, len(positions), max_tiles_per_batch):
+        batch = positions[first : first + max_tiles_per_batch]
         tiles = [images[i, :, top : top + tile[0], left : left + tile[1]] for i, top, left, _ in batch]
         tiles = [pixels.flip(-1) if mirrored else pixels for pixels, (*_, mirrored) in zip(tiles, batch)]
         batch_logits = _logits_of_any_size(model, channels_last(torch.stack(tiles)))

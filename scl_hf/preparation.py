@@ -1,4 +1,4 @@
-"""Before a run: the model is opened, and the settings are checked against it."""
+"""Opens the model of a run, and checks the settings against it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def open_model(
     train_dataset: datasets.Dataset | None,
     processing_class: BaseImageProcessor | None,
 ) -> tuple[PreTrainedModel, SemiSupervisedConfig, BaseImageProcessor]:
-    """Returns model, settings and image processor of a trainer, which may be given a name, or leave the rest out."""
+    """Returns model, settings and image processor of a trainer; `model` may be a name, the others None."""
     name = model if isinstance(model, str) else model.config._name_or_path
     args = args or SemiSupervisedConfig(f"{Path(name or 'model').name}-SCL")
     if isinstance(model, str):

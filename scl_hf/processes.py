@@ -12,12 +12,12 @@ Found = TypeVar("Found")
 
 
 def are_several() -> bool:
-    """Whether this process has joined others: collective operations are then possible, and due in all of them."""
+    """Returns whether this process has joined others, which all take part in each collective operation."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def is_main_process() -> bool:
-    """Whether this is the first or only process of a run. Before the processes meet, the launcher's RANK decides."""
+    """Returns whether this is the first or only process. Before the processes meet, the launcher's RANK decides."""
     return torch.distributed.get_rank() == 0 if are_several() else os.environ.get("RANK", "0") == "0"
 
 
@@ -37,5 +37,5 @@ def on_main_process(find: Callable[[], Found]) -> Found:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory did not suffice; PyTorch has an exception of its own for that on the GPU only."""
+    """Returns whether memory ran out; PyTorch has an exception of its own for that on the GPU only."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -109,7 +109,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.normalization, self.id2label = normalization_of(processing_class), model.config.id2label
         self.unlabeled_dataset = unlabeled_dataset
-        # What is wrong with settings and data shows here, before anything is written.
+        # Settings and data are checked here, before anything is written.
         self._crops, self._labeled_sampler = None, None
         if train_dataset is not None:
             check_batch_size(model, args)
@@ -138,7 +138,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         if not args.disable_tqdm:
             self.add_callback(ProgressBar())
         self.palette = palette_of(self.id2label) if palette is None else palette
-        self.last_pair: dict[str, Tensor] | None = None  # one unlabeled image of the last step, for the panels
+        self.last_pair: dict[str, Tensor] | None = None  # unlabeled image of the last step, for the panel
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
         self._pseudo_labels = PseudoLabelShares(lambda: self._class_shares, self.id2label)
 
@@ -164,7 +164,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must share with the one that wrote its checkpoint."""
+        """Everything that a resumed run must share with the run that wrote its checkpoint."""
         return fingerprint_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
 
     def images_of_step(self, step: int) -> list[str]:
@@ -240,12 +240,12 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     @property
     def _other(self) -> tuple[str, PreTrainedModel]:
-        """Sub-folder and model of the one of student and teacher that is not published."""
+        """Sub-folder and model of whichever of student and teacher is not published."""
         return ("student", self.model) if self.args.ema_validation else ("teacher", self.teacher.module)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
-        Scores the evaluated model on every image once, in any number of processes; logs, and draws a panel.
+        Scores the evaluated model on every image once, in any number of processes; logs, and draws sample predictions.
 
         Args:
             eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):

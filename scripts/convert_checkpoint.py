@@ -1,6 +1,5 @@
 """
-Converts a checkpoint of the public baseline (Zhu et al. 2019), DeepLabV3+ on WideResNet-38, to a folder for
-`from_pretrained`, with the same logits:
+Converts a DeepLabV3+ checkpoint of the public baseline (Zhu et al. 2019) for `from_pretrained`, with the same logits:
 
     python scripts/convert_checkpoint.py cityscapes.pth --output models/cityscapes
     python scripts/convert_checkpoint.py mapillary.pth --output models/mapillary --id2label names.json
@@ -33,6 +32,7 @@ from scl_hf.files import check_writable, writing
 from scl_hf.image_processors import load_processor
 
 USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
+Tensors = Mapping[str, torch.Tensor]
 NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
 
 LAYERS = {  # ours -> the baseline's, without residual blocks and the branches of the ASPP
@@ -93,8 +93,7 @@ def main() -> None:
     check_finite(source, taken)
     parameters = sum(taken[name].numel() for name, _ in model.named_parameters() if name in taken)
     print(f"{source}: {len(taken)} of {len(wanted)} tensors taken, {parameters / 1e6:.1f} M parameters")
-    lists = {"renamed": [f"{baseline_name(name)} → {name}" for name in taken]}
-    lists |= {"missing": missing, "unexpected": unexpected}
+    lists = {"renamed": [f"{baseline_name(n)} → {n}" for n in taken], "missing": missing, "unexpected": unexpected}
     lists |= {"ImageNet's classifier, not used": unused} if unused else {}
     for title, names in lists.items():
         print(f"{title}: {len(names)} ({first_few(names)})" if names else f"{title}: none")
@@ -127,7 +126,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     raise InputError(f"{path}: holds no tensors by name, in state_dict, in model or bare. {NEEDED}")
 
 
-def read_config(source: Path, weights: Mapping[str, torch.Tensor], names: str | None) -> DeepLabV3PlusConfig:
+def read_config(source: Path, weights: Tensors, names: str | None) -> DeepLabV3PlusConfig:
     """Makes the config of the network that the weights belong to, with the class names of a file or of Cityscapes."""
     kernels = {name: tensor.shape for name, tensor in weights.items() if tensor.dim() == 4 and tensor.numel()}
     depths, channels = [], []
@@ -137,8 +136,7 @@ def read_config(source: Path, weights: Mapping[str, torch.Tensor], names: str | 
         depths.append(len(blocks))
         channels.append([kernels[name][0] for name in convolutions if name in kernels])
     if "mod1.conv1.weight" not in kernels or any(len(widths) < 2 for widths in channels):
-        found = f"{len(weights)} tensors such as {first_few(weights, 2)}"
-        raise InputError(f"{source}: is of another network, {found}. {NEEDED}")
+        raise InputError(f"{source}: is of another network, with tensors such as {first_few(weights, 2)}. {NEEDED}")
     layers = {"aspp_channels": "aspp.img_conv.0", "skip_channels": "bot_fine", "decoder_channels": "final.0"}
     fields = {field: kernels[f"{name}.weight"][0] for field, name in layers.items() if f"{name}.weight" in kernels}
     num_labels = kernels["final.6.weight"][0] if "final.6.weight" in kernels else None
@@ -170,9 +168,7 @@ def baseline_name(name: str) -> str:
     return f"{module}.block{int(block) + 1}.{inner}.{tensor}"
 
 
-def match(
-    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
+def match(weights: Tensors, wanted: Tensors) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
     """Returns the tensors taken, by our names, and the names missing and unexpected, by the baseline's."""
     taken, missing = {}, []
     for name, like in wanted.items():
@@ -187,12 +183,11 @@ def match(
     return taken, missing, [name for name in weights if name not in used]
 
 
-def check_finite(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def check_finite(source: Path, tensors: Tensors) -> None:
     """Rejects NaN and infinity, by minimum and maximum, which need no memory."""
     ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items()}
     if wrong := [baseline_name(name) for name, values in ends.items() if not values.isfinite().all()]:
-        problem = f"{len(wrong)} of its tensors hold NaN or infinity ({wrong[0]})"
-        raise InputError(f"{source}: {problem}. Take another checkpoint.")
+        raise InputError(f"{source}: {len(wrong)} of its tensors hold NaN or infinity ({wrong[0]}). Take another one.")
 
 
 def save(output: Path, model: DeepLabV3PlusForSemanticSegmentation, tensors: dict[str, torch.Tensor]) -> None:

@@ -27,7 +27,7 @@ LAYERS = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 1, "_bn1": 1, "_proje
 
 
 def new_name(name: str, config: EfficientNetLiteConfig) -> str:
-    """`_blocks.3._bn0.weight` -> `stages.2.0.layers.0.normalization.weight`."""
+    """Returns the new name: `_blocks.3._bn0.weight` -> `stages.2.0.layers.0.normalization.weight`."""
     kind = "convolution" if "conv" in name else "normalization"
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
     if block is None:

@@ -5,10 +5,9 @@ Scores checkpoints on labeled images:
     python scripts/eval.py runs/demo runs/demo_supervised recipes/demo.yaml --eval_scales 0.5 1 2 --eval_flip true
     accelerate launch scripts/eval.py MODEL --dataset cityscapes --data_dir CITYSCAPES --official
 
-A checkpoint is a path or Hub id of any semantic-segmentation model. The recipe gives the dataset and the evaluation
-settings; its training fields do not matter here, and the command line wins. Writes scores.json, scores.md with rows
-ready for the paper's Table 1, sample predictions (panel.png), and confusion matrices as images and CSV. Exit code 1:
-the official scorer does not agree; 2: wrong input.
+A checkpoint is a path or Hub id of any semantic-segmentation model. Dataset and evaluation settings are those of the
+recipe, and the command line wins. Writes scores.json, scores.md with rows for the paper's Table 1, panel.png with
+sample predictions, confusion.png and .csv. Exit code 1: the official scorer differs; 2: wrong input.
 """
 
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
@@ -111,8 +110,7 @@ def main() -> int:
         images, labels = zip(*(read_pair(dataset[index], label.table) for index in shown))
         with replacing(output / "panel.png") as partial:
             comparison_panel(images, labels, predictions, label.id2label, palette).save(partial)
-    print(text_table(reports))
-    print(f"\nscores, sample predictions and confusion matrices are in {output}")
+    print(f"{text_table(reports)}\n\nscores, sample predictions and confusion matrices are in {output}")
     lock.release()
 
     # 5. Compare the two scorers

@@ -15,7 +15,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # has toy_dataset
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # for toy_dataset
 
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402

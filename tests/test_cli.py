@@ -372,7 +372,7 @@ def test_the_paper_to_the_letter():
 
 
 def test_the_pre_training_of_the_baseline():
-    """The values that Zhu et al. 2019 published, and labels alone."""
+    """The values that Zhu et al. 2019 published, and the supervised baseline."""
     args = parse_recipe(RECIPES["mapillary"])
     assert (
         args.dataset == "mapillary"

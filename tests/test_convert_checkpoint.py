@@ -319,7 +319,7 @@ WRONG = {
     "no tensors": (lambda path, _: torch.save({"epoch": 3, "state_dict": {}}, path), "holds no tensors by name"),
     "another network": (
         lambda path, _: torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).state_dict(), path),
-        "is of another network, 2 tensors such as 0.weight, 0.bias",
+        "is of another network, with tensors such as 0.weight, 0.bias",
     ),
     "another network with such names": (
         lambda path, weights: torch.save({k: v for k, v in weights.items() if not k.startswith("mod5")}, path),
@@ -364,7 +364,7 @@ def test_a_file_that_is_cut_off(convert, weights, tmp_path, is_zip, share):
     )
 
 
-def test_places(convert, weights, tmp_path):
+def test_paths_and_fields_that_are_wrong(convert, weights, tmp_path):
     code, _, error = convert(tmp_path / "none.pth")
     assert code == 2 and f"{tmp_path}/none.pth: no such file" in error
     assert convert(tmp_path)[0] == 2

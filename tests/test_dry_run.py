@@ -17,7 +17,7 @@ from scl_hf.dry_run import (
     RunPlan,
     StepCost,
     batch_bytes,
-    count_placed_crops,
+    count_centered_crops,
     memory_parts,
     optimizer_bytes_per_value,
     step_cost,
@@ -95,7 +95,7 @@ def test_state_of_the_optimizer(tmp_path, optim, optim_args, expected):
     assert optimizer_bytes_per_value(ThreeConvolutions(PreTrainedConfig()), args) == expected
 
 
-def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
+def test_steps_and_centered_crops_are_those_of_the_trainer(make_trainer):
     trainer = make_trainer(
         max_steps=-1,
         num_train_epochs=1.5,
@@ -108,12 +108,12 @@ def test_steps_and_placed_crops_are_those_of_the_trainer(make_trainer):
     assert (plan.steps, plan.batch_size, plan.epoch_steps) == (trainer.state.max_steps, 4, 2)
     samples = [pair.labeled for step in range(plan.steps) for pair in trainer._epochs.sampler.of_step(step)]
     assert len(samples) == plan.labeled_crops
-    counts = count_placed_crops(trainer._labeled_sampler, plan)
+    counts = count_centered_crops(trainer._labeled_sampler, plan)
     assert counts.total() == sum(sample.center is not None for sample in samples) > 0
     index = trainer._labeled_sampler.class_index
     for category, number in counts.items():
-        places = Counter((int(row), float(x), float(y)) for row, x, y, _ in index.fine[category])
-        assert number <= sum((sample.row, *sample.center) in places for sample in samples if sample.center)
+        centroids = Counter((int(row), float(x), float(y)) for row, x, y, _ in index.fine[category])
+        assert number <= sum((sample.row, *sample.center) in centroids for sample in samples if sample.center)
 
 
 def test_a_supervised_start(tmp_path):

@@ -1,4 +1,4 @@
-"""The model card: its metadata, what it says of the run, its pictures and its recipe."""
+"""The model card: its metadata, what it says of the run, its images and its recipe."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_the_card_says_what_the_run_was(make_trainer):
     trainer.train()
     metrics = trainer.evaluate()
     trainer.create_model_card(
-        dataset="a drawn toy_dataset", license="apache-2.0", eval_split="validation", recipe="learning_rate: 0.01\n"
+        dataset="toy streets", license="apache-2.0", eval_split="validation", recipe="learning_rate: 0.01\n"
     )
     folder = Path(trainer.args.output_dir)
     card = ModelCard.load(folder / "README.md")
@@ -51,7 +51,7 @@ def test_the_card_says_what_the_run_was(make_trainer):
     assert "```yaml\nlearning_rate: 0.01\n```" in card.text
     assert (folder / "recipe.yaml").read_text() == "learning_rate: 0.01\n"
     assert "{{" not in card.content and "{%" not in card.content and "\n\n\n" not in card.content
-    # Every picture that it shows lies beside it, and is the last panel.
+    # Every image that it shows lies beside it, and is the last panel.
     shown = re.findall(r"!\[.*?\]\((.*?)\)", card.text)
     assert shown == ["panel.png", "curves.png"]
     assert all(Image.open(folder / name).size > (100, 100) for name in shown)
@@ -61,7 +61,7 @@ def test_the_card_says_what_the_run_was(make_trainer):
 def test_the_metadata_pass_what_the_hub_checks(make_trainer):
     trainer = make_trainer(model_card_template=TEMPLATE, eval_scales=[0.5, 1], eval_flip=True)
     metrics = trainer.evaluate()
-    trainer.create_model_card(dataset="a drawn toy_dataset", eval_split="validation", finetuned_from="nvidia/mit-b0")
+    trainer.create_model_card(dataset="toy streets", eval_split="validation", finetuned_from="nvidia/mit-b0")
     data = ModelCard.load(Path(trainer.args.output_dir) / "README.md").data  # raises ValueError for a wrong index
     model_index = data.to_dict()["model-index"]
     json.dumps(data.to_dict(), allow_nan=False)
@@ -71,10 +71,10 @@ def test_the_metadata_pass_what_the_hub_checks(make_trainer):
     scored = [key for key in metrics if key.startswith("eval_iou_")]
     assert values["Mean IoU"] == round(metrics["eval_mean_iou"], 4)
     assert values["IoU of traffic light"] == round(metrics["eval_iou_traffic_light"], 4)
-    assert "IoU of train" not in values and len(values) == 3 + len(scored)  # no drawn street shows one
+    assert "IoU of train" not in values and len(values) == 3 + len(scored)  # no street shows one
     (result, *_) = results
     assert (result.task_type, result.metric_type) == ("image-segmentation", "mean_iou")
-    assert (result.dataset_name, result.dataset_type) == ("a drawn toy_dataset", "a-drawn-toy_dataset")
+    assert (result.dataset_name, result.dataset_type) == ("toy streets", "toy-streets")
     assert (result.dataset_split, result.metric_config) == (
         "validation",
         "whole images, at scale 0.5, 1, mirrored too",
@@ -115,7 +115,7 @@ def test_of_several_datasets_the_first_is_told(toy_data, make_trainer):
     trainer = make_trainer(model_card_template=TEMPLATE)
     trainer.eval_dataset = {"mean": toy_data.evaluation, "other": toy_data.evaluation.select([0])}
     metrics = trainer.evaluate()
-    trainer.create_model_card(dataset="a drawn toy_dataset")
+    trainer.create_model_card(dataset="toy streets")
     folder = Path(trainer.args.output_dir)
     text = (folder / "README.md").read_text()
     assert "On 3 images (" in text and f"| {metrics['eval_mean_mean_iou']:.4f} |" in text

@@ -117,8 +117,8 @@ def launch(launches, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def damaged_town(toy_dataset, tmp_path_factory):
-    """The toy_dataset with one image and one label of the training split cut short."""
+def damaged_dataset(toy_dataset, tmp_path_factory):
+    """The toy dataset with one image and one label of the training split cut short."""
     path = tmp_path_factory.mktemp("damaged") / "toy_dataset"
     shutil.copytree(toy_dataset, path)
     images, labels = sorted(path.glob("leftImg8bit/train/*/*.png")), sorted(path.glob("gtFine/train/*/*labelIds.png"))
@@ -127,31 +127,31 @@ def damaged_town(toy_dataset, tmp_path_factory):
     return path
 
 
-def test_any_number_of_processes_sees_the_same_samples(damaged_town, tmp_path, caplog):
+def test_any_number_of_processes_sees_the_same_samples(damaged_dataset, tmp_path, caplog):
     one, two, four = (tmp_path / name for name in ("one", "two", "four"))
-    train(damaged_town, one, workers=0, world_size=1)
+    train(damaged_dataset, one, workers=0, world_size=1)
     expected = global_sequence(one, 1)
     steps, skipped = expected
     assert [len(step) for step in steps] == [GLOBAL_BATCH] * 5 and len(set(sum(steps, []))) == 5 * GLOBAL_BATCH
     assert skipped == 2
     assert "corrupt files skipped: 2 (" in caplog.text
 
-    # Whole runs, and runs that go on in the middle of the second epoch from another number of processes' checkpoint.
+    # Complete runs, and runs resumed within the second epoch from a checkpoint of another number of processes.
     def runs(out, other, world_size, workers):
-        common = {"toy_dataset": str(damaged_town), "world_size": world_size}
+        common = {"toy_dataset": str(damaged_dataset), "world_size": world_size}
         rest = {"out": f"{out}-rest", "workers": 2 - workers, "resume_from": f"{other}/checkpoint-3"}
         return [common | {"out": str(out), "workers": workers}, common | rest]
 
     launches = [[2, runs(two, one, 2, workers=2)], [4, runs(four, two, 4, workers=0)]]
-    # One that goes on from its own number of processes ends with the same bits.
-    again = {"toy_dataset": str(damaged_town), "world_size": 2, "out": f"{two}-again", "workers": 0}
+    # A run resumed on its own number of processes ends with the same bits.
+    again = {"toy_dataset": str(damaged_dataset), "world_size": 2, "out": f"{two}-again", "workers": 0}
     launches[0][1].append(again | {"resume_from": f"{two}/checkpoint-3"})
     result = launch(launches, tmp_path)
     assert global_sequence(two, 2) == global_sequence(four, 4) == expected
     assert global_sequence(Path(f"{two}-rest"), 2)[0] == global_sequence(Path(f"{four}-rest"), 4)[0] == steps[3:]
     assert result.stderr.count("corrupt files skipped: 2 (") == 2  # said by the main process alone
     assert bits_of(f"{two}-again", 2) == bits_of(two, 2)
-    train(damaged_town, tmp_path / "rest", workers=2, world_size=1, resume_from=str(four / "checkpoint-3"))
+    train(damaged_dataset, tmp_path / "rest", workers=2, world_size=1, resume_from=str(four / "checkpoint-3"))
     assert global_sequence(tmp_path / "rest", 1)[0] == steps[3:]
 
 
@@ -159,7 +159,7 @@ def test_any_number_of_processes_sees_the_same_samples(damaged_town, tmp_path, c
 def test_cut_at_any_step_on_any_number_of_processes(toy_dataset, tmp_path):
     """The same samples on 1, 2 and 4 processes, and the same bits where their number stays."""
     sizes, cuts = (1, 2, 4), range(1, 5)
-    whole = [
+    complete = [
         [
             size,
             [
@@ -178,7 +178,7 @@ def test_cut_at_any_step_on_any_number_of_processes(toy_dataset, tmp_path):
         [
             size,
             [
-                whole[0][1][0]
+                complete[0][1][0]
                 | {"world_size": size, "out": str(tmp_path / f"{before}-{cut}-{size}"), "save_steps": 5}
                 | {"resume_from": str(tmp_path / f"{before}/checkpoint-{cut}")}
                 for before in sizes
@@ -187,7 +187,7 @@ def test_cut_at_any_step_on_any_number_of_processes(toy_dataset, tmp_path):
         ]
         for size in sizes
     ]
-    launch(whole + rest, tmp_path)
+    launch(complete + rest, tmp_path)
     expected, _ = global_sequence(tmp_path / "1", 1)
     unequal = []
     for size in sizes:
@@ -203,7 +203,7 @@ def test_cut_at_any_step_on_any_number_of_processes(toy_dataset, tmp_path):
 
 
 def train_frozen(out, world_size):
-    """20 steps with BatchNorm in evaluation mode, on pictures all of whose pixels count."""
+    """20 steps with BatchNorm in evaluation mode, on images all of whose pixels count."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 3, (8, 6, 6)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
     images = [Image.fromarray(np.stack([i * 80 + rng.integers(0, 40, i.shape, np.uint8)] * 3, -1)) for i in ids]

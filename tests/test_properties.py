@@ -38,7 +38,7 @@ def box_maps(draw, side=sides):
 
 @tried
 @given(box_maps())
-def test_box_ids_are_within_n_and_the_last_box_is_whole(boxes):
+def test_box_ids_are_within_n_and_the_last_box_is_complete(boxes):
     num_boxes, box_ids = boxes
     assert 0 <= box_ids.min() and box_ids.max() == num_boxes
     rows, columns = (box_ids == num_boxes).nonzero(as_tuple=True)
@@ -81,8 +81,8 @@ def shuffled(dim, seed, *tensors):
 
 @tried
 @given(predictions(), seeds)
-def test_consistency(drawn, seed):
-    student, teacher, box_ids, _ = drawn
+def test_consistency(sampled, seed):
+    student, teacher, box_ids, _ = sampled
     valid = box_ids > 0
     loss = consistency_loss(student, teacher, valid)
     assert 0 <= loss <= 2
@@ -97,8 +97,8 @@ def test_consistency(drawn, seed):
 
 @tried
 @given(predictions(), seeds)
-def test_structured_consistency(drawn, seed):
-    student, teacher, box_ids, num_boxes = drawn
+def test_structured_consistency(sampled, seed):
+    student, teacher, box_ids, num_boxes = sampled
     loss_of = functools.partial(structured_consistency_loss, num_boxes=num_boxes, num_loss_boxes=num_boxes)
     loss = loss_of(student, teacher, box_ids)
     rounding = 1e-14
@@ -131,8 +131,8 @@ def labeled_logits(draw):
 
 @tried
 @given(labeled_logits(), st.sampled_from([1, 3, 5]), seeds)
-def test_relaxed_cross_entropy(drawn, window, seed):
-    logits, labels = drawn
+def test_relaxed_cross_entropy(sampled, window, seed):
+    logits, labels = sampled
     loss = relaxed_cross_entropy(logits, labels, window)
     # A larger window has more classes, whose probability is larger.
     assert -1e-12 <= relaxed_cross_entropy(logits, labels, window + 2) <= loss + 1e-12
@@ -146,8 +146,8 @@ def test_relaxed_cross_entropy(drawn, window, seed):
 
 @settings(tried, max_examples=8)
 @given(predictions())
-def test_gradients_of_the_consistency_losses(drawn):
-    student, teacher, box_ids, num_boxes = drawn
+def test_gradients_of_the_consistency_losses(sampled):
+    student, teacher, box_ids, num_boxes = sampled
     student = student.requires_grad_()
     assert gradcheck(lambda probs: consistency_loss(probs, teacher, box_ids > 0), student)
     boxes = {"box_ids": box_ids, "num_boxes": num_boxes, "num_loss_boxes": num_boxes}
@@ -158,8 +158,8 @@ def test_gradients_of_the_consistency_losses(drawn):
 
 @settings(tried, max_examples=8)
 @given(labeled_logits(), st.sampled_from([1, 3]))
-def test_gradients_of_the_relaxed_loss(drawn, window):
-    logits, labels = drawn
+def test_gradients_of_the_relaxed_loss(sampled, window):
+    logits, labels = sampled
     logits = (logits[:, :5] / 10).clone().requires_grad_()
     labels = torch.where(labels < logits.shape[1], labels, 255)
     assert gradcheck(lambda scores: relaxed_cross_entropy(scores, labels, window), logits)

@@ -59,7 +59,7 @@ def test_no_command_needs_an_environment_that_was_not_activated(name):
         commands = [line for line in block.splitlines() if line.strip()]
         outside = ("git clone", "make ", ". .venv/bin/activate")
         if not commands[0].startswith(outside):
-            # A block that goes on where one before it left off.
+            # A block that continues an earlier one.
             assert -1 < text.find(". .venv/bin/activate") < text.index(block), block
 
 

@@ -65,8 +65,8 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
         mixed = mix(inputs["unlabeled_a"], inputs["unlabeled_b"], box_ids)
         valid = inputs["valid"]
         teacher = trainer.teacher.module
-        # The teacher sees the two images whole, in evaluation mode.
-        target = mix(
+        # The teacher sees both images unmixed, in evaluation mode.
+        pseudo_label = mix(
             teacher(pixel_values=inputs["unlabeled_a"]).logits.softmax(1),
             teacher(pixel_values=inputs["unlabeled_b"]).logits.softmax(1),
             box_ids,
@@ -76,8 +76,8 @@ def test_the_loss_is_equation_1_of_equations_2_4_and_10(make_trainer):
         x, u = logits.chunk(2)
         expected = (
             relaxed_cross_entropy(x, inputs["labels"], window=5)
-            + 5.0 * consistency_loss(u.softmax(1), target, valid)
-            + 0.5 * structured_consistency_loss(u.softmax(1), target, box_ids.masked_fill(~valid, 0), 4, 3)
+            + 5.0 * consistency_loss(u.softmax(1), pseudo_label, valid)
+            + 0.5 * structured_consistency_loss(u.softmax(1), pseudo_label, box_ids.masked_fill(~valid, 0), 4, 3)
         )
     torch.manual_seed(0)  # of the channel dropout
     loss, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
@@ -145,7 +145,7 @@ def test_no_gradient_reaches_the_teacher(make_trainer):
     assert all(p.grad is not None for p in trainer.model.parameters())
 
 
-def test_weights_of_zero_train_on_labels_alone(make_trainer):
+def test_weights_of_zero_are_supervised_training(make_trainer):
     trainer = make_trainer(consistency_weight=0, structured_consistency_weight=0)
     assert set(batch_of(trainer)) == {"pixel_values", "labels"}
     trainer.train()
@@ -196,25 +196,26 @@ def test_the_teacher_is_the_average_after_every_step(make_trainer):
     assert not trainer.teacher.module.training
 
 
-def test_a_copy_of_the_teacher_gives_the_targets_until_it_is_renewed(make_trainer):
+def test_a_frozen_teacher_gives_the_pseudo_labels_until_it_is_updated(make_trainer):
     trainer = make_trainer(ema_decay=0.5, max_steps=6, semi_supervised_start_step=1, teacher_update_interval=3)
-    inputs, targets, averages = batch_of(make_trainer()), [], []
+    inputs, pseudo_labels, averages = batch_of(make_trainer()), [], []
     views = [inputs[name] for name in ("unlabeled_a", "unlabeled_b", "box_ids")]
 
     class Look(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
-            targets.append(trainer.teacher_probs(*views))
+            pseudo_labels.append(trainer.teacher_probs(*views))
             averages.append(copy.deepcopy(trainer.teacher.module.state_dict()))
 
     trainer.add_callback(Look())
     trainer.train()
     # Steps 1 to 3 learn from the EMA model as it was before step 1, steps 4 and 5 from that before step 4.
-    assert all(torch.equal(targets[step], targets[1]) for step in (2, 3)) and torch.equal(targets[5], targets[4])
+    for step, first in ((2, 1), (3, 1), (5, 4)):
+        assert torch.equal(pseudo_labels[step], pseudo_labels[first])
     for made in (1, 4):
         trainer._teaching.frozen = None
         trainer.teacher.module.load_state_dict(averages[made])
-        assert torch.equal(trainer.teacher_probs(*views), targets[made])
-    assert not torch.equal(targets[1], targets[4])
+        assert torch.equal(trainer.teacher_probs(*views), pseudo_labels[made])
+    assert not torch.equal(pseudo_labels[1], pseudo_labels[4])
 
 
 def test_without_ema_the_students_own_weights_teach(make_trainer):
@@ -281,16 +282,16 @@ def segformer(id2label):
 def test_any_segmentation_model_of_the_auto_class(toy_data, tmp_path):
     """Logits at a quarter of the resolution, other layers, other names in the file: trained, saved, resumed."""
     fields = {"optim": "adamw_torch", "optim_args": None, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    whole = build_trainer(toy_data, tmp_path / "whole", model=segformer(toy_data.id2label), **fields)
-    whole.train()
-    whole.save_model()
-    assert 0 <= whole.evaluate()["eval_mean_iou"] <= 1
-    saved = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "whole")
-    assert same(saved.state_dict(), whole.teacher.module.state_dict())
+    complete = build_trainer(toy_data, tmp_path / "complete", model=segformer(toy_data.id2label), **fields)
+    complete.train()
+    complete.save_model()
+    assert 0 <= complete.evaluate()["eval_mean_iou"] <= 1
+    saved = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "complete")
+    assert same(saved.state_dict(), complete.teacher.module.state_dict())
     rest = build_trainer(toy_data, tmp_path / "rest", model=segformer(toy_data.id2label), **fields)
-    rest.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
-    assert same(whole.model.state_dict(), rest.model.state_dict())
-    assert same(whole.teacher.module.state_dict(), rest.teacher.module.state_dict())
+    rest.train(resume_from_checkpoint=str(tmp_path / "complete/checkpoint-2"))
+    assert same(complete.model.state_dict(), rest.model.state_dict())
+    assert same(complete.teacher.module.state_dict(), rest.teacher.module.state_dict())
 
 
 @pytest.mark.parametrize("ema_validation, other", [(True, "student"), (False, "teacher")])
@@ -313,13 +314,13 @@ def test_mixed_precision_trains_and_keeps_the_losses_in_float32(make_trainer):
 
 
 def test_accumulated_batches_stand_in_for_larger_ones(make_trainer):
-    def draws(batch_size, batches):
+    def samples(batch_size, batches):
         fields = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": batches}
         sampler = make_trainer(**fields)._get_train_sampler()
         sampler.set_epoch(1)
         return list(sampler)
 
-    assert draws(4, 1) == draws(2, 2) == draws(1, 4) and len(draws(2, 2)) == 8
+    assert samples(4, 1) == samples(2, 2) == samples(1, 4) and len(samples(2, 2)) == 8
 
 
 def test_unlabeled_images_are_not_read_before_they_are_used(make_trainer):
@@ -409,8 +410,8 @@ def test_gradient_accumulation_averages_the_micro_batches(make_trainer):
 
 
 @pytest.mark.parametrize("stop", [3, 4])  # 3 steps of 2 crops are an epoch of the 5 labeled images
-@pytest.mark.parametrize(("ema_validation", "renewal"), [(True, None), (False, None), (True, 2)])
-def test_a_resumed_run_ends_with_the_same_bits(toy_data, tmp_path, stop, ema_validation, renewal):
+@pytest.mark.parametrize(("ema_validation", "interval"), [(True, None), (False, None), (True, 2)])
+def test_a_resumed_run_ends_with_the_same_bits(toy_data, tmp_path, stop, ema_validation, interval):
     fields = {
         "max_steps": 6,
         "num_pairs": 40,
@@ -418,22 +419,22 @@ def test_a_resumed_run_ends_with_the_same_bits(toy_data, tmp_path, stop, ema_val
         "save_steps": stop,
         "optim_args": "momentum=0.9",
     }
-    fields |= {"ema_validation": ema_validation, "teacher_update_interval": renewal}
+    fields |= {"ema_validation": ema_validation, "teacher_update_interval": interval}
     torch.manual_seed(1)
-    whole = build_trainer(toy_data, tmp_path / "whole", **fields)
-    whole.train()
-    checkpoint = tmp_path / "whole" / f"checkpoint-{stop}"
-    assert (checkpoint / "frozen_teacher").is_dir() == (renewal is not None)
-    if renewal and stop == 4:  # its name in checkpoints of former versions
+    complete = build_trainer(toy_data, tmp_path / "complete", **fields)
+    complete.train()
+    checkpoint = tmp_path / "complete" / f"checkpoint-{stop}"
+    assert (checkpoint / "frozen_teacher").is_dir() == (interval is not None)
+    if interval and stop == 4:  # its name in checkpoints of former versions
         (checkpoint / "frozen_teacher").rename(checkpoint / "kept_teacher")
         seal(checkpoint)
     torch.manual_seed(2)
     rest = build_trainer(toy_data, tmp_path / "rest", **fields)
     rest.train(resume_from_checkpoint=str(checkpoint))
     assert rest.state.global_step == 6
-    assert same(whole.model.state_dict(), rest.model.state_dict())
-    assert same(whole.teacher.module.state_dict(), rest.teacher.module.state_dict())
-    losses = [(log["step"], log["loss"]) for log in train_logs(whole)]
+    assert same(complete.model.state_dict(), rest.model.state_dict())
+    assert same(complete.teacher.module.state_dict(), rest.teacher.module.state_dict())
+    losses = [(log["step"], log["loss"]) for log in train_logs(complete)]
     assert losses == [(log["step"], log["loss"]) for log in train_logs(rest)]
 
 

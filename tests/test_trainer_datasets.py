@@ -1,4 +1,4 @@
-"""What the trainer takes, plain data sets and models by name, and evaluation and prediction of whole images."""
+"""What the trainer takes, plain datasets and models by name; evaluation and prediction of whole images."""
 
 import functools
 import logging
@@ -36,15 +36,15 @@ def same(a, b):
 
 @pytest.fixture
 def plain(toy_data, tmp_path):
-    """The toy_dataset as a user's own data: pictures of train ids, with no `id` and no `LabelImage`."""
+    """The toy dataset as a user's own data: images of train ids, with no `id` and no `LabelImage`."""
 
-    def of(rows, name, labels=True):
-        columns = {"image": [row["path"] for row in rows["image"]]}
+    def of(dataset, name, labels=True):
+        columns = {"image": [example["path"] for example in dataset["image"]]}
         if labels:
             columns["label"] = []
-            for i, row in enumerate(rows):
+            for i, example in enumerate(dataset):
                 path = tmp_path / f"{name}-{i}.png"
-                Image.fromarray(read_label(row["label"], rows.features["label"].table)).save(path)
+                Image.fromarray(read_label(example["label"], dataset.features["label"].table)).save(path)
                 columns["label"].append(str(path))
         plain = datasets.Dataset.from_dict(columns)
         for column in columns:
@@ -62,9 +62,9 @@ def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(toy_data, plain
     states = []
     undecoded = {
         name: functools.reduce(
-            lambda rows, c: rows.cast_column(c, datasets.Image(decode=False)), rows.column_names, rows
+            lambda dataset, c: dataset.cast_column(c, datasets.Image(decode=False)), dataset.column_names, dataset
         )
-        for name, rows in plain.items()
+        for name, dataset in plain.items()
     }
     loaded = {"train_dataset": toy_data.labeled, "unlabeled_dataset": toy_data.unlabeled}
     for number, data in enumerate((loaded | {"eval_dataset": toy_data.evaluation}, plain, undecoded)):
@@ -137,7 +137,12 @@ def test_ids_that_are_no_class_are_named(toy_data, plain, tmp_path):
 
 @pytest.mark.parametrize("argument", ["train_dataset", "unlabeled_dataset", "eval_dataset"])
 @pytest.mark.parametrize(
-    "spoil", [list, lambda rows: datasets.DatasetDict(train=rows), lambda rows: rows.rename_column("image", "photo")]
+    "spoil",
+    [
+        list,
+        lambda dataset: datasets.DatasetDict(train=dataset),
+        lambda dataset: dataset.rename_column("image", "photo"),
+    ],
 )
 def test_data_sets_of_another_form_are_refused_in_a_line(toy_data, plain, tmp_path, argument, spoil):
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
@@ -158,14 +163,14 @@ def test_without_settings_the_folder_is_named_after_the_model(plain, toy_data, t
 def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data, capsys):
     trainer = make_trainer(eval_strategy="steps", eval_steps=2, max_steps=2, panel_images=1)
     model, args = trainer.model, trainer.args
-    rows = toy_data.evaluation
+    dataset = toy_data.evaluation
     trainer = SemiSupervisedTrainer(
-        model, args, toy_data.labeled, toy_data.unlabeled, {"day": rows, "night": rows.select([0])}
+        model, args, toy_data.labeled, toy_data.unlabeled, {"day": dataset, "night": dataset.select([0])}
     )
     trainer.train()
     metrics = trainer.final_metrics()
     assert {"eval_day_mean_iou", "eval_night_mean_iou", "eval_night_overall_accuracy"} <= set(metrics)
-    assert metrics["eval_day_mean_iou"] == trainer.evaluate(rows)["eval_mean_iou"]
+    assert metrics["eval_day_mean_iou"] == trainer.evaluate(dataset)["eval_mean_iou"]
     assert trainer.args.metric_for_best_model == "day_mean_iou" and trainer.state.best_metric is not None
     printed = capsys.readouterr().out
     assert "on 3 images of day" in printed and "on 1 images of night" in printed
@@ -183,7 +188,7 @@ def test_several_evaluation_sets_have_scores_of_their_own(make_trainer, toy_data
     card = Path(args.output_dir, "README.md").read_text()
     assert f"| {metrics['eval_day_mean_iou']:.4f} |" in card and "3 images" in card
     args.metric_for_best_model = "mean_iou"
-    SemiSupervisedTrainer(model, args, eval_dataset=rows).create_model_card()
+    SemiSupervisedTrainer(model, args, eval_dataset=dataset).create_model_card()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -202,8 +207,8 @@ def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer
     expected = trainer.evaluate()
     assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
     table = toy_data.evaluation.features["label"].table
-    for row, label in zip(toy_data.evaluation, output.label_ids, strict=True):
-        np.testing.assert_array_equal(label, read_label(row["label"], table))
+    for example, label in zip(toy_data.evaluation, output.label_ids, strict=True):
+        np.testing.assert_array_equal(label, read_label(example["label"], table))
     without = trainer.predict(toy_data.unlabeled.select(range(2)), metric_key_prefix="other")
     assert len(without.predictions) == 2 and without.label_ids is None and without.metrics == {}
     assert trainer.predict(toy_data.unlabeled.select([])).predictions == []

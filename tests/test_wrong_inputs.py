@@ -102,7 +102,7 @@ def loop(path):
     return lambda: (Path(path).unlink(missing_ok=True), Path(path).symlink_to(Path(path).name))
 
 
-def picture(path, mode="L", size=(60, 40), value=0, dtype=None):
+def image_file(path, mode="L", size=(60, 40), value=0, dtype=None):
     def spoil():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         image = Image.new(mode, size, value) if dtype is None else Image.fromarray(np.full(size[::-1], value, dtype))
@@ -306,7 +306,7 @@ CASES = {
     "resume from no checkpoint": (fields(resume_from_checkpoint="mine"), TRAIN, "resume_from_checkpoint"),
     "resume from two lines": (fields(resume_from_checkpoint="a\nb"), TRAIN, "a b is not a checkpoint"),
     "resume from the Hub": (fields(resume_from_checkpoint="me/x"), TRAIN, "me/x is not .*`hf download user/repo"),
-    "labels alone missing": (fields(unlabeled_includes_labeled=False, labeled_fraction=1), TRAIN, "no unlabeled"),
+    "no unlabeled images": (fields(unlabeled_includes_labeled=False, labeled_fraction=1), TRAIN, "no unlabeled"),
     # Recipe files
     "recipe too long": (None, f"train.py {BAD_NAME}", "no such recipe"),
     "no recipe": (None, "train.py none.yaml", "none.yaml: no such recipe"),
@@ -347,9 +347,9 @@ CASES = {
     "checkpoint missing": (fields(model_name_or_path="./none", model_config=None), TRAIN, "model_name_or_path ./none"),
     "checkpoint empty": (fields(model_name_or_path="", model_config=None), TRAIN, "model_name_or_path"),
     "checkpoint with NUL": (fields(model_name_or_path="./a\0b", model_config=None), TRAIN, "model_name_or_path"),
-    "checkpoint a data set": (fields(model_name_or_path="mine", model_config=None), TRAIN, "model_name_or_path mine"),
+    "checkpoint a dataset": (fields(model_name_or_path="mine", model_config=None), TRAIN, "model_name_or_path mine"),
     "head alone": (fields(head="dpt"), TRAIN, "head"),
-    "backbone a data set": (fields(backbone="mine", model_config=None), TRAIN, "backbone mine"),
+    "backbone a dataset": (fields(backbone="mine", model_config=None), TRAIN, "backbone mine"),
     "backbone a segmentation model": (fields(backbone="model", model_config=None), TRAIN, "backbone model"),
     # Folders of data
     "no folder": (remove("mine"), TRAIN, "mine"),
@@ -361,14 +361,14 @@ CASES = {
     "data_dir too long": (fields(data_dir=BAD_NAME), TRAIN, "data_dir"),
     "layout of Cityscapes": (fields(dataset="cityscapes"), TRAIN, "mine"),
     "layout of Mapillary": (fields(dataset="mapillary"), TRAIN, "mine"),
-    "unknown data set": (fields(dataset="./folders", data_dir=None), TRAIN, "dataset"),
-    "empty data set": (fields(dataset=""), TRAIN, "dataset"),
+    "unknown dataset": (fields(dataset="./folders", data_dir=None), TRAIN, "dataset"),
+    "empty dataset": (fields(dataset=""), TRAIN, "dataset"),
     "split one deeper": (fields(data_dir="mine/train"), TRAIN, "mine/train"),
     "unknown split": (fields(train_splits=["trian"]), TRAIN, "trian"),
     "no split": (fields(train_splits=[]), TRAIN, "train_splits"),
     "evaluation on what is trained on": (fields(eval_split="train"), TRAIN, "eval_split"),
     "unlabeled folder missing": (fields(unlabeled_dirs=["none"]), TRAIN, "unlabeled_dirs.*none"),
-    "unlabeled folder without pictures": (fields(unlabeled_dirs=["log"]), TRAIN, "unlabeled_dirs.*log"),
+    "unlabeled folder without images": (fields(unlabeled_dirs=["log"]), TRAIN, "unlabeled_dirs.*log"),
     "subset of Cityscapes": (fields(labeled_fraction=1.0, labeled_split="1_8"), TRAIN, "labeled_split"),
     "coarse labels": (fields(use_coarse_labels=True), TRAIN, "use_coarse_labels"),
     "coarse classes": (fields(coarse_classes=[1]), TRAIN, "coarse_classes"),
@@ -410,7 +410,7 @@ CASES = {
         TRAIN,
         "ids.txt",
     ),
-    # Labels and pictures
+    # Labels and images
     "label missing": (remove("mine/train/labels/frame1.png"), TRAIN, "images/frame1.png: its label is missing"),
     "labels missing": (remove("mine/train/labels"), TRAIN, "frame0.png: its label is missing"),
     "labels in JPEG": (
@@ -427,34 +427,38 @@ CASES = {
         TRAIN,
         "is a color image",
     ),
-    "second image of a name": (picture("mine/train/images/frame0.jpg", "RGB"), TRAIN, "second image named frame0"),
-    "RGB labels": (each("mine/*/labels/*", lambda path: picture(path, "RGB")), TRAIN, "is a color image"),
-    "RGBA labels": (each("mine/*/labels/*", lambda path: picture(path, "RGBA")), TRAIN, "is a color image"),
+    "second image of a name": (image_file("mine/train/images/frame0.jpg", "RGB"), TRAIN, "second image named frame0"),
+    "RGB labels": (each("mine/*/labels/*", lambda path: image_file(path, "RGB")), TRAIN, "is a color image"),
+    "RGBA labels": (each("mine/*/labels/*", lambda path: image_file(path, "RGBA")), TRAIN, "is a color image"),
     "16-bit labels out of range": (
-        each("mine/*/labels/*", lambda path: picture(path, value=300, dtype=np.uint16)),
+        each("mine/*/labels/*", lambda path: image_file(path, value=300, dtype=np.uint16)),
         TRAIN,
         "unknown class id 300",
     ),
-    "labels out of range": (each("mine/*/labels/*", lambda path: picture(path, value=3)), TRAIN, "unknown class id 3"),
+    "labels out of range": (
+        each("mine/*/labels/*", lambda path: image_file(path, value=3)),
+        TRAIN,
+        "unknown class id 3",
+    ),
     "labels all ignored": (
-        each("mine/train/labels/*", lambda path: picture(path, value=255)),
+        each("mine/train/labels/*", lambda path: image_file(path, value=255)),
         TRAIN,
         "no label .*shows",
     ),
-    "labels all ignored, drawn anywhere": (
-        both(fields(class_uniform_share=0.0), each("mine/train/labels/*", lambda path: picture(path, value=255))),
+    "labels all ignored, crops anywhere": (
+        both(fields(class_uniform_share=0.0), each("mine/train/labels/*", lambda path: image_file(path, value=255))),
         TRAIN,
         "no label .*shows",
     ),
     "evaluation labels all ignored": (
-        each("mine/validation/labels/*", lambda path: picture(path, value=255)),
+        each("mine/validation/labels/*", lambda path: image_file(path, value=255)),
         TRAIN,
         "no label .*shows",
     ),
-    "picture empty": (cut("mine/train/images/frame0.png", 0), TRAIN, "frame0.png .empty"),
-    "picture a folder": (folder_at("mine/train/images/frame0.png"), TRAIN, "frame0.png"),
-    "picture a FIFO": (fifo("mine/train/images/frame0.png"), TRAIN, "frame0.png"),
-    "picture a loop": (loop("mine/train/images/frame0.png"), TRAIN, "frame0.png"),
+    "image empty": (cut("mine/train/images/frame0.png", 0), TRAIN, "frame0.png .empty"),
+    "image a folder": (folder_at("mine/train/images/frame0.png"), TRAIN, "frame0.png"),
+    "image a FIFO": (fifo("mine/train/images/frame0.png"), TRAIN, "frame0.png"),
+    "image a loop": (loop("mine/train/images/frame0.png"), TRAIN, "frame0.png"),
     "label a FIFO": (fifo("mine/train/labels/frame0.png"), TRAIN, "frame0.png"),
     "labels cut off": (each("mine/train/labels/*", lambda path: cut(path, 60)), TRAIN, "labels/frame.*cannot be read"),
     "labels bombs": (each("mine/train/labels/*", bomb), TRAIN, "labels/frame.*damaged"),
@@ -487,16 +491,20 @@ CASES = {
     "other scores": (write("out/scores.json", "{}"), f"{EVAL} --output out", "output: out/scores.json"),
     "scores broken": (write("out/scores.json", "{"), f"{EVAL} --output out", "output: out/scores.json"),
     "field of training": (None, f"{EVAL} --learning_rate 1", "learning_rate"),
-    "scored labels of another size": (picture("mine/validation/labels/frame1.png", size=(9, 9)), EVAL, "9×9"),
+    "scored labels of another size": (image_file("mine/validation/labels/frame1.png", size=(9, 9)), EVAL, "9×9"),
     "scored labels ignored": (
-        each("mine/validation/labels/*", lambda path: picture(path, value=255)),
+        each("mine/validation/labels/*", lambda path: image_file(path, value=255)),
         EVAL,
         "no label",
     ),
-    "scored label out of range": (picture("mine/validation/labels/frame1.png", value=9), EVAL, "unknown class id 9"),
-    "scored picture cut off": (cut("mine/validation/images/frame1.png", 900), EVAL, "frame1.png: cannot be read"),
-    "scored picture a bomb": (bomb("mine/validation/images/frame1.png"), EVAL, "frame1.png.*damaged"),
-    "scored picture text": (write("mine/validation/images/frame1.png", "hello"), EVAL, "frame1.png: is not an image"),
+    "scored label out of range": (
+        image_file("mine/validation/labels/frame1.png", value=9),
+        EVAL,
+        "unknown class id 9",
+    ),
+    "scored image cut off": (cut("mine/validation/images/frame1.png", 900), EVAL, "frame1.png: cannot be read"),
+    "scored image a bomb": (bomb("mine/validation/images/frame1.png"), EVAL, "frame1.png.*damaged"),
+    "scored image text": (write("mine/validation/images/frame1.png", "hello"), EVAL, "frame1.png: is not an image"),
     # Folders of models
     "no config": (remove("model/config.json"), EVAL, "checkpoint model"),
     "config cut off": (cut("model/config.json", 50), EVAL, "checkpoint model"),
@@ -615,7 +623,7 @@ CASES = {
     "check no folder": (remove("mine"), CHECK, "mine"),
     "check a model": (None, "prepare_dataset.py check model", "model: holds no dataset"),
     "check without names": (remove("mine/id2label.json"), CHECK, "id2label.json"),
-    "check without pictures": (
+    "check without images": (
         both(
             *(remove(f"mine/{s}/{k}") for s in ("train", "validation") for k in ("images", "labels")),
             *(folder_at(f"mine/{s}/images") for s in ("train", "validation")),
@@ -630,10 +638,10 @@ CASES = {
     "push to a file": (write("parquet", ""), PUSH, "parquet"),
     "push below a file": (write("file", ""), "prepare_dataset.py push mine file/parquet", "file/parquet"),
     "push to a long name": (None, f"prepare_dataset.py push mine {BAD_NAME}", "too long"),
-    "push broken picture": (cut("mine/train/images/frame0.png", 900), PUSH, "frame0.png: cannot be read"),
+    "push broken image": (cut("mine/train/images/frame0.png", 900), PUSH, "frame0.png: cannot be read"),
     "push bomb": (bomb("mine/train/images/frame0.png"), PUSH, "frame0.png.*damaged"),
-    "push unknown ids": (picture("mine/train/labels/frame0.png", value=9), PUSH, "frame0.png: unknown class id 9"),
-    "push label of another size": (picture("mine/train/labels/frame0.png", size=(9, 9)), PUSH, "frame0.png.*9×9"),
+    "push unknown ids": (image_file("mine/train/labels/frame0.png", value=9), PUSH, "frame0.png: unknown class id 9"),
+    "push label of another size": (image_file("mine/train/labels/frame0.png", size=(9, 9)), PUSH, "frame0.png.*9×9"),
     "push missing label": (remove("mine/train/labels/frame0.png"), PUSH, "frame0.png: its label is missing"),
     "push without a license": (None, f"{PUSH} --repo me/mine", "license"),
     "push a run that is none": (None, "push.py mine", "mine: holds no run"),

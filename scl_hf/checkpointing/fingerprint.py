@@ -15,8 +15,7 @@ from ..errors import InputError
 logger = logging.getLogger(__name__)
 
 RECIPE_NAME = "recipe.json"
-# Fields that a resumed run may change, by name or by how they begin: except for the learning rate, neither the
-# sequence of samples nor a step depends on them.
+# Fields that a resumed run may change, by name or prefix. Samples and steps depend on none but the learning rate.
 MAY_CHANGE = (
     # rate and length
     "learning_rate backbone_learning_rate lr_scheduler_ warmup_ max_steps num_train_epochs "
@@ -46,7 +45,7 @@ def fingerprint_of(
     normalization: tuple,
     data: Mapping[str, datasets.Dataset | None],
 ) -> dict[str, Any]:
-    """Returns all that the samples and steps of a run depend on. `data` maps names for people to datasets with ids."""
+    """Returns everything that the samples and steps of a run depend on; `data` is name in messages -> dataset."""
     settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)}
     settings["data_seed"] = args.sample_seed
     settings["labeled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps

@@ -24,14 +24,14 @@ def check_weights(name: str, model: nn.Module, remedy: str) -> None:
 
 
 def name_of_gradient(model: nn.Module) -> str:
-    """Names the first gradient that is not finite. Clipping by a norm of NaN makes all of them NaN."""
+    """Returns the name of the first gradient that is not finite; clipping by a NaN norm makes all of them NaN."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     wrong = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     return f"the gradient of {wrong[0]}" if 0 < len(wrong) < len(gradients) else "the gradient as a whole"
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves NaN and infinity out: JSON knows neither."""
+    """Returns the values without NaN and infinity, which JSON cannot hold."""
     return {name: value for name, value in values.items() if not isinstance(value, float) or value - value == 0}
 
 
@@ -40,14 +40,14 @@ def not_finite(
 ) -> NotFiniteError:
     """Saves the tensors of a step's batches, and returns the error that names them."""
     rank = f"-rank-{args.process_index}" if args.world_size > 1 else ""
-    file = Path(args.output_dir, f"_not_finite-step-{step:06d}{rank}.safetensors")  # _: pushed nowhere
+    file = Path(args.output_dir, f"_not_finite-step-{step:06d}{rank}.safetensors")  # `_*` is never pushed
     items = [(f"{i}.{name}", value) for i, batch in enumerate(batches) for name, value in batch.items()]
     tensors = {name: value.detach().cpu().contiguous() for name, value in items if isinstance(value, torch.Tensor)}
     try:
         with replacing(file) as partial:
             save_file(tensors, partial, {"step": str(step), "what": what, "images": "\n".join(images)})
         kept = f"its batch is kept in {file}"
-    except Exception as error:  # the line matters more
+    except Exception as error:  # the error matters more than its file
         kept = f"its batch could not be kept ({type(error).__name__})"
     return NotFiniteError(
         f"step {step}: {what} is not a finite number. The step was not taken; its images are {first_few(images, 6)};"

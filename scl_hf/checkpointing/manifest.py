@@ -1,4 +1,4 @@
-"""Checkpoint folders that are complete or not there: written aside, sealed with a manifest, renamed, verified."""
+"""Atomic checkpoint folders: written aside, sealed with a manifest, renamed, verified."""
 
 import errno
 import hashlib
@@ -22,8 +22,8 @@ from ..files import check_writable
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME, OPTIMIZER_NAME = "manifest.json", "optimizer.pt"
-PARTIAL_DIR = "_partial"  # in the output folder: what is being written or removed. No push takes `_*`
-OLD = "old-"  # in there: a folder that a new one replaces
+PARTIAL_DIR = "_partial"  # folder in the output folder for what is being written or removed; `_*` is never pushed
+OLD = "old-"  # prefix in there of a folder that a new one replaces
 THREADS = 8  # hashing and flushing release the interpreter's lock
 
 
@@ -34,7 +34,7 @@ def step_of(checkpoint: str | os.PathLike) -> int:
 
 
 def checkpoints_in(output_dir: str | os.PathLike) -> list[Path]:
-    """Returns what is named a checkpoint in a folder, complete or not, the newest last."""
+    """Returns the checkpoint folders in a folder, complete or not, the newest last."""
     return sorted((path for path in Path(output_dir).glob("*") if step_of(path) >= 0), key=step_of)
 
 
@@ -48,12 +48,9 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def rotate(output_dir: Path, newest: Path, limit: int | None, best: str | None) -> None:
-    """
-    Removes the oldest checkpoints above `limit`, but never the `newest` nor the `best`. Those of later steps go
-    first: they belong to an attempt that this run has left behind.
-    """
+    """Removes the oldest checkpoints above `limit`, first those of later steps; keeps the `newest` and the `best`."""
     found = checkpoints_in(output_dir)
-    found.sort(key=lambda path: step_of(path) <= step_of(newest))
+    found.sort(key=lambda path: step_of(path) <= step_of(newest))  # later steps are of an attempt left behind
     kept = {newest.name} | ({Path(best).name} & {path.name for path in found} if best else set())
     surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
     for path in [path for path in found if path.name not in kept][: max(0, surplus)]:
@@ -108,7 +105,7 @@ def find_problem(folder: Path) -> str | None:
             problems = list(
                 filter(None, pool.map(lambda name: _mismatch(folder / name, name, entries[name]), entries))
             )
-    # The manifest may be the changed one of the two.
+    # The damaged file may be the manifest itself.
     return f"{problems[0]} (see {MANIFEST_NAME})" if problems else None
 
 
@@ -193,10 +190,7 @@ def _raise(error: OSError) -> None:
 
 
 def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrite: bool) -> str | bool | None:
-    """
-    Returns the checkpoint folder that a run resumes from, `True` for the newest complete one, `None` for a new run.
-    Rejects a folder that holds another run.
-    """
+    """Returns the folder to resume from, `True` for the newest, `None` for a new run; rejects another run's folder."""
     check_writable("output_dir", output_dir)
     path = Path(output_dir)
     if resume and resume.lower() != "false":

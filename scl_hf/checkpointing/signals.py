@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from ..processes import are_several, is_main_process
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-# Ctrl-C reaches a process twice where its launcher passes it on: a second signal is one that comes later than this.
+# A launcher may pass Ctrl-C on, so that it comes twice: a second signal is one that comes later than this.
 _AT_ONCE = 3.0  # seconds
 
 _requested, _since, _active = 0, 0.0, False
@@ -32,7 +32,7 @@ class Interrupted(SystemExit):
 
     @property
     def signal_name(self) -> str:
-        """The name, such as SIGTERM."""
+        """Returns the name, such as SIGTERM."""
         return signal.Signals(self.number).name
 
 
@@ -80,7 +80,7 @@ class SignalCallback(TrainerCallback):
 
 
 def save_for_resume(args) -> None:
-    """Makes the checkpoints of a run that ends now complete, and pushes none of them."""
+    """Sets a run that ends now to save complete checkpoints and to push none."""
     args.save_only_model, args.hub_strategy = False, HubStrategy.END
 
 
@@ -127,15 +127,12 @@ def deferred() -> Iterator[None]:
         number, _requested, _active = _requested, 0, False
         for of, handler in before.items():
             signal.signal(of, handler)
-        if number and sys.exception() is None:  # one of several processes alone: it is too late to tell the others
+        if number and sys.exception() is None:  # it is too late to tell other processes
             signal.raise_signal(number)
 
 
 def leaving() -> None:
-    """
-    Ignores signals for 10 s, when a process exits because of one: its launcher then ends all the others, and they
-    must not take that for a second signal.
-    """
+    """Ignores signals for 10 s: the launcher of a process that exits by a signal ends all others with another one."""
     if threading.current_thread() is not threading.main_thread():
         return
     left = time.monotonic()

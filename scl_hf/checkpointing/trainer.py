@@ -108,7 +108,7 @@ class CheckpointedTrainer(Trainer):
 
     @contextlib.contextmanager
     def ending_in_one_line(self) -> Iterator[None]:
-        """Saves a checkpoint when a signal ends what is within; says in one line that, or that the disk is full."""
+        """Saves a checkpoint when a signal ends the block; turns a full disk into one line."""
         try:
             try:
                 yield
@@ -137,7 +137,7 @@ class CheckpointedTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # a launcher ends the other processes when the first one has left
 
     def record(self, batch: Mapping[str, Any], terms: Mapping[str, torch.Tensor]) -> None:
-        """Takes note of a batch and the terms of its loss, for the log and the look for NaN."""
+        """Records a batch and the terms of its loss, for the log and the check for NaN."""
         self._batches.append(batch)
         self.last_terms = {name: term.detach() for name, term in terms.items()}
         for name, term in self.last_terms.items():
@@ -160,7 +160,7 @@ class CheckpointedTrainer(Trainer):
             what = name_of_gradient(self.model) if name == "gradient" else name
             images = self.images_of_step(step) if self.images_of_step else []
             error = not_finite(step + 1, what, images, batches, self.args)
-            self.accelerator.wait_for_everyone()  # until all have kept their batches
+            self.accelerator.wait_for_everyone()  # until each process has saved its batches
             raise error
         return grad_norm
 
@@ -294,7 +294,7 @@ class CheckpointedTrainer(Trainer):
             scheduler._last_lr = [group["lr"] for group in groups]
 
     def _finished(self, checkpoint: Path) -> TrainOutput:
-        """Brings a run back whose checkpoint has reached the last step."""
+        """Restores a run whose checkpoint has reached the last step."""
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.state.init_training_references(self, self.state.max_steps, self.state.num_train_epochs, None)

@@ -60,19 +60,19 @@ class AugmentationArguments:
 
 
 def crop_interval(
-    length: int, crop: int, scale: float, place: float, center: float | None = None
+    length: int, crop: int, scale: float, offset: float, center: float | None = None
 ) -> tuple[float, float, int, int]:
     """
     Returns, along an axis of `length` pixels, the part of the image that a crop shows (from, to), and the part of the
-    crop that it fills (from, to). `place` is random in [0, 1); a `center` is put at 0.25 + 0.5·`place` of the crop.
+    crop that it fills (from, to). `offset` is random in [0, 1); a `center` is put at 0.25 + 0.5·`offset` of the crop.
     """
     extent = crop / scale
     # Whole pixels, so that a crop at scale 1 is a copy; below 0 where the image is smaller than the crop
     slack = math.trunc(length - extent)
     if center is None:
-        start = math.copysign(math.floor(place * (abs(slack) + 1)), slack)
+        start = math.copysign(math.floor(offset * (abs(slack) + 1)), slack)
     else:
-        start = min(max(round(center - (0.25 + 0.5 * place) * extent), min(slack, 0)), max(slack, 0))
+        start = min(max(round(center - (0.25 + 0.5 * offset) * extent), min(slack, 0)), max(slack, 0))
     image_from, image_to = max(start, 0.0), min(start + extent, float(length))
     crop_from = min(round((image_from - start) * scale), crop - 1)
     crop_to = min(max(round((image_to - start) * scale), crop_from + 1), crop)
@@ -99,14 +99,14 @@ class Augmentation:
             raise ValueError(f"the label is (height, width) {label.shape}, the image {image.shape[:2]}")
         args = self.args
         rng = np.random.default_rng(sample.seed)
-        scale, place_x, place_y, flip, blur, sigma = rng.random(6).tolist()
+        scale, offset_x, offset_y, flip, blur, sigma = rng.random(6).tolist()
         strengths, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4)
 
         scale = args.scale_range[0] + scale * (args.scale_range[1] - args.scale_range[0])
         height, width = args.crop_size
         center_x, center_y = sample.center or (None, None)
-        left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, place_x, center_x)
-        top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, place_y, center_y)
+        left, right, first_x, last_x = crop_interval(image.shape[1], width, scale, offset_x, center_x)
+        top, bottom, first_y, last_y = crop_interval(image.shape[0], height, scale, offset_y, center_y)
         rows, columns = last_y - first_y, last_x - first_x
         if flipped := flip < args.flip_probability:
             first_x, last_x = width - last_x, width - first_x

@@ -1,4 +1,4 @@
-"""Batches of crops: what a run takes them from, and their CutMix boxes."""
+"""Batches of crops and their CutMix boxes."""
 
 import os
 from collections.abc import Sequence

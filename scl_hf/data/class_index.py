@@ -28,7 +28,7 @@ _TYPES = {"category": "uint8", "x": "float32", "y": "float32", "pixels": "int64"
 _COLUMNS = {name: List(Value(dtype)) for name, dtype in _TYPES.items()}
 _VERSION = 1  # of what is cached: with another number, labels are read anew
 _LABELS_PER_PROCESS = 32  # for fewer, a further process takes longer to start than to read them
-_MOST_LABELS = 500  # more change a share by less than what the unlabeled images differ
+_MOST_LABELS = 500  # more labels change a share less than unlabeled images differ
 
 
 def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def tile_centroids(label: np.ndarray, num_classes: int, tile: int) -> dict[str, 
 
 @dataclass
 class ClassIndex:
-    """Places of each class: per class `CENTROID` records of the labeled and, if it is used, of the coarse dataset."""
+    """Centroids of each class: `CENTROID` records of the labeled and, if it is used, of the coarse dataset."""
 
     fine: list[np.ndarray]
     coarse: list[np.ndarray]
@@ -92,7 +92,7 @@ class ClassIndex:
         return [len(fine) + use_coarse * len(coarse) for fine, coarse in zip(self.fine, self.coarse)]
 
     def centroid(self, category: int, number: int) -> tuple[int, tuple[float, float], bool]:
-        """Returns row, (x, y) and whether it is coarse of one of the class's centroids, the fine ones first."""
+        """Returns row, (x, y) and whether it is coarse, of one centroid of a class; the fine ones come first."""
         fine = self.fine[category]
         coarse = number >= len(fine)
         row, x, y, _ = (self.coarse[category][number - len(fine)] if coarse else fine[number]).item()
@@ -100,10 +100,7 @@ class ClassIndex:
 
 
 def class_shares(labeled: Dataset, index: ClassIndex | None = None) -> np.ndarray:
-    """
-    Returns the share of each class in the pixels with a class, (num_classes,) float64. Without an index, up to 500
-    labels at even distances are read, and unreadable ones left out.
-    """
+    """Returns each class's share of the labeled pixels, (num_classes,) float64; without an index, of 500 labels."""
     if index is not None:
         counts = np.array([records["pixels"].sum() for records in index.fine])
     else:

@@ -14,10 +14,7 @@ from .labels import LabelImage
 
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
-    """
-    Returns the columns `image`, `label` (given `labels`, the meaning of plain images there) and `id` (by default the
-    number) of a user's dataset, not decoded. Messages call it `name`.
-    """
+    """Returns `image`, `label` (with `labels` for plain images) and `id` of a user's dataset `name`, not decoded."""
     if not isinstance(dataset, datasets.Dataset):
         remedy = "give a datasets.Dataset"
         if isinstance(dataset, dict):
@@ -86,7 +83,7 @@ def standard_columns(
     if "id" not in selected and dataset.features.get("id") == datasets.Value("string"):
         selected.append("id")
     else:
-        # To add a column to selected examples would copy their images: it is added to all, which are selected anew
+        # Adding a column to a selection would copy its images: add it to all examples, then select again.
         dataset = datasets.Dataset(dataset.data, dataset.info, fingerprint=dataset._fingerprint)
         ids = [f"{id_prefix}{number}" for number in range(len(dataset))]
         if "id" in dataset.column_names and "id" not in selected:

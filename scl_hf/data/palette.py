@@ -9,7 +9,7 @@ from .sources import cityscapes
 
 # The seven colors of Okabe and Ito, which color-blind people tell apart
 OKABE_ITO = np.frombuffer(bytes.fromhex("e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7"), np.uint8).reshape(7, 3)
-GOLDEN_RATIO = 0.618034  # steps of this share of the color circle never come close to an earlier hue for long
+GOLDEN_RATIO = 0.618034  # steps of this share of the color circle keep hues apart
 SATURATIONS, VALUES = (0.7, 0.45, 1.0), (1.0, 0.5, 0.75)
 
 

@@ -29,7 +29,7 @@ class SamplingArguments:
         coarse_until_epoch (`int`, *optional*):
             First epoch without the coarse annotations. By default they are used to the end.
         skip_corrupt (`bool`, *optional*, defaults to `False`):
-            Whether training goes on with another image where one cannot be read, instead of stopping. Evaluation
+            Whether training takes another image where one cannot be read, instead of stopping. Evaluation
             images are never skipped, nor are files that are empty or missing at the start.
     """
 

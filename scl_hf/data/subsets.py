@@ -1,4 +1,4 @@
-"""Which images keep their labels, which unlabeled images are used, and which images two datasets share."""
+"""Chooses labeled and unlabeled images, and finds images that two datasets share."""
 
 import hashlib
 import os
@@ -65,10 +65,7 @@ def read_ids(path: str | os.PathLike) -> set[str]:
 
 
 def find_shared_images(dataset: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:
-    """
-    Finds evaluation images that the dataset has, too: pairs of the name there and the own one, which are the path or,
-    of images in the dataset itself, the id. Compares paths and, where sizes agree, contents.
-    """
+    """Returns pairs of names (there, in the evaluation) of images in both: the same path, or the same content."""
     theirs, own = _stored(dataset), _stored(evaluation)
     paths = {path for path, _ in theirs if path}
     sizes = {size for path, size in own if path not in paths}

@@ -73,14 +73,14 @@ class ScoringArguments:
 
     @property
     def weights(self) -> str | None:
-        """`"ema"` or `"student"`, where one of them is asked for."""
+        """`"ema"` or `"student"` if one of them is asked for."""
         return "ema" if self.ema else "student" if self.student else None
 
 
 def score_settings(
     checkpoints: Sequence[str], data: DataArguments, evaluation: EvaluationArguments, args: ScoringArguments
 ) -> dict[str, Any]:
-    """All settings that scores depend on, as plain values."""
+    """Returns all settings that scores depend on, as plain values."""
     settings = {"checkpoints": list(checkpoints), "weights": args.weights}
     settings |= {field.name: getattr(data, field.name) for field in fields(data) if field.name not in TRAINING_DATA}
     return settings | evaluation_settings(evaluation, args.dtype)
@@ -105,14 +105,14 @@ def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]
             f"checkpoint {name}: has the classes of the data in another order, class {first} is {named[first]!r} and "
             f"not {id2label[first]!r}. Order id2label and label_map of the data as in the checkpoint's config.json."
         )
-    if different:  # no error: there may be two words for one thing
+    if different:  # no error: two words may mean one thing
         pairs = first_few(f"{named[i]!r} for {id2label[i]!r}" for i in different)
-        logger.warning(f"{name} names {len(different)} of {len(ours)} classes otherwise than the data: {pairs}")
+        logger.warning(f"{name} names {len(different)} of {len(ours)} classes differently from the data: {pairs}")
     return checkpoint
 
 
 def _subfolder(name: str, weights: str | None) -> str:
-    """The folder of a checkpoint that holds the weights asked for."""
+    """Returns the subfolder of a checkpoint with these weights, "" for its root."""
     if weights is None:
         return ""
     try:
@@ -149,7 +149,7 @@ def score_checkpoint(
         if label_ids is not None:
             with replacing(label_ids_file(label_ids, item["id"])) as partial:
                 Image.fromarray(LABEL_IDS[train_ids]).save(partial, compress_level=1)
-        bar.update(min(accelerator.num_processes, bar.total - bar.n))  # the other processes are as far
+        bar.update(min(accelerator.num_processes, bar.total - bar.n))  # the other processes advance alike
 
     with bar:
         results = score(checkpoint.model.to(accelerator.device), images, evaluation, accelerator, keep)

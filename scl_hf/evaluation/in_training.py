@@ -30,7 +30,7 @@ def evaluation_images(
 def best_metric_of(
     metric: str | None, eval_dataset: datasets.Dataset | dict | None, id2label: dict[int, str]
 ) -> str | None:
-    """Checks the datasets to evaluate on and `metric_for_best_model`, which of several defaults to the first one's."""
+    """Checks evaluation datasets and `metric_for_best_model`; of several datasets, the first one's is the default."""
     several = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
     for dataset in several.values():
         if dataset is not None:
@@ -47,11 +47,8 @@ def best_metric_of(
 def evaluate_images(
     model: nn.Module, images: EvaluationImages, args: EvaluationArguments, accelerator: Accelerator, num_examples: int
 ) -> tuple[dict[str, float], str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-    """
-    Returns named scores and a table over all processes, and examples spread over the images of this process: image
-    (3, H, W), label and prediction (H, W) of each, on the CPU.
-    """
-    own = range(accelerator.process_index, len(images), accelerator.num_processes)  # those that `score` deals to it
+    """Returns scores, a table, and this process's examples on the CPU: image (3, H, W), label, prediction (H, W)."""
+    own = range(accelerator.process_index, len(images), accelerator.num_processes)  # as `score` shares them out
     shown = set(own[:: max(1, len(own) // max(1, num_examples))][:num_examples])
     examples, id2label = [], model.config.id2label
 

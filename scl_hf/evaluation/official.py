@@ -21,7 +21,7 @@ TABLE_NAMES = (
 
 
 def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
-    """The IoU of each category, NaN where it has no pixel, from counts (19, 19) by train id: row = label."""
+    """Returns the IoU of each category, NaN without pixels, from counts (19, 19) by train id: row = label."""
     category = {label.train_id: label.category for label in LABELS}
     member = np.array([[category[i] == name for name in CATEGORIES] for i in ID2LABEL], dtype=np.int64)
     matrix = member.T @ np.asarray(confusion_matrix) @ member
@@ -31,7 +31,7 @@ def category_ious(confusion_matrix: np.ndarray) -> dict[str, float]:
 
 
 def label_ids_file(folder: Path, image_id: str) -> Path:
-    """The file of an image's label ids, under a name that the Cityscapes server takes."""
+    """Returns the file of an image's label ids, under a name that the Cityscapes server takes."""
     return folder / f"{image_id}_pred_labelIds.png"
 
 
@@ -46,7 +46,7 @@ def import_official_scorer():
 
 
 def official_scores(predictions: Sequence[Path], labels: Sequence[Path]) -> dict[str, float]:
-    """Mean IoU of classes and of categories, in 0 … 1, that cityscapesScripts computes from PNGs of label ids."""
+    """Returns cityscapesScripts' mean IoU of classes and of categories, in 0 … 1, from PNGs of label ids."""
     scorer = import_official_scorer()
     args = copy.copy(scorer.args)
     # Its instance-weighted scores need the size of each object, and do not run with NumPy 2.

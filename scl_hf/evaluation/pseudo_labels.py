@@ -17,10 +17,7 @@ FADED = 0.1  # of a class's share in the labels
 
 
 class PseudoLabelShares:
-    """
-    Counts each class in the pseudo-labels since the last report, relative to its share in the labels (C,), which
-    `label_shares` returns: 1 where both agree, 0 where the class no longer occurs.
-    """
+    """Counts classes in the pseudo-labels since the last report, relative to their share in the labels: 1 if equal."""
 
     def __init__(self, label_shares: Callable[[], Tensor], id2label: Mapping[int, str]):
         self.label_shares, self.id2label = label_shares, id2label

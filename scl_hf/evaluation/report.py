@@ -36,7 +36,7 @@ def make_report(
 
 
 def _sections(report: Report) -> list[dict[str, float]]:
-    """The sections of a table: classes, their mean, categories, the rest."""
+    """Returns the sections of a table: classes, their mean, categories, the rest."""
     sections = [report["iou"], {"mean IoU": report["mean_iou"]}, {"pixel accuracy": report["overall_accuracy"]}]
     if "category_iou" in report:
         sections[2:] = [report["category_iou"], {"mean of categories": report["mean_category_iou"]} | sections[2]]
@@ -44,7 +44,7 @@ def _sections(report: Report) -> list[dict[str, float]]:
 
 
 def text_table(reports: Sequence[Report]) -> str:
-    """Scores in percent as plain text, a column for each checkpoint; all have the same classes."""
+    """Returns scores in percent as plain text, a column for each checkpoint; all have the same classes."""
     blocks = [[["IoU %", *(report["name"] for report in reports)]]]
     for sections in zip(*map(_sections, reports)):
         blocks.append([[name, *(_percent(scores[name], 2) for scores in sections)] for name in sections[0]])
@@ -52,7 +52,7 @@ def text_table(reports: Sequence[Report]) -> str:
 
 
 def iou_table(results: Mapping[str, Any], id2label: Mapping[int, str]) -> str:
-    """The IoU of each class and their mean in percent as plain text, of [`~scl_hf.evaluation.scoring.score`]."""
+    """Returns the IoU of each class and their mean in percent as text, of [`~scl_hf.evaluation.scoring.score`]."""
     ious = results["per_category_iou"]
     classes = [[id2label[i], _percent(iou, 2)] for i, iou in enumerate(ious)]
     table = _aligned([[["class", "IoU %"]], classes, [["mean", _percent(results["mean_iou"], 2)]]])
@@ -60,7 +60,7 @@ def iou_table(results: Mapping[str, Any], id2label: Mapping[int, str]) -> str:
 
 
 def _aligned(blocks: Sequence[Sequence[Sequence[str]]]) -> str:
-    """Blocks of rows of cells as text in columns, with a rule between blocks."""
+    """Returns blocks of table rows as text in columns, with a rule between blocks."""
     widths = [max(map(len, column)) for column in zip(*(row for block in blocks for row in block))]
     rule = "\n" + "-" * (sum(widths) + 2 * (len(widths) - 1)) + "\n"
     return rule.join(
@@ -72,7 +72,7 @@ def _aligned(blocks: Sequence[Sequence[Sequence[str]]]) -> str:
 def markdown_page(
     reports: Sequence[Report], data: str, num_images: int, evaluation: EvaluationArguments, dtype: str
 ) -> str:
-    """Scores as Markdown, a line for each checkpoint, as in the paper's Table 1 where the classes are Cityscapes'."""
+    """Returns scores as Markdown, a line for each checkpoint, for Cityscapes' classes as in the paper's Table 1."""
     classes, mean, *summary = zip(*map(_sections, reports))
     names = TABLE_NAMES if "category_iou" in reports[0] else list(classes[0])
     parts = [
@@ -100,7 +100,7 @@ def _markdown_table(reports: Sequence[Report], columns: Sequence[str], sections:
 
 
 def confusion_page(id2label: Mapping[int, str], confusion_matrix: torch.Tensor) -> str:
-    """A confusion matrix in pixels as CSV: a line for each class of the labels, a column for each predicted one."""
+    """Returns a confusion matrix in pixels as CSV: a line for each labeled class, a column for each predicted one."""
     page, names = io.StringIO(), list(id2label.values())
     lines = ([name, *counts] for name, counts in zip(names, confusion_matrix.tolist()))
     csv.writer(page, lineterminator="\n").writerows([["label", *names], *lines])

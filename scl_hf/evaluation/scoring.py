@@ -61,14 +61,14 @@ class EvaluationArguments:
 
 
 def evaluation_settings(args: EvaluationArguments, dtype: str) -> dict[str, Any]:
-    """The settings that predictions depend on, as plain values; those that only change the speed are left out."""
+    """Returns the settings that predictions depend on, as plain values, without those that change the speed only."""
     speed = ("max_tiles_per_batch", "dataloader_num_workers")
     names = [field.name for field in fields(EvaluationArguments) if field.name not in speed]
     return {name: getattr(args, name) for name in names} | {"dtype": dtype}
 
 
 def describe_settings(args: EvaluationArguments) -> str:
-    """The evaluation settings in words, such as `whole images, at scale 0.5, 1, mirrored too`."""
+    """Returns the evaluation settings in words, such as `whole images, at scale 0.5, 1, mirrored too`."""
     parts = ["tiles of {}×{} pixels".format(*args.eval_tile) if args.eval_tile else "whole images"]
     if args.eval_scales != [1.0]:
         parts.append("at scale " + ", ".join(f"{scale:g}" for scale in args.eval_scales))
@@ -76,7 +76,7 @@ def describe_settings(args: EvaluationArguments) -> str:
 
 
 def changed_setting(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting that differs from what was read as JSON: its name, the value there, the value here."""
+    """Returns the first setting that differs from what was read as JSON: its name, the value there, the one here."""
     settings = json.loads(json.dumps(settings))
     names = [name for name in settings | earlier if earlier.get(name) != settings.get(name)]
     return (names[0], earlier.get(names[0]), settings.get(names[0])) if names else None
@@ -96,7 +96,7 @@ def read_record(file: Path, settings: Mapping[str, Any] | None) -> dict[str, Any
 
 
 def make_accelerator(dtype: str) -> Accelerator:
-    """This process, on the GPU if there is one, with mixed precision where `dtype` is not float32."""
+    """Returns the accelerator of this process, on a GPU if there is one, with mixed precision by `dtype`."""
     if dtype not in MIXED_PRECISION:
         raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {dtype!r}.")
     try:
@@ -109,7 +109,7 @@ def make_accelerator(dtype: str) -> Accelerator:
 def predict_image(
     model: nn.Module, item: Mapping[str, Any], args: EvaluationArguments, accelerator: Accelerator
 ) -> torch.Tensor:
-    """Class probabilities (1, C, H, W), float32 on the device, of an item: `pixel_values` (3, H, W) and `id`."""
+    """Returns class probabilities (1, C, H, W), float32 on the device, of `pixel_values` (3, H, W) and `id`."""
     try:
         with accelerator.autocast():
             pixel_values = item["pixel_values"].unsqueeze(0).to(accelerator.device)
@@ -175,12 +175,12 @@ def score(
 
 
 def iou_name(label: str) -> str:
-    """The name of a class's IoU among the metrics, such as `iou_traffic_light`."""
+    """Returns the name of a class's IoU among the metrics, such as `iou_traffic_light`."""
     return f"iou_{label.replace(' ', '_')}"
 
 
 def named_scores(results: Mapping[str, Any], id2label: Mapping[int, str]) -> dict[str, float]:
-    """Mean IoU, accuracies and the IoU of each class that occurs, of the results of [`score`]."""
+    """Returns mean IoU, accuracies and the IoU of each class that occurs, of the results of [`score`]."""
     scores = {name: float(results[name]) for name in SCORES}
     ious = {iou_name(id2label[i]): float(iou) for i, iou in enumerate(results["per_category_iou"])}
     return scores | {name: iou for name, iou in ious.items() if not math.isnan(iou)}

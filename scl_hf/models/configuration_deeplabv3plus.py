@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_efficientnet_lite import EfficientNetLiteConfig
 
-# Not in `__init__.py`, which does not travel with the weights as this file does.
+# Not in `__init__.py`, which `save_pretrained` does not copy beside the weights.
 AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig, exist_ok=True)
 
 

@@ -60,9 +60,9 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
 
 
 def _names(files: Iterable[str], root: str) -> dict[str, str]:
-    """File -> its path below `root`, without the suffix where the name stays unique."""
+    """Returns file -> its path below `root`, without the suffix where the name stays unique."""
     names = {path: os.path.splitext(os.path.relpath(path, root))[0] for path in files}
-    # Again for x.png, x.jpg and x.jpg.png: the name without a suffix may be another's with it.
+    # Repeated, for x.png, x.jpg and x.jpg.png: a name without its suffix may equal another one with its suffix.
     while shared := {name for name, number in collections.Counter(names.values()).items() if number > 1}:
         names |= {path: os.path.relpath(path, root) for path, name in names.items() if name in shared}
     return names

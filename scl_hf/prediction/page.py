@@ -47,7 +47,7 @@ with unittest.mock.patch("gradio.component_meta.create_or_modify_pyi"):  # it wo
         is_template = True
 
         def preprocess(self, payload: gr.data_classes.ImageData | None) -> str | None:
-            """The path of the file."""
+            """Returns the path of the file."""
             return payload and payload.path
 
 
@@ -66,7 +66,7 @@ def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[C
 
 
 def predict(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
-    """The class ids (H, W) of an image (H, W, 3)."""
+    """Returns the class ids (H, W) of an image (H, W, 3)."""
     height, width = image.shape[:2]
     try:
         pixel_values = checkpoint.normalization.of(image).unsqueeze(0).to(checkpoint.model.device)
@@ -78,13 +78,13 @@ def predict(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
 
 
 def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path]) -> gr.Blocks:
-    """The page for one or two checkpoints of the same classes, with example images."""
+    """Returns the page for one or two checkpoints of the same classes, with example images."""
     names = [checkpoint.name for checkpoint in checkpoints]
     palette, id2label = checkpoints[0].palette, checkpoints[0].id2label
     letters = "AB" if len(names) == 2 else ""
 
     def segment(path: str | None, opacity: float) -> list:
-        """The values of `shown` for a file; `None` where it was removed."""
+        """Returns the values of `shown` for a file; `None` where it was removed."""
         nothing = [None, gr.Column(visible=False)] + [None] * (len(shown) - 3)
         if path is None:
             return [_message(HINT), *nothing]
@@ -104,7 +104,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         return [_message(f"{Path(path).name}, {width}×{height} pixels. {note}"), *results]
 
     def blend(kept: tuple[np.ndarray, list[np.ndarray]] | None, opacity: float) -> list[np.ndarray | None]:
-        """The overlays at an opacity in percent, of the image and its label maps, which need no model again."""
+        """Returns the overlays of the image and its label maps at an opacity in percent, without a model."""
         if kept is None:
             return [None] * len(names)
         image, labels = kept
@@ -146,7 +146,7 @@ def _output(title: str, kind: str) -> gr.Image:
 
 
 def _message(text: str, kind: str = "") -> str:
-    """HTML: a sentence that screen readers read out when it changes."""
+    """Returns HTML: a sentence that screen readers read out when it changes."""
     role = "alert" if kind == "problem" else "status"
     return f'<p class="message {kind}" role="{role}">{html.escape(text)}</p>'
 

@@ -126,7 +126,7 @@ class Predictor:
                 bar.update()
 
     def _predict(self, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-        """The train ids (H, W) of an image and, if they are written, its probabilities (C, H, W)."""
+        """Returns the train ids (H, W) of an image and, if they are written, its probabilities (C, H, W)."""
         try:
             probs = scoring.predict_image(self.model, item, self.evaluation, self.accelerator)[0]
         except InputError as error:
@@ -141,7 +141,7 @@ class Predictor:
 
 
 def class_ids(probs: torch.Tensor) -> np.ndarray:
-    """The most probable class of each pixel (H, W) of probabilities (C, H, W)."""
+    """Returns the most probable class of each pixel (H, W) of probabilities (C, H, W)."""
     # 255 stands for ignored pixels in 8 bits.
     return probs.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(probs) <= 255 else np.uint16)
 
@@ -162,7 +162,7 @@ def _listed(failures: list[str]) -> Iterator[None]:
 
 
 def _read(normalization: Normalization, image: Input) -> dict[str, Any]:
-    """An image and its `pixel_values`, or the line of the error."""
+    """Returns an image and its `pixel_values`, or the line of the error."""
     try:
         pixels = read_image(image.path)
     except InputError as error:
@@ -174,4 +174,4 @@ def _num_frames(item: Input) -> int:
     try:
         return Video(item.path).num_frames if item.is_video else 1
     except InputError:
-        return 0  # it is listed in its turn
+        return 0  # read again, and listed, in its turn

@@ -83,14 +83,14 @@ def numbered_map(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def text_color(background: Sequence[int]) -> tuple[int, int, int]:
-    """Dark or light, whichever is read better on the background."""
+    """Returns dark or light, whichever is read better on the background."""
     return INK if np.dot(background, (0.299, 0.587, 0.114)) > 130 else (255, 255, 255)
 
 
 def share_table(
     labels: Sequence[np.ndarray], id2label: Mapping[int, str], palette: np.ndarray, captions: Sequence[str]
 ) -> str:
-    """HTML: the share of each class in label maps (H, W), the largest first; absent classes in a line below."""
+    """Returns HTML: each class's share in label maps (H, W), the largest first; absent classes in a line below."""
     columns = np.stack([np.bincount(label.ravel(), minlength=len(palette)) / label.size for label in labels])
     order = np.lexsort((np.arange(len(palette)), *-columns[::-1]))
     lines, absent = [], []
@@ -112,5 +112,5 @@ def share_table(
 
 
 def percent(share: float) -> str:
-    """A share in percent; one above 0 is never shown as 0."""
+    """Returns a share in percent; one above 0 is never shown as 0."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

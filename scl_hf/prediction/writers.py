@@ -1,4 +1,4 @@
-"""The folder of predictions: its record, and files that are written behind the model, complete or not at all."""
+"""The folder of predictions: its record, and files that threads write while the model runs."""
 
 import collections
 import contextlib
@@ -28,7 +28,7 @@ RECORD, CLASSES, LEGEND = "predictions.json", "classes.json", "legend.png"
 
 
 def earlier_predictions(output: str | os.PathLike) -> list[Path]:
-    """The files and folders that an earlier run wrote to `output`; none where it left no record."""
+    """Returns the files and folders that an earlier run wrote to `output`; none where it left no record."""
     folder = Path(output)
     return [folder / name for name in (*KINDS, LEGEND)] if (folder / RECORD).is_file() else []
 
@@ -107,10 +107,7 @@ class PredictionFolder:
         return remaining
 
     def start(self) -> None:
-        """
-        Removes predictions of files that have changed, with `overwrite` all, and writes record, classes and legend.
-        Works once, before the first prediction is written: a run that fails earlier leaves no trace.
-        """
+        """At the first prediction: removes outdated files, with `overwrite` all; writes record, classes and legend."""
         if self._started:
             return
         self._started = True
@@ -128,7 +125,7 @@ class PredictionFolder:
             draw_legend(classes).save(path)
 
     def file(self, kind: str, item: Input) -> Path:
-        """The file of a prediction."""
+        """Returns the file of a prediction."""
         suffix = ".mp4" if item.is_video else ".npy" if kind == "probabilities" else ".png"
         return self.path / kind / f"{item.name}{suffix}"
 
@@ -182,6 +179,6 @@ class PredictionFolder:
 
 
 def _source(path: str) -> list:
-    """Path, size and modification time of a file; a link to nothing has none, and reading it says so."""
+    """Returns path, size and modification time of a file; a link to nothing has none, and reading it says so."""
     stat = os.stat(path) if os.path.exists(path) else None
     return [path, stat.st_size, stat.st_mtime_ns] if stat else [path, 0, 0]

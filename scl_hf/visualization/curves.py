@@ -94,13 +94,13 @@ def _draw_scores(axes: Axes | None, log: Log, run: str, color: str) -> list[Line
 
 
 def _series(log: Log, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a logged quantity."""
+    """Returns steps and values of a logged quantity."""
     points = [(entry["step"], entry[key]) for entry in log if key in entry]
     return tuple(np.array(points, float).reshape(-1, 2).T)
 
 
 def _join_step(log: Log) -> float | None:
-    """The last step that was logged without a loss of unlabeled images, if they came later."""
+    """Returns the last step logged without a loss of unlabeled images, if they came later."""
     steps = [entry["step"] for entry in log if "loss" in entry]
     joined = [entry["step"] for entry in log if "loss_c" in entry or "loss_sc" in entry]
     return max((step for step in steps if step < min(joined)), default=None) if joined else None

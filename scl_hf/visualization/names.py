@@ -8,7 +8,7 @@ from ..errors import InputError
 
 
 def short_names(checkpoints: Sequence[str], suffix: str = "") -> list[str]:
-    """Unique names: the end of each path, two parts long for `demo/checkpoint-500`, and the suffix."""
+    """Returns unique names: the end of each path, two parts long for `demo/checkpoint-500`, and the suffix."""
     paths = [Path(checkpoint).resolve() for checkpoint in checkpoints]
     twice = next((given for given, path in zip(checkpoints, paths) if paths.count(path) > 1), None)
     if twice is not None:
@@ -18,7 +18,7 @@ def short_names(checkpoints: Sequence[str], suffix: str = "") -> list[str]:
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Names as unique names of folders: those of `run` and `../run` are numbered."""
+    """Returns names as unique names of folders: those of `run` and `../run` are numbered."""
     folders = [re.sub(r"[^\w.+-]+", "-", name).strip("-.") for name in names]
     if len({folder.lower() for folder in folders}) < len(folders):
         folders = [f"{number}-{folder}" for number, folder in enumerate(folders, start=1)]

@@ -20,7 +20,7 @@ WRONG = (213, 94, 0)  # vermilion, which color-blind people see on gray
 
 
 def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """A label map (H, W) in the colors of a palette (C, 3), as (H, W, 3) uint8; ignored pixels (255) are black."""
+    """Returns a label map (H, W) in the colors of a palette (C, 3): (H, W, 3) uint8, ignored pixels (255) black."""
     known = (label >= 0) & (label < len(palette)) | (label == 255)
     if not known.all():
         unknown = np.unique(label[~known]).tolist()
@@ -32,14 +32,14 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
-    """An image (H, W, 3) under `alpha` of the colors of its classes (H, W); ignored pixels show the image alone."""
+    """Returns an image (H, W, 3) under `alpha` of the colors of its classes (H, W); ignored pixels show the image."""
     _check_size(image.shape[:2], label.shape)
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
 def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The errors of a prediction (H, W), as (H, W, 3): wrong in vermilion, right pale gray, ignored pixels black."""
+    """Returns the errors of a prediction (H, W) as (H, W, 3): wrong vermilion, right pale gray, ignored black."""
     _check_size(prediction.shape, label.shape)
     _check_size(image.shape[:2], label.shape)
     gray = image @ np.array([0.299, 0.587, 0.114])
@@ -127,7 +127,7 @@ def training_panel(
 ) -> Image.Image:
     """
     Draws sample predictions of a model in training: for a few images (`pixel_values` (3, H, W), label and prediction
-    (H, W) of each, on the CPU), and below them `image`, `target`, `student` and `valid` of its last CutMix image.
+    (H, W) of each, on the CPU), and below them `image`, `pseudo_label`, `student`, `valid` of its last CutMix image.
     """
     rows = []
     for pixel_values, label, prediction in examples:

@@ -12,7 +12,7 @@ CASES = ("from transformers import Trainer", "import scl_hf", "from scl_hf impor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """Adds nothing: this benchmark has no arguments of its own."""
 
 
 def run(args: argparse.Namespace) -> None:

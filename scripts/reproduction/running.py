@@ -168,7 +168,7 @@ def _start(run: Run, gpus: int, environment: dict[str, str], lock: int) -> subpr
     parent = os.getpid()
 
     def end_with_parent() -> None:
-        if sys.platform == "linux":  # elsewhere the runs of a killed parent go on
+        if sys.platform == "linux":  # elsewhere the runs of a killed parent continue
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
             if os.getppid() != parent:
                 os._exit(1)

@@ -46,7 +46,7 @@ class Summary:
         rows (`Sequence[str]`): In their order.
         shares (`Sequence[str]`): In their order.
         baseline (`Sequence[str]`):
-            Candidates: the one with the higher mean IoU over the seeds that all of them have is a share's baseline.
+            One or more rows: a share's baseline is the one with the highest mean IoU over the seeds that all have.
         results (`Mapping[tuple[str, str, int], Mapping[str, Any]]`):
             (share, row, seed) -> the `scores` of its result.json, of finished runs.
     """

@@ -58,8 +58,8 @@ class Table:
 
 def read_table(path: Path, output_dir: Path, command_line: Sequence[str]) -> Table:
     """
-    Reads and checks a table. A later place overrides an earlier one: the share's recipe, the share's own fields, the
-    command line, the row.
+    Reads and checks a table. Later fields override earlier ones, in the order: recipe of the share, the share's own
+    fields, command line, row.
     """
     values = read_yaml(path)
     for key in values:
@@ -158,7 +158,7 @@ def _check_names(path: Path, shares: list[str], rows: list[str]) -> None:
             if not folder.strip("._"):
                 raise InputError(f"{path}: {key}: '{name}' has neither letter nor digit; take another name.")
             if folders.count(folder) > 1:
-                raise InputError(f"{path}: {key}: '{name}' is too like another one's name; take another name.")
+                raise InputError(f"{path}: {key}: '{name}' is too similar to another name; take another one.")
 
 
 def _check_fields(where: str, names: Sequence[str] | Mapping[str, Any]) -> None:

@@ -69,7 +69,7 @@ def draw_street(
 
     Args:
         rng (`np.random.Generator`): Decides all that differs between images of a city.
-        city (`City`): What the images of a city share.
+        city (`City`): Properties that the images of a city share.
         width (`int`): Width in pixels.
         height (`int`): Height in pixels.
         rare (`str`, *optional*): One of `RARE`, to be shown in this image.

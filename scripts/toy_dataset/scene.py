@@ -13,7 +13,7 @@ VEGETATION, TERRAIN, SKY, PERSON, RIDER = 21, 22, 23, 24, 25
 CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = 26, 27, 28, 31, 32, 33
 
 SUPERSAMPLING = 2
-FAR = 75.0  # metres to where the street ends
+FAR = 75.0  # meters to where the street ends
 
 Color = np.ndarray
 Points = Sequence[tuple[float, float]]
@@ -28,13 +28,13 @@ def rectangle(left: float, bottom: float, right: float, top: float) -> Points:
 
 
 def mirrored(half: Points, middle: float = 0.0) -> Points:
-    """The outline of something symmetric, from its right half, bottom to top."""
+    """Returns the outline of something symmetric, from its right half, bottom to top."""
     return [*half, *((2 * middle - a, b) for a, b in reversed(half))]
 
 
 @dataclass
 class City:
-    """What the images of one city share."""
+    """Properties that the images of one city share."""
 
     facade_hue: float
     facade_saturation: float
@@ -73,7 +73,7 @@ class City:
 
 @dataclass
 class Street:
-    """The cross-section: metres from the middle of the road, where two numbers stand for the left and right side."""
+    """The cross-section: meters from the middle of the road, where two numbers stand for the left and right side."""
 
     road: float
     sidewalk: np.ndarray
@@ -95,7 +95,7 @@ class Street:
 class Canvas:
     """
     An image, its label ids and its depth, `SUPERSAMPLING` times the final size. Screen coordinates (u, v) are in units
-    of the image's height, to the right and down. Street coordinates (x, y, z) are in metres: to the right of the
+    of the image's height, to the right and down. Street coordinates (x, y, z) are in meters: to the right of the
     road's middle, above the ground, ahead of the camera.
     """
 
@@ -111,7 +111,7 @@ class Canvas:
         self.eye = (rng.uniform(1.0, 2.5), rng.uniform(1.4, 1.9))
 
     def noise(self, cells: int) -> np.ndarray:
-        """A smooth random field over the canvas with `cells` values along its height."""
+        """Returns a smooth random field over the canvas with `cells` values along its height."""
         field = self.rng.standard_normal((cells, int(cells * self.aspect) + 1), dtype=np.float32)
         return np.asarray(Image.fromarray(field).resize(self.label.shape[::-1], Image.Resampling.BICUBIC))
 
@@ -120,7 +120,7 @@ class Canvas:
         return self.vanish + (x - self.eye[0]) * zoom, self.horizon + (self.eye[1] - y) * zoom
 
     def least(self, z: float) -> float:
-        """Half a pixel of the final image, in metres at the depth `z`: thin things are at least twice as thick."""
+        """Returns half a pixel of the final image in meters at the depth `z`: the least half width of thin things."""
         return 0.5 * SUPERSAMPLING / self.scale * z / self.focal
 
     def draw(
@@ -154,7 +154,7 @@ class Canvas:
         u, v = (columns + 0.5) / self.scale, (rows + 0.5) / self.scale
         u, v = local(u, v) if local else (u, v)
         color = paint(u, v) if callable(paint) else paint
-        # Each shape lifts its texture from another place, so that no two share one.
+        # Each shape takes its texture from another offset, so that no two share one.
         shift = self.rng.integers(0, 10_000, 2)
         rough = self.grain[(rows + shift[0]) % self.label.shape[0], (columns + shift[1]) % self.label.shape[1]]
         color = color * (1 + grain * rough)[:, None]
@@ -165,7 +165,7 @@ class Canvas:
             self.depth[rows, columns] = u if depth is None else depth
 
     def across(self, x: float, z: float, y: float = 0.0, zoom: float = 1.0) -> Callable:
-        """`draw` on the upright plane across the street, in metres around the point (x, y, z)."""
+        """Draws as `draw` on the upright plane across the street, in meters around the point (x, y, z)."""
         foot_u, foot_v = self.project(x, y, z)
         zoom = zoom * self.focal / z
         local = lambda u, v: ((u - foot_u) / zoom, (foot_v - v) / zoom)  # noqa: E731
@@ -174,7 +174,7 @@ class Canvas:
         )
 
     def along(self, x: float) -> Callable:
-        """`draw` on the upright plane along the street at `x`, in (z, y)."""
+        """Draws as `draw` on the upright plane along the street at `x`, in (z, y)."""
         offset = x - self.eye[0]
 
         def local(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,7 +199,7 @@ def draw_sky(canvas: Canvas, top: Color, bottom: Color, clouds: float) -> None:
 
 
 def draw_skyline(canvas: Canvas, city: City) -> None:
-    """What closes the street: far houses and trees."""
+    """Draws the end of the street: far houses and trees."""
     rng = canvas.rng
     for _ in range(14):
         u, width, height = rng.uniform(0, canvas.aspect), rng.uniform(0.05, 0.3), rng.uniform(0.02, 0.16)
@@ -211,7 +211,7 @@ def draw_skyline(canvas: Canvas, city: City) -> None:
 
 
 def draw_ground(canvas: Canvas, city: City, street: Street, shadow: float, rails: bool) -> None:
-    """Road with marks, sidewalks with flags and kerb, verges; `shadow` darkens one side."""
+    """Draws the road with marks, sidewalks with flags and curb, verges; `shadow` darkens one side."""
     rng = canvas.rng
     top = int(canvas.scale * canvas.horizon) + 1
     v, u = (np.mgrid[top : len(canvas.label), 0 : canvas.label.shape[1]].astype(np.float32) + 0.5) / canvas.scale
@@ -250,7 +250,7 @@ def draw_ground(canvas: Canvas, city: City, street: Street, shadow: float, rails
 
 
 def draw_house(canvas: Canvas, city: City, x: float, near: float, far: float, night: bool) -> None:
-    """A house with its face along the street at `x`: gable end, roof, face, with rows of windows."""
+    """Draws a house with its face along the street at `x`: gable end, roof, face, with rows of windows."""
     rng = canvas.rng
     storey, bay, window = rng.uniform(2.8, 3.6), rng.uniform(1.6, 3.2), rng.uniform(0.3, 0.75, 2)
     height = storey * max(1, round(city.floors + rng.normal(0, 1))) + 0.4
@@ -281,7 +281,7 @@ def draw_house(canvas: Canvas, city: City, x: float, near: float, far: float, ni
 
 
 def draw_wall(canvas: Canvas, city: City, x: float, near: float, far: float) -> None:
-    """A wall of bricks or concrete along the street, in the colors of the houses."""
+    """Draws a wall of bricks or concrete along the street, in the colors of the houses."""
     rng = canvas.rng
     height, color = rng.uniform(1.2, 2.6), city.facade(rng) * 0.85
     course, bricks = rng.uniform(0.2, 0.5), rng.uniform() < 0.6
@@ -294,7 +294,7 @@ def draw_wall(canvas: Canvas, city: City, x: float, near: float, far: float) -> 
 
 
 def draw_fence(canvas: Canvas, city: City, x: float, near: float, far: float) -> None:
-    """A fence along the street: bars, rails and what is seen between them; all of it is labeled as fence."""
+    """Draws a fence along the street: bars, rails and what is seen between them; all of it is labeled as fence."""
     rng = canvas.rng
     height, gap = rng.uniform(0.8, 1.7), rng.uniform(0.3, 0.8)
 
@@ -306,7 +306,7 @@ def draw_fence(canvas: Canvas, city: City, x: float, near: float, far: float) ->
 
 
 def draw_leaves(canvas: Canvas, city: City, center: tuple, width: float, height: float, depth: float) -> None:
-    """A crown or bush: overlapping blobs, lit from above. `width` and `height` are half-axes on the screen."""
+    """Draws a crown or bush: overlapping blobs, lit from above. `width` and `height` are half-axes on the screen."""
     rng, size = canvas.rng, np.array([width, height])
     leaf = hsv(city.leaf_hue + rng.normal(0, 0.025), rng.uniform(0.35, 0.75), city.leaf_value * rng.uniform(0.6, 1.4))
     for index in range(int(np.clip(60 * height, 2, 9))):
@@ -331,7 +331,7 @@ def draw_tree(canvas: Canvas, city: City, x: float, z: float) -> None:
 
 
 def draw_lot(canvas: Canvas, city: City, x: float, near: float, far: float, night: bool) -> None:
-    """One lot beside the street: a house at the street, a house behind a fence or hedge, a wall, a park."""
+    """Draws one lot beside the street: a house at the street, a house behind a fence or hedge, a wall, a park."""
     rng, outward = canvas.rng, np.sign(x)
     kind = rng.choice(["house", "garden", "wall", "park"], p=city.lots)
     if kind == "house":
@@ -354,7 +354,7 @@ def draw_lot(canvas: Canvas, city: City, x: float, near: float, far: float, nigh
 
 
 def draw_ego(canvas: Canvas, city: City) -> None:
-    """The bonnet of the car that carries the camera."""
+    """Draws the hood of the car that carries the camera."""
     middle, half = canvas.aspect / 2, canvas.aspect * 0.48
     arc = [(middle + half * a, 1.02 - city.bonnet * np.sqrt(1 - a * a)) for a in np.linspace(-1, 1, 30)]
 
@@ -365,7 +365,7 @@ def draw_ego(canvas: Canvas, city: City) -> None:
 
 
 def expose(canvas: Canvas, city: City, gain: Color, fog: float, fog_color: Color) -> Image.Image:
-    """What the camera makes of the scene: fog, light, blur, noise, 8 bits at the final size."""
+    """Returns the camera's image of the scene: fog, light, blur, noise, 8 bits at the final size."""
     rng = canvas.rng
     clear = np.exp(-fog * canvas.depth)[..., None]
     rgb = canvas.rgb * clear + fog_color * (1 - clear)

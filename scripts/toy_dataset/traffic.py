@@ -1,4 +1,4 @@
-"""What stands and moves on the road and the sidewalks of `streets`: poles, people, two-wheelers, vehicles."""
+"""Poles, people, two-wheelers and vehicles on the road and the sidewalks of the toy dataset."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from .scene import (
 
 
 def draw_post(canvas: Canvas, city: City, x: float, z: float) -> None:
-    """A thin pole, bare or bearing a street lamp, traffic sign or traffic light."""
+    """Draws a thin pole, bare or bearing a street lamp, traffic sign or traffic light."""
     rng, across, least = canvas.rng, canvas.across(x, z), canvas.least(z)
     kind = rng.choice(["lamp", "sign", "light", "bare"], p=[0.25, 0.35, 0.25, 0.15])
     half, metal = max(rng.uniform(0.05, 0.09), 1.1 * least), city.metal * rng.uniform(0.8, 1.2)
@@ -53,7 +53,7 @@ def draw_post(canvas: Canvas, city: City, x: float, z: float) -> None:
 
 
 def draw_person(canvas: Canvas, x: float, z: float, label: int = PERSON) -> None:
-    """Someone on foot (person), or on a two-wheeler (rider)."""
+    """Draws someone on foot (person), or on a two-wheeler (rider)."""
     rng, rider = canvas.rng, label == RIDER
     size = 1.0 if rider else rng.choice([1.0, 1.0, 0.65]) * rng.uniform(0.92, 1.08)
     across = canvas.across(x, z, y=0.1 if rider else 0.0, zoom=size)
@@ -72,7 +72,7 @@ def draw_person(canvas: Canvas, x: float, z: float, label: int = PERSON) -> None
 
 
 def draw_two_wheeler(canvas: Canvas, x: float, z: float, label: int, ridden: bool) -> None:
-    """A bicycle or motorcycle, seen from the side or slanted; wheels are labeled with what is between the spokes."""
+    """Draws a bicycle or motorcycle, from the side or slanted; a wheel's label covers what is between its spokes."""
     rng, across = canvas.rng, canvas.across(x, z)
     color, rubber = hsv(rng.uniform(), rng.uniform(0.3, 0.9), rng.uniform(0.2, 0.8)), np.full(3, 0.09)
     slant = rng.uniform(0.45, 1.0)
@@ -98,7 +98,7 @@ def draw_two_wheeler(canvas: Canvas, x: float, z: float, label: int, ridden: boo
 
 @dataclass
 class Vehicle:
-    """Ranges in metres; where the windows begin as a share of the height; the cabin's ends as shares of the length."""
+    """Ranges in meters; where the windows begin as a share of the height; the cabin's ends as shares of the length."""
 
     label: int
     width: tuple[float, float]
@@ -119,7 +119,7 @@ VEHICLES = {
 
 
 def draw_vehicle(canvas: Canvas, kind: str, x: float, z: float, oncoming: bool) -> None:
-    """A vehicle along the street, its nearer end at `z`: shadow, the side that is seen, top, then the nearer end."""
+    """Draws a vehicle along the street, its nearer end at `z`: shadow, visible side, top, then the nearer end."""
     rng, form, label = canvas.rng, VEHICLES[kind], VEHICLES[kind].label
     width, height, length = rng.uniform(*form.width), rng.uniform(*form.height), rng.uniform(*form.length)
     half, waist, low = width / 2, form.waist * height, 0.16 * min(height, 2)
@@ -152,7 +152,7 @@ def draw_vehicle(canvas: Canvas, kind: str, x: float, z: float, oncoming: bool) 
         for hub in () if label == TRAIN else (z + 0.8 * length, z + 0.18 * length):
             rim = [(hub + wheel * np.cos(a), wheel + wheel * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 12)]
             along(rim, rubber, label, depth=z)
-    if start > 0:  # the bonnet or boot, seen from above
+    if start > 0:  # the hood or trunk, seen from above
         lid = [(x - half, z), (x + half, z), (x + half, glazing), (x - half, glazing)]
         canvas.draw([canvas.project(a, waist, b) for a, b in lid], body * 1.1, label, depth=z)
 
@@ -180,7 +180,7 @@ def draw_vehicle(canvas: Canvas, kind: str, x: float, z: float, oncoming: bool) 
 
 
 def draw_bin(canvas: Canvas, x: float, z: float) -> None:
-    """A bin or box on the sidewalk: a thing that no class is trained on."""
+    """Draws a bin or box on the sidewalk: a thing that no class is trained on."""
     rng, across = canvas.rng, canvas.across(x, z)
     wide, tall, label = rng.uniform(0.2, 0.5), rng.uniform(0.5, 1.2), int(rng.choice([STATIC, DYNAMIC]))
     color = hsv(rng.uniform(), rng.uniform(0.1, 0.7), rng.uniform(0.15, 0.6))
@@ -189,7 +189,7 @@ def draw_bin(canvas: Canvas, x: float, z: float) -> None:
 
 
 def draw_traffic(canvas: Canvas, city: City, street: Street, rare: str | None) -> None:
-    """Everything between the lots, far to near, and the `rare` thing of this image among it."""
+    """Draws everything between the lots, far to near, and the `rare` thing of this image among it."""
     rng, things = canvas.rng, []
 
     def add(z: float, function, *where) -> None:

@@ -30,7 +30,7 @@ def ready(seconds=2):
 if place == "start":
     ready()
 
-import scl_hf.evaluation.scoring as protocol  # noqa: E402
+import scl_hf.evaluation.scoring as scoring  # noqa: E402
 from scl_hf import SemiSupervisedTrainer  # noqa: E402
 
 
@@ -50,7 +50,7 @@ if place == "step":
 elif place == "slow step":
     once(SemiSupervisedTrainer, "compute_loss", lambda trainer: True, 60)
 elif place in ("evaluation", "end"):
-    once(protocol, "predict_image", lambda model: True)
+    once(scoring, "predict_image", lambda model: True)
 elif place == "checkpoint":
     once(SemiSupervisedTrainer, "_save_rng_state", lambda trainer: True)
 runpy.run_path(script, run_name="__main__")

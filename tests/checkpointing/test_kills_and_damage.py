@@ -123,7 +123,7 @@ def kill_and_restart(runs, points, limits=("1", "2", "null"), twice=0):
 
 def count_kills(runs, numbers, count):
     """How many of them were killed by us."""
-    expected, kills = runs.bits("whole"), 0
+    expected, kills = runs.bits("complete"), 0
     for name, (killed, last) in numbers.items():
         results = [runs.results[i] for i in killed]
         kills += sum(result["code"] in (-signal.SIGKILL, -signal.SIGALRM) for result in results)
@@ -153,7 +153,7 @@ def damage(runs, cases):
 
 
 def count_damage(runs, numbers, count):
-    expected = runs.bits("whole")
+    expected = runs.bits("complete")
     for name, (kind, file, *of_case) in numbers.items():
         older, alone, named = (runs.results[i] for i in of_case)
         case = (kind, file)
@@ -182,12 +182,12 @@ def finish(count, **numbers):
 
 def test_killed_or_damaged_it_ends_with_the_same_bits(toy_dataset, tmp_path):
     runs, count = Runs(toy_dataset, tmp_path), Count()
-    runs.add("whole")
+    runs.add("complete")
     runs.add("stopped", kill=["step", 5])
     killed = kill_and_restart(runs, [("rename", 6), ("remove", 4)])
     damaged = damage(runs, [("missing", "manifest.json")])
-    again = runs.add("whole", resume=True)
-    published = tmp_path / "whole/model.safetensors"
+    again = runs.add("complete", resume=True)
+    published = tmp_path / "complete/model.safetensors"
     runs.execute()
     assert count_kills(runs, killed, count) == 2
     count_damage(runs, damaged, count)
@@ -195,14 +195,14 @@ def test_killed_or_damaged_it_ends_with_the_same_bits(toy_dataset, tmp_path):
     finished = runs.results[again]
     assert finished["code"] == 0 and "has reached the last step" in finished["printed"]
     assert "step" not in finished["counts"] and finished["counts"]["weights"] == 1
-    assert published.read_bytes() == (tmp_path / "whole/checkpoint-7/model.safetensors").read_bytes()
+    assert published.read_bytes() == (tmp_path / "complete/checkpoint-7/model.safetensors").read_bytes()
     finish(count)
 
 
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bits(toy_dataset, tmp_path):
     first = Runs(toy_dataset, tmp_path / "first") if (tmp_path / "first").mkdir() is None else None
-    first.add("whole", "--save_total_limit", "1")
+    first.add("complete", "--save_total_limit", "1")
     first.execute()
     often = first.results[0]["counts"]
     rng = random.Random(0)
@@ -217,7 +217,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(toy_dataset, tmp_path):
 
     (tmp_path / "all").mkdir()
     runs, count = Runs(toy_dataset, tmp_path / "all"), Count()
-    runs.add("whole")
+    runs.add("complete")
     numbers = kill_and_restart(runs, points, twice=6)
     runs.execute()
     kills = count_kills(runs, numbers, count)
@@ -228,7 +228,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(toy_dataset, tmp_path):
 @pytest.mark.slow
 def test_each_kind_of_damage_is_passed_over_or_one_line(toy_dataset, tmp_path):
     runs, count = Runs(toy_dataset, tmp_path), Count()
-    runs.add("whole")
+    runs.add("complete")
     runs.add("stopped", kill=["step", 5])
     cases = [*((kind, file) for file in FILES for kind in KINDS), *OF_FOLDERS]
     numbers = damage(runs, cases)

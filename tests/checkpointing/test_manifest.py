@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, and what their manifests see."""
+"""Folders that are complete or not there, and what their manifests detect."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def sealed(tmp_path_factory):
     return folder
 
 
-def test_a_folder_as_it_was_sealed_has_no_flaw(sealed, tmp_path):
+def test_a_folder_as_it_was_sealed_has_no_problem(sealed, tmp_path):
     assert find_problem(sealed) is None
     moved = shutil.copytree(sealed, tmp_path / "elsewhere")
     (moved / ".DS_Store").write_text("what systems put there is nobody's")
@@ -58,13 +58,13 @@ def changes(draw):
     sizes = {name: len(content) for name, content in CONTENTS.items()} | {MANIFEST_NAME: None}
     name = draw(st.sampled_from(sorted(sizes)))
     kind = draw(st.sampled_from(["flip", "cut", "lose", "add", "append"]))
-    place, bit = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
+    position, bit = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
     added = draw(st.text("abcz019_-/", min_size=1).filter(lambda text: text[0] != "/" and text[-1] != "/"))
 
     def change(folder):
         path = folder / name
         content = bytearray(path.read_bytes())
-        at = int(place * len(content))
+        at = int(position * len(content))
         if kind == "flip":
             content[at] ^= 1 << bit
         if kind == "append":
@@ -76,7 +76,7 @@ def changes(draw):
             (folder / "x" / added).parent.mkdir(parents=True, exist_ok=True)
             (folder / "x" / added).write_bytes(b"")
 
-    return (kind, name, place), change
+    return (kind, name, position), change
 
 
 @settings(max_examples=200, deadline=None)
@@ -86,9 +86,9 @@ def test_any_flipped_cut_missing_or_added_byte_or_file_is_seen(sealed, change):
         folder = shutil.copytree(sealed, Path(path, "checkpoint-5"))
         (kind, name, _), make = change
         make(folder)
-        flaw = find_problem(folder)
-        assert flaw is not None and "\n" not in flaw
-        assert kind == "add" or Path(name).name in flaw
+        problem = find_problem(folder)
+        assert problem is not None and "\n" not in problem
+        assert kind == "add" or Path(name).name in problem
 
 
 def test_each_bit_of_the_manifest_counts(sealed, tmp_path):

@@ -37,7 +37,7 @@ def one_line(error):
     return str(error.value)
 
 
-def test_true_takes_the_newest_whole_one_and_names_those_it_passes_over(run, finished, make_trainer, caplog):
+def test_true_takes_the_newest_complete_one_and_names_those_it_passes_over(run, finished, make_trainer, caplog):
     (run / "checkpoint-3").mkdir()
     (run / "checkpoint-4/optimizer.pt").unlink()
     trainer = make_trainer(**SAVING)
@@ -52,7 +52,7 @@ def test_true_takes_the_newest_whole_one_and_names_those_it_passes_over(run, fin
         assert (run / "checkpoint-4" / name).read_bytes() == (finished / "checkpoint-4" / name).read_bytes()
 
 
-def test_nothing_whole_is_one_line(run, make_trainer, tmp_path):
+def test_nothing_complete_is_one_line(run, make_trainer, tmp_path):
     for step in (2, 4):
         (run / f"checkpoint-{step}/scheduler.pt").write_bytes(b"")
     with pytest.raises(InputError, match="run: none of the 2 checkpoints is complete") as error:
@@ -63,24 +63,24 @@ def test_nothing_whole_is_one_line(run, make_trainer, tmp_path):
     ) as error:
         make_trainer(**SAVING).train(resume_from_checkpoint=run / "checkpoint-2")
     one_line(error)
-    for name, flaw in (("nowhere", "there is no such folder"), ("run/config.json", "is not a checkpoint folder")):
-        with pytest.raises(InputError, match=f"^resume_from_checkpoint {tmp_path / name}: {flaw}"):
+    for name, problem in (("nowhere", "there is no such folder"), ("run/config.json", "is not a checkpoint folder")):
+        with pytest.raises(InputError, match=f"^resume_from_checkpoint {tmp_path / name}: {problem}"):
             make_trainer(**SAVING).train(resume_from_checkpoint=str(tmp_path / name))
     shutil.rmtree(run)
     with pytest.raises(InputError, match="run: holds no checkpoint"):
         make_trainer(**SAVING).train(resume_from_checkpoint=True)
 
 
-def test_a_checkpoint_without_a_manifest_is_not_whole(run, make_trainer, caplog):
+def test_a_checkpoint_without_a_manifest_is_not_complete(run, make_trainer, caplog):
     (run / "checkpoint-4/manifest.json").unlink()
     flip(run / "checkpoint-4/optimizer.pt")
-    flaw = "manifest.json is missing, so the folder cannot be verified"
-    with pytest.raises(InputError, match=f"checkpoint-4: {flaw}. Name an older one") as error:
+    problem = "manifest.json is missing, so the folder cannot be verified"
+    with pytest.raises(InputError, match=f"checkpoint-4: {problem}. Name an older one") as error:
         make_trainer(**SAVING).train(resume_from_checkpoint=run / "checkpoint-4")
     one_line(error)
     trainer = make_trainer(**SAVING)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer._initial_global_step == 2 and f"checkpoint-4 is passed over: {flaw}" in caplog.text
+    assert trainer._initial_global_step == 2 and f"checkpoint-4 is passed over: {problem}" in caplog.text
 
 
 def flip(path):
@@ -111,11 +111,11 @@ def test_a_finished_run_is_not_trained_on(toy_data, tmp_path, ema_validation):
     assert (steps, output.global_step, output.metrics, again.state.global_step) == ([], 4, {}, 4)
     assert {path: path.read_bytes() for path in before} == before
     first, again = (trainer.final_metrics() for trainer in (first, again))
-    # Not the targets of steps that were not taken.
+    # Without the pseudo-labels of steps that were not taken
     scores = {name for name in first if "pseudo_label_share" not in name and name != "eval_runtime"}
     assert again.keys() - {"eval_runtime"} == scores
     assert {name: first[name] for name in scores} == {name: again[name] for name in scores}
-    # More steps are another matter: it goes on.
+    # With more steps it trains further.
     more = build_trainer(toy_data, tmp_path / "run", **fields | {"max_steps": 5})
     more.add_callback(Steps())
     more.train(resume_from_checkpoint=True)
@@ -132,7 +132,7 @@ def test_a_finished_run_brings_its_best_model_back_and_keeps_its_last_checkpoint
     run = Path(trainer.args.output_dir)
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     state = json.loads((run / "checkpoint-2/trainer_state.json").read_text())
-    assert state["best_model_checkpoint"] == str(run / "checkpoint-2")  # its name once it is whole
+    assert state["best_model_checkpoint"] == str(run / "checkpoint-2")  # its name once it is complete
     again = make_trainer(**fields)
     assert again.train(resume_from_checkpoint=True).metrics == {}
     best = load_file(run / "checkpoint-2/model.safetensors")
@@ -232,7 +232,7 @@ def test_what_may_change_takes_effect(finished, make_trainer, caplog):
     assert len(said) == 1 and "weight_decay (0.001 → 0.25)" in said[0]
 
 
-def test_what_is_pushed_is_whole(make_trainer):
+def test_what_is_pushed_is_complete(make_trainer):
     pushed = []
     trainer = make_trainer(**SAVING)
     trainer.args.push_to_hub = True
@@ -288,7 +288,7 @@ def with_best(toy_data, tmp_path):
 def test_a_best_checkpoint_that_was_changed_is_not_published(with_best):
     run, make = with_best
     flip(run / "checkpoint-2/model.safetensors")
-    for fields in ({}, {"max_steps": 5}):  # finished, and going on
+    for fields in ({}, {"max_steps": 5}):  # finished, and resumed
         with pytest.raises(
             InputError, match="best checkpoint, .*checkpoint-2: model.safetensors was changed"
         ) as error:

@@ -1,4 +1,4 @@
-"""Whole runs that are stopped from outside: signals, launchers that end, second starts, full disks. Minutes long."""
+"""Runs that are stopped from outside: signals, launchers that end, second starts, full disks. Minutes long."""
 
 import os
 import re
@@ -102,7 +102,7 @@ def wait_for_the_end_of_all(run, seconds=120):
         time.sleep(0.2)
 
 
-def check_whole(place, output, run, number, code=None):
+def check_stopped(place, output, run, number, code=None):
     """One line, the exit code, nothing published."""
     COUNTS["runs stopped by signals"] += 1
     log = output_of(run)
@@ -119,13 +119,13 @@ def check_whole(place, output, run, number, code=None):
         assert list(output.glob("checkpoint-*/trainer_state.json"))
 
 
-def check_goes_on(recipe, output, undisturbed, *fields, launcher=()):
+def check_resumes(recipe, output, undisturbed, *fields, launcher=()):
     """The same bits as the run that nobody disturbed."""
     resume = ["--resume_from_checkpoint", "true"] if list(output.glob("checkpoint-*")) else []
     run = start("none", recipe, output, *resume, *fields, launcher=launcher)
     COUNTS["lost runs"] += run.wait() != 0
     assert run.returncode == 0, output_of(run)
-    COUNTS["runs gone on with"] += 1
+    COUNTS["runs resumed"] += 1
     equal = same(load_file(output / "model.safetensors"), undisturbed)
     COUNTS["unequal endings"] += not equal
     assert equal
@@ -152,9 +152,9 @@ def test_a_signal_to_all_processes_of_a_run(recipe, undisturbed, tmp_path, place
     os.killpg(run.pid, number)
     run.wait()
     wait_for_the_end_of_all(run)
-    check_whole(place, output, run, number)
+    check_stopped(place, output, run, number)
     if place != "end":  # resuming at the last step is another matter
-        check_goes_on(recipe, output, undisturbed, *fields)
+        check_resumes(recipe, output, undisturbed, *fields)
 
 
 def test_a_second_signal_ends_at_once(recipe, tmp_path):
@@ -182,8 +182,8 @@ def test_a_run_goes_with_its_launcher(recipe, undisturbed, tmp_path, place, numb
     (os.killpg if group else os.kill)(run.pid, number)
     run.wait()
     wait_for_the_end_of_all(run)  # no orphan
-    check_whole(place, output, run, number, code="the launcher's")
-    check_goes_on(recipe, output, undisturbed)
+    check_stopped(place, output, run, number, code="the launcher's")
+    check_resumes(recipe, output, undisturbed)
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -215,14 +215,14 @@ def test_all_processes_stop_at_the_same_step(recipe, tmp_path, place, number, wh
         os.kill(max(pid for pid in ranks if pid != run.pid), number)
     run.wait()
     wait_for_the_end_of_all(run)
-    check_whole(place, output, run, number, code="the launcher's")
+    check_stopped(place, output, run, number, code="the launcher's")
     run = start("none", recipe, output, *fields, "--resume_from_checkpoint", "true", launcher=TORCHRUN)
     COUNTS["lost runs"] += run.wait() != 0
     assert run.returncode == 0, output_of(run)
-    whole = start("none", recipe, tmp_path / "whole", *fields, launcher=TORCHRUN)
-    assert whole.wait() == 0
-    equal = same(load_file(output / "model.safetensors"), load_file(tmp_path / "whole/model.safetensors"))
-    COUNTS["runs gone on with"] += 1
+    undisturbed_run = start("none", recipe, tmp_path / "undisturbed", *fields, launcher=TORCHRUN)
+    assert undisturbed_run.wait() == 0
+    equal = same(load_file(output / "model.safetensors"), load_file(tmp_path / "undisturbed/model.safetensors"))
+    COUNTS["runs resumed"] += 1
     COUNTS["unequal endings"] += not equal
     assert equal
 

@@ -58,7 +58,7 @@ def undisturbed(toy_data, tmp_path_factory):
         (signal.SIGTERM, "on_save", 5, 0, 5),
     ],
 )
-def test_a_signal_ends_the_run_after_a_whole_step_and_nothing_is_lost(
+def test_a_signal_ends_the_run_after_a_complete_step_and_nothing_is_lost(
     toy_data, undisturbed, tmp_path, monkeypatch, number, event, step, workers, stops_at
 ):
     fields = FIELDS | {"panel_images": 0, "dataloader_num_workers": workers}
@@ -114,7 +114,7 @@ def test_save_only_model_and_no_saving_at_all_are_no_reason_to_lose_a_run(make_t
 
 
 def test_a_script_on_its_way_out_takes_the_signals_of_its_launcher_for_no_others():
-    """In a notebook, that is, without `script.run`, the handlers are those of before."""
+    """In a notebook, that is, without `cli.run_script`, the handlers are those of before."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(Interrupted), signals.deferred():
@@ -155,7 +155,7 @@ def poison_pixel(trainer, poison):
     trainer.training_step = training_step
 
 
-def poison_target(trainer, poison):
+def poison_pseudo_labels(trainer, poison):
     inner = trainer.teacher_probs
     trainer.teacher_probs = lambda *inputs: inner(*inputs) * (float("nan") if poison() else 1)
 
@@ -182,7 +182,7 @@ POISONS = {
     "loss": (poison_loss, "loss"),
     "logit": (poison_logit, "loss_x"),
     "pixel": (poison_pixel, "loss_x"),
-    "target": (poison_target, "loss_c"),
+    "pseudo-labels": (poison_pseudo_labels, "loss_c"),
     "gradient": (poison_gradient, "the gradient of {}"),
 }
 

@@ -94,8 +94,8 @@ def test_crop_shows_its_center_in_the_middle_half(frame):
 @pytest.mark.parametrize("center", [None, 0.0, 99.0])
 @pytest.mark.parametrize("length, crop, scale", [(100, 32, 1.0), (100, 32, 0.7), (33, 32, 1.0), (20, 32, 1.3)])
 def test_crop_stays_inside_and_is_full_where_it_can_be(center, length, crop, scale):
-    for place in np.linspace(0, 1, 41, endpoint=False):
-        image_from, image_to, crop_from, crop_to = crop_interval(length, crop, scale, place, center)
+    for offset in np.linspace(0, 1, 41, endpoint=False):
+        image_from, image_to, crop_from, crop_to = crop_interval(length, crop, scale, offset, center)
         assert 0 <= image_from < image_to <= length and 0 <= crop_from < crop_to <= crop
         if length * scale >= crop:
             assert (crop_from, crop_to) == (0, crop)
@@ -105,8 +105,8 @@ def test_crop_stays_inside_and_is_full_where_it_can_be(center, length, crop, sca
             assert abs(crop_to - crop_from - length * scale) <= 1
 
 
-def test_all_places_are_reached_equally_often():
-    starts = [crop_interval(13, 10, 1.0, place)[0] for place in np.linspace(0, 1, 400, endpoint=False)]
+def test_all_offsets_are_reached_equally_often():
+    starts = [crop_interval(13, 10, 1.0, offset)[0] for offset in np.linspace(0, 1, 400, endpoint=False)]
     assert np.unique(starts, return_counts=True)[1].tolist() == [100] * 4
 
 
@@ -207,8 +207,8 @@ def test_edge_falls_on_the_same_place_in_image_and_label(axis, scale):
         labels = crop["labels"][130] if axis else crop["labels"][:, 130]
         # The label's edge lies at a whole pixel of the crop, the image's where it is: half a pixel of the crop apart.
         assert abs(grays.sum().item() - labels.sum().item()) <= 0.5 + 0.1 * scale
-        place = np.random.default_rng(seed).random(6)[2 - axis]
-        covered = 260 - (480 - crop_interval(600, 260, scale, place, 480.0)[0]) * scale
+        offset = np.random.default_rng(seed).random(6)[2 - axis]
+        covered = 260 - (480 - crop_interval(600, 260, scale, offset, 480.0)[0]) * scale
         assert abs(grays.sum().item() - covered) < 0.1 * scale
 
 

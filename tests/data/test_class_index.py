@@ -45,21 +45,21 @@ def write_labels(folder, labels):
     return paths
 
 
-def rows_of(paths, embedded=False):
+def dataset_of(paths, embedded=False):
     labels = [{"path": None if embedded else str(p), "bytes": p.read_bytes() if embedded else None} for p in paths]
     return Dataset.from_dict({"label": labels, "id": [path.stem for path in paths]}, features=FEATURES)
 
 
-def label_rows(folder, labels):
-    return rows_of(write_labels(folder, labels))
+def label_dataset(folder, labels):
+    return dataset_of(write_labels(folder, labels))
 
 
 def stripes(*ids, height=8, width=8):
     return np.repeat(np.array(ids, np.uint8), width)[None].repeat(height, 0)
 
 
-def build(rows, tile=8, **options):
-    return ClassIndex.build(rows, tile=tile, **options)
+def build(dataset, tile=8, **options):
+    return ClassIndex.build(dataset, tile=tile, **options)
 
 
 def same(one, other):
@@ -87,8 +87,8 @@ def test_tile_centroids_equal_those_of_a_plain_loop(kind):
 
 
 def test_index_holds_fine_labels_and_the_coarse_ones_of_the_chosen_classes(tmp_path, caplog):
-    fine = label_rows(tmp_path / "fine", [stripes(0, 1), stripes(0, 255)])
-    coarse = label_rows(tmp_path / "coarse", [stripes(1, 2, height=6)])
+    fine = label_dataset(tmp_path / "fine", [stripes(0, 1), stripes(0, 255)])
+    coarse = label_dataset(tmp_path / "coarse", [stripes(1, 2, height=6)])
     with caplog.at_level(logging.WARNING):
         index = ClassIndex.build(fine, coarse, tile=16, coarse_classes=[2])
     assert [len(records) for records in index.fine] == [2, 1, 0, 0]
@@ -100,60 +100,60 @@ def test_index_holds_fine_labels_and_the_coarse_ones_of_the_chosen_classes(tmp_p
 
 def test_index_maps_ids(tmp_path):
     label = LabelImage(decode=False, names=NAMES, train_ids={7: 3, 9: 255})
-    index = ClassIndex.build(label_rows(tmp_path / "labels", [stripes(7, 9)]).cast_column("label", label))
+    index = ClassIndex.build(label_dataset(tmp_path / "labels", [stripes(7, 9)]).cast_column("label", label))
     assert [len(records) for records in index.fine] == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("embedded", [False, True])
 def test_labels_are_read_once_for_each_setting(tmp_path, reads, embedded):
     paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(0, 0), stripes(1, 1, 2), stripes(3, 1)])
-    rows = rows_of(paths, embedded)
-    whole, half = build(rows), build(rows.select([3, 1]))
+    dataset = dataset_of(paths, embedded)
+    whole, half = build(dataset), build(dataset.select([3, 1]))
     assert len(reads) == 6
     assert [whole.fine[i]["row"].tolist() for i in range(4)] == [[0, 1, 1], [0, 2, 2, 3], [2], [3]]
     assert [half.fine[i]["row"].tolist() for i in range(4)] == [[1, 1], [0], [], [0]]
     assert whole.fine[2]["x"].tolist() == [19.5] and half.fine[1]["x"].tolist() == [11.5]
-    assert same(whole, build(rows_of(paths, embedded))) and same(half, build(rows.select([3, 1])))
+    assert same(whole, build(dataset_of(paths, embedded))) and same(half, build(dataset.select([3, 1])))
     assert len(reads) == 6
-    build(rows, tile=16)
-    build(rows.cast_column("label", replace(LABEL, train_ids=LABEL.train_ids | {9: 0})))
-    build(rows.cast_column("label", replace(LABEL, names=[*NAMES, "sky"])))
+    build(dataset, tile=16)
+    build(dataset.cast_column("label", replace(LABEL, train_ids=LABEL.train_ids | {9: 0})))
+    build(dataset.cast_column("label", replace(LABEL, names=[*NAMES, "sky"])))
     assert len(reads) == 18
-    build(rows)
+    build(dataset)
     assert len(reads) == 18
 
 
 def test_after_a_label_is_edited_labels_are_read_again(tmp_path, reads):
     paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(0, 0), stripes(1, 1)])
-    build(rows_of(paths))
+    build(dataset_of(paths))
     PILImage.fromarray(stripes(3, 3)).save(paths[2])
     os.utime(paths[2], (1, 1))  # the size may be the same, and so may a coarse clock's time
-    edited = build(rows_of(paths))
+    edited = build(dataset_of(paths))
     assert len(reads) == 6
     assert len(edited.fine[3]) == 2 and len(edited.fine[1]) == 1
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:400], lambda content: b"", lambda content: b"x" * 99])
 def test_a_damaged_cache_is_made_anew(tmp_path, cache, reads, damage):
-    rows = label_rows(tmp_path / "labels", [stripes(0, 1), stripes(2, 2)])
-    first = build(rows)
+    dataset = label_dataset(tmp_path / "labels", [stripes(0, 1), stripes(2, 2)])
+    first = build(dataset)
     (path,) = cache.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    assert same(build(rows), first) and len(reads) == 4
-    assert same(build(rows), first) and len(reads) == 4
+    assert same(build(dataset), first) and len(reads) == 4
+    assert same(build(dataset), first) and len(reads) == 4
     assert list(cache.iterdir()) == [path]
 
 
 def test_index_is_the_same_from_two_processes(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(class_index, "_LABELS_PER_PROCESS", 2)
     paths = write_labels(tmp_path / "labels", [stripes(0, i) for i in (1, 2, 3, 1, 2)])
-    two = build(rows_of(paths), num_proc=2)
+    two = build(dataset_of(paths), num_proc=2)
     for path in cache.iterdir():
         path.unlink()
-    assert same(build(rows_of(paths)), two)
+    assert same(build(dataset_of(paths)), two)
     paths[3].write_bytes(paths[3].read_bytes()[:-30])
     with pytest.raises(InputError, match=r"^[^\n]*3.png: cannot be read[^\n]*$"):
-        build(rows_of(paths), tile=4, num_proc=2)
+        build(dataset_of(paths), tile=4, num_proc=2)
 
 
 def test_skip_corrupt_leaves_unreadable_labels_out_until_they_can_be_read(tmp_path, reads, caplog):
@@ -161,56 +161,56 @@ def test_skip_corrupt_leaves_unreadable_labels_out_until_they_can_be_read(tmp_pa
     complete = paths[1].read_bytes()
     paths[1].write_bytes(complete[:-30])
     gone = tmp_path / "labels/gone.png"
-    rows = Dataset.from_dict(
+    dataset = Dataset.from_dict(
         {"label": [{"path": str(p), "bytes": None} for p in [*paths, gone]], "id": list("abcd")}, features=FEATURES
     )
     for _ in range(2):  # an index from the cache says so, too
         caplog.clear()
-        index = build(rows, skip_corrupt=True)
+        index = build(dataset, skip_corrupt=True)
         assert [records["row"].tolist() for records in index.fine] == [[0], [0, 2], [], [2]]
         assert (
             f"2 labels that cannot be read are left out of class-uniform sampling: {paths[1]}, {gone}" in caplog.text
         )
     assert reads == ["0.png", "1.png", "2.png", "gone.png"]
     with pytest.raises(InputError, match="1.png: cannot be read"):
-        build(rows)
+        build(dataset)
     paths[1].write_bytes(complete)
-    assert build(rows, skip_corrupt=True).fine[2]["row"].tolist() == [1]
+    assert build(dataset, skip_corrupt=True).fine[2]["row"].tolist() == [1]
 
 
 def test_coarse_class_out_of_range_is_refused(tmp_path):
-    rows = label_rows(tmp_path / "labels", [stripes(0)])
+    dataset = label_dataset(tmp_path / "labels", [stripes(0)])
     with pytest.raises(InputError, match="coarse_classes.*\\[9\\]"):
-        ClassIndex.build(rows, rows, coarse_classes=[9])
+        ClassIndex.build(dataset, dataset, coarse_classes=[9])
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/cache")
     with pytest.raises(InputError, match="^HF_DATASETS_CACHE .*file/cache/class_index: ") as error:
-        build(label_rows(tmp_path / "labels", [stripes(0, 1)]))
+        build(label_dataset(tmp_path / "labels", [stripes(0, 1)]))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_shares_are_those_of_the_pixels_that_are_not_ignored(tmp_path, reads, indexed):
-    rows = label_rows(tmp_path / "labels", [stripes(0, 0, 1, 255), stripes(0, 3, 255, 255)])
-    index = build(rows) if indexed else None
+    dataset = label_dataset(tmp_path / "labels", [stripes(0, 0, 1, 255), stripes(0, 3, 255, 255)])
+    index = build(dataset) if indexed else None
     reads.clear()
-    assert class_shares(rows, index).tolist() == [3 / 5, 1 / 5, 0, 1 / 5] and len(reads) == (0 if indexed else 2)
-    rows = label_rows(tmp_path / "void", [stripes(255, 255)])
-    assert class_shares(rows, build(rows) if indexed else None).tolist() == [0, 0, 0, 0]
+    assert class_shares(dataset, index).tolist() == [3 / 5, 1 / 5, 0, 1 / 5] and len(reads) == (0 if indexed else 2)
+    dataset = label_dataset(tmp_path / "void", [stripes(255, 255)])
+    assert class_shares(dataset, build(dataset) if indexed else None).tolist() == [0, 0, 0, 0]
 
 
 def test_without_an_index_some_of_many_labels_have_a_share(tmp_path, monkeypatch):
     monkeypatch.setattr(class_index, "_MOST_LABELS", 2)
-    rows = label_rows(tmp_path / "labels", [stripes(0), stripes(1), stripes(1), stripes(2)])
-    assert class_shares(rows).tolist() == [0.5, 0, 0.5, 0]
-    assert class_shares(rows, build(rows)).tolist() == [0.25, 0.5, 0.25, 0]
+    dataset = label_dataset(tmp_path / "labels", [stripes(0), stripes(1), stripes(1), stripes(2)])
+    assert class_shares(dataset).tolist() == [0.5, 0, 0.5, 0]
+    assert class_shares(dataset, build(dataset)).tolist() == [0.25, 0.5, 0.25, 0]
 
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_a_label_that_cannot_be_read_has_no_share(tmp_path, indexed):
-    rows = label_rows(tmp_path / "labels", [stripes(0), stripes(1)])
+    dataset = label_dataset(tmp_path / "labels", [stripes(0), stripes(1)])
     (tmp_path / "labels" / "1.png").write_bytes(b"no image")
-    assert class_shares(rows, build(rows, skip_corrupt=True) if indexed else None).tolist() == [1, 0, 0, 0]
+    assert class_shares(dataset, build(dataset, skip_corrupt=True) if indexed else None).tolist() == [1, 0, 0, 0]

@@ -23,35 +23,38 @@ def own():
     return datasets.Dataset.from_dict({"image": images, "label": labels, "n": range(5)}, features=features)
 
 
-def contents(rows):
-    """Number, id and class of each row."""
-    table = rows.features["label"].table
-    return [(read_image(row["image"])[0, 0, 0], row["id"], read_label(row["label"], table)[0, 0]) for row in rows]
+def contents(dataset):
+    """Number, id and class of each example."""
+    table = dataset.features["label"].table
+    return [
+        (read_image(example["image"])[0, 0, 0], example["id"], read_label(example["label"], table)[0, 0])
+        for example in dataset
+    ]
 
 
 @pytest.mark.parametrize("decode", [True, False])
-def test_rows_of_ones_own(own, decode):
+def test_dataset_of_ones_own(own, decode):
     for column in ("image", "label"):
         own = own.cast_column(column, datasets.Image(decode=decode))
-    rows = image_dataset(own, "train_dataset", LABELS)
-    assert rows.column_names == ["image", "label", "id"] and rows.features["label"] == LABELS
-    assert contents(rows) == [(number, str(number), number % 3) for number in range(5)]
-    assert image_dataset(own.with_format("numpy"), "x", LABELS).features == rows.features
+    dataset = image_dataset(own, "train_dataset", LABELS)
+    assert dataset.column_names == ["image", "label", "id"] and dataset.features["label"] == LABELS
+    assert contents(dataset) == [(number, str(number), number % 3) for number in range(5)]
+    assert image_dataset(own.with_format("numpy"), "x", LABELS).features == dataset.features
     images = image_dataset(own.remove_columns("label"), "unlabeled_dataset")
     assert images.column_names == ["image", "id"] and len(images) == 5
 
 
-def test_rows_of_ones_own_that_were_selected(own):
-    rows = image_dataset(own.select([4, 0, 3]), "train_dataset", LABELS)
-    assert contents(rows) == [(4, "4", 1), (0, "0", 0), (3, "3", 0)]
+def test_selected_examples_of_ones_own(own):
+    dataset = image_dataset(own.select([4, 0, 3]), "train_dataset", LABELS)
+    assert contents(dataset) == [(4, "4", 1), (0, "0", 0), (3, "3", 0)]
     assert contents(image_dataset(own.rename_column("n", "id").select([2]), "x", LABELS)) == [(2, "2", 2)]
-    filtered = own.filter(lambda row: row["n"] > 2)
+    filtered = own.filter(lambda example: example["n"] > 2)
     assert contents(image_dataset(filtered, "train_dataset", LABELS)) == [(3, "3", 0), (4, "4", 1)]
-    without = own.map(lambda row: {"label": None if row["n"] == 0 else row["label"]})
-    assert len(image_dataset(without.select([1, 2]), "x", LABELS)) == 2  # no other row matters
+    without = own.map(lambda example: {"label": None if example["n"] == 0 else example["label"]})
+    assert len(image_dataset(without.select([1, 2]), "x", LABELS)) == 2  # no other example matters
 
 
-def test_rows_that_went_through_once_may_go_through_again(own, tmp_path):
+def test_a_converted_dataset_may_be_converted_again(own, tmp_path):
     own.save_to_disk(tmp_path / "saved")
     once = image_dataset(datasets.load_from_disk(tmp_path / "saved"), "train_dataset", LABELS)
     assert image_dataset(once, "train_dataset", LABELS)[:] == once[:]
@@ -60,8 +63,8 @@ def test_rows_that_went_through_once_may_go_through_again(own, tmp_path):
 
 def test_labels_that_say_what_they_mean_are_kept(own):
     theirs = LabelImage.of({0: "a"}, {7: 0, 8: 0, 9: 0})
-    rows = image_dataset(own.cast_column("label", theirs), "train_dataset", LABELS)
-    assert rows.features["label"] == theirs and not np.any([row[2] for row in contents(rows)])
+    dataset = image_dataset(own.cast_column("label", theirs), "train_dataset", LABELS)
+    assert dataset.features["label"] == theirs and not np.any([example[2] for example in contents(dataset)])
 
 
 @pytest.mark.parametrize(
@@ -79,16 +82,22 @@ def test_labels_that_say_what_they_mean_are_kept(own):
             lambda own: own.remove_columns("label").rename_column("n", "label"),
             "column 'label' holds no images but int",
         ),
-        (lambda own: own.with_transform(lambda row: row), "its transform .* would be left out"),
+        (lambda own: own.with_transform(lambda example: example), "its transform .* would be left out"),
         (
-            lambda own: own.map(lambda row: {"image": None if row["n"] else row["image"]}),
+            lambda own: own.map(lambda example: {"image": None if example["n"] else example["image"]}),
             "4 of the 5 examples have no ima",
         ),
-        (lambda own: own.map(lambda row: {"label": None}), "5 of the 5 examples have no label; remove them, or use"),
-        (lambda own: own.map(lambda row: {"image": {"path": "gone.png", "bytes": None}}), "5 files are empty or miss"),
+        (
+            lambda own: own.map(lambda example: {"label": None}),
+            "5 of the 5 examples have no label; remove them, or use",
+        ),
+        (
+            lambda own: own.map(lambda example: {"image": {"path": "gone.png", "bytes": None}}),
+            "5 files are empty or miss",
+        ),
     ],
 )
-def test_rows_of_ones_own_that_cannot_be_used(own, change, message):
+def test_dataset_of_ones_own_that_cannot_be_used(own, change, message):
     with pytest.raises(InputError, match=CHECK_NAME + f".*{message}") as error:
         image_dataset(change(own), "train_dataset", LABELS)
     assert "\n" not in str(error.value)

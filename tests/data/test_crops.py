@@ -162,7 +162,7 @@ def test_the_next_readable_image_stands_in_for_a_corrupt_one(crops, dataset):
     assert_same_crop(crop, expected[0])
     assert [file for file, _ in crop["skipped"]] == files
     assert all(reason.startswith(f"{file}: cannot be read") for file, reason in crop["skipped"])
-    assert_same_crop(unlabeled[Sample(5, 7)], expected[1])  # row 0 has lost its label alone
+    assert_same_crop(unlabeled[Sample(5, 7)], expected[1])  # example 0 has lost only its label
     assert "skipped" not in labeled[Sample(1, 7)] and "skipped" not in unlabeled[Sample(0, 7)]
 
     damage(dataset, "image", *range(6))
@@ -183,7 +183,7 @@ def test_what_is_skipped_travels_with_the_batch_whatever_the_workers(crops, data
     (file,) = damage(dataset, "image", 2)
     alone, with_workers = batches(crops, num_workers=0), batches(crops, num_workers=2)
     skipped = [file for batch in alone for file, _ in batch.get("skipped", [])]
-    assert skipped == [file] * 3  # an epoch shows each row once in each of the three streams
+    assert skipped == [file] * 3  # an epoch shows each image once in each of the three streams
     for a, b in zip(alone, with_workers, strict=True):
         assert a.pop("skipped", None) == b.pop("skipped", None)
         assert_same_crop(a, b)

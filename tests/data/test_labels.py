@@ -112,11 +112,11 @@ def test_a_column_of_labels_knows_its_classes(tmp_path):
     labels = LabelImage.of(CLASSES, {7: 0, 8: 1, 9: 2})
     for value in (7, 9):
         Image.new("L", (2, 2), value).save(tmp_path / f"{value}.png")
-    rows = datasets.Dataset.from_dict({"label": [str(tmp_path / f"{value}.png") for value in (7, 9)]})
-    rows = rows.cast_column("label", labels)
-    rows.save_to_disk(tmp_path / "saved")
-    rows = datasets.load_from_disk(tmp_path / "saved")
-    assert rows.features["label"] == labels and rows.features["label"].id2label == CLASSES
-    assert rows[0]["label"] == {"path": "7.png", "bytes": (tmp_path / "7.png").read_bytes()}
-    decoded = rows.cast_column("label", dataclasses.replace(labels, decode=True))
+    dataset = datasets.Dataset.from_dict({"label": [str(tmp_path / f"{value}.png") for value in (7, 9)]})
+    dataset = dataset.cast_column("label", labels)
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset = datasets.load_from_disk(tmp_path / "saved")
+    assert dataset.features["label"] == labels and dataset.features["label"].id2label == CLASSES
+    assert dataset[0]["label"] == {"path": "7.png", "bytes": (tmp_path / "7.png").read_bytes()}
+    decoded = dataset.cast_column("label", dataclasses.replace(labels, decode=True))
     assert [np.asarray(label)[0, 0] for label in decoded["label"]] == [0, 2]

@@ -146,15 +146,15 @@ def phone_images(root: Path):
     root.mkdir(parents=True)
     gray = np.full((48, 72), 60, np.uint8)
     gray[:8, :8] = 240
-    picture = Image.fromarray(gray).convert("RGB")
+    image = Image.fromarray(gray).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    picture.transpose(Image.Transpose.ROTATE_90).save(root / "a turned.jpg", exif=exif, quality=95)
+    image.transpose(Image.Transpose.ROTATE_90).save(root / "a turned.jpg", exif=exif, quality=95)
     Image.fromarray(gray.astype(np.uint16) * 257).save(root / "b 16 bits.png")
-    picture.convert("RGBA").save(root / "c alpha.PNG")
+    image.convert("RGBA").save(root / "c alpha.PNG")
     Image.fromarray(gray).save(root / "d gray.png")
-    picture.convert("CMYK").save(root / "e print.tif")
-    picture.quantize(4).save(root / "f palette.png")
+    image.convert("CMYK").save(root / "e print.tif")
+    image.quantize(4).save(root / "f palette.png")
     return np.stack([gray] * 3)
 
 
@@ -269,7 +269,7 @@ def test_cityscapes_without_a_split_or_labels(tmp_path):
 def test_dataset_of_any_columns(folder, tmp_path, stored):
     source = open_folder(folder)
     splits = {"train": source.labeled, "validation": source.evaluation}
-    splits = datasets.DatasetDict({name: rows.remove_columns("id") for name, rows in splits.items()})
+    splits = datasets.DatasetDict({name: dataset.remove_columns("id") for name, dataset in splits.items()})
     splits = splits.rename_columns({"image": "photo", "label": "mask"}).cast_column("photo", datasets.Image())
     splits = splits.cast_column("mask", datasets.Image(decode=False))
     root = tmp_path / "stored"
@@ -277,9 +277,11 @@ def test_dataset_of_any_columns(folder, tmp_path, stored):
         splits.save_to_disk(root)  # paths
     else:
         root.mkdir()
-        for name, rows in splits.items():
-            rows = rows.map(lambda row: {"mask": {"bytes": Path(row["mask"]["path"]).read_bytes(), "path": "m.png"}})
-            rows.to_parquet(root / f"{name}-00000-of-00001.parquet")
+        for name, dataset in splits.items():
+            dataset = dataset.map(
+                lambda example: {"mask": {"bytes": Path(example["mask"]["path"]).read_bytes(), "path": "m.png"}}
+            )
+            dataset.to_parquet(root / f"{name}-00000-of-00001.parquet")
     (root / "id2label.json").write_text(json.dumps(NAMES))
     fields = {"dataset": str(root), "image_column": "photo", "label_column": "mask"}
     data = load_data(DataArguments(**fields, labeled_fraction=0.125))
@@ -292,12 +294,12 @@ def test_dataset_of_any_columns(folder, tmp_path, stored):
         load_data(DataArguments(**fields, eval_split="test"))
 
 
-def test_rows_without_labels(folder, tmp_path):
-    rows = datasets.Dataset.from_dict(
+def test_examples_without_labels(folder, tmp_path):
+    dataset = datasets.Dataset.from_dict(
         {"image": [str(folder / "train/images/train00.jpg")] * 2, "label": [None, None]},
         features=datasets.Features(image=datasets.Image(), label=datasets.Image()),
     )
-    rows.save_to_disk(tmp_path / "stored")
+    dataset.save_to_disk(tmp_path / "stored")
     with pytest.raises(InputError, match="2 of the 2 examples in split train have no label"):
         load_data(
             DataArguments(dataset=str(tmp_path / "stored"), id2label=str(folder / "id2label.json"), eval_split="train")
@@ -317,9 +319,9 @@ def test_evaluation_needs_its_own_split_alone(folder):
     for split in ("train", "more"):
         for file in folder.glob(f"{split}/*/*"):
             file.write_bytes(b"")
-    rows, palette = load_evaluation(DataArguments(dataset="folder", data_dir=str(folder)))
-    assert rows["id"] == expected.evaluation["id"] and rows.column_names == ["image", "label", "id"]
-    assert rows.features == expected.evaluation.features and (palette == expected.palette).all()
+    dataset, palette = load_evaluation(DataArguments(dataset="folder", data_dir=str(folder)))
+    assert dataset["id"] == expected.evaluation["id"] and dataset.column_names == ["image", "label", "id"]
+    assert dataset.features == expected.evaluation.features and (palette == expected.palette).all()
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ for arguments in json.loads(sys.argv[2]):
             code = exit.code
     results.append([code, said.getvalue()])
 import datasets
-rows = datasets.load_dataset("me/own")
-rows = {split: table.cast_column("image", datasets.Image(decode=False)) for split, table in rows.items()}
-images = {f"{split}/{row['id']}": row["image"]["bytes"].hex() for split, table in rows.items() for row in table}
+splits = datasets.load_dataset("me/own")
+splits = {name: split.cast_column("image", datasets.Image(decode=False)) for name, split in splits.items()}
+images = {f"{name}/{one['id']}": one["image"]["bytes"].hex() for name, split in splits.items() for one in split}
 print(json.dumps([results, images]))
 """
 
@@ -73,12 +73,12 @@ def test_own_folder_as_parquet(own, tmp_path, monkeypatch):
     assert "nothing was sent" in push_data(own, tmp_path / "parquet")
     written = tmp_path / "parquet"
     assert len(list(written.glob("data/train-*"))) > 1
-    rows = datasets.load_dataset(str(written))
-    assert {split: len(table) for split, table in rows.items()} == {"train": 3, "validation": 1, "more": 2}
-    assert rows["more"]["label"][:] == [None, None] and rows["train"].features["image"] == datasets.Image()
-    for row in rows["train"].cast_column("image", datasets.Image(decode=False)):
-        file = own / "train/images" / f"{row['id']}.jpg"
-        assert row["image"] == {"bytes": file.read_bytes(), "path": file.name}  # exact bytes, no local folder
+    splits = datasets.load_dataset(str(written))
+    assert {split: len(table) for split, table in splits.items()} == {"train": 3, "validation": 1, "more": 2}
+    assert splits["more"]["label"][:] == [None, None] and splits["train"].features["image"] == datasets.Image()
+    for example in splits["train"].cast_column("image", datasets.Image(decode=False)):
+        file = own / "train/images" / f"{example['id']}.jpg"
+        assert example["image"] == {"bytes": file.read_bytes(), "path": file.name}  # exact bytes, no local folder
     assert not any(str(own).encode() in file.read_bytes() for file in written.rglob("*") if file.is_file())
 
     data = load_data(DataArguments(**recipe_of(written) | {"dataset": str(written)}))
@@ -90,12 +90,12 @@ def test_own_folder_as_parquet(own, tmp_path, monkeypatch):
 
 def test_toy_dataset_trains_from_its_card(toy_dataset, tmp_path):
     push_data(toy_dataset, tmp_path / "parquet")
-    drawn = load_data(DataArguments(dataset="cityscapes", data_dir=str(toy_dataset)))
+    original = load_data(DataArguments(dataset="cityscapes", data_dir=str(toy_dataset)))
     data = load_data(DataArguments(**recipe_of(tmp_path / "parquet") | {"dataset": str(tmp_path / "parquet")}))
     for part in ("labeled", "unlabeled", "evaluation"):
-        assert sorted(getattr(data, part)["id"]) == sorted(getattr(drawn, part)["id"])
-    assert data.id2label == drawn.id2label
-    tables = [part.labeled.features["label"].table[:34].tolist() for part in (data, drawn)]
+        assert sorted(getattr(data, part)["id"]) == sorted(getattr(original, part)["id"])
+    assert data.id2label == original.id2label
+    tables = [part.labeled.features["label"].table[:34].tolist() for part in (data, original)]
     assert tables[0] == tables[1]
 
 

@@ -49,14 +49,14 @@ def test_samples_depend_on_seed_and_epoch_alone(index):
     assert all(0 <= sample.seed < 2**63 for sample in expected)
 
 
-def test_without_an_index_an_epoch_is_every_row_once():
+def test_without_an_index_an_epoch_is_every_image_once():
     assert sorted(sample.row for sample in LabeledSampler(11, seed=0)(3)) == list(range(11))
 
 
 def test_an_epoch_is_rounded_up_to_whole_batches():
     sampled = LabeledSampler(11, seed=0, batch_size=4)
     assert len(sampled) == len(sampled(0)) == 12
-    # The stream continues over the end of an epoch: 11 epochs of 12 samples show each of the 11 rows 12 times.
+    # The stream continues over the end of an epoch: 11 epochs of 12 samples show each of the 11 images 12 times.
     assert set(Counter(sample.row for epoch in range(11) for sample in sampled(epoch)).values()) == {12}
     assert len(LabeledSampler(2, seed=0, batch_size=8)(0)) == 8
 
@@ -72,7 +72,7 @@ def test_half_of_an_epoch_is_spread_evenly_over_the_classes(index):
     assert len(late) == 9 and not any(sample.coarse for sample in late)
 
 
-def test_uniform_samples_go_through_all_rows_in_two_epochs(index):
+def test_uniform_samples_go_through_all_images_in_two_epochs(index):
     sampled = LabeledSampler(20, seed=0, class_index=index, class_uniform_share=0.5)
     rows = [sample.row for epoch in (0, 1) for sample in sampled(epoch) if sample.center is None]
     assert sorted(rows) == list(range(20))
@@ -89,10 +89,10 @@ def test_unlabeled_streams_continue_from_epoch_to_epoch_and_differ():
     assert {sample.seed for sample in a}.isdisjoint(sample.seed for sample in b)
 
 
-def test_the_labeled_rows_do_not_decide_what_the_unlabeled_streams_show(index):
+def test_the_labeled_images_do_not_decide_what_the_unlabeled_streams_show(index):
     a, b = ([unlabeled_samples(10, length, 0, UNLABELED_A, epoch) for epoch in range(5)] for length in (4, 6))
     assert a[0] == b[0][:4]
-    # An epoch's length moves its end in the stream of rows, and nothing else.
+    # An epoch's length moves its end in the stream of images, and nothing else.
     rows_a, rows_b = ([sample.row for samples in epochs for sample in samples] for epochs in (a, b))
     assert rows_a == rows_b[:20]
     labeled, centered = LabeledSampler(20, seed=0), LabeledSampler(20, seed=0, class_index=index)
@@ -143,7 +143,7 @@ def test_sampler_yields_the_samples_of_its_epoch():
     assert len(set(seeds)) == 4 * 12
 
 
-def test_samples_of_a_step_are_those_of_its_place_in_an_epoch():
+def test_samples_of_a_step_are_those_of_its_position_in_an_epoch():
     samples = PairSampler(LabeledSampler(5, seed=0), num_unlabeled=9, batch_size=2)
     samples.set_epoch(1)
     assert samples.of_step(4) == list(samples)[2:4]

@@ -15,13 +15,13 @@ def ids(number):
 
 
 def test_fraction_is_rounded_reproducible_and_nested():
-    rows = {"train": ids(16), "validation": ids(4)}
-    half, quarter = choose_fraction(rows, 0.47, 0), choose_fraction(rows, 0.25, 0)
-    assert len(half["train"]) + len(half["validation"]) == 9 and half == choose_fraction(rows, 0.47, 0)
-    assert all(set(quarter[split]) <= set(half[split]) and half[split] == sorted(half[split]) for split in rows)
-    assert choose_fraction(rows, 0.25, 1) != quarter
-    assert sum(map(len, choose_fraction(rows, 0.001, 0).values())) == 1
-    # Further images take no one's place but in the ranking.
+    splits = {"train": ids(16), "validation": ids(4)}
+    half, quarter = choose_fraction(splits, 0.47, 0), choose_fraction(splits, 0.25, 0)
+    assert len(half["train"]) + len(half["validation"]) == 9 and half == choose_fraction(splits, 0.47, 0)
+    assert all(set(quarter[split]) <= set(half[split]) and half[split] == sorted(half[split]) for split in splits)
+    assert choose_fraction(splits, 0.25, 1) != quarter
+    assert sum(map(len, choose_fraction(splits, 0.001, 0).values())) == 1
+    # Further images change no image's rank among the others.
     assert set(choose_fraction({"train": ids(17)}, 8 / 17, 0)["train"]) - {16} <= set(
         choose_fraction({"train": ids(16)}, 0.5, 0)["train"]
     )
@@ -40,12 +40,12 @@ def test_a_number_of_unlabeled_images_is_reproducible_nested_and_besides_the_lab
 
 
 def test_listed_ids_that_are_not_there():
-    rows = {"train": ids(3), "validation": ids(5)}
-    assert choose_listed(rows, {"a04", "a01"}, "ids.txt") == {"train": [1], "validation": [1, 4]}
+    splits = {"train": ids(3), "validation": ids(5)}
+    assert choose_listed(splits, {"a04", "a01"}, "ids.txt") == {"train": [1], "validation": [1, 4]}
     listed = {"a01", *(f"other{index}" for index in range(7))}
     message = r"^ids.txt: 7 of 8 ids are not in the data .train, validation.: other0, .*other4, …; .*like a00$"
     with pytest.raises(InputError, match=message) as error:
-        choose_listed(rows, listed, "ids.txt")
+        choose_listed(splits, listed, "ids.txt")
     assert "other5" not in str(error.value)
 
 
@@ -96,14 +96,14 @@ def test_shared_images_are_found_by_path_and_by_content(tmp_path, monkeypatch):
     paths = {name: tmp_path / f"{name}.png" for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(content)
-    rows = image_dataset(paths["a"], paths["b"], b"embedded image").select([2, 1, 0])
+    dataset = image_dataset(paths["a"], paths["b"], b"embedded image").select([2, 1, 0])
     evaluation = image_dataset(paths["a"], paths["c"], paths["d"], paths["e"], b"embedded image", b"first")
     shared = [(str(paths["a"]), str(paths["a"])), (str(paths["b"]), str(paths["c"])), ("2", "4")]
-    assert find_shared_images(rows, evaluation) == [*shared, (str(paths["a"]), "5")]
+    assert find_shared_images(dataset, evaluation) == [*shared, (str(paths["a"]), "5")]
 
     def read(image):
         raise AssertionError(f"read {image}")
 
     monkeypatch.setattr(subsets, "_digest", read)
-    assert find_shared_images(rows, image_dataset(paths["d"])) == []  # the sizes are enough
-    assert find_shared_images(rows, image_dataset(paths["a"])) == shared[:1]  # the path is enough
+    assert find_shared_images(dataset, image_dataset(paths["d"])) == []  # the sizes are enough
+    assert find_shared_images(dataset, image_dataset(paths["a"])) == shared[:1]  # the path is enough

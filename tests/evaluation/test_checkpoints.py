@@ -34,7 +34,7 @@ def test_class_names_that_differ_are_warned_of(tmp_path, caplog):
         load_for_data(save(tmp_path / "same", "Traffic_Light", "sky", "road"), ScoringArguments(), NAMES)
         assert "same" not in caplog.text.replace("same brings no image processor", "")
         load_for_data(save(tmp_path / "other", "traffic light", "heaven", "street"), ScoringArguments(), NAMES)
-        assert "names 2 of 3 classes otherwise than the data: 'heaven' for 'sky', 'street' for 'road'" in caplog.text
+        assert "names 2 of 3 classes differently from the data: 'heaven' for 'sky', 'street' for 'road'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scl_hf.evaluation.official import CATEGORIES, category_ious, import_officia
 from scl_hf.metrics import MeanIoU
 
 
-def draw(folder, labeled, predicted, number=3):
+def write_files(folder, labeled, predicted, number=3):
     """Files of random label ids and predictions, and the metric's results on them."""
     rng, files, metric = np.random.default_rng(0), {"gt": [], "pred": []}, MeanIoU(num_classes=19)
     for index in range(number):
@@ -34,7 +34,7 @@ def draw(folder, labeled, predicted, number=3):
     ],
 )
 def test_the_official_scorer_agrees(tmp_path, labeled, predicted):
-    files, results, matrix = draw(tmp_path, labeled, predicted)
+    files, results, matrix = write_files(tmp_path, labeled, predicted)
     official = official_scores(files["pred"], files["gt"])
     ious = category_ious(matrix)
     assert official["mean_iou"] == pytest.approx(results["mean_iou"], abs=1e-12, nan_ok=True)
@@ -53,7 +53,7 @@ def test_within_a_category_classes_may_be_confused():
 
 
 def test_what_the_scorer_does_not_take_is_one_line(tmp_path):
-    files, *_ = draw(tmp_path, range(34), range(19))
+    files, *_ = write_files(tmp_path, range(34), range(19))
     Image.new("L", (5, 5)).save(files["pred"][1])
     with pytest.raises(InputError, match="official: the Cityscapes scorer stopped: .*widths of .*pred1.png"):
         official_scores(files["pred"], files["gt"])

@@ -52,6 +52,6 @@ def test_a_run_logs_them_at_each_evaluation(make_trainer):
     trainer = make_trainer(eval_strategy="steps", eval_steps=1, max_steps=2, semi_supervised_start_step=1)
     trainer.train()
     first, second = (log for log in trainer.state.log_history if "eval_mean_iou" in log)
-    assert not any(name.startswith("eval_pseudo_label_share_") for name in first)  # labels alone
+    assert not any(name.startswith("eval_pseudo_label_share_") for name in first)  # supervised
     shares = [value for name, value in second.items() if name.startswith("eval_pseudo_label_share_")]
     assert shares and all(value >= 0 for value in shares) and sum(shares) > 0

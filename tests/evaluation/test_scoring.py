@@ -43,9 +43,9 @@ def test_images_are_predicted_as_the_fields_say(accelerator):
     model = model_of_noise()
     args = EvaluationArguments(**SETTINGS, eval_overlap=0.5)
     predicted = list(predicted_images(model, IMAGES, [3, 1], args, accelerator))
-    assert [(row, item["id"]) for row, item, _ in predicted] == [(3, "image 3"), (1, "image 1")]
-    for row, _, probs in predicted:
-        pixel_values = IMAGES[row]["pixel_values"].unsqueeze(0)
+    assert [(index, item["id"]) for index, item, _ in predicted] == [(3, "image 3"), (1, "image 1")]
+    for index, _, probs in predicted:
+        pixel_values = IMAGES[index]["pixel_values"].unsqueeze(0)
         expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, max_tiles_per_batch=3)
         assert torch.equal(probs, expected)
 
@@ -87,10 +87,10 @@ from test_scoring import IMAGES, SETTINGS, EvaluationArguments, score
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
-rows = []
+indices = []
 model = AutoModelForSemanticSegmentation.from_pretrained({model!r})
-results = score(model, IMAGES, EvaluationArguments(**SETTINGS), accelerator, lambda row, *_: rows.append(row))
-torch.save((rows, results), f"{out}/{{accelerator.process_index}}.pt")
+results = score(model, IMAGES, EvaluationArguments(**SETTINGS), accelerator, lambda index, *_: indices.append(index))
+torch.save((indices, results), f"{out}/{{accelerator.process_index}}.pt")
 accelerator.end_training()
 """
 
@@ -114,16 +114,16 @@ def test_two_processes_score_as_one_bit_for_bit(accelerator, tmp_path):
         IMAGES,
         EvaluationArguments(**SETTINGS),
         accelerator,
-        on_prediction=lambda row, item, probs: shown.append((row, item["id"], probs.shape[-2:])),
+        on_prediction=lambda index, item, probs: shown.append((index, item["id"], probs.shape[-2:])),
     )
-    assert shown == [(row, f"image {row}", image["labels"].shape) for row, image in enumerate(IMAGES)]
+    assert shown == [(index, f"image {index}", image["labels"].shape) for index, image in enumerate(IMAGES)]
     counted = sum((item["labels"] != 255).sum() for item in IMAGES)
     matrix = one.pop("confusion_matrix")
     assert matrix.sum() == counted and matrix.count_nonzero() > NUM_CLASSES
     assert one["overall_accuracy"] == (matrix.diagonal().sum() / counted.double()).item()
-    for process, expected_rows in enumerate(([0, 2, 4], [1, 3])):
-        rows, two = torch.load(tmp_path / f"{process}.pt")
-        assert rows == expected_rows and torch.equal(two.pop("confusion_matrix"), matrix) and two == one
+    for process, expected_indices in enumerate(([0, 2, 4], [1, 3])):
+        indices, two = torch.load(tmp_path / f"{process}.pt")
+        assert indices == expected_indices and torch.equal(two.pop("confusion_matrix"), matrix) and two == one
 
 
 def test_what_a_user_can_mend_is_one_line(accelerator):

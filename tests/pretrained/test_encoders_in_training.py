@@ -55,7 +55,7 @@ def test_from_an_encoder_to_a_model_that_loads_anywhere(encoders, backbone, head
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, rest.model.state_dict()[name]), name
 
-    # Every pixel of an image has a prediction, whole and in tiles.
+    # Every pixel of an image has a prediction, in the whole image and in tiles.
     checkpoint = load_checkpoint(str(tmp_path / "whole"))
     image = np.random.default_rng(0).integers(0, 256, (51, 93, 3), dtype=np.uint8)
     pixel_values = checkpoint.normalization.of(image)[None]
@@ -139,7 +139,7 @@ def test_gradient_checkpointing_where_an_encoder_has_it(encoders, toy_data, tmp_
         build_trainer(toy_data, tmp_path / "run", resnet, **FIELDS, gradient_checkpointing=True)
 
 
-def test_the_checkpoint_of_a_run_is_whole(encoders, toy_data, tmp_path):  # noqa: F811
+def test_the_checkpoint_of_a_run_is_complete(encoders, toy_data, tmp_path):  # noqa: F811
     model = start(encoders, "resnet", "deeplabv3plus", toy_data, output_stride=16)
     trainer = build_trainer(toy_data, tmp_path / "run", model, **FIELDS, save_steps=3)
     trainer.train()

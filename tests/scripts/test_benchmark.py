@@ -129,7 +129,7 @@ SMALL_STEP = ("--crop_size", 32, "--steps", 1, "--rounds", 1)
 
 
 def table_of(printed, title):
-    """Returns the cells of a table's lines by the first cell."""
+    """Returns the cells of a table's rows by the first cell."""
     lines = printed.split(f"### {title}")[1].split("\n\n")[1].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in rows}

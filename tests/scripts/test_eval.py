@@ -1,4 +1,4 @@
-"""scripts/eval.py as a user runs it: scores, pages and pictures, or one line for what is wrong."""
+"""scripts/eval.py as a user runs it: scores, pages and images, or one line for what is wrong."""
 
 import csv
 import json

@@ -35,7 +35,7 @@ def test_draw_check_push(prepare, tmp_path, capsys):
     assert "Complete and sound" in capsys.readouterr().out
     assert prepare("push", toy_dataset, tmp_path / "parquet") == 0
     assert "nothing was sent" in capsys.readouterr().out
-    next(toy_dataset.glob("leftImg8bit/val/*/*")).write_bytes(b"no picture")
+    next(toy_dataset.glob("leftImg8bit/val/*/*")).write_bytes(b"no image")
     assert prepare("check", toy_dataset, "--num_proc", 1) == 1
     assert "NOT sound: 1 broken" in capsys.readouterr().out
     for arguments in (["check", tmp_path], ["push", toy_dataset, tmp_path / "parquet"]):
@@ -62,5 +62,5 @@ def test_ids_of_ones_own_come_from_the_recipe(prepare, tmp_path, capsys):
     assert "5 files opened" in capsys.readouterr().out
     assert prepare("push", tmp_path / "mine", tmp_path / "parquet", "--recipe", recipe) == 0
     assert "label_map: {7: 0, 9: 255}" in (tmp_path / "parquet/README.md").read_text()
-    rows = datasets.load_dataset(str(tmp_path / "parquet"), split="train")
-    assert np.asarray(rows[0]["label"])[0, 0] == 7
+    dataset = datasets.load_dataset(str(tmp_path / "parquet"), split="train")
+    assert np.asarray(dataset[0]["label"])[0, 0] == 7

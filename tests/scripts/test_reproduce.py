@@ -38,13 +38,13 @@ RECIPE = SMALL_RUN | {
     "report_to": "none",
     "output_dir": "unused",
 }
-ALONE = {"consistency_weight": 0, "structured_consistency_weight": 0}
+SUPERVISED = {"consistency_weight": 0, "structured_consistency_weight": 0}
 TABLE = {
     "title": "The toy dataset",
     "shares": {"2 labels": {"recipe": "toy_dataset.yaml", "labeled_fraction": 0.4}},
     "seeds": [0],
-    "baseline": "labels alone",
-    "rows": {"labels alone": ALONE, "both": {}},
+    "baseline": "supervised",
+    "rows": {"supervised": SUPERVISED, "both": {}},
 }
 
 # Writes what train.py leaves, its score made of the fields; a row with a `run_name` ends as that says.
@@ -143,7 +143,7 @@ def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, toy_datas
     (tmp_path / "out").rename(tmp_path / "undisturbed")
 
     command_line = [*write_table(tmp_path, toy_dataset), "--jobs", "1"]
-    folders = [tmp_path / "out/2_labels" / row / "seed_0" for row in ("labels_alone", "both")]
+    folders = [tmp_path / "out/2_labels" / row / "seed_0" for row in ("supervised", "both")]
     for folder, number, code in zip(folders, (signal.SIGKILL, signal.SIGTERM), (-signal.SIGKILL, 130)):
         parent = start(command_line)
         wait_for(lambda folder=folder: list(folder.glob("run/checkpoint-*/trainer_state.json")))
@@ -170,18 +170,16 @@ def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, toy_datas
 
 def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
     changes = {"seeds": [0, 1, 3], "shares": {"2 labels": TABLE["shares"]["2 labels"], "all": "toy_dataset.yaml"}}
-    changes["rows"] = TABLE["rows"] | {"longer": ALONE | {"max_steps": "x2"}}
-    assert reproduce("--jobs", "4", baseline=["labels alone", "longer"], **changes) == 0
+    changes["rows"] = TABLE["rows"] | {"longer": SUPERVISED | {"max_steps": "x2"}}
+    assert reproduce("--jobs", "4", baseline=["supervised", "longer"], **changes) == 0
     page = (tmp_path / "out/table.md").read_text()
     # 40, 41, 43: standard deviation 1.528, times 4.303 / √3; the differences are 10 with each seed.
-    assert "| labels alone | 41.33 ± 3.79 | baseline | 41.33 ± 3.79 | baseline |" in page
+    assert "| supervised | 41.33 ± 3.79 | baseline | 41.33 ± 3.79 | baseline |" in page
     assert "| both | 51.33 ± 3.79 | **+10.00** ± 0.00 | 51.33 ± 3.79 | **+10.00** ± 0.00 |" in page
     assert "| longer | 41.33 ± 3.79 | 0.00 ± 0.00 |" in page
     assert "| both | **+10.00** ± 0.00 | – | **+10.00** ± 0.00 |\n| longer | 0.00 ± 0.00 | **−10.00** ± 0.00 |" in page
-    assert "|  | to labels alone | to both | to longer |" in page
-    assert (
-        "of labels alone and longer the one with the higher mean. 2 labels: labels alone; all: labels alone." in page
-    )
+    assert "|  | to supervised | to both | to longer |" in page
+    assert "of supervised and longer the one with the higher mean. 2 labels: supervised; all: supervised." in page
     assert "| big road | 51.33 ± 3.79 | **+10.00** ± 0.00 | 0.00 ± 0.00 |\n| sky | – | – | – |" in page
     assert "(table.png)" in page and "18 of 18 runs" in page and page in capsys.readouterr().out
     with open(tmp_path / "out/table.csv", encoding="utf-8", newline="") as file:
@@ -194,9 +192,9 @@ def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
 
     # With all of it done, the page is written anew and nothing is started; a further seed joins.
     (tmp_path / "out/table.md").unlink()
-    assert reproduce(baseline=["labels alone", "longer"], **changes) == 0
+    assert reproduce(baseline=["supervised", "longer"], **changes) == 0
     assert (tmp_path / "out/table.md").read_text() == page
-    assert reproduce(baseline=["labels alone", "longer"], **changes | {"seeds": [0, 1, 3, 4]}) == 0
+    assert reproduce(baseline=["supervised", "longer"], **changes | {"seeds": [0, 1, 3, 4]}) == 0
     assert len((tmp_path / "out/all/both/seed_0/starts.txt").read_text().splitlines()) == 1
 
 
@@ -216,7 +214,7 @@ def test_a_failed_run_is_a_gap_with_its_reason_and_is_tried_again(reproduce, sta
     page = (tmp_path / "out/table.md").read_text()
     assert "| broken | 50.00 | +10.00 |" in page and "Gaps" not in page
     starts = [len(file.read_text().splitlines()) for file in sorted((tmp_path / "out").glob("*/*/*/starts.txt"))]
-    assert starts == [1, 2, 1, 1]  # both, broken, killed, labels alone
+    assert starts == [1, 2, 1, 1]  # both, broken, killed, supervised
 
     shutil.rmtree(tmp_path / "out")
     assert reproduce(rows={"broken": {"run_name": str(tmp_path / "none")}}, baseline=None) == 1
@@ -253,15 +251,15 @@ def test_an_unfinished_run_resumes_from_its_last_complete_checkpoint(reproduce, 
 WRONG_TABLES = {
     "unknown field": ({"seed": [0]}, "unknown field 'seed'. Did you mean 'seeds'"),
     "no row": ({"rows": {}}, "rows: must be `name: …` lines"),
-    "row of a word": ({"rows": {"labels alone": "x"}}, "rows: labels alone: expected `field: value` lines, got 'x'"),
-    "field of a row": ({"rows": {"labels alone": {"max_step": 3}}}, "rows: labels alone: .*Did you mean 'max_steps'"),
-    "value": ({"rows": {"labels alone": {"num_boxes": 0}}}, "rows: labels alone: .*num_boxes: must be 1 to 10000"),
-    "times": ({"rows": {"labels alone": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
-    "times of what": ({"rows": {"labels alone": {"max_steps": "x1.2.3"}}}, "max_steps: .*x1.2.3"),
-    "own field": ({"rows": {"labels alone": {"seed": 3}}}, "rows: labels alone: seed: each run has its own"),
-    "like names": ({"rows": {"labels alone": {}, "labels_alone": {}}}, "rows: 'labels alone' is too like another"),
-    "no name": ({"rows": {"labels alone": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
-    "baseline": ({"baseline": "labels"}, "baseline: 'labels' is no row. Did you mean 'labels alone'"),
+    "row of a word": ({"rows": {"supervised": "x"}}, "rows: supervised: expected `field: value` lines, got 'x'"),
+    "field of a row": ({"rows": {"supervised": {"max_step": 3}}}, "rows: supervised: .*Did you mean 'max_steps'"),
+    "value": ({"rows": {"supervised": {"num_boxes": 0}}}, "rows: supervised: .*num_boxes: must be 1 to 10000"),
+    "times": ({"rows": {"supervised": {"num_pairs": "x2"}}}, "num_pairs: x2 of a recipe that gives no number"),
+    "times of what": ({"rows": {"supervised": {"max_steps": "x1.2.3"}}}, "max_steps: .*x1.2.3"),
+    "own field": ({"rows": {"supervised": {"seed": 3}}}, "rows: supervised: seed: each run has its own"),
+    "like names": ({"rows": {"supervised": {}, "Supervised": {}}}, "rows: 'supervised' is too similar to another"),
+    "no name": ({"rows": {"supervised": {}, "...": {}}}, "rows: '...' has neither letter nor digit"),
+    "baseline": ({"baseline": "supervise"}, "baseline: 'supervise' is no row. Did you mean 'supervised'"),
     "no recipe": (
         {"shares": {"all": "toy_dataset.yml"}},
         "shares: all: there is no .*toy_dataset.yml; name a recipe by its path",
@@ -310,14 +308,14 @@ def test_an_output_folder_of_another_table_or_version_is_refused_and_kept(reprod
     before = results_of(tmp_path / "out")
     for changes, message in (
         (
-            {"rows": {"labels alone": ALONE}},
+            {"rows": {"supervised": SUPERVISED}},
             "holds a run that is not in .*table.yaml .2 labels, both, seed 0.; name an",
         ),
         (
-            {"rows": {"labels alone": ALONE, "both": {"num_boxes": 5}}},
+            {"rows": {"supervised": SUPERVISED, "both": {"num_boxes": 5}}},
             "both, seed 0 was .* num_boxes 4, .* has 5; name",
         ),
-        ({"seeds": [1]}, "holds a run that .*labels alone, seed 0|holds a run that .*both, seed 0"),
+        ({"seeds": [1]}, "holds a run that .*supervised, seed 0|holds a run that .*both, seed 0"),
     ):
         with pytest.raises(InputError, match=message):
             reproduce(**changes)

@@ -101,7 +101,7 @@ def test_from_a_recipe_to_a_model_that_loads(train, toy_dataset, capsys):
     assert {segment["label"] for segment in segments} == {model.config.id2label[i] for i in label.unique().tolist()}
 
 
-def test_a_run_goes_on_where_it_stopped_and_is_not_overwritten_by_accident(train, toy_dataset, tmp_path):
+def test_a_run_resumes_where_it_stopped_and_is_not_overwritten_by_accident(train, toy_dataset, tmp_path):
     data = {"dataset": "cityscapes", "data_dir": str(toy_dataset), "report_to": "none"}
     train(**data)
     with pytest.raises(InputError, match="holds another run"):
@@ -195,12 +195,12 @@ def test_a_folder_of_ones_own(train, folder):
     assert "on 2 labeled and 4 unlabeled images of mine" in (run / "README.md").read_text().replace("\n", " ")
 
 
-def test_a_datasets_data_set_with_its_own_column_names(train, folder, tmp_path):
+def test_a_dataset_with_its_own_column_names(train, folder, tmp_path):
     def split(name):
         images = sorted(map(str, (folder / name / "images").iterdir()))
-        rows = {"photo": images, "mask": [path.replace("images", "labels") for path in images]}
-        rows = datasets.Dataset.from_dict(rows)
-        return rows.cast_column("photo", datasets.Image()).cast_column("mask", datasets.Image())
+        examples = {"photo": images, "mask": [path.replace("images", "labels") for path in images]}
+        dataset = datasets.Dataset.from_dict(examples)
+        return dataset.cast_column("photo", datasets.Image()).cast_column("mask", datasets.Image())
 
     saved = tmp_path / "saved"
     datasets.DatasetDict(train=split("train"), validation=split("validation")).save_to_disk(saved)
@@ -240,9 +240,9 @@ def truncate(path, size):
 
 
 def palette_label(path):
-    picture = Image.open(path).convert("P")
-    picture.putdata([7] * (picture.width * picture.height))
-    picture.save(path)
+    image = Image.open(path).convert("P")
+    image.putdata([7] * (image.width * image.height))
+    image.save(path)
 
 
 WRONG_DATA = {

@@ -44,7 +44,7 @@ def test_it_says_all_of_a_run(dry_run, own_folder):
         "the run    6 steps: 6.0 epochs of 1; the first 2 supervised",
         "24 labeled crops, 12.0 an image",
         "32 unlabeled crops, 8.0 an image",
-        "12 of the labeled crops are placed on a class, by the samples of seed",
+        "12 of the labeled crops are centered on a class, by the samples of seed",
         " -  no label shows it",
         "model      DeepLabV3PlusForSemanticSegmentation, ",
         "a supervised step on each GPU",
@@ -64,7 +64,7 @@ def test_without_unlabeled_images_and_without_a_rate(dry_run):
     alone = {"consistency_weight": 0, "structured_consistency_weight": 0}
     said = dry_run(**alone, class_uniform_share=0, num_train_epochs=1, max_steps=-1)
     assert "the run    1 step: 1.0 epochs of 1; all supervised" in said and "mixed" not in said
-    assert "no crop is placed on a class" in said and "hours      not known: give --tflops_per_second" in said
+    assert "no crop is centered on a class" in said and "hours      not known: give --tflops_per_second" in said
 
 
 def test_wrong_data_is_what_it_is_in_a_run(dry_run, own_folder):

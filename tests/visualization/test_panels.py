@@ -50,30 +50,30 @@ def colors_of(image):
 def test_panel_enlarges_small_images_and_shrinks_large_ones():
     small = np.zeros((96, 192, 3), np.uint8)
     small[:, :, 0] = np.arange(192)  # a color for each column
-    picture = panel([[("image", small), ("label", small)], [("image", small)]])
-    assert picture.width > 2 * 2 * 192 and picture.height > 2 * 2 * 96
-    row = np.asarray(picture)[picture.height // 4]
+    canvas = panel([[("image", small), ("label", small)], [("image", small)]])
+    assert canvas.width > 2 * 2 * 192 and canvas.height > 2 * 2 * 96
+    row = np.asarray(canvas)[canvas.height // 4]
     start = np.flatnonzero((row != 255).any(1))[0]
     np.testing.assert_array_equal(row[start : start + 8, 0], [0, 0, 1, 1, 2, 2, 3, 3])  # twice, and sharp
     assert panel([[("image", np.zeros((1024, 2048, 3), np.uint8))]]).width < 800
 
 
 def test_panel_shows_captions_and_legend():
-    picture = np.full((96, 192, 3), 200, np.uint8)
-    plain, captioned = panel([[("", picture)]]), panel([[("label", picture)]])
+    image = np.full((96, 192, 3), 200, np.uint8)
+    plain, captioned = panel([[("", image)]]), panel([[("label", image)]])
     assert captioned.height > plain.height
     assert colors_of(plain) == {(255, 255, 255), (200, 200, 200)}
     assert len(colors_of(captioned)) > 2
-    # a caption wider than its picture is cut, it does not run into the next
-    assert panel([[("a very long caption " * 20, picture)]]).size == captioned.size
+    # a caption wider than its image is cut, it does not run into the next
+    assert panel([[("a very long caption " * 20, image)]]).size == captioned.size
 
     legend = [(f"class {index}", PALETTE[index]) for index in range(3)]
-    with_legend = panel([[("", picture)]], legend)
+    with_legend = panel([[("", image)]], legend)
     assert with_legend.width == plain.width and with_legend.height > plain.height
     assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= colors_of(with_legend)
-    # more names than fit into one line go on in the next
-    assert panel([[("", picture)]], legend * 10).height > with_legend.height
-    assert panel([[("", picture)]], [("n" * 300, (1, 2, 3))]).width == plain.width
+    # more names than fit into one line continue in the next
+    assert panel([[("", image)]], legend * 10).height > with_legend.height
+    assert panel([[("", image)]], [("n" * 300, (1, 2, 3))]).width == plain.width
 
 
 def test_panel_rejects_other_arrays():
@@ -85,8 +85,8 @@ def test_panel_rejects_other_arrays():
 
 
 def test_panel_of_many_columns_stays_readable():
-    pictures = [("", np.zeros((1024, 2048, 3), np.uint8))] * 7
-    assert panel([pictures[:3]]).width > 2000 and panel([pictures]).width < 3000
+    images = [("", np.zeros((1024, 2048, 3), np.uint8))] * 7
+    assert panel([images[:3]]).width > 2000 and panel([images]).width < 3000
 
 
 def test_captions_are_cut_in_the_middle():
@@ -104,8 +104,8 @@ def test_comparison_panel(monkeypatch):
     label[:, 30:], label[:3] = 1, 255
     guesses = {"a": [label, np.where(label == 255, 0, label)], "b": [np.zeros_like(label)] * 2}
     id2label = {0: "road", 1: "sky", 2: "car"}
-    picture = comparison_panel([image, image], [label, label], guesses, id2label, PALETTE)
-    assert {(213, 94, 0), (255, 0, 0), (0, 255, 0)} <= colors_of(picture)
+    canvas = comparison_panel([image, image], [label, label], guesses, id2label, PALETTE)
+    assert {(213, 94, 0), (255, 0, 0), (0, 255, 0)} <= colors_of(canvas)
     rows, legend = shown[0]
     assert len(rows) == 4
     assert [caption for caption, _ in rows[2]] == ["image", "a", "b", "ground truth"]
@@ -121,16 +121,16 @@ def test_training_panel(monkeypatch):
     shown = []
     monkeypatch.setattr("scl_hf.visualization.panels.panel", lambda *args, **kwargs: shown.append((args, kwargs)))
     normalization = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), blue_first=True)
-    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
     label, guess = torch.zeros(4, 6, dtype=torch.int64), torch.ones(4, 6, dtype=torch.int64)
     label[0] = 255
     valid = torch.ones(4, 6, dtype=torch.bool)
     valid[1] = False
-    pair = {"image": normalization.of(picture), "pseudo_label": guess, "student": label.clamp(max=2), "valid": valid}
+    pair = {"image": normalization.of(image), "pseudo_label": guess, "student": label.clamp(max=2), "valid": valid}
     id2label = {0: "road", 1: "sky", 2: "car"}
     for last_pair in (None, pair):
         training_panel(
-            [(normalization.of(picture), label, guess)], last_pair, normalization, PALETTE, id2label, "EMA model"
+            [(normalization.of(image), label, guess)], last_pair, normalization, PALETTE, id2label, "EMA model"
         )
     (((first,), _), ((rows,), legend)) = shown[0], shown[1]
     assert len(first) == 1 and len(rows) == 2
@@ -140,7 +140,7 @@ def test_training_panel(monkeypatch):
         "pseudo-label (teacher)",
         "prediction (student)",
     ]
-    np.testing.assert_array_equal(rows[0][0][1], picture)
+    np.testing.assert_array_equal(rows[0][0][1], image)
     np.testing.assert_array_equal(rows[0][1][1], colorize(label.numpy(), PALETTE))
     np.testing.assert_array_equal(rows[1][1][1], colorize(np.where(valid, 1, 255), PALETTE))
     assert (rows[1][2][1][1] == 0).all() and [name for name, _ in legend["legend"]] == ["road", "sky", "car"]

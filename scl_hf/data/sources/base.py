@@ -74,7 +74,7 @@ def check_fields(args: DataArguments, owner: str | None = None) -> None:
 
 
 class Example(NamedTuple):
-    """An image and its labels, each where it is or should be."""
+    """An image and its labels: the paths where they are or should be."""
 
     split: str  # the name of its folder
     id: str
@@ -87,10 +87,7 @@ class Example(NamedTuple):
 def match_files(
     split: str, files: Mapping[str, tuple[str, str]], city: str | None = None, expect_labels: bool = True
 ) -> list[Example]:
-    """
-    Matches files by their stems. `files` has the folder and the ending of `"image"`, where `.*` is any image, and of
-    each kind of label.
-    """
+    """Matches files by their stems; `files` is `"image"` or kind of label -> (folder, ending), `.*` for any image."""
     names = {kind: _names_by_stem(folder, ending) for kind, (folder, ending) in files.items()}
     examples = []
     for stem in dict.fromkeys([*names["image"], *sorted(set().union(*names.values()))]):

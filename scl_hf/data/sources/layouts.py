@@ -1,4 +1,4 @@
-"""The one place that knows all sources: which one a recipe names, and which layout a folder has."""
+"""The table of all sources: which one a recipe names, and which layout a folder has."""
 
 import os
 from pathlib import Path

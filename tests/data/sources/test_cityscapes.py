@@ -95,8 +95,8 @@ def test_broken_image_is_skipped_and_named(tmp_path, caplog):
 
 
 def test_other_images_can_be_skipped(tmp_path, caplog):
-    rows = load_cityscapes(make_tree(tmp_path), skip_ids={"ulm_000000_000001"})["train"]
-    assert rows["id"][:] == ["bonn_000000_000000", "bonn_000000_000001", "ulm_000000_000000"]
+    dataset = load_cityscapes(make_tree(tmp_path), skip_ids={"ulm_000000_000001"})["train"]
+    assert dataset["id"][:] == ["bonn_000000_000000", "bonn_000000_000001", "ulm_000000_000000"]
     assert "train/ulm/ulm_000000_000001_leftImg8bit.png: skipped" in caplog.text
 
 
@@ -109,6 +109,6 @@ def test_missing_folder_is_named(tmp_path):
         load_cityscapes(tmp_path, "medium")
 
 
-def test_rows_are_in_a_fixed_order(tmp_path):
+def test_examples_are_in_a_fixed_order(tmp_path):
     ids = load_cityscapes(make_tree(tmp_path))["train"]["id"][:]
     assert ids == sorted(ids) and len(np.unique(ids)) == 4

@@ -24,11 +24,11 @@ def table(path, **columns):
     )
 
 
-def select(rows, image, label):
+def select(dataset, image, label):
     """As `open_source` does for the split train."""
     columns = {"image": image} | ({"label": label} if label else {})
     fields = {"image": "image_column", "label": "label_column"}
-    return standard_columns(rows, columns, None, fields, "name one of them", " in split train", "train_")
+    return standard_columns(dataset, columns, None, fields, "name one of them", " in split train", "train_")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_columns_that_are_no_images(path, columns, message):
         select(table(path), *columns)
 
 
-def test_rows_whose_image_is_missing(path):
+def test_examples_whose_image_is_missing(path):
     with pytest.raises(InputError, match="1 of the 2 examples in split train have no image"):
         select(table(path, image=[path, None]), "image", None)
     with pytest.raises(InputError, match="^image_column: 1 file is empty or missing: gone.png"):
@@ -56,14 +56,14 @@ def test_rows_whose_image_is_missing(path):
 
 
 def test_ids_of_ones_own_are_kept(path):
-    rows = table(path).rename_column("kind", "id")
-    assert select(rows, "image", None)["id"][:] == ["0", "1"]
+    dataset = table(path).rename_column("kind", "id")
+    assert select(dataset, "image", None)["id"][:] == ["0", "1"]
 
 
 def test_images_in_a_column_named_id(path):
-    rows = table(path).rename_column("image", "id")
-    rows = select(rows, "id", None)
-    assert rows.column_names == ["image", "id"] and rows["id"][:] == ["train_0", "train_1"]
+    dataset = table(path).rename_column("image", "id")
+    dataset = select(dataset, "id", None)
+    assert dataset.column_names == ["image", "id"] and dataset["id"][:] == ["train_0", "train_1"]
 
 
 def test_dataset_that_cannot_be_opened(tmp_path):
@@ -97,8 +97,8 @@ def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
-    rows = datasets.Dataset.from_dict({"image": ["a"]})
-    rows.to_parquet(tmp_path / "data/train.parquet")
+    dataset = datasets.Dataset.from_dict({"image": ["a"]})
+    dataset.to_parquet(tmp_path / "data/train.parquet")
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/cache")
     with pytest.raises(InputError, match="^HF_DATASETS_CACHE .*file/cache: .*file is a file. Name another folder"):
