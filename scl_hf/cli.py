@@ -133,7 +133,8 @@ class RecipeParser(HfArgumentParser):
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
-                values = {self._current(str(name)): value for name, value in values.items() if name not in ignored}
+                values = {self._current(str(name)): value for name, value in values.items()}
+                values = {name: value for name, value in values.items() if name not in ignored}
                 self._set_recipe_defaults(values)
                 in_recipe |= values.keys()
             self.source = f"{recipe} or command line"
