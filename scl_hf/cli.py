@@ -133,7 +133,7 @@ class RecipeParser(HfArgumentParser):
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
             for self.source, values in _read_with_base(Path(recipe)):
-                values = {self._current(str(name)): value for name, value in values.items() if name not in ignored}
+                values = {now: v for name, v in values.items() if (now := self._current(str(name))) not in ignored}
                 self._set_recipe_defaults(values)
                 in_recipe |= values.keys()
             self.source = f"{recipe} or command line"

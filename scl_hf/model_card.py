@@ -21,7 +21,7 @@ from .config import LENGTHS, SemiSupervisedConfig, steps_of
 from .data.sources.base import License
 from .errors import InputError, first_line
 from .evaluation.scoring import SCORES, describe_settings, iou_name
-from .files import replacing
+from .files import replacing, write_text
 
 # Fields in the table of settings: two groups by the first sentence of their documentation, the last by their names
 SETTINGS = "relaxation_window logit_adjustment ema_decay class_uniform_share crop_size".split()
@@ -102,12 +102,9 @@ def write_card(model: PreTrainedModel, args: SemiSupervisedConfig, facts: CardFa
         with replacing(folder / PANEL) as partial:
             shutil.copyfile(panel, partial)
         images.append(PANEL)
-    texts = {CARD: str(fill_model_card(model, args, facts, images))}
+    write_text(folder / CARD, str(fill_model_card(model, args, facts, images)))
     if facts.recipe:
-        texts[RECIPE] = facts.recipe
-    for file, text in texts.items():
-        with replacing(folder / file) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(folder / RECIPE, facts.recipe)
 
 
 def fill_model_card(

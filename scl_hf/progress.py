@@ -109,8 +109,8 @@ def run_summary(
     loss = f"L_x + {args.consistency_weight:g} L_c + {args.structured_consistency_weight:g} L_sc"
     start, ramp = args.semi_supervised_start_step, args.semi_supervised_ramp_steps
     for what, length in (("unlabeled images after", start), ("ramp of", ramp)):
-        if length:
-            loss += f", {what} {length:.1%} of the run" if length < 1 else f", {what} {length} steps"
+        if length and num_unlabeled:
+            loss += f", {what} {100 * length:g} % of the run" if length < 1 else f", {what} {length} steps"
     return (
         f"model      {type(model).__name__}, {millions:.2f} M parameters, on {args.device}{processes}\n"
         f"images     {data}, {len(model.config.id2label)} classes\n"

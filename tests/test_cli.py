@@ -40,7 +40,7 @@ def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_defaults(
 
 def test_a_recipe_may_hold_the_fields_of_another_script(tmp_path):
     recipe = tmp_path / "my.yaml"
-    recipe.write_text("eval_split: test\noutput_dir: runs/mine\nlearning_rate: x\n")
+    recipe.write_text("eval_split: test\noutput_dir: runs/mine\nlearning_rate: x\nteacher_renewal_steps: 7\n")
     (data,) = RecipeParser((DataArguments,)).parse_recipe([str(recipe)], other_fields(DataArguments))
     assert data.eval_split == "test"
     with pytest.raises(InputError, match="unknown field 'output_dir'"):

@@ -76,7 +76,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
 
 def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_changes: bool) -> None:
     """Rejects a checkpoint of another run, or warns of the changes that are allowed."""
-    found = changes(json.loads((checkpoint / RECIPE_NAME).read_text(encoding="utf-8")), fingerprint)
+    before = json.loads((checkpoint / RECIPE_NAME).read_text(encoding="utf-8"))
+    for part in ("settings", "data"):  # names of a former version
+        before[part] = {name.replace("labelled", "labeled"): value for name, value in before[part].items()}
+    found = changes(before, fingerprint)
     if not found:
         return
     differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))

@@ -80,8 +80,8 @@ class CheckpointedTrainer(Trainer):
         if self.train_dataset is None:
             raise InputError("train_dataset: training needs labeled images; give the trainer some.")
         lock = FolderLock("output_dir", self.args.output_dir)
-        self._last_saved = None
-        self._terms.clear()
+        self._last_saved, self._terms, self._batches = None, {}, []
+        own = self.args.save_only_model, self.args.hub_strategy
         try:
             with self.ending_in_one_line():
                 if self.is_world_process_zero():
@@ -104,6 +104,7 @@ class CheckpointedTrainer(Trainer):
                 f"({first_line(error)}); take smaller ones"
             ) from error
         finally:
+            self.args.save_only_model, self.args.hub_strategy = own  # a signal changes them
             lock.release()
 
     @contextlib.contextmanager

@@ -16,8 +16,8 @@ from ..hub import on_the_hub
 PACKAGE = Path(__file__).parents[1]
 # The requirements of the page; the Space itself installs Gradio.
 NEEDED = (
-    "accelerate", "datasets", "huggingface-hub", "numpy", "opencv-python-headless", "pillow", "PyYAML", "safetensors",
-    "torch", "transformers",
+    "accelerate", "datasets", "filelock", "huggingface-hub", "numpy", "opencv-python-headless", "pillow", "PyYAML",
+    "safetensors", "torch", "transformers",
 )  # fmt: skip
 
 APP = '''"""The page, written by scripts/app.py of scl_hf, whose code is in the folder scl_hf."""

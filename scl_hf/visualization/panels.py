@@ -127,7 +127,7 @@ def training_panel(
 ) -> Image.Image:
     """
     Draws sample predictions of a model in training: for a few images (`pixel_values` (3, H, W), label and prediction
-    (H, W) of each, on the CPU), and below them `image`, `pseudo_label`, `student`, `valid` of its last CutMix image.
+    (H, W) of each, on the CPU), and below them `image`, `pseudo_label`, `student` and `valid` of its last mixed image.
     """
     rows = []
     for pixel_values, label, prediction in examples:

@@ -1,9 +1,11 @@
+import json
 from dataclasses import fields
 
 import pytest
 
 from scl_hf import SemiSupervisedConfig
-from scl_hf.checkpointing.fingerprint import MAY_CHANGE, changes
+from scl_hf.checkpointing.fingerprint import MAY_CHANGE, RECIPE_NAME, changes, check_fingerprint
+from scl_hf.errors import InputError
 from scl_hf.evaluation.scoring import EvaluationArguments
 
 FIELDS = {field.name for field in fields(SemiSupervisedConfig)}
@@ -62,3 +64,12 @@ def test_what_differs_is_named_with_what_it_stands_in_and_no_model_differs_by_wh
     assert changes(recipe(config=config("b", "here")), recipe(config=config("b", "there"))) == {}
     renamed = changes(recipe(config=config("b", "here")), recipe(config=config("c", "there")))
     assert renamed == {"config.id2label.1": "b → c"}
+
+
+def test_a_checkpoint_of_a_former_version_has_the_same_data(tmp_path):
+    now = recipe({"labeled crops of a step": 4}, {"id2label": {"0": "unlabelled"}})
+    before = json.dumps(now | {"model": None}).replace("labeled", "labelled")
+    (tmp_path / RECIPE_NAME).write_text(json.dumps(json.loads(before) | {"model": now["model"]}))
+    check_fingerprint(tmp_path, now, allow_changes=False)
+    with pytest.raises(InputError, match=r"other values of labeled crops of a step \(4 → 8\)"):
+        check_fingerprint(tmp_path, recipe({"labeled crops of a step": 8}), allow_changes=False)

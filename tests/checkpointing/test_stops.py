@@ -111,6 +111,8 @@ def test_save_only_model_and_no_saving_at_all_are_no_reason_to_lose_a_run(make_t
             trainer.train()
         signal.signal(signal.SIGTERM, handler)
         assert (Path(trainer.args.output_dir) / "checkpoint-2/optimizer.pt").is_file()
+        assert trainer.args.save_only_model == fields.get("save_only_model", False)  # for another `train`
+        assert trainer.args.hub_strategy == "every_save"
 
 
 def test_a_script_on_its_way_out_takes_the_signals_of_its_launcher_for_no_others():
@@ -219,9 +221,13 @@ def test_what_is_not_finite_ends_the_run_before_the_step_is_taken(make_trainer, 
 
 def test_a_gradient_that_is_nan_before_clipping_ends_the_run_too(make_trainer):
     trainer = make_trainer(max_steps=5, max_grad_norm=1.0)
-    poison_gradient(trainer, lambda: trainer.state.global_step == 2)
-    with pytest.raises(NotFiniteError, match="^step 3: the gradient as a whole is not a finite number"):
+    trainer.record(
+        {"left": torch.ones(1)}, {"loss_c": torch.tensor(float("nan"))}
+    )  # by an earlier `train` that failed
+    poison_gradient(trainer, lambda: True)
+    with pytest.raises(NotFiniteError, match="^step 1: the gradient as a whole is not a finite number"):
         trainer.train()
+    assert len(load_file(Path(trainer.args.output_dir, "_not_finite-step-000001.safetensors"))) == 7
 
 
 def test_fp16_leaves_infinite_gradients_to_its_scaler_but_no_loss(make_trainer):

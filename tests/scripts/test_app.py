@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import gradio as gr
@@ -151,6 +152,12 @@ def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"Gradio is not installed .* '\.\[app\]'"):
         app(one)
     assert not (tmp_path / "space").exists()
+
+
+def test_a_space_installs_what_the_package_needs_but_for_training():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.match(r"[\w-]+", dependency)[0] for dependency in project["dependencies"]}
+    assert needed - set(NEEDED) == {"evaluate", "matplotlib", "tensorboard"}
 
 
 # Makes the page of a Space without the requirements of this package that it does not install.
