@@ -115,7 +115,7 @@ def check_whole(place, output, run, number, code=None):
     if place == "start":
         assert "(with --resume_from_checkpoint true where there are checkpoints)" in log, log
     else:
-        assert "--resume_from_checkpoint true goes on from here" in log, log
+        assert "--resume_from_checkpoint true resumes from here" in log, log
         assert list(output.glob("checkpoint-*/trainer_state.json"))
 
 
