@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields
+from math import ceil
 from typing import Any
 
 from transformers import TrainingArguments
@@ -209,6 +210,14 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     def semi_supervised(self) -> bool:
         """True if unlabeled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
+
+    def total_steps(self, num_labeled: int, batch_size: int) -> int:
+        """Steps of a run whose step takes `batch_size` labeled crops."""
+        return self.max_steps if self.max_steps > 0 else ceil(self.num_train_epochs * ceil(num_labeled / batch_size))
+
+    def lengths(self, max_steps: int) -> dict[str, int]:
+        """The fields that are lengths, in steps of a run of `max_steps`."""
+        return {name: steps_of(length, max_steps) for name in LENGTHS if (length := getattr(self, name)) is not None}
 
     def start_step(self, max_steps: int) -> int:
         """Returns the first step, counted from 0, with unlabeled images."""

@@ -78,7 +78,7 @@ class RunPlan:
         num_gpus = num_gpus or args.world_size * max(1, args.n_gpu)
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_gpus
         epoch_steps = -(-num_labeled // batch_size)
-        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps)
+        steps = args.total_steps(num_labeled, batch_size)
         supervised_steps = min(steps, args.start_step(steps)) if args.semi_supervised else steps
         return cls(num_gpus, batch_size, epoch_steps, steps, supervised_steps)
 

@@ -286,7 +286,8 @@ class Push:
 
 def _complete_checkpoints(folder: Path) -> list[Path]:
     """Returns the checkpoints in a run's folder that have a manifest, the newest last."""
-    return [path for path in map(Path, sort_checkpoints(str(folder))) if (path / "manifest.json").is_file()]
+    found = [path for path in map(Path, sort_checkpoints(str(folder))) if (path / "manifest.json").is_file()]
+    return [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)]  # no copy of one
 
 
 def has_ended(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from .cli import field_help, first_sentence
-from .config import LENGTHS, SemiSupervisedConfig, steps_of
+from .config import SemiSupervisedConfig
 from .data.sources.base import License
 from .errors import InputError, first_line
 from .evaluation.scoring import SCORES, describe_settings, iou_name
@@ -157,7 +157,7 @@ def fill_model_card(
 def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
     """Returns name of a setting in the card -> its value."""
     texts, values = field_help(type(args)), args.to_dict()
-    values |= {name: steps_of(values[name], steps) for name in LENGTHS if values[name]}
+    values |= args.lengths(steps)
     names = (*SEMI_SUPERVISED_SETTINGS * args.semi_supervised, *SETTINGS)
     settings = {first_sentence(texts[name]): values[name] for name in names}
     settings |= {name.replace("_", " "): values[name] for name in TRAINING_SETTINGS}

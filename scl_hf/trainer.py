@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -73,8 +72,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         model (`str` or [`~transformers.PreTrainedModel`]):
             Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled. Or the Hub
             id or folder of one, which gets a new head if `train_dataset` has another number of classes.
-        args ([`SemiSupervisedConfig`], *optional*):
-            The settings. By default those of [`SemiSupervisedConfig`], with an output folder named after the model.
+        args ([`SemiSupervisedConfig`], *optional*): The settings; by default with a folder named after the model.
         train_dataset ([`~datasets.Dataset`], *optional*): Labeled images.
         unlabeled_dataset ([`~datasets.Dataset`], *optional*):
             Unlabeled images; needed for training unless λ_c and λ_sc are 0.
@@ -152,20 +150,22 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         return loader
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        # The batch of a step: processes and accumulated batches can replace one another.
-        args, num_unlabeled = self.args, len(self._crops.unlabeled or ())
-        batch_size = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
-        epoch_steps = math.ceil(len(self._crops) / batch_size)
-        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps)
-        self._epochs.sampler = PairSampler(
-            self._labeled_sampler, num_unlabeled, args.sample_seed, batch_size, start_step=args.start_step(max_steps)
-        )
+        batch_size, max_steps = self._plan
+        given = (self._labeled_sampler, len(self._crops.unlabeled or ()), self.args.sample_seed, batch_size)
+        self._epochs.sampler = PairSampler(*given, start_step=self.args.start_step(max_steps))
         return self._epochs.sampler
+
+    @property
+    def _plan(self) -> tuple[int, int]:
+        """Labeled crops of a step, over all processes and accumulated batches, and steps of the run."""
+        batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return batch_size, self.args.total_steps(len(self._crops), batch_size)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a resumed run must share with the run that wrote its checkpoint."""
-        return fingerprint_of(self.args, self.evaluated_model, self.normalization, self._crops.datasets)
+        lengths, data = self.args.lengths(self._plan[1]), self._crops.datasets
+        return fingerprint_of(self.args, self.evaluated_model, self.normalization, data, lengths)
 
     def images_of_step(self, step: int) -> list[str]:
         """Returns the names of all images of a step, counted from 0."""

@@ -44,9 +44,10 @@ def fingerprint_of(
     model: PreTrainedModel,
     normalization: tuple,
     data: Mapping[str, datasets.Dataset | None],
+    lengths: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Returns everything that the samples and steps of a run depend on; `data` is name in messages -> dataset."""
-    settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)}
+    """Returns all that the samples and steps of a run depend on: `data` by name, `lengths` of the run in steps."""
+    settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)} | lengths
     settings["data_seed"] = args.sample_seed
     settings["labeled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     config = {"config": model.config.to_dict(), "normalization": normalization._asdict()}

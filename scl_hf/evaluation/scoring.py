@@ -86,7 +86,7 @@ def read_record(file: Path, settings: Mapping[str, Any] | None) -> dict[str, Any
     """Reads the JSON of an earlier run; raises `InputError` if it was made with other settings than these."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        earlier = dict(record["settings"])
+        earlier, record["sources"] = dict(record["settings"]), dict(record.get("sources", {}))
     except (ValueError, KeyError, TypeError):
         raise InputError(f"output: {file} is not the record of an earlier run. Name another --output.") from None
     if settings is not None and (changed := changed_setting(earlier, settings)):

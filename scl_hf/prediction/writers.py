@@ -81,7 +81,7 @@ class PredictionFolder:
         for kind in kinds:
             check_writable("output", self.path / kind)
         if (self.path / RECORD).is_file():
-            self.sources = read_record(self.path / RECORD, None if overwrite else settings).get("sources", {})
+            self.sources = read_record(self.path / RECORD, None if overwrite else settings)["sources"]
         else:
             self._refuse_foreign([self.path / CLASSES, self.path / LEGEND])
 

@@ -208,6 +208,15 @@ def test_other_data_is_another_recipe(finished, tmp_path, toy_data, caplog):
     assert trainer.state.global_step == 4 and "is resumed with other values of labeled images" in caplog.text
 
 
+def test_a_share_of_another_length_is_another_recipe(make_trainer):
+    make_trainer(**SAVING, semi_supervised_start_step=0.5).train()
+    longer = {"max_steps": 8, "semi_supervised_start_step": 0.5}
+    with pytest.raises(InputError, match=r"other values of semi_supervised_start_step \(2 → 4\)") as error:
+        make_trainer(**SAVING | longer).train(resume_from_checkpoint=True)
+    one_line(error)
+    make_trainer(**SAVING | longer | {"semi_supervised_start_step": 2}).train(resume_from_checkpoint=True)
+
+
 def test_what_may_change_takes_effect(finished, make_trainer, caplog):
     caplog.set_level(logging.WARNING)
     checkpoint = str(finished / "checkpoint-2")
