@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from .config import SemiSupervisedConfig
 from .data.batch import pair_collator
@@ -143,7 +144,7 @@ def step_cost(model: PreTrainedModel, args: SemiSupervisedConfig, labeled: int, 
     """Returns the cost of a step with so many labeled and mixed crops on one device, from tensors without values."""
     images = max(2, labeled + mixed)  # BatchNorm cannot take one alone; each image costs the same
     precision = torch.bfloat16 if args.bf16 else torch.float16
-    with FakeTensorMode():
+    with FakeTensorMode(), no_init_weights():  # some initializations read values
         twin = type(model)(model.config).train()
         for parameter, own in zip(twin.parameters(), model.parameters()):
             # Gradients exist beforehand: `memory_parts` counts them on their own.

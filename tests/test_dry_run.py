@@ -23,6 +23,7 @@ from scl_hf.dry_run import (
     step_cost,
 )
 from scl_hf.errors import InputError
+from scl_hf.models import BackboneDPTConfig, BackboneDPTForSemanticSegmentation
 
 
 class ThreeConvolutions(PreTrainedModel):
@@ -54,6 +55,13 @@ def test_flops_are_those_counted_by_hand(tmp_path):
         assert cost.teacher_flops == first + depthwise + classifier
         # Backward: a gradient of weights and one of what comes in, but for that of the image
         assert cost.student_flops == 2 * first + 3 * depthwise + 3 * classifier
+
+
+def test_a_vision_transformer_whose_initialization_reads_values_is_counted(tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56}
+    config = BackboneDPTConfig(backbone_config={"model_type": "dinov2", **sizes}, num_labels=4)
+    cost = step_cost(BackboneDPTForSemanticSegmentation(config), settings(tmp_path, crop_size=[28, 56]), 1, 1)
+    assert cost.student_flops > 2 * cost.teacher_flops > 0
 
 
 def test_weights_that_are_frozen_take_no_gradient(tmp_path):

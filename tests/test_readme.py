@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_model
+from test_architecture import LAYERS
 from transformers import AutoModelForSemanticSegmentation
 
 from scl_hf.cli import RecipeParser, read_yaml
@@ -25,13 +26,12 @@ def small(own_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model({i: f"class {i}" for i in range(5)}).save_pretrained("starting")
     text = EXAMPLE
-    settings = "crop_size=[32, 32], semi_supervised_start_step=1, use_cpu=True, report_to=[], save_strategy='no'"
+    settings = "crop_size=[32, 32], eval_steps=2, use_cpu=True, report_to=[], save_strategy='no'"
     for old, new in (
         ('"MY_DATA"', f'"{own_folder}"'),
         ('"MY_PHOTOS"', f'"{own_folder}/train/images"'),
         ('"nvidia/mit-b0"', '"starting"'),
         ("max_steps=8000", f"max_steps=2, {settings}"),
-        ("eval_steps=500", "eval_steps=2"),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -119,6 +119,11 @@ def test_every_recipe_and_table_is_listed():
     files = [path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").glob("*.yaml")]
     files += [f"tables/{path.name}" for path in (ROOT / "recipes/tables").glob("*.yaml")]
     assert sorted(listed) == sorted(files)
+
+
+def test_the_table_of_layers_is_that_of_the_test_of_the_architecture():
+    rows = re.findall(r"^\| (`.*?) \|", PAGES["CONTRIBUTING.md"], re.M)
+    assert [name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row)] == [*LAYERS]
 
 
 def test_the_page_of_fields_is_that_of_the_parser():
