@@ -294,7 +294,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         if is_main:
             line = stop.line or f"stopped by {stop.signal_name}: {RESUME_HINT} resumes it"
     except Exception as error:
-        code, problem = 2, error
+        code, problem = 2, str(error)  # the error itself would keep its frames, and what they hold, alive
         if not isinstance(error, InputError):
             if is_disk_full(error):
                 name = str(getattr(error, "filename", None) or "")

@@ -593,7 +593,7 @@ CASES = {
     "output for predictions a file": (write("out", ""), PREDICT, "output out"),
     "foreign files": (write("out/color/frame0.png", ""), PREDICT, "output out"),
     "foreign record": (write("out/predictions.json", "[]"), PREDICT, "out/predictions.json"),
-    "kind": (None, f"{PREDICT} --write color", "write: there is no 'color'"),
+    "kind": (None, f"{PREDICT} --write colors", "write: there is no 'colors'"),
     "label ids of other classes": (None, f"{PREDICT} --write label_ids", "write: label_ids"),
     "submission of other images": (None, f"{PREDICT} --submission s.zip", "test"),
     "submission a folder": (folder_at("s.zip"), f"{PREDICT} --submission s.zip", "submission s.zip"),
