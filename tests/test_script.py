@@ -9,6 +9,7 @@ import pytest
 from scl_hf.checkpointing.signals import Interrupted
 from scl_hf.cli import run_script
 from scl_hf.errors import RESUME_HINT, InputError, NotFiniteError
+from scl_hf.files import FolderLock
 
 
 def fail(error):
@@ -28,6 +29,16 @@ ENDINGS = {
     ),
     "file": (lambda: fail(PermissionError(errno.EACCES, "Permission denied", "a.npy")), 2, "error: a file cannot be"),
 }
+
+
+def test_what_main_holds_is_released_with_its_error(tmp_path):
+    def main():
+        held = [FolderLock("output", tmp_path / "out")]
+        raise InputError(f"output: wrong, with {len(held)} lock")
+
+    with pytest.raises(SystemExit):
+        run_script(main)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -28,8 +28,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, SegformerImageProcessorPil
 
-pytestmark = pytest.mark.slow
-
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 CLASSES = {0: "grass", 1: "path", 2: "sky"}
 RECIPE = SMALL_RUN | {
