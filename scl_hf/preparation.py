@@ -40,7 +40,7 @@ def check_batch_size(model: PreTrainedModel, args: SemiSupervisedConfig) -> None
     """Rejects supervised steps on one image per process, if BatchNorm then has one value to normalize."""
     supervised = not args.semi_supervised or args.semi_supervised_start_step > 0
     pools = isinstance(model, DeepLabV3PlusForSemanticSegmentation)
-    synced = args.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda"
+    synced = any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
     if supervised and pools and args.per_device_train_batch_size == 1 and not synced:
         reason = "must be 2 or more for supervised steps: BatchNorm over the image pooling has one value an image"
         raise InputError(f"per_device_train_batch_size: {reason}. On several GPUs, sync_batch_norm does as well.")

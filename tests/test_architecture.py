@@ -77,7 +77,7 @@ DOOR = {
 }
 
 # Without the files of EfficientNet-Lite. Raising it is a decision to be made in a diff.
-PACKAGE_LINES = 9_896
+PACKAGE_LINES = 9_897
 
 
 @cache

@@ -45,6 +45,7 @@ class CheckpointedTrainer(Trainer):
 
     fingerprint: Mapping[str, Any] = {}  # what a resumed run must share with the one that wrote its checkpoint
     images_of_step: Callable[[int], list[str]] | None = None  # names the images of a step, for the error
+    _recipe: Mapping[str, Any] = {}  # the fingerprint of the last `train`: hashing all ids takes a moment
     _push: Push | None = None
     _partial: Path | None = None  # where `_save_checkpoint` writes
     _last_saved: Path | None = None  # the newest checkpoint that can be resumed from
@@ -79,8 +80,8 @@ class CheckpointedTrainer(Trainer):
         """
         if self.train_dataset is None:
             raise InputError("train_dataset: training needs labeled images; give the trainer some.")
+        self._recipe, self._last_saved, self._terms, self._batches = self.fingerprint, None, {}, []
         lock = FolderLock("output_dir", self.args.output_dir)
-        self._last_saved, self._terms, self._batches = None, {}, []
         own = self.args.save_only_model, self.args.hub_strategy
         try:
             with self.ending_in_one_line():
@@ -182,7 +183,7 @@ class CheckpointedTrainer(Trainer):
             self._find_best(run_dir, folder)
             if self.args.should_save:
                 self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
-                write_json(partial / RECIPE_NAME, self.fingerprint)
+                write_json(partial / RECIPE_NAME, self._recipe)
                 manifest.publish(partial, folder)
         except Exception as error:
             if self.args.should_save:
@@ -260,7 +261,7 @@ class CheckpointedTrainer(Trainer):
         if name is not True and (problem := manifest.why_not_resumable(name)):
             remedy = "Name an older one, or give true for the newest complete one."
             raise InputError(f"resume_from_checkpoint {name}: {problem}. {remedy}")
-        check_fingerprint(checkpoint, self.fingerprint, self.args.allow_changed_recipe)
+        check_fingerprint(checkpoint, self._recipe, self.args.allow_changed_recipe)
         written_by = max(1, len(list(checkpoint.glob("rng_state_*.pth"))))
         if written_by != self.args.world_size:
             logger.warning(
