@@ -120,7 +120,7 @@ def write_masks(
         lines.append(f"classes without an object: {first_few(missing)}; name the others with --classes")
     if len(labels) > IGNORE_INDEX:
         lines.append(f"classes: {len(labels)}, but training takes {IGNORE_INDEX} at most; name some with --classes")
-    recipe = {"dataset": "folder", "train_images": _image_folder(source, next(iter(images.values())).name)}
+    recipe = {"dataset": "folder", "data_dir": ".", "train_images": _image_folder(source, next(iter(images.values())))}
     recipe |= {"train_labels": str(output_dir), "id2label": str(Path(output_dir, "id2label.json"))}
     recipe |= {"ignore_index": ignored} if ignored != IGNORE_INDEX else {}
     lines += ["", f"{output_dir}: written. Give the labels for validation the same --classes. In a recipe:", ""]
@@ -262,7 +262,7 @@ def _coco(path: Path, content: dict, findings: Findings) -> tuple[dict[Any, str]
 
 def _class_name(value: Any) -> str:
     """Returns the name of a class without spaces around it."""
-    if value is None or not (name := str(value).strip()):
+    if value is None or not (name := str(value).strip()).encode():  # fails at a lone surrogate
         raise ValueError(f"{value!r} is no name of a class")
     return name
 
@@ -367,12 +367,12 @@ def _safe_name(name: str, folder: str = "") -> str:
     return within
 
 
-def _image_folder(source: Path, name: str) -> str:
+def _image_folder(source: Path, image: _Image) -> str:
     """Returns the folder where an image lies, if it is one of the usual ones beside the annotations."""
     root, last = source if source.is_dir() else source.parent, source.stem.rpartition("_")[2]  # instances_val2017
     usual = ("", "images", "..", "../images", f"../{last}", f"../images/{last}")
     folders = [os.path.normpath(root / folder) for folder in usual]
-    return next((folder for folder in folders if os.path.isfile(os.path.join(folder, name))), f"FOLDER WITH {name}")
+    return next((folder for folder in folders if Path(folder, image.name).is_file()), f"FOLDER WITH {image.name}")
 
 
 def _load(path: Path) -> dict:

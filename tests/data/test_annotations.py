@@ -11,8 +11,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from scl_hf.data.annotations import write_masks
-from scl_hf.data.images import read_label
-from scl_hf.data.labels import read_id2label
+from scl_hf.data.classes import read_id2label
+from scl_hf.data.labels import LabelImage, read_label
 from scl_hf.errors import InputError
 
 CATEGORIES = [{"id": 9, "name": "dog"}, {"id": 3, "name": "car"}]  # car is 1, dog 2
@@ -111,6 +111,7 @@ def test_instances(coco, tmp_path):
     ]
     assert yaml.safe_load(recipe.partition("\n\n")[2]) == {
         "dataset": "folder",
+        "data_dir": ".",
         "train_images": str(tmp_path / "images"),
         "train_labels": str(tmp_path / "labels"),
         "id2label": str(tmp_path / "labels/id2label.json"),
@@ -232,7 +233,8 @@ def test_labels_stay_within_their_folder(labelme, tmp_path, name, written):
 def test_labels_are_read_as_they_were_written(coco, tmp_path):
     (tmp_path / "labels").mkdir()  # an empty folder will do
     drawn(coco(item([SQUARE])), tmp_path)
-    assert read_label(tmp_path / "labels/a/b.png").max() == 1
+    labels = LabelImage.of(read_id2label(tmp_path / "labels/id2label.json"))
+    assert np.array_equal(read_label(tmp_path / "labels/a/b.png", labels), square(1))
     with pytest.raises(InputError, match="labels: is not an empty folder"):
         drawn(coco(item([SQUARE])), tmp_path)
 
