@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from ...errors import InputError, first_line
 from ...files import check_writable
 from ..arguments import DataArguments
-from ..columns import standard_columns
+from ..columns import image_columns, missing_files, standard_columns
 from ..palette import palette_of
 from .base import Source, check_fields
 
@@ -24,14 +24,40 @@ def open_source(args: DataArguments) -> Source:
     labels = args.labels(Path() if given else find_id2label(args.dataset, args.data_dir))
     fields = {"image": "image_column", "label": "label_column"}
 
-    def open_split(split: str, require_labels: bool) -> datasets.Dataset:
-        columns = {"image": args.image_column} | ({"label": args.label_column} if require_labels else {})
-        where = f" in split {split}"
-        return standard_columns(splits[split], columns, labels, fields, "name one of them", where, f"{split}_")
+    columns = {name: find_columns(dataset.features, args) for name, dataset in splits.items()}
 
-    return Source(
-        args.dataset, labels, palette_of(labels.id2label), {name: partial(open_split, name) for name in splits}
+    def open_split(split: str, require_labels: bool) -> datasets.Dataset:
+        named, where = columns[split], f" in split {split}"
+        if not require_labels and named["label"] not in image_columns(splits[split].features):
+            named = {"image": named["image"]}
+        remedy = "{name}_column: {column}"
+        dataset = standard_columns(splits[split], named, labels, fields, remedy, where, f"{split}_")
+        if require_labels and (missing := missing_files(dataset, "label")):
+            raise InputError(
+                f"label_column: {missing} of the {len(dataset)} examples{where} have no label; remove them, or use them "
+                "unlabeled"
+            )
+        return dataset
+
+    opened = {name: partial(open_split, name) for name in splits}
+    given = {"image": args.image_column, "label": args.label_column}
+    notes = dict.fromkeys(
+        f"{name}_column: {column}, the only column left that holds images"
+        for found in columns.values()
+        for name, column in found.items()
+        if column != given[name]
     )
+    return Source(args.dataset, labels, palette_of(labels.id2label), opened, notes=list(notes))
+
+
+def find_columns(features: datasets.Features, args: DataArguments) -> dict[str, str]:
+    """Returns the columns of images and labels: in place of a default that is not there, the only other of images."""
+    columns = {"image": args.image_column, "label": args.label_column}
+    for name, column in columns.items():
+        others = [other for other in image_columns(features) if other not in columns.values()]
+        if column == name not in features and len(others) == 1:
+            columns[name] = others[0]
+    return columns
 
 
 def open_splits(name: str, config: str | None = None, data_dir: str | None = None) -> datasets.DatasetDict:
