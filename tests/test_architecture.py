@@ -35,7 +35,7 @@ LAYERS = {
     "models": "",
     "hub": "errors files",
     "checkpointing": "errors files hub processes",
-    "data": "cutmix errors files hub pairs",
+    "data": "cutmix errors files hub pairs processes",
     "image_processors": "data.normalization errors",
     "pretrained": "checkpointing.finite data errors hub image_processors inference models processes",
     "evaluation": "checkpointing.signals data errors files inference metrics pretrained processes progress",
