@@ -34,8 +34,8 @@ def open_source(args: DataArguments) -> Source:
         dataset = standard_columns(splits[split], named, labels, fields, remedy, where, f"{split}_")
         if require_labels and (missing := missing_files(dataset, "label")):
             raise InputError(
-                f"label_column: {missing} of the {len(dataset)} examples{where} have no label; remove them, or use them "
-                "unlabeled"
+                f"label_column: {missing} of the {len(dataset)} examples{where} have no label; remove them, "
+                "or use them unlabeled"
             )
         return dataset
 
