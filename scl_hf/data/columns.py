@@ -28,7 +28,7 @@ def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | Non
     columns = {"image": "image"} if labels is None else {"image": "image", "label": "label"}
     remedy = f"{name}{{remove}}.rename_column({{column!r}}, {{name!r}})"
     dataset = standard_columns(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
-    if labels is not None and (missing := missing_files(dataset, "label")):
+    if labels is not None and (missing := np.count_nonzero(~has_image(dataset, "label"))):
         raise InputError(
             f"{name}: {missing} of the {len(dataset)} examples have no label; leave them out with "
             f'{name}.filter(lambda label: label is not None, input_columns="label")'
@@ -154,9 +154,9 @@ def _kind(feature: object) -> str:
     return {"string": "text", "large_string": "text"}.get(dtype, dtype)
 
 
-def missing_files(dataset: datasets.Dataset, column: str) -> int:
-    """Returns how many examples have nothing in a column of images."""
-    return list(zip(*stored_files(dataset, column))).count((None, None))
+def has_image(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """Returns whether each example has something in a column of images: (N,) bool."""
+    return np.array([path is not None or size is not None for path, size in zip(*stored_files(dataset, column))], bool)
 
 
 def stored_files(dataset: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:

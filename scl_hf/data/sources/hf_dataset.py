@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ...errors import InputError, first_line
 from ...files import check_writable
 from ..arguments import DataArguments
-from ..columns import image_columns, missing_files, standard_columns
+from ..columns import has_image, image_columns, standard_columns
 from ..palette import palette_of
 from .base import Source, check_fields
 
@@ -32,7 +33,7 @@ def open_source(args: DataArguments) -> Source:
             named = {"image": named["image"]}
         remedy = "{name}_column: {column}"
         dataset = standard_columns(splits[split], named, labels, fields, remedy, where, f"{split}_")
-        if require_labels and (missing := missing_files(dataset, "label")):
+        if require_labels and (missing := np.count_nonzero(~has_image(dataset, "label"))):
             raise InputError(
                 f"label_column: {missing} of the {len(dataset)} examples{where} have no label; remove them, "
                 "or use them unlabeled"
