@@ -31,7 +31,8 @@ class DataArguments:
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
         image_column (`str`, *optional*, defaults to `"image"`):
             The images in a `datasets` dataset. Without a column `image`, the only other one that holds images.
-        label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset, likewise.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            The labels in a `datasets` dataset. Without a column `label`, likewise.
         train_images (`str`, *optional*):
             The images to train on where data_dir has no layout that is found by itself: a folder, a glob or a text
             file with one a line, from data_dir. Those without a label are unlabeled.
