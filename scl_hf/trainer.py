@@ -71,7 +71,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled. Or the Hub
-            id or folder of one, which gets a new head if `train_dataset` has another number of classes.
+            id or folder of one, which gets a new head if `train_dataset` has other classes.
         args ([`SemiSupervisedConfig`], *optional*): The settings; by default with a folder named after the model.
         train_dataset ([`~datasets.Dataset`], *optional*): Labeled images.
         unlabeled_dataset ([`~datasets.Dataset`], *optional*):
