@@ -164,8 +164,8 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a resumed run must share with the run that wrote its checkpoint."""
-        lengths, data = self.args.lengths(self._plan[1]), self._crops.datasets
-        return fingerprint_of(self.args, self.evaluated_model, self.normalization, data, lengths)
+        of_data = self._crops.datasets, self._crops.contents, self.args.lengths(self._plan[1])
+        return fingerprint_of(self.args, self.evaluated_model, self.normalization, *of_data)
 
     def images_of_step(self, step: int) -> list[str]:
         """Returns the names of all images of a step, counted from 0."""
