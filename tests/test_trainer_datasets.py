@@ -20,7 +20,7 @@ from transformers import (
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.data import LabelImage
-from scl_hf.data.images import read_label
+from scl_hf.data.labels import read_label
 from scl_hf.errors import InputError
 from scl_hf.files import LOCK, FolderLock
 
@@ -44,7 +44,7 @@ def plain(toy_data, tmp_path):
             columns["label"] = []
             for i, example in enumerate(dataset):
                 path = tmp_path / f"{name}-{i}.png"
-                Image.fromarray(read_label(example["label"], dataset.features["label"].table)).save(path)
+                Image.fromarray(read_label(example["label"], dataset.features["label"])).save(path)
                 columns["label"].append(str(path))
         plain = datasets.Dataset.from_dict(columns)
         for column in columns:
@@ -206,9 +206,9 @@ def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer
     assert [map.shape for map in output.predictions] == [(48, 96)] * 3 and output.predictions[0].dtype == np.uint8
     expected = trainer.evaluate()
     assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
-    table = toy_data.evaluation.features["label"].table
+    labels = toy_data.evaluation.features["label"]
     for example, label in zip(toy_data.evaluation, output.label_ids, strict=True):
-        np.testing.assert_array_equal(label, read_label(example["label"], table))
+        np.testing.assert_array_equal(label, read_label(example["label"], labels))
     without = trainer.predict(toy_data.unlabeled.select(range(2)), metric_key_prefix="other")
     assert len(without.predictions) == 2 and without.label_ids is None and without.metrics == {}
     assert trainer.predict(toy_data.unlabeled.select([])).predictions == []

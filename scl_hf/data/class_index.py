@@ -17,8 +17,8 @@ from datasets import Dataset, Features, List, Value
 
 from ..errors import InputError, first_few, killed_workers
 from ..files import check_writable, writing
-from .images import IGNORE_INDEX, CorruptFileError, read_label
-from .labels import LabelImage
+from .images import IGNORE_INDEX, CorruptFileError
+from .labels import LabelImage, read_label
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def class_shares(labeled: Dataset, index: ClassIndex | None = None) -> np.ndarra
         chosen = np.unique(np.linspace(0, len(labeled) - 1, min(len(labeled), _MOST_LABELS)).astype(int))
         for example in labeled.select(chosen).select_columns("label"):
             with contextlib.suppress(CorruptFileError):
-                counts += np.bincount(read_label(example["label"], feature.table).ravel(), minlength=len(counts))
+                counts += np.bincount(read_label(example["label"], feature).ravel(), minlength=len(counts))
         counts = counts[: len(feature.names)]
     return counts / max(1, counts.sum())
 
@@ -171,7 +171,7 @@ def _fingerprint(labels: Dataset, *settings: object) -> str:
 
 def _describe_label(label: dict, feature: LabelImage, tile: int, skip_corrupt: bool) -> dict:
     try:
-        ids = read_label(label, feature.table)
+        ids = read_label(label, feature)
     except CorruptFileError as error:
         if not skip_corrupt:
             raise

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ..errors import InputError
-from .images import IGNORE_INDEX, CorruptFileError, check_files, read_label
-from .labels import LabelImage
+from .images import IGNORE_INDEX, CorruptFileError, check_files
+from .labels import LabelImage, read_label
 
 
 def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | None = None) -> datasets.Dataset:
@@ -102,10 +102,10 @@ def standard_columns(
 
 def check_labels(dataset: datasets.Dataset, name: str) -> None:
     """Rejects a dataset whose labels show no class, reading up to the first that does, without unreadable ones."""
-    table, readable = dataset.features["label"].table, 0
+    labels, readable = dataset.features["label"], 0
     for example in dataset.select_columns("label"):
         with contextlib.suppress(CorruptFileError):
-            if np.any(read_label(example["label"], table) != IGNORE_INDEX):
+            if np.any(read_label(example["label"], labels) != IGNORE_INDEX):
                 return
             readable += 1
     if readable:

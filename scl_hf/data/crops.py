@@ -11,13 +11,10 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from .augmentation import Augmentation
 from .contents import labels_of, sizes_of
-from .images import CorruptFileError, read_pair
+from .images import CorruptFileError
+from .labels import read_pair
 from .normalization import Normalization
 from .sampler import PairSample, Sample
-
-
-def _label_table(dataset: datasets.Dataset) -> np.ndarray | None:
-    return dataset.features["label"].table if "label" in dataset.features else None
 
 
 @dataclass(eq=False)
@@ -29,9 +26,6 @@ class Crops(Dataset):
     skip_corrupt: bool = False
     coarse: datasets.Dataset | None = None
 
-    def __post_init__(self):
-        self.label_table = _label_table(self.dataset)
-
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -40,7 +34,7 @@ class Crops(Dataset):
         dataset, skipped = self.dataset_of(sample), []
         for _ in range(len(dataset)):
             try:
-                image, label = read_pair(dataset[sample.row], self.label_table)
+                image, label = read_pair(dataset[sample.row], dataset.features)
             except CorruptFileError as error:
                 if not self.skip_corrupt:
                     raise
@@ -112,6 +106,6 @@ class EvaluationImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         example = self.dataset[index]
-        image, label = read_pair(example, _label_table(self.dataset))
+        image, label = read_pair(example, self.dataset.features)
         item = {"pixel_values": self.normalization.of(image), "id": example["id"]}
         return item if label is None else item | {"labels": torch.from_numpy(label.astype(np.int64))}

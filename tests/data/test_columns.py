@@ -7,7 +7,8 @@ from PIL import Image
 
 from scl_hf.data import LabelImage
 from scl_hf.data.columns import image_dataset
-from scl_hf.data.images import read_image, read_label
+from scl_hf.data.images import read_image
+from scl_hf.data.labels import read_label
 from scl_hf.errors import InputError
 
 LABELS = LabelImage.of({0: "sky", 1: "road", 2: "car"}, {7: 0, 8: 1, 9: 2})
@@ -25,9 +26,9 @@ def own():
 
 def contents(dataset):
     """Number, id and class of each example."""
-    table = dataset.features["label"].table
+    labels = dataset.features["label"]
     return [
-        (read_image(example["image"])[0, 0, 0], example["id"], read_label(example["label"], table)[0, 0])
+        (read_image(example["image"])[0, 0, 0], example["id"], read_label(example["label"], labels)[0, 0])
         for example in dataset
     ]
 

@@ -198,10 +198,10 @@ def test_without_skip_corrupt_the_file_is_named_in_one_line(crops, dataset, num_
 
 def test_a_wrong_label_is_never_skipped(crops, dataset):
     crops.labeled.skip_corrupt = True
-    crops.labeled.label_table = np.where(np.arange(256) < 2, np.arange(256), -1).astype(np.int16)
+    crops.labeled.dataset = dataset.cast_column("label", LabelImage.of({0: "a", 1: "b"}))
     with pytest.raises(InputError, match="unknown class id 2"):
         crops.labeled[Sample(0, 7)]
-    crops.labeled.label_table = LABEL.table
+    crops.labeled.dataset = dataset
     PILImage.new("L", (8, 8)).save(dataset[0]["label"]["path"])
     with pytest.raises(InputError, match="8×8 pixels"):
         crops.labeled[Sample(0, 7)]

@@ -12,7 +12,6 @@ from ...errors import InputError, first_line
 from ...files import check_writable
 from ..arguments import DataArguments
 from ..columns import standard_columns
-from ..labels import LabelImage, read_id2label
 from ..palette import palette_of
 from .base import Source, check_fields
 
@@ -21,8 +20,8 @@ def open_source(args: DataArguments) -> Source:
     """Opens a dataset, with the classes in `id2label.json` beside it or in the file that `id2label` names."""
     check_fields(args)
     splits = open_splits(args.dataset, args.dataset_config, args.data_dir)
-    id2label = read_id2label(Path(args.id2label) if args.id2label else find_id2label(args.dataset, args.data_dir))
-    labels = LabelImage.of(id2label, args.label_map, args.ignore_index)
+    given = args.classes is not None or args.id2label
+    labels = args.labels(Path() if given else find_id2label(args.dataset, args.data_dir))
     fields = {"image": "image_column", "label": "label_column"}
 
     def open_split(split: str, require_labels: bool) -> datasets.Dataset:
@@ -30,7 +29,9 @@ def open_source(args: DataArguments) -> Source:
         where = f" in split {split}"
         return standard_columns(splits[split], columns, labels, fields, "name one of them", where, f"{split}_")
 
-    return Source(args.dataset, labels, palette_of(id2label), {name: partial(open_split, name) for name in splits})
+    return Source(
+        args.dataset, labels, palette_of(labels.id2label), {name: partial(open_split, name) for name in splits}
+    )
 
 
 def open_splits(name: str, config: str | None = None, data_dir: str | None = None) -> datasets.DatasetDict:
