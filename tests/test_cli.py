@@ -81,6 +81,15 @@ def test_label_map_on_the_command_line(tmp_path):
         parse(tmp_path, text, "--label_map", "7=0")
 
 
+def test_class_names_are_a_file_or_a_mapping(tmp_path):
+    text = "dataset: folder\nid2label: {0: sky, 1: road}"
+    assert parse(tmp_path, text).id2label == {0: "sky", 1: "road"}
+    assert parse(tmp_path, text, "--id2label", "names.json").id2label == "names.json"
+    assert parse(tmp_path, text, "--id2label", "null").id2label is None
+    with pytest.raises(InputError, match="id2label: invalid JSON value"):
+        parse(tmp_path, text, "--id2label", "{0: sky}")
+
+
 def test_a_mapping_on_the_command_line_is_json(tmp_path):
     args = parse(tmp_path, "seed: 1", "--model_config", '{"stem_channels": 4}')
     assert args.model_config == {"stem_channels": 4}
