@@ -54,7 +54,16 @@ class Names:
         """Returns what the first column of a line finds, and the further columns that are no numbers."""
         for separator in ("$", r"\s*[,\t]\s*", r"\s+"):
             first, *others = filter(None, re.split(separator, line))
-            if found := self.find(first):
+            found = self.find(first)
+            if re.search(r"[\s,]", first):  # one name, or several that end like one
+                end = "/".join(["", *first.replace("\\", "/").split("/")[-2:]])
+                paths = [f"/{self._paths[index]}" for index in found]
+                found = [
+                    index
+                    for index, path in zip(found, paths)
+                    if end in (path[-len(end) :], name_stem(path)[-len(end) :])
+                ]
+            if found:
                 return found, [other for other in others if not re.fullmatch(r"-?[\d.]+", other)]
         return [], []
 
