@@ -54,7 +54,9 @@ def find_examples(args: DataArguments) -> Found:
     if loose and not lists:
         own = {SPLIT_OF[name]: name for name in (*named, *args.train_splits) if name in SPLIT_OF}
         for split, path in find_lists(tree.others).items():
-            lists[own.get(split, split)] = read_images(os.path.join(root, path), path, loose)
+            lists[own.get(split, split)] = read_images(
+                os.path.join(root, path), path, loose, [file.path for file in files]
+            )
     by_path, splits, left_out = {image.path: image for image in images} if lists else {}, {}, []
     for split, entries in lists.items():
         splits[split] = [by_path[path] for path, _ in entries]
@@ -124,8 +126,8 @@ def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File]
         images, labels = getattr(args, f"{name}_images"), getattr(args, f"{name}_labels")
         path = os.path.join(root, images or "")
         if images and os.path.isfile(path) and not is_image(path):
-            known = {file.path for file in tree.files}
-            lists[split] = read_images(path, f"{name}_images", sorted(known))
+            known = dict.fromkeys(file.path for file in tree.files)
+            lists[split] = read_images(path, f"{name}_images", [*known], [*known])
             own = [path for path, _ in lists[split] if labels or path not in known]
             top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
             files += [file_at(path, split, "image", os.path.relpath(path, top)) for path in own]

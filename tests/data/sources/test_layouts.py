@@ -1,6 +1,5 @@
 """Layouts as people have them: what is taken for an image, its label and its split."""
 
-import json
 import os
 
 import numpy as np
@@ -237,6 +236,52 @@ LAYOUTS = {
         {"train": {"x/0001": "gt/x/0001.png", "z/0002": "gt/z/0002.png"}, "validation": {"y/0001": "gt/y/0001.png"}},
         "",
     ),
+    "the same name in every folder": (
+        ["train/p1/s1/image.png", "train/p1/s1/mask.png", "train/p1/s2/image.png", "train/p1/s2/mask.png"],
+        {"train": {"p1/s1/image": "train/p1/s1/mask.png", "p1/s2/image": "train/p1/s2/mask.png"}},
+        "",
+    ),
+    "one folder, one name": (["a.jpg", "a.png", "b.jpg"], {"train": {"a": "a.png", "b": None}}, ""),
+    "one folder with drawings": (
+        ["a.jpg", "a_mask.png", "a_overlay.png", "b.jpg"],
+        {"train": {"a": "a_mask.png", "b": None}},
+        "left out: 1 file such as a_overlay.png",
+    ),
+    "Massachusetts": (
+        ["tiff/train/a.tiff", "tiff/train_labels/a.tif", "tiff/val/b.tiff", "tiff/val_labels/b.tif"],
+        {"train": {"a": "tiff/train_labels/a.tif"}, "validation": {"b": "tiff/val_labels/b.tif"}},
+        "",
+    ),
+    "drones": (
+        ["original_images/1.jpg", "label_images_semantic/1.png", "RGB_color_image_masks/1.png"],
+        {"train": {"1": "label_images_semantic/1.png"}},
+        "left out: 1 file such as RGB_color_image_masks/1.png",
+    ),
+    "DAVIS": (
+        ["JPEGImages/480p/bear/0.jpg", "Annotations/480p/bear/0.png", "JPEGImages/480p/cow/0.jpg"]
+        + [
+            "Annotations/480p/cow/0.png",
+            "ImageSets/480p/val.txt=/JPEGImages/480p/cow/0.jpg /Annotations/480p/cow/0.png",
+        ],
+        {
+            "train": {"480p/bear/0": "Annotations/480p/bear/0.png"},
+            "validation": {"480p/cow/0": "Annotations/480p/cow/0.png"},
+        },
+        "",
+    ),
+    "Keras": (
+        ["images_prepped_train/a.png", "annotations_prepped_train/a.png", "images_prepped_test/b.png"],
+        {"train": {"a": "annotations_prepped_train/a.png"}, "test": {"b": None}},
+        "",
+    ),
+    "SUIM": (
+        ["train_val/images/a.jpg", "train_val/masks/a.png", "TEST/images/b.jpg", "TEST/masks/b.png"],
+        {"train": {"train_val/a": "train_val/masks/a.png"}, "test": {"b": "TEST/masks/b.png"}},
+        "",
+    ),
+    "CVC": (["PNG/Original/1.png", "PNG/Ground Truth/1.png"], {"train": {"1": "PNG/Ground Truth/1.png"}}, ""),
+    "CXR": (["CXR_png/a.png", "mask/a_mask.png"], {"train": {"CXR_png/a": "mask/a_mask.png"}}, ""),
+    "nnU-Net": (["imagesTr/a_0000.png", "labelsTr/a.png"], {"train": {"a_0000": "labelsTr/a.png"}}, ""),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
         {"train": {"p/a": "q/1.png", "p/b c": "q/2.png"}},
@@ -252,3 +297,54 @@ def test_layout(tmp_path, layout):
     splits, source = read(tmp_path)
     assert splits == expected
     assert note in "\n".join(source.notes)
+
+
+def test_training_images_of_ade20k_are_not_taken_for_mapillary(tmp_path):
+    put(tmp_path, ["images/training/a.jpg", "annotations/training/a.png"])
+    assert find_layout(tmp_path).dataset == "folder"
+    put(tmp_path, ["training/images/a.jpg", "training/labels/a.png"])
+    assert find_layout(tmp_path).dataset == "folder"
+    put(tmp_path, ["config_v1.2.json={}"])
+    assert find_layout(tmp_path).dataset == "mapillary"
+    assert find_layout(tmp_path, DataArguments(dataset="folder")).dataset == "folder"
+
+
+def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
+    put(tmp_path, ["training/images/a.jpg", "training/labels/a.png", "val/images/b.png", "val/labels/b.png"])
+    fields = {"train_splits": ["training"], "eval_split": "val"}
+    splits, _ = read(tmp_path, **fields)
+    assert splits == {"training": {"a": "training/labels/a.png"}, "val": {"b": "val/labels/b.png"}}
+    (tmp_path / "val").rename(tmp_path / "seq1")
+    splits, _ = read(tmp_path, train_splits=["seq1"])
+    assert splits == {"train": {"a": "training/labels/a.png"}, "seq1": {"b": "seq1/labels/b.png"}}
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        (
+            {"train_images": "raw/x", "train_labels": "drawn", "validation_images": "raw/y", "validation_labels": "v"},
+            {"train": {"deep/a": "drawn/deep/a.png", "b": None}, "validation": {"c": "v/c.png"}},
+        ),
+        (
+            {"train_images": "raw/x/**/*.jpg", "train_labels": "drawn/**/*.png", "validation_images": "raw/y"},
+            {"train": {"b": None, "deep/a": "drawn/deep/a.png"}, "validation": {"c": None}},
+        ),
+        ({"train_images": "raw/*/*.jpg", "train_labels": "raw/*/*_l.gif"}, {"train": {"x/b": None, "y/c": None}}),
+        ({"train_images": "raw/[xy]", "train_labels": "v"}, None),
+        (
+            {"train_images": "list.txt", "train_labels": "drawn"},
+            {"train": {"deep/a": "drawn/deep/a.png", "b": None}},
+        ),
+        ({"train_images": "pairs.txt"}, {"train": {"raw/x/deep/a": "drawn/deep/a.png"}}),
+    ],
+)
+def test_fields(tmp_path, fields, expected):
+    put(tmp_path, ["raw/x/deep/a.jpg", "raw/x/b.jpg", "raw/y/c.jpg", "drawn/deep/a.png", "v/c.png"])
+    put(tmp_path, ["list.txt=raw/x/deep/a.jpg|b", "pairs.txt=raw/x/deep/a.jpg drawn/deep/a.png"])
+    print(read(tmp_path, **fields)[0])
+
+
+MESSAGES = {
+    "nothing": ([], {}, "holds no images, but nothing"),
+}
