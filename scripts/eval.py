@@ -23,7 +23,7 @@ from transformers.utils import logging
 from scl_hf.cli import RecipeParser, run_script, split_command_line
 from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
-from scl_hf.data.images import read_pair
+from scl_hf.data.labels import read_pair
 from scl_hf.errors import InputError
 from scl_hf.evaluation.checkpoints import ScoringArguments, load_for_data, score_checkpoint, score_settings
 from scl_hf.evaluation.official import import_official_scorer, label_ids_file, official_scores
@@ -107,7 +107,7 @@ def main() -> int:
         write_text(folder / "confusion.csv", confusion_page(label.id2label, scores["confusion_matrix"]))
         plot_confusion_matrix(scores["confusion_matrix"].numpy(), label.id2label, folder / "confusion.png")
     if shown:
-        images, labels = zip(*(read_pair(dataset[index], label.table) for index in shown))
+        images, labels = zip(*(read_pair(dataset[index], dataset.features) for index in shown))
         with replacing(output / "panel.png") as partial:
             comparison_panel(images, labels, predictions, label.id2label, palette).save(partial)
     print(f"{text_table(reports)}\n\nscores, sample predictions and confusion matrices are in {output}")

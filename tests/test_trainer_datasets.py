@@ -20,7 +20,7 @@ from transformers import (
 
 from scl_hf import SemiSupervisedConfig, SemiSupervisedTrainer
 from scl_hf.data import LabelImage
-from scl_hf.data.images import read_label
+from scl_hf.data.labels import read_label
 from scl_hf.errors import InputError
 from scl_hf.files import LOCK, FolderLock
 
@@ -44,7 +44,7 @@ def plain(toy_data, tmp_path):
             columns["label"] = []
             for i, example in enumerate(dataset):
                 path = tmp_path / f"{name}-{i}.png"
-                Image.fromarray(read_label(example["label"], dataset.features["label"].table)).save(path)
+                Image.fromarray(read_label(example["label"], dataset.features["label"])).save(path)
                 columns["label"].append(str(path))
         plain = datasets.Dataset.from_dict(columns)
         for column in columns:
@@ -75,6 +75,30 @@ def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(toy_data, plain
         states.append((trainer.model.state_dict(), trainer.evaluate()["eval_mean_iou"]))
     assert same(states[0][0], states[1][0]) and same(states[0][0], states[2][0])
     assert states[0][1] == states[1][1] == states[2][1]
+
+
+def test_chosen_examples_train_as_copies_of_them_bit_for_bit(toy_data, plain, tmp_path):
+    choices = {
+        "train_dataset": lambda dataset: dataset.filter(lambda image: True, input_columns="image").shuffle(seed=1),
+        "unlabeled_dataset": lambda dataset: dataset.train_test_split(3, seed=0)["test"],
+        "eval_dataset": lambda dataset: dataset.filter(lambda _, i: i > 0, input_columns="image", with_indices=True),
+    }
+    chosen = {name: choose(plain[name]) for name, choose in choices.items()}
+    states = []
+    for number, data in enumerate((chosen, {name: dataset.flatten_indices() for name, dataset in chosen.items()})):
+        args = SemiSupervisedConfig(output_dir=str(tmp_path / str(number)), **SETTINGS)
+        trainer = SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **data)
+        trainer.train()
+        states.append((trainer.model.state_dict(), trainer.evaluate()["eval_mean_iou"]))
+    assert same(states[0][0], states[1][0]) and states[0][1] == states[1][1]
+
+
+def test_a_broken_label_without_a_file_is_named_by_its_example(toy_data, plain, tmp_path):
+    labels = plain["train_dataset"].cast_column("label", datasets.Image(decode=False))
+    broken = labels.map(lambda example, i: {"label": {"bytes": b"cut"}} if i == 3 else {}, with_indices=True)
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match=r"^the label of labeled example 3 \(id 3\): is not an image; [^\n]*$"):
+        SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **plain | {"train_dataset": broken}).train()
 
 
 def test_a_model_by_its_name_gets_the_classes_of_the_data(toy_data, plain, tmp_path):
@@ -206,9 +230,9 @@ def test_predict_gives_label_maps_and_scores_where_there_are_labels(make_trainer
     assert [map.shape for map in output.predictions] == [(48, 96)] * 3 and output.predictions[0].dtype == np.uint8
     expected = trainer.evaluate()
     assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
-    table = toy_data.evaluation.features["label"].table
+    labels = toy_data.evaluation.features["label"]
     for example, label in zip(toy_data.evaluation, output.label_ids, strict=True):
-        np.testing.assert_array_equal(label, read_label(example["label"], table))
+        np.testing.assert_array_equal(label, read_label(example["label"], labels))
     without = trainer.predict(toy_data.unlabeled.select(range(2)), metric_key_prefix="other")
     assert len(without.predictions) == 2 and without.label_ids is None and without.metrics == {}
     assert trainer.predict(toy_data.unlabeled.select([])).predictions == []

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, check_field
+from .classes import read_classes, read_id2label, read_label_map
 from .images import IGNORE_INDEX
-from .labels import NUM_IDS, read_label_map
+from .labels import NUM_IDS, LabelImage
 
 LABELED_SPLITS = ("1/2", "1/4", "1/8", "1/16", "1/30")
 
@@ -28,11 +29,36 @@ class DataArguments:
             Splits that join the unlabeled pool besides train_splits. By default none; for Cityscapes `train_extra`.
         unlabeled_dirs (`list[str]`, *optional*): Folders whose images, at any depth, join the unlabeled pool.
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
-        image_column (`str`, *optional*, defaults to `"image"`): The images in a `datasets` dataset.
-        label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset.
-        id2label (`str`, *optional*):
-            A JSON file with the names of the classes, `{"0": "sky", …}`. By default `id2label.json` in `data_dir` or,
-            for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            The images in a `datasets` dataset. Without a column `image`, the only other one that holds images.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            The labels in a `datasets` dataset. Without a column `label`, likewise.
+        train_images (`str`, *optional*):
+            The images to train on where data_dir has no layout that is found by itself: a folder, a glob or a text
+            file with one a line, from data_dir. Those without a label are unlabeled.
+        train_labels (`str`, *optional*): Their labels, a folder or a glob, matched by relative path and stem.
+        validation_images (`str`, *optional*): The images to evaluate on, as train_images.
+        validation_labels (`str`, *optional*): Their labels, as train_labels.
+        label_suffix (`str`, *optional*):
+            What the names of labels have after those of images, such as `_mask`. By default it is found.
+        validation_fraction (`float`, *optional*):
+            The share of the labeled images of train_splits to hold out and evaluate on, in place of eval_split. They
+            are chosen by labeled_seed.
+        validation_by (`str`, *optional*, defaults to `"image"`):
+            `image`, or `folder` to hold out whole folders, such as drives or patients.
+        classes (`dict`, *optional*):
+            Name of a class -> what stands for it in label files: an id, a range `1-65535`, a color `"#ff0000"` or a
+            list of these. Also a YAML or JSON file of that. In place of id2label and label_map.
+        ignore (`list[str]`, *optional*): The values in label files whose pixels are ignored, in the forms of classes.
+        reduce_labels (`bool`, *optional*, defaults to `False`):
+            Whether 0 in label files is ignored and the others are classes + 1, as in ADE20K and `transformers`.
+        value_range (`list[float]`, *optional*):
+            The values in 16-bit and floating-point images that become black and white, such as 0 4095.
+        bands (`list[int]`, *optional*):
+            The three bands, counted from 0, of images with more than three that become red, green and blue.
+        id2label (`dict[int, str]` or `str`, *optional*):
+            The names of the classes, `{"0": "sky", …}`, or a JSON file of that. By default `id2label.json` in
+            `data_dir` or, for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
         label_map (`dict[int, int]`, *optional*):
             Id in a label file -> class in `id2label`, or 255 to ignore its pixels, as JSON on the command line. By
             default the files hold classes.
@@ -63,7 +89,19 @@ class DataArguments:
     eval_split: str = "validation"
     image_column: str = "image"
     label_column: str = "label"
-    id2label: str | None = None
+    train_images: str | None = None
+    train_labels: str | None = None
+    validation_images: str | None = None
+    validation_labels: str | None = None
+    label_suffix: str | None = None
+    validation_fraction: float | None = None
+    validation_by: str = "image"
+    classes: dict | str | None = None
+    ignore: list[str] = field(default_factory=list)
+    reduce_labels: bool = False
+    value_range: list[float] = field(default_factory=list)
+    bands: list[int] = field(default_factory=list)
+    id2label: dict | str | None = None
     label_map: dict | str | None = None
     ignore_index: int = IGNORE_INDEX
     labeled_fraction: float = 1.0
@@ -91,8 +129,24 @@ class DataArguments:
             self.labeled_split = self.labeled_split.replace("_", "/")  # 1_8, as it was written before
             known = self.labeled_split in LABELED_SPLITS
             check_field(self, "labeled_split", known, f"one of {', '.join(LABELED_SPLITS)}")
+        ways = {"classes": None, "id2label": None, "label_map": None, "reduce_labels": False}
+        given = [name for name, default in ways.items() if getattr(self, name) != default]
+        if "classes" in given[:1] and len(given) > 1 or {"label_map", "reduce_labels"} <= {*given}:
+            raise InputError(f"{' and '.join(given)}: say the same in two ways; leave one of them out")
+        if self.classes is not None and self.ignore_index != IGNORE_INDEX:
+            raise InputError(f"ignore_index: goes with id2label; with classes write ignore: [{self.ignore_index}]")
         if self.label_map is not None:
             self.label_map = read_label_map(self.label_map)
+
+    def labels(self, id2label: Path) -> LabelImage:
+        """Returns what the values in label files mean: as the fields say or, without them, as the file `id2label`."""
+        if self.classes is not None:
+            return read_classes(self.classes, self.ignore)
+        names = read_id2label(self.id2label or id2label)
+        if self.ignore:
+            raise InputError("ignore: goes with classes; with id2label, map the ids to 255 in label_map")
+        label_map = {i + 1: i for i in names} | {0: IGNORE_INDEX} if self.reduce_labels else self.label_map
+        return LabelImage.of(names, label_map, self.ignore_index)
 
     @property
     def title(self) -> str:

@@ -6,12 +6,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InputError, killed_workers
 from .arguments import DataArguments
-from .images import check_sizes, read_image, read_label
+from .images import read_image
+from .labels import LabelImage, check_sizes, read_label
 from .sources import cityscapes, mapillary
 from .sources.base import Example, list_images
 from .sources.layouts import LAYOUTS, find_layout, open_source
@@ -92,7 +92,7 @@ def check_data(
     kinds = list(dict.fromkeys(kind for example in examples for kind in example.labels))
     report = Report(f"{data_dir}: {layout.TITLE}", kinds)
     configs = {kind: kind if args.dataset == "mapillary" else None for kind in kinds}
-    tables = {kind: open_source(replace(args, dataset_config=configs[kind])).labels.table for kind in kinds}
+    tables = {kind: open_source(replace(args, dataset_config=configs[kind])).labels for kind in kinds}
     if args.dataset == "folder":
         unlabeled = {example.split for example in examples} - {example.split for example in examples if example.labels}
         report.notes += [f"{split} has no folder labels: its images are unlabeled" for split in sorted(unlabeled)]
@@ -108,7 +108,7 @@ def check_data(
 
 
 @killed_workers()
-def _open_all(report: Report, examples: list[Example], tables: dict[str, np.ndarray], num_proc: int | None) -> None:
+def _open_all(report: Report, examples: list[Example], tables: dict[str, LabelImage], num_proc: int | None) -> None:
     """Opens all files, and enters the counts and what is missing or broken into the report."""
     processes = min(num_proc or os.cpu_count() or 1, len(examples))
     chunk, images = min(16, -(-len(examples) // processes)), {}
@@ -125,7 +125,7 @@ def _open_all(report: Report, examples: list[Example], tables: dict[str, np.ndar
             report.broken += broken
 
 
-def _open(example: Example, tables: dict[str, np.ndarray]) -> tuple[dict[str, int], list[str], list[str]]:
+def _open(example: Example, tables: dict[str, LabelImage]) -> tuple[dict[str, int], list[str], list[str]]:
     """Returns counts of `"images"` and of each kind of label, what is missing and what is broken."""
     has_image = "image" in example.present
     present, missing, broken = {"images": int(has_image)}, [], []

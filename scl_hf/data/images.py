@@ -1,4 +1,4 @@
-"""Opens image and label files, and says which one is wrong."""
+"""Opens image files, and says which one is wrong."""
 
 import contextlib
 import io
@@ -19,8 +19,6 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 # What Pillow raises on a file that is cut off, damaged or no image at all
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-# Pillow stretches gray PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
-_STRETCHED = {"L;2": 85, "L;4": 17}
 
 Source = str | os.PathLike | Mapping
 
@@ -88,7 +86,7 @@ def read_image(source: Source) -> np.ndarray:
         with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
             if (image := cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)) is not None:
                 return image
-    image = _open(name, content)
+    image = open_image(name, content)
     image.getexif()
     image.info.pop("exif", None)  # exif_transpose would write the tags anew and fail at a bad one
     ImageOps.exif_transpose(image, in_place=True)
@@ -102,53 +100,9 @@ def read_image(source: Source) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-@in_one_thread()
-def read_label(source: Source, table: np.ndarray | None = None) -> np.ndarray:
-    """
-    Reads a label as (H, W) uint8 from an 8-bit gray, palette (its indices) or 16-bit file. `table`, (256,) or (65536,)
-    int16, is id in the file -> train id, -1 where an id may not occur; by default ids stay.
-    """
-    name, content = read_bytes(source)
-    image = _open(name, content)
-    if image.mode in ("L", "P", "1"):
-        ids = np.asarray(image).astype(np.uint8, copy=False) // _STRETCHED.get(image.info["rawmode"], 1)
-    elif image.mode.startswith("I"):
-        ids = np.asarray(image)
-    else:
-        raise InputError(
-            f"{name}: is a color image (mode {image.mode}); save class ids as 8-bit gray, 16-bit gray or palette PNG"
-        )
-    table = np.arange(256, dtype=np.int16) if table is None else table
-    if ids.dtype == np.uint8:
-        train_ids = cv2.LUT(ids, table[:256])
-    else:  # -1 also for ids beyond the table
-        train_ids = np.append(table, np.int16(-1))[ids.astype(np.int64).clip(-1, len(table))]
-    unknown = train_ids < 0
-    if unknown.any():
-        raise InputError(_unknown_ids(name, ids[unknown], table))
-    return train_ids.astype(np.uint8)
-
-
-def read_pair(example: Mapping, table: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads the image (H, W, 3) of an example and, if it has one, the label (H, W), both uint8 and of one size."""
-    image = read_image(example["image"])
-    if "label" not in example:
-        return image, None
-    label = read_label(example["label"], table)
-    check_sizes(example, image.shape[1::-1], label.shape[::-1])
-    return image, label
-
-
-def check_sizes(example: Mapping, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
-    """Raises if the image and the label of an example differ in (width, height)."""
-    if image_size != label_size:
-        sizes = "{}×{} pixels, but its image {} is {}×{}".format(*label_size, _name(example["image"]), *image_size)
-        raise InputError(f"{_name(example['label'])}: the label is {sizes}; give a label of the image's size")
-
-
 def read_bytes(source: Source) -> tuple[str, bytes]:
     """Returns name and content of an image file, on disk or stored in a dataset."""
-    name = _name(source)
+    name = name_of(source)
     if isinstance(source, Mapping) and source.get("bytes") is not None:
         return name, source["bytes"]
     if os.path.exists(name) and not os.path.isfile(name):  # reading a named pipe would wait for ever
@@ -160,7 +114,8 @@ def read_bytes(source: Source) -> tuple[str, bytes]:
         raise CorruptFileError(f"{name}: {reason}", name) from error
 
 
-def _open(name: str, content: bytes) -> Image.Image:
+def open_image(name: str, content: bytes) -> Image.Image:
+    """Decodes a file; `info["rawmode"]` of the image says how its pixels are stored."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             arguments = image.tile[0][3] if image.tile else None  # loading drops it, and with it the number of bits
@@ -177,20 +132,7 @@ def _open(name: str, content: bytes) -> Image.Image:
         raise CorruptFileError(message, name) from error
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """Returns what messages call an image: its path, if it has one."""
     path = source.get("path") if isinstance(source, Mapping) else Path(source)
     return str(path or "an image that the dataset holds without a file name")
-
-
-def _unknown_ids(name: str, unknown: np.ndarray, table: np.ndarray) -> str:
-    values = zip(*np.unique(unknown, return_counts=True))
-    listed = [f"{value} ({count} {'pixel' if count == 1 else 'pixels'})" for value, count in values]
-    classes = np.flatnonzero((table >= 0) & (table != IGNORE_INDEX))
-    runs = np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)
-    known = first_few((f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs), 8)
-    ignored = np.flatnonzero(table == IGNORE_INDEX)
-    remedy = f", or give pixels without a class the id {ignored[-1]}" if len(ignored) else ""
-    return (
-        f"{name}: unknown class id {first_few(listed, 5)}; the classes have the ids {known}: correct the label{remedy}"
-        " (in data of your own, label_map can name further ids)"
-    )

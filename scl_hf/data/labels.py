@@ -1,42 +1,51 @@
-"""Defines what the ids in label files mean: names and train ids."""
+"""What the values in label files mean, and label files read as train ids."""
 
+import contextlib
 import functools
-import json
+import io
 import os
 import warnings
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 
+import cv2
 import datasets
 import numpy as np
 from datasets.features.features import register_feature
 from PIL import Image
 
-from ..errors import InputError
-from .images import IGNORE_INDEX, read_label
+from ..errors import InputError, first_few
+from .images import IGNORE_INDEX, Source, find_images, in_one_thread, name_of, open_image, read_bytes, read_image
 
-NUM_IDS = 65536  # of 16 bits
+NUM_IDS = 65536  # of 16 bits; larger ones are looked up one by one
+MANY_VALUES = 8  # unknown ones in a label: it was smoothed, or is no label
+
+# Pillow stretches gray PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
+_STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 @dataclass
 class LabelImage(datasets.Image):
     """
-    The feature of a column of labels: a `datasets.Image` that knows what the ids in it mean and decodes to train ids.
+    The feature of a column of labels: a `datasets.Image` that knows what the values in it mean and decodes to train
+    ids.
 
     Args:
         names (`list[str]`): The classes in the order of their train ids 0, 1, ….
-        train_ids (`dict[int, int]`): Id in a label file -> train id, or 255 where pixels are ignored. No other id may
-            occur.
+        train_ids (`dict[int | str, int]`):
+            Value in a label file -> train id, or 255 where pixels are ignored. A value is an id, a range of ids
+            `"1-65535"` or a color `"#ff0000"`. No other value may occur.
     """
 
     names: list[str] = field(default_factory=list)
-    train_ids: dict[int, int] = field(default_factory=dict)
+    train_ids: dict[int | str, int] = field(default_factory=dict)
     _type: str = field(default="LabelImage", init=False, repr=False)
 
-    def __post_init__(self):
-        self.train_ids = {int(key): train_id for key, train_id in self.train_ids.items()}  # JSON's keys are text
+    def __post_init__(self):  # JSON's keys are text
+        self.train_ids = {int(key) if str(key).isdigit() else key: value for key, value in self.train_ids.items()}
+
+    def __getstate__(self) -> dict:  # without the tables
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @classmethod
     def of(
@@ -51,7 +60,7 @@ class LabelImage(datasets.Image):
                 Id in a label file -> train id, or 255 where pixels are ignored. By default the files hold train ids.
             ignore_index (`int`, *optional*, defaults to 255): The id in label files whose pixels are ignored.
         """
-        _check_count("id2label", id2label)
+        check_count("id2label", list(id2label.values()), ignore_index)
         ids = dict(label_map or zip(id2label, id2label))
         for key, train_id in ids.items():
             if train_id not in {*id2label, IGNORE_INDEX}:
@@ -81,14 +90,35 @@ class LabelImage(datasets.Image):
         return dict(enumerate(self.names))
 
     @functools.cached_property
+    def ranges(self) -> list[tuple[int, int, int]]:
+        """(first id, last id, train id) of ids and ranges of ids."""
+        bounds = [(str(key).split("-"), train_id) for key, train_id in self.train_ids.items() if str(key)[0] != "#"]
+        return [(int(ends[0]), int(ends[-1]), train_id) for ends, train_id in bounds]
+
+    @functools.cached_property
+    def colors(self) -> dict[int, int]:
+        """Color as red · 65536 + green · 256 + blue -> train id."""
+        items = self.train_ids.items()
+        return {int(key[1:], 16): train_id for key, train_id in items if str(key)[0] == "#"}
+
+    @functools.cached_property
     def table(self) -> np.ndarray:
-        """(65536,) int16, id in a label file -> train id, -1 where an id may not occur; for [`read_label`]."""
+        """(65536,) int16, id in a label file -> train id, -1 where an id may not occur."""
         table = np.full(NUM_IDS, -1, np.int16)
-        table[list(self.train_ids)] = list(self.train_ids.values())
+        for first, last, train_id in self.ranges:
+            table[first : last + 1] = train_id
+        return table
+
+    @functools.cached_property
+    def color_table(self) -> np.ndarray:
+        """(2²⁴,) uint16, color -> train id + 1, 0 where a color may not occur; a gray without a class is an id."""
+        table = np.zeros(1 << 24, np.uint16)  # 32 MB, of which the system gives only the pages that are written
+        table[np.arange(256) * 0x010101] = self.table[:256] + 1
+        table[list(self.colors)] = np.array(list(self.colors.values()), np.uint16) + 1
         return table
 
     def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> Image.Image:
-        return Image.fromarray(read_label(value, self.table))
+        return Image.fromarray(read_label(value, self))
 
 
 with warnings.catch_warnings():
@@ -96,57 +126,173 @@ with warnings.catch_warnings():
     register_feature(LabelImage, "LabelImage")
 
 
-def _check_count(where: str, id2label: Mapping[int, str]) -> None:
-    if not 1 <= len(id2label) <= IGNORE_INDEX:
-        raise InputError(f"{where}: holds {len(id2label)} classes, there can be 1 to {IGNORE_INDEX}")
-
-
-def read_id2label(path: Path) -> dict[int, str]:
-    """Reads train id -> name, in the order of the ids, from a JSON file `{"0": "sky", "1": "road", …}`."""
-    form = 'write it as {"0": "sky", "1": "road", …}'
-    if not os.path.isfile(path):
-        raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names")
-    try:
-        # As pairs, an id that is given twice stays twice
-        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-        names = dict(sorted((int(key), name) for key, name in pairs))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
-    if len(names) < len(pairs):
-        raise InputError(f"{path}: an id is given twice; give each class its own id")
-    for key, name in names.items():
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{path}: the name of class {key} is no text; {form}")
-    _check_count(str(path), names)
-    if list(names) != list(range(len(names))):
-        renumbered = ", ".join(f'"{i}": "{name}"' for i, name in enumerate([*names.values()][:2]))
-        label_map = ", ".join(f"{key}: {i}" for i, key in enumerate([*names][:2]))
+def check_count(where: str, names: list[str], ignored: int = IGNORE_INDEX) -> None:
+    """Rejects more classes than a byte holds, and a class alone: there would be nothing to tell it from."""
+    if len(names) == 1:
         raise InputError(
-            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, with "
-            f"the ids in label files as label_map: {{{label_map}, …}}"
+            f"{where}: holds 1 class, {names[0]!r}, and there is nothing to tell it from; name what the other pixels "
+            f"show, too, with the values in the label files: classes: {{background: {ignored}, {names[0]}: 0}}"
         )
-    name, count = Counter(names.values()).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{path}: {name!r} is the name of two classes; give each class its own name")
-    return names
+    if not 2 <= len(names) <= IGNORE_INDEX:
+        raise InputError(f"{where}: holds {len(names)} classes, there can be 2 to {IGNORE_INDEX}")
 
 
-def read_label_map(value: dict | str) -> dict[int, int]:
-    """Reads the `label_map` of a recipe, id in a label file -> train id, and checks all but the train ids."""
-    form = 'write it as {7: 0, 8: 1}, or as \'{"7": 0, "8": 1}\' on the command line'
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise InputError(f"label_map: is not JSON ({error}); {form}") from None
-    if not isinstance(value, dict) or not value:
-        raise InputError(f"label_map: {value!r} is not a mapping of ids; {form}")
-    try:
-        ids = {int(str(key)): int(str(train_id)) for key, train_id in value.items()}
-    except ValueError as error:
-        raise InputError(f"label_map: holds something other than whole numbers ({error}); {form}") from None
-    if len(ids) < len(value):
-        raise InputError("label_map: names an id twice; leave one of them")
-    if unknown := sorted(ids.keys() - range(NUM_IDS)):
-        raise InputError(f"label_map: no label file can hold the id {unknown[0]}, only 0 to {NUM_IDS - 1}; correct it")
-    return ids
+@in_one_thread()
+def read_label(source: Source, labels: LabelImage) -> np.ndarray:
+    """
+    Reads a label as (H, W) uint8 of train ids, from a file of 1 to 32 bits a pixel with or without a palette, or of
+    colors. Of a palette its indices count and, where none is named, its colors. White in a file of 1 bit is 1 or 255.
+    """
+    name, content = label_bytes(source)
+    if content[:3] == b"\xff\xd8\xff":
+        reason = "is a JPEG, which blurs the values of a label (are images and labels swapped?)"
+        raise InputError(f"{name}: {reason}; export the labels as PNG")
+    values, train_ids = _look_up(name, content, labels)
+    unknown = train_ids < 0
+    if unknown.any():
+        raise InputError(f"{name}: {_problem(values, unknown, labels)}")
+    return train_ids.astype(np.uint8)
+
+
+def label_bytes(source: Source) -> tuple[str, bytes]:
+    """Returns name and content of a label; of a folder with a mask for each instance, their maximum as PNG."""
+    name = name_of(source)
+    stored = isinstance(source, Mapping) and source.get("bytes") is not None
+    if stored or not os.path.isdir(name) or not (names := find_images(name)):
+        return read_bytes(source)
+    joined = None
+    for file in names:
+        mask = np.asarray(open_image(*read_bytes(os.path.join(name, file))))
+        if joined is not None and joined.shape != mask.shape:
+            sizes = "{1}×{0} pixels, but {2} beside it {4}×{3}".format(*mask.shape[:2], names[0], *joined.shape[:2])
+            raise InputError(f"{os.path.join(name, file)}: is {sizes}; give masks of one size and mode")
+        joined = mask if joined is None else np.maximum(joined, mask)
+    stream = io.BytesIO()
+    Image.fromarray(joined).save(stream, "PNG", compress_level=1)
+    return name, stream.getvalue()
+
+
+def _look_up(name: str, content: bytes, labels: LabelImage) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids, or colors as in `LabelImage.colors`, (H, W), and their train ids, -1 where a value has none."""
+    pixels = None
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] in (b"\x08\x02", b"\x08\x06"):  # OpenCV is faster
+        with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        image = open_image(name, content)
+        if image.mode == "LA":
+            _check_alpha(name, np.asarray(image.getchannel("A")))
+            image = image.getchannel("L")
+        if image.mode in ("L", "P", "1"):
+            ids = np.asarray(image).astype(np.uint8, copy=False) // _STRETCHED.get(image.info.get("rawmode"), 1)
+            return ids, cv2.LUT(ids, _byte_table(image, labels))
+        if image.mode == "F" or image.mode.startswith("I"):
+            ids = np.asarray(image)
+            if ids.dtype.kind == "f" and (ids != np.rint(ids)).any():
+                raise InputError(f"{name}: holds fractions such as {ids[ids != np.rint(ids)][0]}; save whole numbers")
+            return ids, _by_runs(ids, functools.partial(_look_up_ids, labels))
+        pixels = np.array(image.convert("RGBA" if "A" in image.mode else "RGB"))
+        pixels[..., :3] = pixels[..., 2::-1]
+    if pixels.shape[2] == 4:
+        _check_alpha(name, pixels[..., 3])
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2BGRA) if pixels.shape[2] == 3 else pixels
+    pixels[..., 3] = 0
+    colors = pixels.view(np.uint32)[..., 0]
+    return colors, _by_runs(colors, lambda values: labels.color_table[values].astype(np.int16) - 1)
+
+
+def _check_alpha(name: str, alpha: np.ndarray) -> None:
+    if transparent := np.count_nonzero(alpha < 255):
+        raise InputError(f"{name}: {transparent:,} pixels are transparent; save the label without transparency")
+
+
+def _look_up_ids(labels: LabelImage, ids: np.ndarray) -> np.ndarray:
+    """Returns the train ids of whole numbers, -1 where there is none."""
+    ids = ids.astype(np.int64)
+    train_ids = np.append(labels.table, np.int16(-1))[ids.clip(-1, NUM_IDS)]
+    for first, last, train_id in labels.ranges:
+        if last >= NUM_IDS:
+            train_ids[(ids >= first) & (ids <= last)] = train_id
+    return train_ids
+
+
+def _by_runs(values: np.ndarray, look_up: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Applies `look_up` to runs of one value within (H, W): a hundred times fewer than pixels."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    return np.repeat(look_up(flat[starts]), np.diff(starts, append=flat.size)).reshape(values.shape)
+
+
+def _byte_table(image: Image.Image, labels: LabelImage) -> np.ndarray:
+    """Returns (256,) int16, byte in an image -> train id; one that is no id stands for its color, if that is named."""
+    table = labels.table[:256].copy()
+    palette = np.reshape(image.getpalette("RGB") if image.mode == "P" else np.arange(256).repeat(3), (-1, 3))
+    if image.mode == "1":
+        palette = palette[[0, 255]]
+        table[1] = table[255] if table[1] < 0 else table[1]
+    if labels.colors:
+        for value in np.flatnonzero(table[: len(palette)] < 0):
+            red, green, blue = palette[value].tolist()
+            table[value] = labels.colors.get(red << 16 | green << 8 | blue, -1)
+    return table
+
+
+def _problem(values: np.ndarray, unknown: np.ndarray, labels: LabelImage) -> str:
+    """Says in words what the values without a class in a label (H, W) probably are, and what to write."""
+    found, counts = np.unique(values[unknown], return_counts=True)
+    of_colors = values.dtype == np.uint32
+    named = [f'"#{value:06x}"' if of_colors else str(value) for value in found]
+    kind, form = ("color", '"#rrggbb"') if of_colors else ("id", named[0])
+    share = unknown.mean()
+    flat = np.mean((values[:, 1:] == values[:, :-1])[unknown[:, 1:]]) if unknown[:, 1:].any() else 1
+    if len(found) > MANY_VALUES and flat < 0.5:
+        listed = f"{len(found):,} values without a class, such as {first_few(named)}, at {share:.0%} of its pixels"
+        if share > 0.5:
+            return (
+                f"holds {listed}, as a photo does; are images and labels swapped? "
+                "Correct the folders, or train_images and train_labels"
+            )
+        return (
+            f"holds {listed}, mostly at edges: the mask was smoothed (anti-aliased, resized, or a JPEG before); "
+            "export it again without smoothing"
+        )
+    listed = [f"{value} ({count:,} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(named, counts)]
+    examples = ", ".join(f"{name}: {value}" for value, name in _values_by_name(labels)[:2])
+    remedy = f"classes: {{{examples}, …, NAME: {form}}}"
+    if not of_colors and len(found) > MANY_VALUES:
+        remedy = f"classes: {{…, NAME: {found[0]}-{found[-1]}}} if they are the ids of instances"
+    return (
+        f"unknown class {kind} {first_few(listed, 5)}; the classes have {_known(labels)}. Correct the label or, in "
+        f"data of your own, name what it shows, {remedy}, or ignore it, ignore: [{named[0]}]"
+    )
+
+
+def _values_by_name(labels: LabelImage) -> list[tuple[int | str, str]]:
+    return [(value, labels.names[i]) for value, i in labels.train_ids.items() if i != IGNORE_INDEX]
+
+
+def _known(labels: LabelImage) -> str:
+    """Returns the values of the classes in words, those that follow one another as a range."""
+    ids = np.flatnonzero((labels.table >= 0) & (labels.table != IGNORE_INDEX))
+    runs = [run for run in np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1) if len(run)]
+    known = [f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+    colors = [f"#{color:06x}" for color, train_id in labels.colors.items() if train_id != IGNORE_INDEX]
+    parts = [("the ids ", known), ("the colors ", colors)]
+    return " and ".join(f"{what}{first_few(each, 8)}" for what, each in parts if each)
+
+
+def read_pair(example: Mapping, features: datasets.Features) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads the image (H, W, 3) of an example and, if it has one, the label (H, W), both uint8 and of one size."""
+    image = read_image(example["image"])
+    if "label" not in example:
+        return image, None
+    label = read_label(example["label"], features["label"])
+    check_sizes(example, image.shape[1::-1], label.shape[::-1])
+    return image, label
+
+
+def check_sizes(example: Mapping, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
+    """Raises if the image and the label of an example differ in (width, height)."""
+    if image_size != label_size:
+        sizes = "{}×{} pixels, but its image {} is {}×{}".format(*label_size, name_of(example["image"]), *image_size)
+        raise InputError(f"{name_of(example['label'])}: the label is {sizes}; give a label of the image's size")

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from ..errors import InputError, first_few
+from ..processes import is_main_process
 from .arguments import DataArguments
 from .columns import check_labels
 from .sources.base import License, open_images
@@ -52,6 +53,9 @@ def load_data(args: DataArguments) -> SegmentationData:
         args ([`DataArguments`]): The data fields of the recipe.
     """
     source = open_source(args)
+    if is_main_process():
+        for note in source.notes:
+            logger.warning(note)
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels

@@ -33,7 +33,7 @@ from scl_hf.data import AugmentationArguments, load_cityscapes
 from scl_hf.data.augmentation import Augmentation
 from scl_hf.data.class_index import ClassIndex, tile_centroids
 from scl_hf.data.crops import Crops
-from scl_hf.data.images import read_label, read_pair
+from scl_hf.data.labels import read_label, read_pair
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import LabeledSampler, Sample
 from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
@@ -139,7 +139,7 @@ def scale_whole(labeled: Crops, unscaled: Augmentation, sample: Sample) -> dict[
     example = labeled.dataset[sample.row]
     with Image.open(example["image"]["path"]) as image:
         image = image.convert("RGB")
-    label = read_label(example["label"], labeled.label_table)
+    label = read_label(example["label"], labeled.dataset.features["label"])
     smallest, largest = labeled.augmentation.args.scale_range
     scale = smallest + (largest - smallest) * np.random.default_rng(sample.seed).random()
     size = round(scale * image.width), round(scale * image.height)
@@ -173,7 +173,7 @@ def measure_crops(
         "image": decode_image,
         "image, Pillow": lambda sample: decode("image", sample),
         "label": lambda sample: decode("label", sample),
-        "pair": lambda sample: read_pair(labeled.dataset[sample.row], LABEL_IMAGE.table),
+        "pair": lambda sample: read_pair(labeled.dataset[sample.row], labeled.dataset.features),
         "window": lambda sample: plain(image, None, sample),
         "colors": lambda sample: colors(image, None, sample),
         "blur": lambda sample: augmentation(image, None, sample),
@@ -181,7 +181,7 @@ def measure_crops(
     }
     seconds = {name: [] for name in cases}
     for sample in sampler(0)[: args.crops]:
-        image, label = read_pair(labeled.dataset[sample.row], LABEL_IMAGE.table)
+        image, label = read_pair(labeled.dataset[sample.row], labeled.dataset.features)
         labeled[sample]  # one-time costs
         of_sample = {name: [] for name in cases}
         for _ in range(min(args.rounds, 3)):
@@ -247,7 +247,7 @@ def measure_index(
     reading, ours, plain = [], [], []
     for example in dataset.select(range(min(args.plain_labels, len(dataset)))):
         times = [time.process_time()]
-        label = read_label(example["label"], LABEL_IMAGE.table)
+        label = read_label(example["label"], LABEL_IMAGE)
         times.append(time.process_time())
         centroids = tile_centroids(label, len(ID2LABEL), TILE)
         times.append(time.process_time())

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data.images import CorruptFileError, check_files, read_image, read_label, read_pair
+from scl_hf.data import labels
+from scl_hf.data.images import CorruptFileError, check_files, read_image
 from scl_hf.errors import InputError
 
-GRAY = np.array([[0, 128], [200, 255]], np.uint8)
+
+def read_label(path):
+    return labels.read_label(path, labels.LabelImage.of({i: f"class {i}" for i in range(255)}))
 
 
 def write_png(path, width, height, bits, kind, rows):
@@ -18,14 +21,6 @@ def write_png(path, width, height, bits, kind, rows):
         file.write(b"\x89PNG\r\n\x1a\n")
         for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
             file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
-
-
-def gray_png(path, values, bits):
-    """A gray PNG of 2 or 4 bits, which Pillow reads but does not write."""
-    rows = b"".join(
-        b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes() for row in values
-    )
-    write_png(path, values.shape[1], values.shape[0], bits, 0, rows)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
@@ -79,8 +74,8 @@ def test_a_header_of_too_many_pixels_is_damage(tmp_path, monkeypatch):
     write_png(tmp_path / "bomb.png", 2**15, 2**15, 8, 2, bytes(1000))  # more than OpenCV takes, too
     Image.new("RGB", (30, 30)).save(tmp_path / "map.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for name in ("bomb.png", "map.jpg"):
-        for read in (read_image, read_label):
+    for name, readers in (("bomb.png", (read_image, read_label)), ("map.jpg", (read_image,))):
+        for read in readers:
             with pytest.raises(CorruptFileError, match=f"{name}: has more pixels than are opened.*damaged") as error:
                 read(tmp_path / name)
             assert "\n" not in str(error.value)
@@ -105,9 +100,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
             check_files([tmp_path / name])
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("read", [read_image, read_label])
-def test_truncated_file_is_named(tmp_path, suffix, read):
+@pytest.mark.parametrize("read, suffix", [(read_image, "jpg"), (read_image, "png"), (read_label, "png")])
+def test_truncated_file_is_named(tmp_path, read, suffix):
     path = tmp_path / f"cut.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-400])
@@ -121,75 +115,6 @@ def test_what_is_no_image_is_named(tmp_path):
         read_image(tmp_path / "notes.jpg")
     with pytest.raises(InputError, match="gone.jpg: no such file"):
         read_image({"path": str(tmp_path / "gone.jpg"), "bytes": None})
-
-
-def test_label_is_the_indices_of_a_palette(tmp_path):
-    image = Image.fromarray(np.array([[3, 1], [0, 2]], np.uint8), "L").convert("P")
-    image.putdata([3, 1, 0, 2])
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
-    image.save(tmp_path / "label.png")
-    with Image.open(tmp_path / "label.png") as stored:
-        assert stored.mode == "P"
-    assert read_label(tmp_path / "label.png").tolist() == [[3, 1], [0, 2]]
-
-
-@pytest.mark.parametrize("bits", [2, 4])
-def test_label_of_few_bits_is_not_stretched(tmp_path, bits):
-    gray_png(tmp_path / "label.png", np.array([[0, 1, 2, 3]] * 2, np.uint8), bits)
-    assert read_label(tmp_path / "label.png").tolist() == [[0, 1, 2, 3]] * 2
-
-
-def test_label_of_one_bit(tmp_path):
-    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "label.png")
-    assert read_label(tmp_path / "label.png").tolist() == [[0, 1]]
-
-
-def test_table_maps_8_and_16_bit_labels(tmp_path):
-    table = np.full(65536, -1, np.int16)
-    table[[7, 200, 40000]] = [0, 255, 3]
-    Image.fromarray(np.array([[7, 200]], np.uint8)).save(tmp_path / "8.png")
-    Image.fromarray(np.array([[7, 200, 40000]], np.uint16)).save(tmp_path / "16.png")
-    label = read_label(tmp_path / "8.png", table)
-    assert label.dtype == np.uint8 and label.tolist() == [[0, 255]]
-    assert read_label(tmp_path / "16.png", table).tolist() == [[0, 255, 3]]
-
-
-def test_unknown_ids_are_counted(tmp_path):
-    table = np.full(256, -1, np.int16)
-    table[[0, 1, 255]] = [0, 1, 255]
-    Image.fromarray(np.array([[0, 1, 7, 7]], np.uint8)).save(tmp_path / "8.png")
-    with pytest.raises(InputError, match=r"8.png: unknown class id 7 \(2 pixels\).*ids 0 to 1: .*id 255"):
-        read_label(tmp_path / "8.png", table)
-    Image.fromarray(np.array([[0, 300]], np.uint16)).save(tmp_path / "16.png")
-    for lookup in (table, None):
-        with pytest.raises(InputError, match=r"16.png: unknown class id 300 \(1 pixel\)"):
-            read_label(tmp_path / "16.png", lookup)
-    gray_png(tmp_path / "4.png", np.array([[0, 9]], np.uint8), 4)
-    with pytest.raises(InputError, match=r"id 9 \(1 pixel\)"):
-        read_label(tmp_path / "4.png", table)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_colored_label_is_refused(tmp_path, mode):
-    Image.new(mode, (4, 4)).save(tmp_path / "label.png")
-    with pytest.raises(InputError, match="label.png: is a color image"):
-        read_label(tmp_path / "label.png")
-
-
-def test_pair_from_paths_and_from_stored_bytes(tmp_path):
-    Image.fromarray(GRAY).save(tmp_path / "image.png")
-    Image.fromarray(GRAY).save(tmp_path / "label.png")
-    stored = {name: {"path": None, "bytes": (tmp_path / f"{name}.png").read_bytes()} for name in ("image", "label")}
-    for row in ({name: tmp_path / f"{name}.png" for name in stored}, stored):
-        image, label = read_pair(row)
-        assert image.shape == (2, 2, 3) and (label == GRAY).all()
-
-
-def test_pair_of_two_sizes_is_refused(tmp_path):
-    Image.new("RGB", (8, 4)).save(tmp_path / "image.png")
-    Image.new("L", (4, 4)).save(tmp_path / "label.png")
-    with pytest.raises(InputError, match=r"label.png: the label is 4×4 pixels.*image.png is 8×4"):
-        read_pair({"image": {"path": str(tmp_path / "image.png")}, "label": {"path": str(tmp_path / "label.png")}})
 
 
 def test_check_files_names_the_first_five(tmp_path):

@@ -9,7 +9,6 @@ import datasets
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..labels import LabelImage, read_id2label
 from ..palette import palette_of
 from . import cityscapes
 from .base import NO_IMAGES, Example, Source, check_fields, match_files, open_examples
@@ -52,15 +51,16 @@ def open_source(args: DataArguments) -> Source:
     """Opens a folder, with the classes in its `id2label.json` or in the file that `id2label` names."""
     check_fields(args)
     root = os.path.abspath(args.data_dir)
-    id2label = read_id2label(Path(args.id2label or os.path.join(args.data_dir, "id2label.json")))
+    labels = args.labels(Path(args.data_dir, "id2label.json"))
     examples, splits = find_examples(root), _split_folders(root)
     copied = any(cityscapes.is_official_id(example.id) for example in examples)
     return Source(
         name=args.data_dir,
-        labels=LabelImage.of(id2label, args.label_map, args.ignore_index),
-        palette=palette_of(id2label),
+        labels=labels,
+        palette=palette_of(labels.id2label),
         splits={split: partial(_open, examples, folder) for split, folder in splits.items()},
         labeled_splits=[split for split, folder in splits.items() if os.path.isdir(f"{folder}/labels")],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
+        examples=examples,
     )

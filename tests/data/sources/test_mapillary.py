@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from scl_hf.data import DataArguments
-from scl_hf.data.images import read_pair
+from scl_hf.data.labels import read_pair
 from scl_hf.data.sources.mapillary import open_source, read_classes
 from scl_hf.errors import InputError
 
@@ -55,7 +55,7 @@ def test_both_releases(tmp_path, form, version):
     assert row["image"]["path"] == str(root / "training/images/b.jpg")
     assert row["label"]["path"] == str(root / "training" / form[version][0] / "b.png")
     assert splits["test"]["label"][:] == [None]
-    _, label = read_pair(row, labels.table)
+    _, label = read_pair(row, {"label": labels})
     assert label.ravel()[:6].tolist() == [0, 255, 1, 2, 255, 0]
 
 
