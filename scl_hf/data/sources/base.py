@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..images import SUFFIXES, check_files, find_images, is_image
+from ..images import InputImage, check_files, find_images, is_image
 from ..labels import LabelImage
 
-NO_IMAGES = f"holds no images ({', '.join(sorted(SUFFIXES))})"
+NO_IMAGES = "holds no images (.jpg, .png, .tif or another suffix of those that Pillow opens)"
 
 
 class License(NamedTuple):
@@ -40,9 +40,10 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
+    images: InputImage | None = None  # how they are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
-        """Opens a split, its labels as [`LabelImage`]."""
+        """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
         if split not in self.splits:
             looked = f" (looked for {self.expected_at(split)})" if self.expected_at else ""
             others = f"only {', '.join(self.splits)}" if self.splits else "nor any other"
@@ -51,6 +52,7 @@ class Source:
                 "correct train_splits, unlabeled_splits or eval_split, or complete the data"
             )
         dataset = self.splits[split](require_labels)
+        dataset = dataset.cast_column("image", self.images) if self.images else dataset
         return dataset.cast_column("label", self.labels) if "label" in dataset.column_names else dataset
 
 
