@@ -40,7 +40,7 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
-    images: InputImage | None = None  # how they are read, where a field says it
+    input: InputImage | None = None  # how they are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
@@ -52,7 +52,7 @@ class Source:
                 "correct train_splits, unlabeled_splits or eval_split, or complete the data"
             )
         dataset = self.splits[split](require_labels)
-        dataset = dataset.cast_column("image", self.images) if self.images else dataset
+        dataset = dataset.cast_column("image", self.input) if self.input else dataset
         return dataset.cast_column("label", self.labels) if "label" in dataset.column_names else dataset
 
 
