@@ -54,9 +54,9 @@ class DataArguments:
             The values in 16-bit and floating-point images that become black and white, such as 0 4095.
         bands (`list[int]`, *optional*):
             The three bands, counted from 0, of images with more than three that become red, green and blue.
-        id2label (`str`, *optional*):
-            A JSON file with the names of the classes, `{"0": "sky", …}`. By default `id2label.json` in `data_dir` or,
-            for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
+        id2label (`dict[int, str]` or `str`, *optional*):
+            The names of the classes, `{"0": "sky", …}`, or a JSON file of that. By default `id2label.json` in
+            `data_dir` or, for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
         label_map (`dict[int, int]`, *optional*):
             Id in a label file -> class in `id2label`, or 255 to ignore its pixels, as JSON on the command line. By
             default the files hold classes.
@@ -99,7 +99,7 @@ class DataArguments:
     reduce_labels: bool = False
     value_range: list[float] = field(default_factory=list)
     bands: list[int] = field(default_factory=list)
-    id2label: str | None = None
+    id2label: dict | str | None = None
     label_map: dict | str | None = None
     ignore_index: int = IGNORE_INDEX
     labeled_fraction: float = 1.0
@@ -141,7 +141,7 @@ class DataArguments:
         """Returns what the values in label files mean: as the fields say or, without them, as the file `id2label`."""
         if self.classes is not None:
             return read_classes(self.classes, self.ignore)
-        names = read_id2label(Path(self.id2label or id2label))
+        names = read_id2label(self.id2label or id2label)
         if self.ignore:
             raise InputError("ignore: goes with classes; with id2label, map the ids to 255 in label_map")
         label_map = {i + 1: i for i in names} | {0: IGNORE_INDEX} if self.reduce_labels else self.label_map

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .augmentation import Augmentation
+from .contents import labels_of, sizes_of
 from .images import CorruptFileError
 from .labels import read_pair
 from .normalization import Normalization
@@ -63,6 +64,14 @@ class PairedCrops(Dataset):
             "coarse images": self.labeled.coarse,
             "unlabeled images": None if self.unlabeled is None else self.unlabeled.dataset,
         }
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """What a resumed run compares of the files: the labels of the labeled images, and the sizes of the others."""
+        found = {f"sizes of the {name}": sizes_of(part, "image") for name, part in self.datasets.items() if part}
+        if self.labeled.coarse:
+            found["sizes of the coarse labels"] = sizes_of(self.labeled.coarse, "label")
+        return found | {"labels of the labeled images": labels_of(self.labeled.dataset)}
 
     def __len__(self) -> int:
         return len(self.labeled)

@@ -12,8 +12,11 @@ from ...errors import InputError, first_line
 from ...files import check_writable
 from ..arguments import DataArguments
 from ..columns import standard_columns
+from ..images import find_images
 from ..palette import palette_of
 from .base import Source, check_fields
+
+_TABLES = (".parquet", ".arrow", ".tar", ".zip")  # of which `datasets` opens images and labels as columns
 
 
 def open_source(args: DataArguments) -> Source:
@@ -39,6 +42,8 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     if saved and config:
         raise InputError(f"dataset_config: {name} was written by save_to_disk, which keeps one; leave the field out")
+    if not saved and _is_plain(name):
+        raise InputError(f"dataset: {name} holds plain image files; write dataset: folder and data_dir: {name}")
     try:
         splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -49,6 +54,11 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
             "a folder that `datasets` reads, and dataset_config where it has several"
         ) from error
     return splits if isinstance(splits, datasets.DatasetDict) else datasets.DatasetDict(train=splits)
+
+
+def _is_plain(folder: str) -> bool:
+    """Returns whether a folder has images but none in tables, nor the `metadata.csv` that names a label for each."""
+    return bool(find_images(folder)) and not find_images(folder, _TABLES) and not any(Path(folder).rglob("metadata.*"))
 
 
 def find_id2label(dataset: str, data_dir: str | None) -> Path:

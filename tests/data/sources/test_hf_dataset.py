@@ -1,5 +1,7 @@
 """What `datasets` opens: its columns, and its class names."""
 
+import shutil
+
 import datasets
 import pytest
 from huggingface_hub.errors import EntryNotFoundError
@@ -70,6 +72,20 @@ def test_dataset_that_cannot_be_opened(tmp_path):
     with pytest.raises(InputError, match="dataset: cannot open") as error:
         open_splits(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_plain_files_is_no_dataset(own_folder, tmp_path):
+    with pytest.raises(
+        InputError, match=f"^dataset: {own_folder} holds .*write dataset: folder and data_dir: {own_folder}$"
+    ):
+        open_splits(str(own_folder))
+    shutil.rmtree(own_folder / "validation")
+    names = '"file_name": "images/frame0.png", "label_file_name": "labels/frame0.png"'
+    (own_folder / "train/metadata.jsonl").write_text(f"{{{names}}}\n")
+    assert open_splits(str(own_folder))["train"].features == dict.fromkeys(("image", "label"), datasets.Image())
+    datasets.Dataset.from_dict({"image": ["a"]}).to_parquet(tmp_path / "data/train.parquet")
+    Image.new("L", (6, 4)).save(tmp_path / "data/figure.png")
+    assert open_splits(str(tmp_path / "data"))["train"].column_names == ["image"]
 
 
 def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
