@@ -36,7 +36,7 @@ LAYERS = {
     "hub": "errors files",
     "heads": "errors",
     "checkpointing": "errors files hub processes",
-    "data": "cutmix errors files hub pairs",
+    "data": "cutmix errors files hub pairs processes",
     "image_processors": "data.normalization errors",
     "pretrained": "checkpointing.finite data errors heads hub image_processors inference models processes",
     "evaluation": "checkpointing.signals data errors files heads inference metrics pretrained processes progress",

@@ -29,8 +29,10 @@ class DataArguments:
             Splits that join the unlabeled pool besides train_splits. By default none; for Cityscapes `train_extra`.
         unlabeled_dirs (`list[str]`, *optional*): Folders whose images, at any depth, join the unlabeled pool.
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
-        image_column (`str`, *optional*, defaults to `"image"`): The images in a `datasets` dataset.
-        label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            The images in a `datasets` dataset. Without a column `image`, the only other one that holds images.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            The labels in a `datasets` dataset. Without a column `label`, likewise.
         train_images (`str`, *optional*):
             The images to train on where data_dir has no layout that is found by itself: a folder, a glob or a text
             file with one a line, from data_dir. Those without a label are unlabeled.

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .augmentation import Augmentation
+from .columns import with_names
 from .contents import labels_of, sizes_of
 from .images import CorruptFileError
 from .labels import read_pair
@@ -34,7 +35,7 @@ class Crops(Dataset):
         dataset, skipped = self.dataset_of(sample), []
         for _ in range(len(dataset)):
             try:
-                image, label = read_pair(dataset[sample.row], dataset.features)
+                image, label = read_pair(with_names(dataset[sample.row], sample.row), dataset.features)
             except CorruptFileError as error:
                 if not self.skip_corrupt:
                     raise
@@ -106,6 +107,6 @@ class EvaluationImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         example = self.dataset[index]
-        image, label = read_pair(example, self.dataset.features)
+        image, label = read_pair(with_names(example, index), self.dataset.features)
         item = {"pixel_values": self.normalization.of(image), "id": example["id"]}
         return item if label is None else item | {"labels": torch.from_numpy(label.astype(np.int64))}

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from ..errors import InputError, first_few
+from ..processes import is_main_process
 from .arguments import DataArguments
 from .columns import check_labels
 from .images import describe_values
@@ -53,6 +54,9 @@ def load_data(args: DataArguments) -> SegmentationData:
         args ([`DataArguments`]): The data fields of the recipe.
     """
     source = open_source(args)
+    if is_main_process():
+        for note in source.notes:
+            logger.warning(note)
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels
@@ -88,7 +92,8 @@ def load_data(args: DataArguments) -> SegmentationData:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
     for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # evenly spaced ones, opened
-        if note := describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"]):
+        note = describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"])
+        if note and is_main_process():
             logger.warning(f"{part} {note}")
     id2label, palette = source.labels.id2label, source.palette
     return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)

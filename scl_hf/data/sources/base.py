@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import datasets
@@ -25,11 +25,23 @@ class License(NamedTuple):
     citation: str
 
 
+class Example(NamedTuple):
+    """An image and its labels: the paths where they are or should be."""
+
+    split: str  # the name of its folder
+    id: str
+    image: str
+    labels: dict[str, str]  # kind of label -> path
+    present: frozenset[str]  # the kinds, and "image", whose files exist
+    city: str | None = None
+
+
 @dataclass
 class Source:
     """
     An open dataset. `splits` opens a split on demand: each function takes whether all images need a label, and returns
-    the columns `image`, `label` (None where there is none) and `id`, not decoded.
+    the columns `image`, `label` (None where there is none) and `id`, not decoded. `examples` are all images and labels
+    on disk, also those without a partner, and `notes` say in a line each what was taken for what.
     """
 
     name: str  # what messages call it, such as its folder
@@ -40,7 +52,9 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
-    input: InputImage | None = None  # how they are read, where a field says it
+    input: InputImage | None = None  # how images are read, where a field says it
+    examples: Sequence[Example] = ()
+    notes: Sequence[str] = ()
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
@@ -73,17 +87,6 @@ def check_fields(args: DataArguments, owner: str | None = None) -> None:
             raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
         if not os.path.isdir(args.data_dir):
             raise InputError(f"data_dir: there is no folder {args.data_dir}; correct the path")
-
-
-class Example(NamedTuple):
-    """An image and its labels: the paths where they are or should be."""
-
-    split: str  # the name of its folder
-    id: str
-    image: str
-    labels: dict[str, str]  # kind of label -> path
-    present: frozenset[str]  # the kinds, and "image", whose files exist
-    city: str | None = None
 
 
 def match_files(

@@ -211,7 +211,8 @@ def open_source(args: DataArguments) -> Source:
     """Opens Cityscapes: fine labels and, in `train_extra`, coarse ones."""
     check_fields(args, "Cityscapes")
     root = os.path.abspath(args.data_dir)
-    splits = group_by_split(find_examples(root), _SPLIT_FOLDERS)
+    examples = find_examples(root)
+    splits = group_by_split(examples, _SPLIT_FOLDERS)
     kinds = {"test": None, "train_extra": "gtCoarse"}
     drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
     official = any(example.city in ALL_CITIES for group in splits.values() for example in group)
@@ -224,4 +225,5 @@ def open_source(args: DataArguments) -> Source:
         unlabeled_splits=["train_extra"] if "train_extra" in splits else [],
         expected_at=lambda split: f"leftImg8bit/{_SPLIT_FOLDERS.get(split, split)}/<city>/*_leftImg8bit.png",
         license=None if drawn and not official else LICENSE,
+        examples=examples,
     )

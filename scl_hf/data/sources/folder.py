@@ -62,4 +62,5 @@ def open_source(args: DataArguments) -> Source:
         labeled_splits=[split for split, folder in splits.items() if os.path.isdir(f"{folder}/labels")],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
+        examples=examples,
     )

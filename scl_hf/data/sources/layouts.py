@@ -1,6 +1,7 @@
 """The table of all sources: which one a recipe names, and which layout a folder has."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import InputError
@@ -35,5 +36,4 @@ def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None
     layout = "folder" if named and "cityscapes" not in layouts else layouts[0]
     if layout == "folder" and not named:
         raise InputError(f'{data_dir}: id2label.json is missing; write it as {{"0": "sky", "1": "road", …}}')
-    own = {name: getattr(recipe, name) for name in ("id2label", "label_map", "ignore_index")}
-    return DataArguments(dataset=layout, data_dir=str(data_dir), **own)
+    return replace(recipe, dataset=layout, data_dir=str(data_dir))

@@ -24,7 +24,7 @@ def folder(tmp_path):
         put(root / "more/images" / f"{name}.jpg")
     (root / "train/images/Thumbs.db").write_text("not an image")
     put(root / "train/images/._a.jpg")
-    (root / "id2label.json").write_text(json.dumps({"0": "sky"}))
+    (root / "id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))
     return root
 
 
