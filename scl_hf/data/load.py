@@ -91,8 +91,8 @@ def load_data(args: DataArguments) -> SegmentationData:
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
-    for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # evenly spaced ones, opened
-        note = describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"])
+    for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # few, evenly spaced and the last
+        note = describe_values(images[:: -(len(images) // 8 + 1)]["image"], images.features["image"])
         if note and is_main_process():
             logger.warning(f"{part} {note}")
     id2label, palette = source.labels.id2label, source.palette
