@@ -6,17 +6,19 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import ImageColor
 
-from ..errors import InputError, first_line
-from .images import IGNORE_INDEX
-from .labels import NUM_IDS, LabelImage, check_count
+from ..errors import InputError, first_few, first_line
+from .images import IGNORE_INDEX, Source
+from .labels import NUM_IDS, LabelImage, check_count, count_values
 
+_MOST_LABELS = 20  # to look at for what their values may mean
+_MOST_NAMES = 8  # in a line to write
 _FORM = 'write it as {sky: 0, road: [1, 2], car: 3-9, tree: "#00ff00"}'
 _LARGEST_ID = 2**31 - 1
 
@@ -160,3 +162,58 @@ def read_label_map(value: dict | str) -> dict[int, int]:
     if unknown := sorted(ids.keys() - range(NUM_IDS)):
         raise InputError(f"label_map: no label file can hold the id {unknown[0]}, only 0 to {NUM_IDS - 1}; correct it")
     return ids
+
+
+def fields_of(labels: LabelImage) -> dict[str, Any]:
+    """Returns the fields of a recipe that say what a feature says: `classes` and, if values are ignored, `ignore`."""
+    values = {train_id: [] for train_id in (*labels.id2label, IGNORE_INDEX)}
+    for key, train_id in labels.train_ids.items():
+        values[train_id].append(key)
+    ignored = values.pop(IGNORE_INDEX)
+    # Three numbers would be a color, too
+    forms = (each[0] if len(each) == 1 else [*map(str, each)] if len(each) == 3 else each for each in values.values())
+    return {"classes": dict(zip(labels.names, forms))} | ({"ignore": ignored} if ignored else {})
+
+
+def missing_classes_problem(labels: LabelImage, shown: Collection[int], sources: Iterable[Source]) -> str | None:
+    """Says which classes are not among those `shown` by labels, and what to write by the values in some `sources`."""
+    missing = [name for i, name in labels.id2label.items() if i not in shown]
+    if not missing:
+        return None
+    found = Counter()
+    for source in itertools.islice(sources, _MOST_LABELS):
+        with contextlib.suppress(InputError):  # it is named elsewhere
+            found.update(count_values(source, labels))
+    fields = fields_of(labels)
+    classes, ignored = fields["classes"], [value for value, train_id in found if train_id == IGNORE_INDEX]
+    total = found.total()
+    held = [f"{v} ({n / total:.0%} of the pixels{', ignored' * (v in ignored)})" for (v, _), n in found.most_common()]
+    named = [f"{name} ({_values(classes[name])})" for name in missing]
+    said = f"no label shows {first_few(named, 5)}; the labels hold {first_few(held, 6)}"
+    remedies = []
+    if len(missing) == len(ignored) == 1:
+        kept = [value for value in fields.get("ignore", []) if value != ignored[0] and value in ignored]
+        line = _recipe_line({"classes": classes | {missing[0]: ignored[0]}} | ({"ignore": kept} if kept else {}))
+        remedies.append(
+            f"if {ignored[0]} is {missing[0]}, write {line} in the recipe, without label_map and ignore_index"
+        )
+    if len(classes) - len(missing) > 1:
+        line = _recipe_line({"classes": {name: value for name, value in classes.items() if name not in missing}})
+        remedies.append(f"leave out what is not there, {line}")
+    return f"{said}; {', or '.join([*remedies, 'correct the labels'])}"
+
+
+def _recipe_line(fields: Mapping[str, Any]) -> str:
+    """Returns fields as they stand in a recipe, the classes after the first few cut off."""
+    few = dict(itertools.islice(fields["classes"].items(), _MOST_NAMES))
+    line = _flow({**fields, "classes": few})
+    return line if len(few) == len(fields["classes"]) else line.replace("}", ", …}", 1)
+
+
+def _flow(fields: Mapping[str, Any]) -> str:
+    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
+    return yaml.safe_dump(dict(fields), **options).strip()[1:-1]
+
+
+def _values(value: Any) -> str:
+    return first_few(map(str, value)) if isinstance(value, list) else str(value)

@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -201,6 +202,14 @@ def _look_up(name: str, content: bytes, labels: LabelImage) -> tuple[np.ndarray,
 def _look_up_colors(pixels: np.ndarray, labels: LabelImage) -> tuple[np.ndarray, np.ndarray]:
     colors = pixels.view(np.uint32)[..., 0] & 0xFFFFFF
     return colors, labels.color_table[colors].astype(np.int16) - 1
+
+
+def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str, int]]:
+    """Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one."""
+    values, train_ids = _look_up(*label_bytes(source), labels)
+    found, first, counts = np.unique(values, return_index=True, return_counts=True)
+    written = [f"#{value:06x}" if values.dtype == np.uint32 else value for value in found.tolist()]
+    return Counter(dict(zip(zip(written, train_ids.ravel()[first].tolist()), counts.tolist())))
 
 
 def _byte_table(image: Image.Image, labels: LabelImage) -> np.ndarray:
