@@ -75,8 +75,8 @@ def _read_yaml(path: str) -> Any:
 
 def _values_of(value: Any, where: str) -> list[int | str | tuple[int, int, int]]:
     """Returns the ids, ranges `"1-9"`, colors `"#ff0000"` and triples of numbers in a value."""
-    if isinstance(value, list) and len(value) == 3 and all(type(item) is int and 0 <= item < 256 for item in value):
-        return [tuple(value)]
+    if isinstance(value, list) and len(value) == 3 and all(str(item).isdigit() and int(item) < 256 for item in value):
+        return [tuple(map(int, value))]
     if isinstance(value, list):
         return list(dict.fromkeys(item for each in value for item in _values_of(each, where)))
     text = str(value).strip().lower()

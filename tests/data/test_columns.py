@@ -63,7 +63,7 @@ def test_a_converted_dataset_may_be_converted_again(own, tmp_path):
 
 
 def test_labels_that_say_what_they_mean_are_kept(own):
-    theirs = LabelImage.of({0: "a"}, {7: 0, 8: 0, 9: 0})
+    theirs = LabelImage.of({0: "a", 1: "b"}, {7: 0, 8: 0, 9: 0, 1: 1})
     dataset = image_dataset(own.cast_column("label", theirs), "train_dataset", LABELS)
     assert dataset.features["label"] == theirs and not np.any([example[2] for example in contents(dataset)])
 

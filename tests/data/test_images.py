@@ -74,8 +74,8 @@ def test_a_header_of_too_many_pixels_is_damage(tmp_path, monkeypatch):
     write_png(tmp_path / "bomb.png", 2**15, 2**15, 8, 2, bytes(1000))  # more than OpenCV takes, too
     Image.new("RGB", (30, 30)).save(tmp_path / "map.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for name in ("bomb.png", "map.jpg"):
-        for read in (read_image, read_label):
+    for name, readers in (("bomb.png", (read_image, read_label)), ("map.jpg", (read_image,))):
+        for read in readers:
             with pytest.raises(CorruptFileError, match=f"{name}: has more pixels than are opened.*damaged") as error:
                 read(tmp_path / name)
             assert "\n" not in str(error.value)
