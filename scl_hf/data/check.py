@@ -52,12 +52,16 @@ def check_data(
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
-    args = find_layout(data_dir, recipe)
+    args = find_layout(data_dir or recipe and recipe.data_dir, recipe)
     source = open_source(args)
     kinds = list(dict.fromkeys(kind for example in source.examples for kind in example.labels))
-    report = Report(f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}", kinds, source, notes=list(source.notes))
-    configs = {kind: kind if args.dataset == "mapillary" else None for kind in kinds}
-    tables = {kind: open_source(replace(args, dataset_config=configs[kind])).labels for kind in kinds}
+    sources = dict.fromkeys(kinds, source)
+    if args.dataset == "mapillary":
+        sources = {kind: open_source(replace(args, dataset_config=kind)) for kind in kinds}
+    tables = {kind: each.labels for kind, each in sources.items()}
+    first = sources[kinds[0]] if kinds else source
+    title = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}"
+    report = Report(args.title, title, kinds, first.labels.id2label, first.palette, notes=list(source.notes))
     examples = list(source.examples)
     for folder in args.unlabeled_dirs:
         for name in list_images(folder):
@@ -81,9 +85,10 @@ def check_data(
 
 def _candidates(examples: Sequence[Example], kinds: Sequence[str]) -> set[int]:
     """Chooses examples to show, evenly: indices of some with a label of the first kind, and of some without."""
-    labeled = [i for i, each in enumerate(examples) if {"image", *kinds[:1]} <= each.present and kinds]
-    plain = [i for i, each in enumerate(examples) if i not in {*labeled} and not each.split.startswith("test")]
-    return {*_evenly(labeled, _CANDIDATES), *_evenly(plain, _SHOWN)}
+    shown = [i for i, each in enumerate(examples) if "image" in each.present and not each.split.startswith("test")]
+    labeled = {i for i in shown if not examples[i].present.isdisjoint(kinds[:1])}
+    plain = [i for i in shown if i not in labeled]
+    return {*_evenly(sorted(labeled), _CANDIDATES), *_evenly(plain, _SHOWN)}
 
 
 def _evenly(items: Sequence, number: int) -> list:
@@ -227,11 +232,13 @@ def _enter_classes(
             if kind in each.pixels:
                 total = totals.setdefault(example.split, np.zeros((2, IGNORE_INDEX + 1), np.int64))
                 total += each.pixels[kind], each.pixels[kind] > 0
+        totals = {split: total for split, total in totals.items() if own or total[0, :IGNORE_INDEX].any()}
         if not totals:
             continue
         total = sum(totals.values())
         if kind == report.kinds[0]:
-            report.shares = total / [[total[0].sum()], [sum(kind in each.pixels for each in found)]]
+            num_labels = sum(kind in each.pixels and example.split in totals for example, each in zip(examples, found))
+            report.shares = total / [[total[0].sum()], [num_labels]]
         unknown = Counter(value for each in found for value in each.unknown.get(kind, ()))
         if len(unknown) > 1:
             listed = first_few((f"{value} (in {count:,})" for value, count in unknown.most_common()), LISTED)
@@ -241,9 +248,9 @@ def _enter_classes(
         paths = (example.labels[kind] for example in examples if kind in example.present)
         if own and (problem := missing_classes_problem(labels, np.flatnonzero(total[1]), paths)):
             report.problems.append(problem)
-        for split, (_, images) in totals.items():
+        for split, (_, images) in totals.items() if kind == report.kinds[0] else ():
             if absent := [name for i, name in labels.id2label.items() if not images[i] and (total[1, i] or not own)]:
-                report.notes.append(f"{split}: no label{f' of {kind}' * (not own)} shows {first_few(absent, 5)}")
+                report.notes.append(f"{split}: no label shows {first_few(absent, 5)}")
 
 
 def _enter_notes(report: Report, examples: Sequence[Example], found: Sequence[_Found]) -> None:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from .images import IGNORE_INDEX
-from .sources.base import Source
 
 LISTED = 20  # problems of a kind, which come in thousands when a zip is not unpacked
 
@@ -27,12 +26,15 @@ class Report:
     """
     The findings of [`check_data`]; `str(report)` is for people. `counts` and `official` are by (split, city), or
     (split, None) for the split; `missing` is by split. `notes` name nothing that needs to be repaired. `shares` are
-    those of pixels and of labels that show a train id, (2, 256). `labeled` and `unlabeled` are a few images to show.
+    those of pixels and of labels that show a train id, (2, 256). `labeled` and `unlabeled` are a few images to show,
+    with names and colors (num_classes, 3) of the classes.
     """
 
+    name: str
     title: str
     kinds: list[str]
-    source: Source
+    id2label: dict[int, str]
+    palette: np.ndarray
     counts: dict[tuple[str, str | None], Counter] = field(default_factory=dict)
     official: dict[tuple[str, str | None], int] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
@@ -59,8 +61,7 @@ class Report:
         first, *others = [max(map(len, column)) for column in zip(*table)]
         lines = [self.title, ""]
         lines += ["  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in table]
-        for note in _cut(self.notes, "notes"):
-            lines += ["", f"note: {note}"]
+        lines += ["", *(f"note: {note}" for note in _cut(self.notes, "notes"))] if self.notes else []
         missing = [line for split, found in self.missing.items() for line in _cut(found, f"files of {split}")]
         sections = {
             "wrong": self.problems,

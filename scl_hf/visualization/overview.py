@@ -25,8 +25,7 @@ def plot_overview(
     unlabeled: Sequence[Sample],
     id2label: Mapping[int, str],
     palette: np.ndarray,
-    pixel_shares: np.ndarray,
-    image_shares: np.ndarray,
+    shares: np.ndarray,
     path: str | Path,
 ) -> Path:
     """
@@ -37,8 +36,8 @@ def plot_overview(
         unlabeled (`Sequence[Sample]`): The same with None as label.
         id2label (`dict[int, str]`): Train id -> name.
         palette (`np.ndarray`): (num_classes, 3) uint8, a color for each class.
-        pixel_shares (`np.ndarray`): (256,) float, the share of pixels of each train id, 255 for those ignored.
-        image_shares (`np.ndarray`): (256,) float, the share of labels that show it.
+        shares (`np.ndarray`):
+            (2, 256) float, of the pixels and of the labels those that show a train id; 255 is ignored.
         path (`str`): The file, of a type that matplotlib knows.
     """
     drawn = [(name, _draw(image, label, palette)) for name, image, label in labeled]
@@ -55,10 +54,10 @@ def plot_overview(
             height = rows * (WIDTH / columns * aspect + 0.3) + 0.4
             parts.append((height, lambda part, args=(heading, samples, rows, columns): _plot_samples(part, *args)))
     if len(labeled):
-        order = np.argsort(-pixel_shares[: len(id2label)], kind="stable")[:MOST_BARS]
-        ids = [*np.sort(order).tolist(), *[IGNORED] * bool(pixel_shares[IGNORED])]
+        order = np.argsort(-shares[0, : len(id2label)], kind="stable")[:MOST_BARS]
+        ids = [*np.sort(order).tolist(), *[IGNORED] * bool(shares[0, IGNORED])]
         height = 0.23 * len(ids) + 0.8
-        parts.append((height, lambda part: _plot_bars(part, ids, id2label, palette, pixel_shares, image_shares)))
+        parts.append((height, lambda part: _plot_bars(part, ids, id2label, palette, shares)))
     heights = [height for height, _ in parts]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     for part, (_, plot) in zip(np.ravel(figure.subfigures(len(parts), 1, height_ratios=heights)), parts):
@@ -76,7 +75,7 @@ def _draw(image: np.ndarray, label: np.ndarray | None, palette: np.ndarray) -> n
     borders = np.zeros(label.shape, bool)
     borders[:, 1:] |= label[:, 1:] != label[:, :-1]
     borders[1:] |= label[1:] != label[:-1]
-    drawn = np.where(borders[..., None], overlay(image, label, palette, 1), overlay(image, label, palette, 0.45))
+    drawn = np.where(borders[..., None], overlay(image, label, palette, 1), overlay(image, label, palette, 0.35))
     stripes = np.add.outer(*map(np.arange, label.shape)) % 10 < 3
     darkened = np.where(stripes[..., None], 0, image // 2)
     return np.where((label == IGNORED)[..., None], darkened, drawn).astype(np.uint8)
@@ -100,14 +99,13 @@ def _plot_bars(
     ids: Sequence[int],
     id2label: Mapping[int, str],
     palette: np.ndarray,
-    pixel_shares: np.ndarray,
-    image_shares: np.ndarray,
+    shares: np.ndarray,
 ) -> None:
     left, right = part.subplots(1, 2, sharey=True)
     names = ["(ignored)" if i == IGNORED else id2label[i] for i in ids]
     hidden = len(id2label) - sum(i != IGNORED for i in ids)
-    _plot_shares(left, "% of the pixels", ids, palette, pixel_shares)
-    _plot_shares(right, "% of the labels show it", ids, palette, image_shares)
+    _plot_shares(left, "share of the pixels, %", ids, palette, shares[0])
+    _plot_shares(right, "share of the labels that show it, %", ids, palette, shares[1])
     left.set_yticks(range(len(ids)), names, fontsize="small", parse_math=False)
     left.invert_yaxis()
     if hidden:
@@ -125,6 +123,7 @@ def _plot_shares(axes: Axes, title: str, ids: Sequence[int], palette: np.ndarray
         axes.text(*at, text, va="center", fontsize="x-small", color=ALARM if none else INK)
     axes.set_title(title, loc="left", fontsize="small", color=INK)
     axes.set_xlim(0, 115 * max(shares[ids]))
+    axes.margins(y=0.01)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
