@@ -3,8 +3,8 @@ Prepares a dataset.
 
     python scripts/prepare_dataset.py streets data/streets     # draws a synthetic toy dataset in the Cityscapes layout
     python scripts/prepare_dataset.py check data/cityscapes    # counts every file, opens it, and lists what is wrong
-    python scripts/prepare_dataset.py check MY_DATA            # and draws labels over images: runs/check_MY_DATA.png
-    python scripts/prepare_dataset.py check --recipe mine.yaml    # the data of a recipe
+    python scripts/prepare_dataset.py check --recipe mine.yaml    # and draws labels over images: runs/check_mine.png
+    python scripts/prepare_dataset.py masks instances.json --output my_labels    # draws labels of COCO or labelme
     python scripts/prepare_dataset.py push MY_DATA my_parquet --repo user/name --license cc-by-4.0   # Parquet, the Hub
 
 `check` exits with code 1 if anything is wrong, missing or broken. Wrong input ends with one line and exit code 2.
@@ -18,6 +18,7 @@ from toy_dataset import draw_toy_dataset
 from scl_hf.cli import RecipeParser, run_script
 from scl_hf.config import other_fields
 from scl_hf.data import DataArguments
+from scl_hf.data.annotations import write_masks
 from scl_hf.data.check import check_data
 from scl_hf.data.publish import push_data
 
@@ -39,10 +40,14 @@ def main() -> int:
     check = commands.add_parser("check", help="count all files, open them, and list what is missing or broken")
     check.add_argument("data_dir", metavar="DATA_DIR", nargs="?", help=f"{layouts}; default: that of the recipe")
     check.add_argument("--recipe", metavar="RECIPE", help=fields)
-    check.add_argument(
-        "--picture", metavar="FILE", help="shows what was read; default: runs/check_NAME.png; null: none"
-    )
+    picture = "file of labels over images; default: runs/check_NAME.png; null: none"
+    check.add_argument("--picture", metavar="FILE", help=picture)
     check.add_argument("--num_proc", type=int, help="processes; default: one for each core")
+
+    masks = commands.add_parser("masks", help="draw the objects of COCO or labelme annotations into label files")
+    masks.add_argument("annotations", metavar="ANNOTATIONS", help="COCO's JSON file, or labelme's or a folder of them")
+    masks.add_argument("--output", metavar="DIR", dest="output_dir", required=True, help=empty)
+    masks.add_argument("--classes", metavar="NAME", nargs="+", help="in the order of their ids; others are background")
 
     push = commands.add_parser("push", help="write Parquet files with embedded images, and push them to the Hub")
     push.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
@@ -59,6 +64,8 @@ def main() -> int:
         (arguments["recipe"],) = RecipeParser((DataArguments,)).parse_recipe([path], other_fields(DataArguments))
     if command == "streets":
         draw_toy_dataset(**arguments)
+    elif command == "masks":
+        print(write_masks(**arguments))
     elif command == "push":
         print(push_data(**arguments))
     else:

@@ -652,6 +652,14 @@ CASES = {
     "streets of no images": (None, "prepare_dataset.py streets toy_dataset --num_train -1", "num_train"),
     "streets below a file": (write("file", ""), "prepare_dataset.py streets file/toy_dataset", "file/toy_dataset"),
     "streets of a negative seed": (None, "prepare_dataset.py streets toy_dataset --seed -1", "seed"),
+    "masks of nothing": (None, "prepare_dataset.py masks none.json --output labels", "none.json: there is no such"),
+    "masks of names": (
+        None,
+        "prepare_dataset.py masks mine/id2label.json --output labels",
+        "id2label.json.*annotations",
+    ),
+    "masks of images": (None, "prepare_dataset.py masks mine/train/images --output labels", "no JSON file of labelme"),
+    "masks over something": (None, "prepare_dataset.py masks mine --output mine", "mine: is not an empty folder"),
     # plot_curves.py
     "no run": (None, "plot_curves.py none", "none: is not a folder"),
     "run a file": (None, "plot_curves.py recipe.yaml", "recipe.yaml: is not a folder"),

@@ -44,6 +44,16 @@ def test_draw_check_push(prepare, tmp_path, capsys):
         assert len(error) == 1 and error[0].startswith("error: ")
 
 
+def test_masks(prepare, tmp_path, capsys):
+    shapes = [{"label": label, "points": [[1, 1], [3, 3]], "shape_type": "rectangle"} for label in ("cat", "car")]
+    content = {"imagePath": "a.jpg", "imageHeight": 4, "imageWidth": 6, "shapes": shapes}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert prepare("masks", tmp_path / "a.json", "--output", tmp_path / "labels", "--classes", "car", "bus") == 0
+    assert "objects: car 1, bus 0\nobjects that became background: cat 1\n" in capsys.readouterr().out
+    assert np.asarray(Image.open(tmp_path / "labels/a.png")).sum() == 9
+    assert prepare("masks", tmp_path / "a.json", "--output", tmp_path / "labels") == 2
+
+
 def test_ids_of_ones_own_come_from_the_recipe(prepare, tmp_path, capsys):
     for split, name in (("train", "a"), ("validation", "b")):
         for kind, value in (("images", 0), ("labels", 7)):
