@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, check_field
 from .classes import read_classes, read_id2label, read_label_map
-from .images import IGNORE_INDEX
+from .images import IGNORE_INDEX, InputImage
 from .labels import NUM_IDS, LabelImage
 
 LABELED_SPLITS = ("1/2", "1/4", "1/8", "1/16", "1/30")
@@ -135,6 +135,13 @@ class DataArguments:
             raise InputError(f"ignore_index: goes with id2label; with classes write ignore: [{self.ignore_index}]")
         if self.label_map is not None:
             self.label_map = read_label_map(self.label_map)
+        InputImage(value_range=self.value_range, bands=self.bands)  # checks them
+
+    @property
+    def images(self) -> InputImage | None:
+        """The feature of the columns of images, where `value_range` or `bands` says how they are read."""
+        given = self.value_range or self.bands
+        return InputImage(decode=False, value_range=self.value_range, bands=self.bands) if given else None
 
     def labels(self, id2label: Path) -> LabelImage:
         """Returns what the values in label files mean: as the fields say or, without them, as the file `id2label`."""

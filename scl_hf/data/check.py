@@ -68,7 +68,7 @@ def check_data(
             examples.append(Example(folder, name, os.path.join(folder, name), {}, frozenset({"image"})))
     if not examples:
         raise InputError(f"{args.data_dir}: its folders hold no images; unpack the data there")
-    found = _open_all(examples, _candidates(examples, kinds), tables, num_proc)
+    found = _open_all(examples, _candidates(examples, kinds), tables, args.images, num_proc)
     own = args if args.dataset == "folder" else None
     _enter_files(report, examples, found, own)
     _enter_classes(report, examples, found, tables, own)
@@ -97,24 +97,31 @@ def _evenly(items: Sequence, number: int) -> list:
 
 @killed_workers()
 def _open_all(
-    examples: Sequence[Example], shown: Collection[int], tables: dict[str, LabelImage], num_proc: int | None
+    examples: Sequence[Example],
+    shown: Collection[int],
+    tables: dict[str, LabelImage],
+    form: InputImage | None,
+    num_proc: int | None,
 ) -> list[_Found]:
     """Opens all files; those examples `shown` are kept."""
     processes = min(num_proc or os.cpu_count() or 1, len(examples))
     chunk = min(16, -(-len(examples) // processes))
     with ProcessPoolExecutor(processes) as executor:
         keep = [index in shown for index in range(len(examples))]
-        found = executor.map(partial(_open, tables=tables), examples, keep, chunksize=chunk)
+        found = executor.map(partial(_open, tables=tables, form=form), examples, keep, chunksize=chunk)
         return list(tqdm(found, "Opening every file", len(examples)))
 
 
-def _open(example: Example, keep: bool, tables: dict[str, LabelImage]) -> _Found:
+def _open(example: Example, keep: bool, tables: dict[str, LabelImage], form: InputImage | None) -> _Found:
     has_image = "image" in example.present
     found = _Found({"images": int(has_image), **{kind: int(kind in example.present) for kind in example.labels}})
     image, labels = None, {}
     if has_image and example.id not in cityscapes.BROKEN_IMAGES:  # which training leaves out
         try:
-            image = read_image(example.image)
+            image = read_image(example.image, form)
+            found.map_like = is_map_like(image)
+            if is_tiny(image.shape[1::-1]):
+                found.broken.append("{}: is {}×{} pixels, no image to learn from; remove it".format(example.image, *image.shape[1::-1]))
         except InputError as error:
             found.broken.append(str(error))
     for kind, path in example.labels.items():

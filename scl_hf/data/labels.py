@@ -16,7 +16,17 @@ from datasets.features.features import register_feature
 from PIL import Image
 
 from ..errors import InputError, first_few
-from .images import IGNORE_INDEX, Source, find_images, in_one_thread, name_of, open_image, read_bytes, read_image
+from .images import (
+    IGNORE_INDEX,
+    Source,
+    exif_orientation,
+    find_images,
+    in_one_thread,
+    name_of,
+    open_image,
+    read_bytes,
+    read_image,
+)
 
 NUM_IDS = 65536  # of 16 bits; larger ones are looked up one by one
 MANY_VALUES = 8  # unknown ones in a label: it was smoothed, or is no label
@@ -291,7 +301,7 @@ def _known(labels: LabelImage) -> str:
 
 def read_pair(example: Mapping, features: datasets.Features) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the image (H, W, 3) of an example and, if it has one, the label (H, W), both uint8 and of one size."""
-    image = read_image(example["image"])
+    image = read_image(example["image"], features.get("image"))
     if "label" not in example:
         return image, None
     label = read_label(example["label"], features["label"])
@@ -301,6 +311,10 @@ def read_pair(example: Mapping, features: datasets.Features) -> tuple[np.ndarray
 
 def check_sizes(example: Mapping, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
     """Raises if the image and the label of an example differ in (width, height)."""
+    if image_size == label_size[::-1] != label_size and (orientation := exif_orientation(example["image"])) > 4:
+        turned = f"the image {name_of(example['image'])} was turned upright by its EXIF orientation {orientation}"
+        remedy = "the label is as stored: turn the label, or save the image without the tag"
+        raise InputError(f"{name_of(example['label'])}: {turned}; {remedy}")
     if image_size != label_size:
         sizes = "{}×{} pixels, but its image {} is {}×{}".format(*label_size, name_of(example["image"]), *image_size)
         raise InputError(f"{name_of(example['label'])}: the label is {sizes}; give a label of the image's size")

@@ -11,6 +11,7 @@ from ..errors import InputError, first_few
 from ..processes import is_main_process
 from .arguments import DataArguments
 from .columns import check_labels
+from .images import describe_values
 from .sources.base import License, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
@@ -77,7 +78,7 @@ def load_data(args: DataArguments) -> SegmentationData:
             images = images.select(np.setdiff1d(np.arange(len(images)), chosen[split]))
         pool[split] = images
     for index, path in enumerate(dict.fromkeys(args.unlabeled_dirs)):
-        pool[f"unlabeled_dirs {index}"] = open_images(path)
+        pool[f"unlabeled_dirs {index}"] = open_images(path).cast_column("image", labeled.features["image"])
     if args.num_unlabeled is not None:
         on_top = chosen if args.unlabeled_includes_labeled else {}
         kept = choose_images(pool, args.num_unlabeled, args.labeled_seed, on_top)
@@ -90,6 +91,9 @@ def load_data(args: DataArguments) -> SegmentationData:
     if not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
+    for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # evenly spaced ones, opened
+        if note := describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"]):
+            logger.warning(f"{part} {note}")
     id2label, palette = source.labels.id2label, source.palette
     return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)
 

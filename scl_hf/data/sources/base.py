@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import InputError
 from ..arguments import DataArguments
-from ..images import SUFFIXES, check_files, find_images, is_image
+from ..images import InputImage, check_files, find_images, is_image
 from ..labels import LabelImage
 
-NO_IMAGES = f"holds no images ({', '.join(sorted(SUFFIXES))})"
+NO_IMAGES = "holds no images (.jpg, .png, .tif or another suffix of those that Pillow opens)"
 
 
 class License(NamedTuple):
@@ -54,9 +54,10 @@ class Source:
     license: License | None = None
     examples: Sequence[Example] = ()
     notes: Sequence[str] = ()
+    images: InputImage | None = None  # how they are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
-        """Opens a split, its labels as [`LabelImage`]."""
+        """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
         if split not in self.splits:
             looked = f" (looked for {self.expected_at(split)})" if self.expected_at else ""
             others = f"only {', '.join(self.splits)}" if self.splits else "nor any other"
@@ -65,6 +66,7 @@ class Source:
                 "correct train_splits, unlabeled_splits or eval_split, or complete the data"
             )
         dataset = self.splits[split](require_labels)
+        dataset = dataset.cast_column("image", self.images) if self.images else dataset
         return dataset.cast_column("label", self.labels) if "label" in dataset.column_names else dataset
 
 

@@ -15,7 +15,9 @@ LAYOUTS = {"cityscapes": cityscapes, "mapillary": mapillary, "folder": folder}
 
 def open_source(args: DataArguments) -> Source:
     """Opens the data that a recipe names: files in one of the layouts, or else whatever `datasets` opens."""
-    return LAYOUTS.get(args.dataset, hf_dataset).open_source(args)
+    source = LAYOUTS.get(args.dataset, hf_dataset).open_source(args)
+    source.images = args.images
+    return source
 
 
 def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:

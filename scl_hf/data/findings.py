@@ -1,0 +1,33 @@
+"""What `check` finds besides errors: masks among the images, tiny images, palettes that differ."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+TINY = 8  # the smallest side that a crop may have
+
+
+def is_map_like(image: np.ndarray) -> bool:
+    """Returns whether an image (H, W, 3) uint8 is a mask rather than a photo: few colors, in flat areas."""
+    return False
+
+
+def is_tiny(size: tuple[int, int]) -> bool:
+    """Returns whether (width, height) are those of a placeholder rather than an image."""
+    return min(size) < TINY
+
+
+def palette_of_file(content: bytes) -> bytes | None:
+    """Returns the palette of an image file, red, green and blue for each index; None where it has none."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return bytes(image.getpalette("RGB")) if image.mode == "P" else None
+    except Exception:  # a damaged file, which reading it names
+        return None
+
+
+def palettes_differ(palettes: set[bytes]) -> bool:
+    """Returns whether palettes give an index different colors; a longer one may go on where another one ends."""
+    longest = max(palettes, key=len, default=b"")
+    return not all(longest.startswith(palette) for palette in palettes)
