@@ -16,7 +16,8 @@ from ..errors import InputError, did_you_mean, first_few, killed_workers
 from .arguments import DataArguments
 from .check_report import LISTED, Report, Sample
 from .classes import missing_classes_problem
-from .images import IGNORE_INDEX, in_one_thread, read_image
+from .findings import TINY, is_map_like, is_tiny, palette_of_file, palettes_differ
+from .images import IGNORE_INDEX, InputImage, describe_values, in_one_thread, read_bytes, read_image
 from .labels import MANY_VALUES, LabelImage, check_sizes, count_values, read_label
 from .sources import cityscapes, mapillary
 from .sources.base import Example, list_images
@@ -35,6 +36,9 @@ class _Found:
     broken: list[str] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     unknown: dict[str, list[int | str]] = field(default_factory=dict)  # kind of label -> values without a class
+    palette: bytes | None = None
+    map_like: bool = False
+    tiny: bool = False
     sample: Sample | None = None
 
 
@@ -72,7 +76,7 @@ def check_data(
     own = args if args.dataset == "folder" else None
     _enter_files(report, examples, found, own)
     _enter_classes(report, examples, found, tables, own)
-    _enter_notes(report, examples, found)
+    _enter_notes(report, examples, found, tables, args.images)
     samples = [each.sample for each in found if each.sample]
     report.labeled = _choose([sample for sample in samples if sample.label is not None])
     report.unlabeled = [sample for sample in samples if sample.label is None]
@@ -120,21 +124,24 @@ def _open(example: Example, keep: bool, tables: dict[str, LabelImage], form: Inp
         try:
             image = read_image(example.image, form)
             found.map_like = is_map_like(image)
-            if is_tiny(image.shape[1::-1]):
-                found.broken.append("{}: is {}×{} pixels, no image to learn from; remove it".format(example.image, *image.shape[1::-1]))
+            found.tiny = is_tiny(image.shape[1::-1])
         except InputError as error:
             found.broken.append(str(error))
     for kind, path in example.labels.items():
         if kind in example.present:
+            source = path
             try:
-                label = labels[kind] = read_label(path, tables[kind])
+                if not os.path.isdir(path):
+                    source = {"path": path, "bytes": read_bytes(path)[1]}
+                    found.palette = palette_of_file(source["bytes"])
+                label = labels[kind] = read_label(source, tables[kind])
                 found.pixels[kind] = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
                 if image is not None:
                     check_sizes({"image": example.image, "label": path}, image.shape[1::-1], label.shape[::-1])
             except InputError as error:
                 found.broken.append(str(error))
                 with contextlib.suppress(InputError):
-                    values = [value for value, train_id in count_values(path, tables[kind]) if train_id < 0]
+                    values = [value for value, train_id in count_values(source, tables[kind]) if train_id < 0]
                     found.unknown[kind] = values if len(values) <= MANY_VALUES else []
     if keep and image is not None and not found.broken:
         label = labels.get(next(iter(tables), None))
@@ -260,20 +267,39 @@ def _enter_classes(
                 report.notes.append(f"{split}: no label shows {first_few(absent, 5)}")
 
 
-def _enter_notes(report: Report, examples: Sequence[Example], found: Sequence[_Found]) -> None:
-    """Enters what is unusual and may be right."""
-    folders = {}  # of each name of an image
+def _enter_notes(
+    report: Report, examples: Sequence[Example], found: Sequence[_Found], tables: Mapping[str, LabelImage], form
+) -> None:
+    """Enters what is unusual, and may be right."""
+    if tiny := [example.image for example, each in zip(examples, found) if each.tiny]:
+        report.problems.append(f"{_such_as(tiny)}: smaller than {TINY} pixels; remove it")
+    if map_like := [example.image for example, each in zip(examples, found) if each.map_like]:
+        report.notes.append(f"{_such_as(map_like)}: few colors in flat areas, as in a label; is it an image?")
+    names = {}  # of files -> names of the images
     for example in examples:
         if "image" in example.present:
-            folder, name = os.path.split(example.image)
-            folders.setdefault(name, []).append(folder)
-    if twice := {name: of for name, of in folders.items() if len(of) > 1}:
-        name, (first, second, *_) = next(iter(twice.items()))
+            names.setdefault(os.path.basename(example.image), []).append(f"{example.split}/{example.id}")
+    if twice := [of for of in names.values() if len(of) > 1]:
         what = "name occurs" if len(twice) == 1 else "names occur"
-        where = f"{name} in {first} and {second}"
-        report.notes.append(
-            f"{len(twice):,} {what} in several folders, such as {where}: they are taken for different images"
-        )
+        pair = " and ".join(twice[0][:2])
+        report.notes.append(f"{len(twice):,} {what} in several folders, such as {pair}, taken for different images")
+    palettes = {
+        each.palette: next(iter(example.labels.values())) for example, each in zip(examples, found) if each.palette
+    }
+    if palettes_differ({*palettes}) and not any(labels.colors for labels in tables.values()):
+        files = first_few(palettes.values(), 2)
+        report.notes.append(f"palettes of label files differ, as in {files}: their indices count, not their colors")
+    for part, labeled in (("labeled", True), ("unlabeled", False)):
+        paths = [
+            e.image for e, each in zip(examples, found) if each.present["images"] and bool(each.pixels) == labeled
+        ]
+        with contextlib.suppress(InputError):  # it is named as broken
+            if note := describe_values(_evenly(paths, 8), form):
+                report.notes.append(f"{part} {note}")
+
+
+def _such_as(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{len(files):,} images, such as {files[0]}"
 
 
 def _compare_cityscapes(report: Report, ids: set[str]) -> None:
