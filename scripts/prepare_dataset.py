@@ -77,7 +77,7 @@ def main() -> int:
 
             path = picture or f"runs/check_{report.name}.png"
             plot_overview(*samples, report.id2label, report.palette, report.shares, path)
-            print(f"Look at {path}: it shows labels over images, and how often each class occurs.")
+            print(f"Look at {path}: labels over images, and how often each class occurs.")
         return 0 if report.sound else 1
     return 0
 

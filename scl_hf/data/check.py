@@ -1,6 +1,7 @@
 """Checks a dataset on disk: counts its files, finds those without a partner, and opens every one."""
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -65,7 +66,9 @@ def check_data(
     tables = {kind: each.labels for kind, each in sources.items()}
     first = sources[kinds[0]] if kinds else source
     title = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}"
-    report = Report(args.title, title, kinds, first.labels.id2label, first.palette, notes=list(source.notes))
+    report = Report(
+        args.title, args.data_dir or "", title, kinds, first.labels.id2label, first.palette, notes=list(source.notes)
+    )
     examples = list(source.examples)
     for folder in args.unlabeled_dirs:
         for name in list_images(folder):
@@ -241,6 +244,11 @@ def _enter_classes(
 ) -> None:
     """Enters the shares of classes, and those that no label shows, which is wrong in data of one's `own`."""
     for kind, labels in tables.items():
+        values = [each.unknown[kind] for each in found if kind in each.unknown]
+        unknown = Counter(itertools.chain(*values))
+        if len(unknown) > min(5, max(map(len, values), default=5)):  # more than the first problem names
+            listed = first_few((f"{value} (in {count:,} labels)" for value, count in unknown.most_common()), LISTED)
+            report.problems.append(f"values without a class: {listed}")
         totals = {}  # of each split: (2, 256), of pixels and of labels that show them
         for example, each in zip(examples, found):
             if kind in each.pixels:
@@ -253,10 +261,6 @@ def _enter_classes(
         if kind == report.kinds[0]:
             num_labels = sum(kind in each.pixels and example.split in totals for example, each in zip(examples, found))
             report.shares = total / [[total[0].sum()], [num_labels]]
-        unknown = Counter(value for each in found for value in each.unknown.get(kind, ()))
-        if len(unknown) > 1:
-            listed = first_few((f"{value} (in {count:,})" for value, count in unknown.most_common()), LISTED)
-            report.problems.append(f"values without a class, with the number of labels that hold them: {listed}")
         if any(each.broken for each in found):  # what cannot be read may show more
             continue
         paths = (example.labels[kind] for example in examples if kind in example.present)

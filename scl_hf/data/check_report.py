@@ -1,5 +1,6 @@
 """What `check` has found, in words for people."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -27,10 +28,11 @@ class Report:
     The findings of [`check_data`]; `str(report)` is for people. `counts` and `official` are by (split, city), or
     (split, None) for the split; `missing` is by split. `notes` name nothing that needs to be repaired. `shares` are
     those of pixels and of labels that show a train id, (2, 256). `labeled` and `unlabeled` are a few images to show,
-    with names and colors (num_classes, 3) of the classes.
+    with names and colors (num_classes, 3) of the classes. Paths are shown from `root`.
     """
 
     name: str
+    root: str
     title: str
     kinds: list[str]
     id2label: dict[int, str]
@@ -78,7 +80,7 @@ class Report:
         found |= {"broken": len(self.broken), "official numbers not met": len(self.differs)}
         problems = ", ".join(f"{count:,} {what}" for what, count in found.items() if count)
         verdict = f"Complete and sound: {files} opened." if self.sound else f"NOT sound: {problems}; {files} found."
-        return "\n".join([*lines, "", verdict])
+        return "\n".join([*lines, "", verdict]).replace(os.path.join(os.path.abspath(self.root), ""), "")
 
 
 def _cut(lines: Sequence[str], what: str) -> list[str]:

@@ -170,9 +170,13 @@ def fields_of(labels: LabelImage) -> dict[str, Any]:
     for key, train_id in labels.train_ids.items():
         values[train_id].append(key)
     ignored = values.pop(IGNORE_INDEX)
-    # Three numbers would be a color, too
-    forms = (each[0] if len(each) == 1 else [*map(str, each)] if len(each) == 3 else each for each in values.values())
-    return {"classes": dict(zip(labels.names, forms))} | ({"ignore": ignored} if ignored else {})
+    forms = (each[0] if len(each) == 1 else _no_color(each) for each in values.values())
+    return {"classes": dict(zip(labels.names, forms))} | ({"ignore": _no_color(ignored)} if ignored else {})
+
+
+def _no_color(ids: list[int | str]) -> list[int | str]:
+    """Returns ids in a form that is no color either, as three numbers would be."""
+    return [*ids[:2], f"{ids[2]}-{ids[2]}"] if len(ids) == 3 and isinstance(ids[2], int) else ids
 
 
 def missing_classes_problem(labels: LabelImage, shown: Collection[int], sources: Iterable[Source]) -> str | None:
@@ -184,36 +188,31 @@ def missing_classes_problem(labels: LabelImage, shown: Collection[int], sources:
     for source in itertools.islice(sources, _MOST_LABELS):
         with contextlib.suppress(InputError):  # it is named elsewhere
             found.update(count_values(source, labels))
-    fields = fields_of(labels)
+    fields = {"ignore": [], **fields_of(labels)}
     classes, ignored = fields["classes"], [value for value, train_id in found if train_id == IGNORE_INDEX]
-    total = found.total()
-    held = [f"{v} ({n / total:.0%} of the pixels{', ignored' * (v in ignored)})" for (v, _), n in found.most_common()]
-    named = [f"{name} ({_values(classes[name])})" for name in missing]
-    said = f"no label shows {first_few(named, 5)}; the labels hold {first_few(held, 6)}"
+    held = [f"{n / found.total():.0%} are {v}{' (ignored)' * (v in ignored)}" for (v, _), n in found.most_common()]
+    absent = {name: value for name, value in classes.items() if name in missing}
     remedies = []
-    if len(missing) == len(ignored) == 1:
-        kept = [value for value in fields.get("ignore", []) if value != ignored[0] and value in ignored]
-        line = _recipe_line({"classes": classes | {missing[0]: ignored[0]}} | ({"ignore": kept} if kept else {}))
-        remedies.append(
-            f"if {ignored[0]} is {missing[0]}, write {line} in the recipe, without label_map and ignore_index"
-        )
+    if len(missing) == len(ignored) == 1 and ignored[0] in fields["ignore"]:
+        rest = _no_color([value for value in fields["ignore"] if value != ignored[0]])
+        line = _recipe_line(classes | {missing[0]: ignored[0]}, rest)
+        remedies.append(f"if {ignored[0]} is {missing[0]}, write {line} in place of label_map and ignore_index")
     if len(classes) - len(missing) > 1:
-        line = _recipe_line({"classes": {name: value for name, value in classes.items() if name not in missing}})
+        line = _recipe_line({name: value for name, value in classes.items() if name not in missing}, fields["ignore"])
         remedies.append(f"leave out what is not there, {line}")
-    return f"{said}; {', or '.join([*remedies, 'correct the labels'])}"
+    return (
+        f"no label shows {{{_flow(absent)}}}; of the pixels {first_few(held, 6)}; "
+        f"{', or '.join([*remedies, 'correct the labels'])}"
+    )
 
 
-def _recipe_line(fields: Mapping[str, Any]) -> str:
-    """Returns fields as they stand in a recipe, the classes after the first few cut off."""
-    few = dict(itertools.islice(fields["classes"].items(), _MOST_NAMES))
-    line = _flow({**fields, "classes": few})
-    return line if len(few) == len(fields["classes"]) else line.replace("}", ", …}", 1)
+def _recipe_line(classes: Mapping[str, Any], ignored: list[int | str]) -> str:
+    """Returns `classes`, the first few, and what is ignored as they stand in a recipe."""
+    return f"classes: {{{_flow(classes)}}}" + f", ignore: {ignored}" * bool(ignored)
 
 
-def _flow(fields: Mapping[str, Any]) -> str:
+def _flow(items: Mapping[str, Any]) -> str:
+    """Returns the first few items of a mapping as YAML has them."""
     options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
-    return yaml.safe_dump(dict(fields), **options).strip()[1:-1]
-
-
-def _values(value: Any) -> str:
-    return first_few(map(str, value)) if isinstance(value, list) else str(value)
+    written = yaml.safe_dump(dict(itertools.islice(items.items(), _MOST_NAMES)), **options).strip()[1:-1]
+    return written + ", …" * (len(items) > _MOST_NAMES)
