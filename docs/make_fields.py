@@ -15,6 +15,7 @@ HEAD = """# Fields
 After this page you can look up every field of a recipe, its default and what it does. A field stands in a recipe as
 `field: value` and on the command line as `--field value`, which wins. On the command line a list has no brackets:
 `--crop_size 512 512`. "none" is a field that is left out. `base: other.yaml` in a recipe names what it changes.
+In all texts `~` and variables such as `$HOME` are replaced.
 
 The lengths `semi_supervised_start_step`, `semi_supervised_ramp_steps` and `teacher_update_interval` are a number of
 steps, or a share of the run below 1. `python docs/make_fields.py` writes this page from the parser.

@@ -112,7 +112,8 @@ class RecipeParser(HfArgumentParser):
     """
     Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults, and the
     command line replaces both. A recipe with `base: other.yaml`, a path from its own folder, holds only the fields
-    that differ from that one. `--help` shows the first sentence of each field's docstring.
+    that differ from that one. In all texts `~` and variables such as `$HOME` are replaced. `--help` shows the first
+    sentence of each field's docstring.
     """
 
     def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
@@ -143,6 +144,7 @@ class RecipeParser(HfArgumentParser):
             name: value for name, value in values.items() if name in in_recipe or value != self.own_defaults[name]
         }
         try:
+            values = {name: _expanded(value, f"{self.source}: {name}") for name, value in values.items()}
             parsed = [
                 group(**{field.name: values[field.name] for field in fields(group) if field.init})
                 for group in self.dataclass_types
@@ -226,7 +228,7 @@ def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
     values = read_yaml(path)
     if "base" not in values:
         return [(str(path), values)]
-    base = path.parent / str(values.pop("base"))
+    base = path.parent / _expanded(str(values.pop("base")), f"{path}: base")
     if not os.path.isfile(base):
         raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
     inherited = read_yaml(base)
@@ -249,6 +251,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe is a list of `field: value` lines.")
     return values
+
+
+def _expanded(value: Any, where: str) -> Any:
+    """Returns a value with `~` and variables such as `$HOME` replaced in its texts."""
+    if isinstance(value, list):
+        return [_expanded(item, where) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in re.findall(r"\$\{?([A-Za-z_]\w*)", value):
+        if not os.environ.get(name):
+            raise InputError(f"{where}: {value!r} needs ${name}, which is not set. Set it, or write the path.")
+    return os.path.expanduser(os.path.expandvars(value))
 
 
 def _portable(value: Any) -> Any:

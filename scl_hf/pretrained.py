@@ -16,6 +16,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForSemanticSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
@@ -29,6 +30,7 @@ from .data.normalization import Normalization
 from .data.palette import palette_of
 from .data.sources import cityscapes
 from .errors import InputError, first_few, first_line
+from .heads import match_head
 from .hub import on_the_hub
 from .image_processors import is_folder, open_processor
 from .inference import patch_size, smallest_side
@@ -63,8 +65,8 @@ class ModelArguments:
 
     Args:
         model_name_or_path (`str`, *optional*): Hub id or folder of the starting weights, any that
-            `AutoModelForSemanticSegmentation` opens; a head for another number of classes is replaced. Without it a
-            DeepLabV3+ with random weights is built.
+            `AutoModelForSemanticSegmentation` opens. The rows of its head are put in the order of the data's classes,
+            by name; a head for other classes is replaced. Without it a DeepLabV3+ with random weights is built.
         backbone (`str`, *optional*): Hub id or folder of a pre-trained encoder, under a new head. Any that
             `AutoBackbone` opens, such as ResNet, ConvNeXt, Swin or DINOv2; in place of `model_name_or_path`. Code that
             comes with it is never run.
@@ -209,9 +211,12 @@ def _load_start(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTraine
     """Opens `model_name_or_path` with a head for the classes in `labels`; returns it and the line on its weights."""
     field = f"model_name_or_path {args.model_name_or_path}"
     model, report = _open_weights(field, args.model_name_or_path, trust_remote_code=args.trust_remote_code, **labels)
-    total, new = len(model.state_dict()), sorted(report["missing_keys"])
+    total, new, remark = len(model.state_dict()), sorted(report["missing_keys"]), ""
     # The config is the checkpoint's own but for the classes: tensors of another size are the head's.
     new += [f"{key} ({old[0]} → {now[0]} classes)" for key, old, now in sorted(report["mismatched_keys"])]
+    if labels and not report["mismatched_keys"]:
+        config = AutoConfig.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+        remark = match_head(model, config.id2label, new)
     if not labels:
         if new:
             raise InputError(
@@ -225,6 +230,7 @@ def _load_start(args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTraine
     line = f"{args.model_name_or_path}: {total - len(new)} of {total} tensors taken over"
     if new:
         line += f"; new: {first_few(new, 4)}"
+    line += remark
     if unused := sorted(report["unexpected_keys"]):
         line += f"; {len(unused)} not used: {first_few(unused, 4)}"
     return model, line

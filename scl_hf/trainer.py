@@ -71,7 +71,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Any model with `pixel_values` in and `logits` out; logits at a lower resolution are upsampled. Or the Hub
-            id or folder of one, which gets a new head if `train_dataset` has another number of classes.
+            id or folder of one, which gets a new head if `train_dataset` has other classes.
         args ([`SemiSupervisedConfig`], *optional*): The settings; by default with a folder named after the model.
         train_dataset ([`~datasets.Dataset`], *optional*): Labeled images.
         unlabeled_dataset ([`~datasets.Dataset`], *optional*):
@@ -164,8 +164,8 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a resumed run must share with the run that wrote its checkpoint."""
-        lengths, data = self.args.lengths(self._plan[1]), self._crops.datasets
-        return fingerprint_of(self.args, self.evaluated_model, self.normalization, data, lengths)
+        of_data = self._crops.datasets, self._crops.contents, self.args.lengths(self._plan[1])
+        return fingerprint_of(self.args, self.evaluated_model, self.normalization, *of_data)
 
     def images_of_step(self, step: int) -> list[str]:
         """Returns the names of all images of a step, counted from 0."""

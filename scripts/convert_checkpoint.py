@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from scl_hf.cli import RecipeParser, run_script, split_command_line
-from scl_hf.data.labels import read_id2label
+from scl_hf.data.classes import read_id2label
 from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError, first_few
 from scl_hf.files import check_writable, writing

@@ -81,6 +81,15 @@ def test_label_map_on_the_command_line(tmp_path):
         parse(tmp_path, text, "--label_map", "7=0")
 
 
+def test_class_names_are_a_file_or_a_mapping(tmp_path):
+    text = "dataset: folder\nid2label: {0: sky, 1: road}"
+    assert parse(tmp_path, text).id2label == {0: "sky", 1: "road"}
+    assert parse(tmp_path, text, "--id2label", "names.json").id2label == "names.json"
+    assert parse(tmp_path, text, "--id2label", "null").id2label is None
+    with pytest.raises(InputError, match="id2label: invalid JSON value"):
+        parse(tmp_path, text, "--id2label", "{0: sky}")
+
+
 def test_a_mapping_on_the_command_line_is_json(tmp_path):
     args = parse(tmp_path, "seed: 1", "--model_config", '{"stem_channels": 4}')
     assert args.model_config == {"stem_channels": 4}
@@ -192,6 +201,31 @@ def test_a_variant_is_its_base_and_what_differs(tmp_path):
     assert args.model_config == {"depths": [1]}
     args = parse_recipe(mine / "my.yaml")
     assert (args.ema_decay, args.eval_tile) == (0.5, None)
+
+
+def test_home_and_variables_are_replaced_and_passed_on_as_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", "/data")
+    write(tmp_path, base="seed: 7")
+    text = "base: $HOME/base.yaml\ndata_dir: ${DATA}/mine\nunlabeled_dirs: [~/a, x/$DATA, cost$5]\nimage_column: $\n"
+    write(tmp_path / "recipes", my=text)
+    parser = RecipeParser(TRAINING_RECIPE)
+    given = ["--use_cpu", "true", "--output_dir=~/run", "--labeled_ids", "$HOME/ids.txt"]
+    model, data, args = parser.parse_recipe([str(tmp_path / "recipes/my.yaml"), *given])
+    assert (args.seed, args.output_dir, data.labeled_ids) == (7, f"{tmp_path}/run", f"{tmp_path}/ids.txt")
+    assert (data.data_dir, data.image_column) == ("/data/mine", "$")
+    assert data.unlabeled_dirs == [f"{tmp_path}/a", "x//data", "cost$5"]
+    assert "data_dir: ${DATA}/mine\n" in parser.portable_recipe() and str(tmp_path) not in parser.portable_recipe()
+
+
+@pytest.mark.parametrize(
+    "text", ["data_dir: $NOWHERE/x", "unlabeled_dirs: [a, '${NOWHERE}']", "base: $NOWHERE/a.yaml"]
+)
+def test_a_variable_that_is_not_set_is_named(tmp_path, text):
+    with pytest.raises(
+        InputError, match=f"my.yaml.*: {text.split(':')[0]}: .* needs .NOWHERE, which is not set. Set it"
+    ):
+        parse(tmp_path, text)
 
 
 def test_fields_for_another_script_may_stand_in_a_base(tmp_path):

@@ -77,6 +77,30 @@ def test_plain_data_sets_train_as_those_of_load_data_bit_for_bit(toy_data, plain
     assert states[0][1] == states[1][1] == states[2][1]
 
 
+def test_chosen_examples_train_as_copies_of_them_bit_for_bit(toy_data, plain, tmp_path):
+    choices = {
+        "train_dataset": lambda dataset: dataset.filter(lambda image: True, input_columns="image").shuffle(seed=1),
+        "unlabeled_dataset": lambda dataset: dataset.train_test_split(3, seed=0)["test"],
+        "eval_dataset": lambda dataset: dataset.filter(lambda _, i: i > 0, input_columns="image", with_indices=True),
+    }
+    chosen = {name: choose(plain[name]) for name, choose in choices.items()}
+    states = []
+    for number, data in enumerate((chosen, {name: dataset.flatten_indices() for name, dataset in chosen.items()})):
+        args = SemiSupervisedConfig(output_dir=str(tmp_path / str(number)), **SETTINGS)
+        trainer = SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **data)
+        trainer.train()
+        states.append((trainer.model.state_dict(), trainer.evaluate()["eval_mean_iou"]))
+    assert same(states[0][0], states[1][0]) and states[0][1] == states[1][1]
+
+
+def test_a_broken_label_without_a_file_is_named_by_its_example(toy_data, plain, tmp_path):
+    labels = plain["train_dataset"].cast_column("label", datasets.Image(decode=False))
+    broken = labels.map(lambda example, i: {"label": {"bytes": b"cut"}} if i == 3 else {}, with_indices=True)
+    args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
+    with pytest.raises(InputError, match=r"^the label of labeled example 3 \(id 3\): is not an image; [^\n]*$"):
+        SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **plain | {"train_dataset": broken}).train()
+
+
 def test_a_model_by_its_name_gets_the_classes_of_the_data(toy_data, plain, tmp_path):
     tiny_model({i: f"class {i}" for i in range(4)}).save_pretrained(tmp_path / "starting")
     SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "starting")

@@ -44,20 +44,25 @@ def fingerprint_of(
     model: PreTrainedModel,
     normalization: tuple,
     data: Mapping[str, datasets.Dataset | None],
+    files: Mapping[str, str],
     lengths: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Returns all that the samples and steps of a run depend on: `data` by name, `lengths` of the run in steps."""
+    """
+    Returns all that the samples and steps of a run depend on: `data` by name, what their `files` hold, and `lengths`
+    of the run in steps.
+    """
     settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)} | lengths
     settings["data_seed"] = args.sample_seed
     settings["labeled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    config = {"config": model.config.to_dict(), "normalization": normalization._asdict()}
+    config = {"architecture": type(model).__name__, "config": model.config.to_dict()}
+    config["normalization"] = normalization._asdict()
     described = {}
     for name, dataset in data.items():
         if dataset is not None:
             described[name] = _ids_of(dataset)
             if "label" in dataset.column_names:
                 described[f"label_map of the {name}"] = dataset.features["label"].train_ids
-    fingerprint = {"settings": settings, "model": {"architecture": type(model).__name__} | config, "data": described}
+    fingerprint = {"settings": settings, "model": config, "data": described, "files": files}
     return json.loads(json.dumps(fingerprint, default=str))  # as it will be read again
 
 
@@ -72,6 +77,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
             found[name] = f"{_short(old)} → {_short(new)}"
     for name in before["data"].keys() ^ now["data"].keys():
         found[name] = "with → without" if name in before["data"] else "without → with"
+    if before["data"] == now["data"]:  # else the files are others; checkpoints of a former version name none
+        found |= {name: f"{old} → {new}" for name, old, new in _differences(before.get("files", {}), now["files"])}
     return found
 
 

@@ -29,8 +29,10 @@ class DataArguments:
             Splits that join the unlabeled pool besides train_splits. By default none; for Cityscapes `train_extra`.
         unlabeled_dirs (`list[str]`, *optional*): Folders whose images, at any depth, join the unlabeled pool.
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
-        image_column (`str`, *optional*, defaults to `"image"`): The images in a `datasets` dataset.
-        label_column (`str`, *optional*, defaults to `"label"`): The labels in a `datasets` dataset.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            The images in a `datasets` dataset. Without a column `image`, the only other one that holds images.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            The labels in a `datasets` dataset. Without a column `label`, likewise.
         train_images (`str`, *optional*):
             The images to train on where data_dir has no layout that is found by itself: a folder, a glob or a text
             file with one a line, from data_dir. Those without a label are unlabeled.
@@ -54,9 +56,9 @@ class DataArguments:
             The values in 16-bit and floating-point images that become black and white, such as 0 4095.
         bands (`list[int]`, *optional*):
             The three bands, counted from 0, of images with more than three that become red, green and blue.
-        id2label (`str`, *optional*):
-            A JSON file with the names of the classes, `{"0": "sky", …}`. By default `id2label.json` in `data_dir` or,
-            for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
+        id2label (`dict[int, str]` or `str`, *optional*):
+            The names of the classes, `{"0": "sky", …}`, or a JSON file of that. By default `id2label.json` in
+            `data_dir` or, for a `datasets` dataset, beside its data. Cityscapes and Mapillary Vistas bring their own.
         label_map (`dict[int, int]`, *optional*):
             Id in a label file -> class in `id2label`, or 255 to ignore its pixels, as JSON on the command line. By
             default the files hold classes.
@@ -99,7 +101,7 @@ class DataArguments:
     reduce_labels: bool = False
     value_range: list[float] = field(default_factory=list)
     bands: list[int] = field(default_factory=list)
-    id2label: str | None = None
+    id2label: dict | str | None = None
     label_map: dict | str | None = None
     ignore_index: int = IGNORE_INDEX
     labeled_fraction: float = 1.0
@@ -147,7 +149,7 @@ class DataArguments:
         """Returns what the values in label files mean: as the fields say or, without them, as the file `id2label`."""
         if self.classes is not None:
             return read_classes(self.classes, self.ignore)
-        names = read_id2label(Path(self.id2label or id2label))
+        names = read_id2label(self.id2label or id2label)
         if self.ignore:
             raise InputError("ignore: goes with classes; with id2label, map the ids to 255 in label_map")
         label_map = {i + 1: i for i in names} | {0: IGNORE_INDEX} if self.reduce_labels else self.label_map

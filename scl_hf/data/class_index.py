@@ -17,7 +17,8 @@ from datasets import Dataset, Features, List, Value
 
 from ..errors import InputError, first_few, killed_workers
 from ..files import check_writable, writing
-from .images import IGNORE_INDEX, CorruptFileError
+from .columns import with_names
+from .images import IGNORE_INDEX, CorruptFileError, find_images
 from .labels import LabelImage, read_label
 
 logger = logging.getLogger(__name__)
@@ -106,16 +107,18 @@ def class_shares(labeled: Dataset, index: ClassIndex | None = None) -> np.ndarra
     else:
         feature, counts = labeled.features["label"], np.zeros(IGNORE_INDEX + 1, np.int64)
         chosen = np.unique(np.linspace(0, len(labeled) - 1, min(len(labeled), _MOST_LABELS)).astype(int))
-        for example in labeled.select(chosen).select_columns("label"):
+        labels = labeled.select_columns(["label", "id"])
+        for row in chosen.tolist():
             with contextlib.suppress(CorruptFileError):
-                counts += np.bincount(read_label(example["label"], feature).ravel(), minlength=len(counts))
+                ids = read_label(with_names(labels[row], row)["label"], feature)
+                counts += np.bincount(ids.ravel(), minlength=len(counts))
         counts = counts[: len(feature.names)]
     return counts / max(1, counts.sum())
 
 
 def _centroids_by_class(dataset: Dataset, tile: int, num_proc: int | None, skip_corrupt: bool) -> list[np.ndarray]:
     """Returns the `CENTROID` records of each class."""
-    found = _read_labels(dataset.select_columns("label"), tile, num_proc, skip_corrupt).with_format("arrow")[:]
+    found = _read_labels(dataset.select_columns(["label", "id"]), tile, num_proc, skip_corrupt).with_format("arrow")[:]
     if files := found["corrupt"].drop_null().to_pylist():
         count = "1 label that cannot be read is" if len(files) == 1 else f"{len(files)} labels that cannot be read are"
         logger.warning("%s left out of class-uniform sampling: %s.", count, first_few(files, 5))
@@ -138,8 +141,8 @@ def _read_labels(labels: Dataset, tile: int, num_proc: int | None, skip_corrupt:
         path.parent.mkdir(parents=True, exist_ok=True)
     processes = min(num_proc or 1, len(labels) // _LABELS_PER_PROCESS)
     options = {
-        "input_columns": "label",
-        "remove_columns": "label",
+        "with_indices": True,
+        "remove_columns": labels.column_names,
         "fn_kwargs": {"feature": feature, "tile": tile, "skip_corrupt": skip_corrupt},
         "features": Features(_COLUMNS | {"corrupt": Value("string")}),
         "num_proc": processes if processes > 1 else None,
@@ -148,30 +151,34 @@ def _read_labels(labels: Dataset, tile: int, num_proc: int | None, skip_corrupt:
         "desc": "Reading the labels",
     }
     with writing(str(path), path.parent):
-        try:
-            return labels.map(_describe_label, **options)
-        except (pa.ArrowInvalid, OSError):  # the cached file is damaged
-            return labels.map(_describe_label, **options, load_from_cache_file=False)
+        with contextlib.suppress(pa.ArrowInvalid, OSError):  # the cached file is damaged
+            found = labels.map(_describe_label, **options)
+            skipped = np.flatnonzero(found.data.column("corrupt").is_valid()).tolist()
+            if not any(_describe_label(labels[i], i, feature, tile, True)["corrupt"] is None for i in skipped):
+                return found  # otherwise a label can be read again that could not for a moment
+        return labels.map(_describe_label, **options, load_from_cache_file=False)
 
 
 def _fingerprint(labels: Dataset, *settings: object) -> str:
-    """Hashes the settings and each label's bytes, or its path, size and time of change."""
+    """Hashes the settings and each label's bytes, or path, size and time of change of its files."""
     known = hashlib.sha256(repr((_VERSION, *settings)).encode())
     for batch in labels.with_format("arrow").iter(batch_size=1000):
         for label in batch["label"].to_pylist():
             content = label["bytes"]
             if content is None:
-                content = os.path.abspath(label["path"]).encode()
-                with contextlib.suppress(OSError):  # reading it names the file
-                    status = os.stat(content)
-                    content += f" {status.st_size} {status.st_mtime_ns}".encode()
+                path = os.path.abspath(label["path"])
+                content = path.encode()
+                for file in ("", *(find_images(path) if os.path.isdir(path) else ())):  # masks of instances
+                    with contextlib.suppress(OSError):  # reading it names the file
+                        status = os.stat(os.path.join(path, file) if file else path)
+                        content += f"{file} {status.st_size} {status.st_mtime_ns}".encode()
             known.update(hashlib.sha256(content).digest())
     return known.hexdigest()[:32]
 
 
-def _describe_label(label: dict, feature: LabelImage, tile: int, skip_corrupt: bool) -> dict:
+def _describe_label(example: dict, row: int, feature: LabelImage, tile: int, skip_corrupt: bool) -> dict:
     try:
-        ids = read_label(label, feature)
+        ids = read_label(with_names(example, row)["label"], feature)
     except CorruptFileError as error:
         if not skip_corrupt:
             raise

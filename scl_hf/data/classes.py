@@ -113,33 +113,36 @@ def _twice(where: str, *owners: tuple[int | str, str]) -> str:
     return f"{where}: {key} of {name!r} and {other_key} of {other!r} overlap; give each value to one class"
 
 
-def read_id2label(path: Path) -> dict[int, str]:
-    """Reads train id -> name, in the order of the ids, from a JSON file `{"0": "sky", "1": "road", …}`."""
+def read_id2label(source: Mapping[int, str] | str | os.PathLike) -> dict[int, str]:
+    """Reads train id -> name, in the order of the ids, from a mapping, its JSON or a file `{"0": "sky", …}` of it."""
     form = 'write it as {"0": "sky", "1": "road", …}'
-    if not os.path.isfile(path):
-        raise InputError(f"id2label: there is no file {path}; name the JSON file with the class names")
+    is_file = not isinstance(source, Mapping) and not str(source).startswith("{")
+    where = str(source) if is_file else "id2label"
+    if is_file and not os.path.isfile(source):
+        raise InputError(f"id2label: there is no file {source}; name the JSON file with the class names")
     try:
         # As pairs, an id that is given twice stays twice
-        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-        names = dict(sorted((int(key), name) for key, name in pairs))
+        text = Path(source).read_text(encoding="utf-8-sig") if is_file else source
+        pairs = source.items() if isinstance(source, Mapping) else json.loads(text, object_pairs_hook=list)
+        names = dict(sorted((int(str(key)), name) for key, name in pairs))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: is not a table of class names ({error}); {form}") from error
+        raise InputError(f"{where}: is not a table of class names ({error}); {form}") from error
     if len(names) < len(pairs):
-        raise InputError(f"{path}: an id is given twice; give each class its own id")
+        raise InputError(f"{where}: an id is given twice; give each class its own id")
     for key, name in names.items():
         if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{path}: the name of class {key} is no text; {form}")
-    check_count(str(path), list(names.values()))
+            raise InputError(f"{where}: the name of class {key} is no text; {form}")
+    check_count(where, list(names.values()))
     if list(names) != list(range(len(names))):
         renumbered = ", ".join(f'"{i}": "{name}"' for i, name in enumerate([*names.values()][:2]))
         label_map = ", ".join(f"{key}: {i}" for i, key in enumerate([*names][:2]))
         raise InputError(
-            f"{path}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, with "
+            f"{where}: the ids must be 0, 1, 2, … without a gap; number the classes anew, {{{renumbered}, …}}, with "
             f"the ids in label files as label_map: {{{label_map}, …}}"
         )
     name, count = Counter(names.values()).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{path}: {name!r} is the name of two classes; give each class its own name")
+        raise InputError(f"{where}: {name!r} is the name of two classes; give each class its own name")
     return names
 
 

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from ..errors import InputError
+from ..errors import InputError, first_few
 from .images import IGNORE_INDEX, CorruptFileError, InputImage, check_files
 from .labels import LabelImage, read_label
 
@@ -26,8 +26,14 @@ def image_dataset(dataset: datasets.Dataset, name: str, labels: LabelImage | Non
         remedy = "apply it with map, or take it off with reset_format()"
         raise InputError(f"{name}: its transform (set_transform, with_transform) would be left out; {remedy}")
     columns = {"image": "image"} if labels is None else {"image": "image", "label": "label"}
-    remedy = "name the column of the {0}s so, with rename_column(…, {0!r})"
-    return standard_columns(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
+    remedy = f"{name}{{remove}}.rename_column({{column!r}}, {{name!r}})"
+    dataset = standard_columns(dataset, columns, labels, dict.fromkeys(columns, name), remedy)
+    if labels is not None and (missing := np.count_nonzero(~has_image(dataset, "label"))):
+        raise InputError(
+            f"{name}: {missing} of the {len(dataset)} examples have no label; leave them out with "
+            f'{name}.filter(lambda label: label is not None, input_columns="label")'
+        )
+    return dataset
 
 
 def labeled_dataset(dataset: datasets.Dataset, name: str, id2label: dict[int, str]) -> datasets.Dataset:
@@ -53,29 +59,34 @@ def standard_columns(
 ) -> datasets.Dataset:
     """
     Returns `columns` (`"image"` and perhaps `"label"` -> column) and `id` of a dataset, not decoded. A [`LabelImage`]
-    column keeps its meaning. `fields` (of the same keys), `remedy` (of a missing column) and `where` are for messages.
+    column keeps its meaning; a label may be missing. `fields` (of the same keys), `remedy` (how to name another
+    `{column}` for `{name}`, and `{remove}` one that is there) and `where` are for messages.
     """
     dataset = dataset.with_format(None)
     for name, column in columns.items():
-        if column not in dataset.column_names:
-            raise InputError(
-                f"{fields[name]}: there is no column {column!r}{where}, only {', '.join(dataset.column_names)}; "
-                f"{remedy.format(name)}"
-            )
-        feature = dataset.features[column]
+        feature = dataset.features.get(column)
+        if not holds_images(feature):
+            problem = f"there is no column {column!r}{where}, only {first_few(dataset.column_names, 10)}"
+            if feature is not None:
+                problem = f"column {column!r}{where} holds no images but {_kind(feature)}"
+            others = [other for other in image_columns(dataset.features) if other not in columns.values()]
+            if others:
+                problem += f"; {first_few(others)} hold{'s' * (len(others) == 1)} images"
+            remove = "" if feature is None else f".remove_columns({column!r})"
+            line = remedy.format(name=name, column=others[0] if len(others) == 1 else "COLUMN", remove=remove)
+            if content := {"text": "paths", "arrays": "pixels"}.get(_kind(feature)):
+                cast = f"cast_column({column!r}, datasets.Image()) if it holds {content}"
+                line = f"{line} or {cast}" if others else cast
+            raise InputError(f"{fields[name]}: {problem}; write {line}")
         if not isinstance(feature, datasets.Image):
-            what = f"{getattr(feature, 'dtype', None) or type(feature).__name__}; name one that does"
-            if what.startswith(("string", "large_string")):
-                what = "text; name one that does or, if it holds paths, cast it with cast_column(…, datasets.Image())"
-            raise InputError(f"{fields[name]}: column {column!r} holds no images but {what}")
-        outside = [path for path, size in zip(*stored_files(dataset, column)) if size is None]
-        if missing := outside.count(None):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        files = list(zip(*stored_files(dataset, column)))
+        if name == "image" and (missing := files.count((None, None))):
             raise InputError(
-                f"{fields[name]}: {missing} of the {len(dataset)} examples{where} have no {name}; remove them"
-                f"{', or use them unlabeled' * (name == 'label')}"
+                f"{fields[name]}: {missing} of the {len(dataset)} examples{where} have no image; remove them"
             )
         try:
-            check_files(outside)
+            check_files(path for path, size in files if size is None and path is not None)
         except InputError as error:
             raise InputError(f"{fields[name]}: {error}") from None
 
@@ -105,9 +116,9 @@ def standard_columns(
 def check_labels(dataset: datasets.Dataset, name: str) -> None:
     """Rejects a dataset whose labels show no class, reading up to the first that does, without unreadable ones."""
     labels, readable = dataset.features["label"], 0
-    for example in dataset.select_columns("label"):
+    for row, example in enumerate(dataset.select_columns(["label", "id"])):
         with contextlib.suppress(CorruptFileError):
-            if np.any(read_label(example["label"], labels) != IGNORE_INDEX):
+            if np.any(read_label(with_names(example, row)["label"], labels) != IGNORE_INDEX):
                 return
             readable += 1
     if readable:
@@ -115,6 +126,39 @@ def check_labels(dataset: datasets.Dataset, name: str) -> None:
             f"{name}: no label of its {len(dataset)} images shows a class, all pixels are ignored; correct the labels,"
             " or label_map and ignore_index, which say what their ids mean"
         )
+
+
+def with_names(example: Mapping, row: int) -> dict:
+    """Returns an example in which images that have no path are called by their number and id in messages."""
+    kind, example = "labeled" if "label" in example else "unlabeled", dict(example)
+    for name in example.keys() & {"image", "label"}:
+        if not example[name]["path"]:
+            path = f"the {name} of {kind} example {row} (id {example['id']})"
+            example[name] = example[name] | {"path": path}
+    return example
+
+
+def image_columns(features: datasets.Features) -> list[str]:
+    """Returns the columns that hold images."""
+    return [column for column, feature in features.items() if holds_images(feature)]
+
+
+def holds_images(feature: object) -> bool:
+    """Returns whether a column is of images or of what their files hold, as pandas writes it."""
+    contents = feature.get("bytes") if isinstance(feature, dict) else feature
+    return isinstance(feature, datasets.Image) or getattr(contents, "dtype", None) in ("binary", "large_binary")
+
+
+def _kind(feature: object) -> str:
+    """Returns in a word what a column holds."""
+    name = type(feature).__name__
+    dtype = "arrays" if name.startswith(("List", "LargeList", "Array")) else getattr(feature, "dtype", name)
+    return {"string": "text", "large_string": "text"}.get(dtype, dtype)
+
+
+def has_image(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """Returns whether each example has something in a column of images: (N,) bool."""
+    return np.array([path is not None or size is not None for path, size in zip(*stored_files(dataset, column))], bool)
 
 
 def stored_files(dataset: datasets.Dataset, column: str) -> tuple[list[str | None], list[int | None]]:

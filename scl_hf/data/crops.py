@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .augmentation import Augmentation
+from .columns import with_names
+from .contents import labels_of, sizes_of
 from .images import CorruptFileError
 from .labels import read_pair
 from .normalization import Normalization
@@ -33,7 +35,7 @@ class Crops(Dataset):
         dataset, skipped = self.dataset_of(sample), []
         for _ in range(len(dataset)):
             try:
-                image, label = read_pair(dataset[sample.row], dataset.features)
+                image, label = read_pair(with_names(dataset[sample.row], sample.row), dataset.features)
             except CorruptFileError as error:
                 if not self.skip_corrupt:
                     raise
@@ -63,6 +65,14 @@ class PairedCrops(Dataset):
             "coarse images": self.labeled.coarse,
             "unlabeled images": None if self.unlabeled is None else self.unlabeled.dataset,
         }
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """What a resumed run compares of the files: the labels of the labeled images, and the sizes of the others."""
+        found = {f"sizes of the {name}": sizes_of(part, "image") for name, part in self.datasets.items() if part}
+        if self.labeled.coarse:
+            found["sizes of the coarse labels"] = sizes_of(self.labeled.coarse, "label")
+        return found | {"labels of the labeled images": labels_of(self.labeled.dataset)}
 
     def __len__(self) -> int:
         return len(self.labeled)
@@ -97,6 +107,6 @@ class EvaluationImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         example = self.dataset[index]
-        image, label = read_pair(example, self.dataset.features)
+        image, label = read_pair(with_names(example, index), self.dataset.features)
         item = {"pixel_values": self.normalization.of(image), "id": example["id"]}
         return item if label is None else item | {"labels": torch.from_numpy(label.astype(np.int64))}

@@ -1,6 +1,5 @@
 """Opens the checkpoints of `scripts/eval.py`, scores them, and compares with the settings of earlier scores."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..data.crops import EvaluationImages
 from ..data.sources.cityscapes import LABEL_IDS
 from ..errors import InputError, check_field, first_few
 from ..files import replacing
+from ..heads import plain
 from ..pretrained import Checkpoint, load_checkpoint
 from .official import label_ids_file
 from .scoring import EvaluationArguments, evaluation_settings, score
@@ -95,9 +95,7 @@ def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]
             f"checkpoint {name}: has {len(named)} classes ({first_few(named.values())}), the data {len(id2label)} "
             f"({first_few(id2label.values())}). Evaluate it on data with its classes, or train it on these."
         )
-    theirs, ours = (
-        [re.sub(r"[\W_]+", " ", names[i]).strip().lower() for i in range(len(names))] for names in (named, id2label)
-    )
+    theirs, ours = ([plain(names[i]) for i in range(len(names))] for names in (named, id2label))
     different = [i for i in id2label if theirs[i] != ours[i]]
     if different and set(theirs) == set(ours):
         first = different[0]

@@ -35,11 +35,12 @@ def test_what_may_change_holds_evaluation_and_no_more_of_the_method():
     assert own <= may and not of_the_method & may
 
 
-def recipe(settings=None, config=None, data=None, architecture="A"):
+def recipe(settings=None, config=None, data=None, files=None, architecture="A"):
     return {
         "settings": {"seed": 0} | (settings or {}),
         "model": {"architecture": architecture, "config": {"depth": 1} | (config or {}), "pixels": {"mean": [0.5]}},
         "data": {"labeled images": "5 ids ab", "label_map of the labeled images": {"7": 0}} | (data or {}),
+        "files": {"labels of the labeled images": "5 files ab"} | (files or {}),
     }
 
 
@@ -47,6 +48,9 @@ def test_what_differs_is_named_with_both_values():
     assert changes(recipe(), recipe()) == {}
     assert changes(recipe(), recipe({"seed": 1}, {"depth": 2})) == {"seed": "0 → 1", "config.depth": "1 → 2"}
     assert changes(recipe(), recipe(data={"unlabeled images": "2 ids x"})) == {"unlabeled images": "without → with"}
+    edited = {"labels of the labeled images": "5 files cd"}
+    assert changes(recipe(), recipe(files=edited)) == {"labels of the labeled images": "5 files ab → 5 files cd"}
+    assert list(changes(recipe(), recipe(data={"labeled images": "5 ids cd"}, files=edited))) == ["labeled images"]
     other = {"label_map of the labeled images": {"7": 1}}
     assert changes(recipe(), recipe(data=other)) == {next(iter(other)): '{"7": 0} → {"7": 1}'}
     # Another architecture has another config, which nobody wants to read; another version has further fields.
@@ -68,7 +72,8 @@ def test_what_differs_is_named_with_what_it_stands_in_and_no_model_differs_by_wh
 
 def test_a_checkpoint_of_a_former_version_has_the_same_data(tmp_path):
     now = recipe({"labeled crops of a step": 4}, {"id2label": {"0": "unlabelled"}})
-    before = json.dumps(now | {"model": None}).replace("labeled", "labelled")
+    before = {name: now[name] for name in ("settings", "data")}  # and no "files"
+    before = json.dumps(before).replace("labeled", "labelled")
     (tmp_path / RECIPE_NAME).write_text(json.dumps(json.loads(before) | {"model": now["model"]}))
     check_fingerprint(tmp_path, now, allow_changes=False)
     with pytest.raises(InputError, match=r"other values of labeled crops of a step \(4 → 8\)"):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from scl_hf.checkpointing.manifest import checkpoints_in, find_problem, seal
+from scl_hf.data import DataArguments, load_data
 from scl_hf.errors import InputError
 
 SAVING = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}  # 3 steps are an epoch
@@ -206,6 +207,33 @@ def test_other_data_is_another_recipe(finished, tmp_path, toy_data, caplog):
     trainer = build_trainer(data, tmp_path / "run", **SAVING, allow_changed_recipe=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     assert trainer.state.global_step == 4 and "is resumed with other values of labeled images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "column, edit, part",
+    [
+        ("label", lambda content: content[:-20] + bytes(20), "labels of the labeled images"),  # of the same size
+        ("image", lambda content: content + b" ", "sizes of the unlabeled images"),
+    ],
+)
+def test_an_edited_file_is_another_recipe_and_a_copied_one_is_not(own_folder, tmp_path, caplog, column, edit, part):
+    def trainer(**fields):
+        data = load_data(DataArguments(dataset="folder", data_dir=str(own_folder)))
+        return build_trainer(data, tmp_path / "run", **SAVING | fields)
+
+    trainer().train()
+    copy = shutil.copytree(own_folder, tmp_path / "copy", copy_function=shutil.copyfile)  # with another time
+    shutil.rmtree(own_folder)
+    copy.rename(own_folder)
+    trainer(max_steps=5).train(resume_from_checkpoint=True)
+    file = own_folder / f"train/{column}s/frame1.png"
+    file.write_bytes(edit(file.read_bytes()))
+    differs = rf"other values of ((sizes of the labeled images .*, )?{part}) \(4 files \w+ → 4 files \w+\). Give"
+    with pytest.raises(InputError, match=differs) as error:
+        trainer(max_steps=6).train(resume_from_checkpoint=True)
+    one_line(error)
+    trainer(max_steps=6, allow_changed_recipe=True).train(resume_from_checkpoint=True)
+    assert "is resumed with other values of" in caplog.text
 
 
 def test_a_share_of_another_length_is_another_recipe(make_trainer):

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, Features, Value
 from PIL import Image as PILImage
 
-from scl_hf.data import LabelImage, class_index
+from scl_hf.data import LabelImage, class_index, images
 from scl_hf.data.class_index import ClassIndex, class_shares, tile_centroids
 from scl_hf.errors import InputError
 
@@ -171,11 +171,37 @@ def test_skip_corrupt_leaves_unreadable_labels_out_until_they_can_be_read(tmp_pa
         assert (
             f"2 labels that cannot be read are left out of class-uniform sampling: {paths[1]}, {gone}" in caplog.text
         )
-    assert reads == ["0.png", "1.png", "2.png", "gone.png"]
+    assert reads == ["0.png", "1.png", "2.png", "gone.png"] + 2 * ["1.png", "gone.png"]
     with pytest.raises(InputError, match="1.png: cannot be read"):
         build(dataset)
     paths[1].write_bytes(complete)
     assert build(dataset, skip_corrupt=True).fine[2]["row"].tolist() == [1]
+
+
+def test_a_label_that_could_not_be_read_for_a_moment_is_in_the_next_index(tmp_path, reads, monkeypatch):
+    paths = write_labels(tmp_path / "labels", [stripes(0, 1), stripes(2, 1)])
+    with monkeypatch.context() as patched:
+        patched.setattr(images.Path, "read_bytes", lambda path: path.open("x"))
+        assert build(dataset_of(paths), skip_corrupt=True).counts() == [0, 0, 0, 0]
+    for _ in range(2):
+        assert build(dataset_of(paths), skip_corrupt=True).counts() == [1, 2, 1, 0]
+    assert reads[4:] == ["0.png", "0.png", "1.png"]  # the index of nothing is replaced
+
+
+def test_an_edited_mask_of_an_instance_is_read_again(tmp_path):
+    paths = write_labels(tmp_path / "masks", [stripes(0, 1), stripes(0, 0)])
+    dataset = Dataset.from_dict({"label": [{"path": str(tmp_path / "masks"), "bytes": None}], "id": ["a"]}, FEATURES)
+    assert build(dataset).counts() == [1, 1, 0, 0]
+    PILImage.fromarray(stripes(3, 0)).save(paths[1])
+    os.utime(paths[1], (1, 1))
+    assert build(dataset).counts() == [0, 1, 0, 1]
+
+
+def test_a_label_without_a_file_is_named_by_its_example(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"^the label of labeled example 0 \(id a\): is not an image"):
+        build(dataset_of([path], embedded=True))
 
 
 def test_coarse_class_out_of_range_is_refused(tmp_path):

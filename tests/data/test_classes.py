@@ -79,15 +79,27 @@ def test_class_names_that_are_no_use(tmp_path, names, message):
     path = tmp_path / "id2label.json"
     if names is not None:
         path.write_text(json.dumps(names))
-    with pytest.raises(InputError, match=message) as error:
-        read_id2label(path)
-    assert "\n" not in str(error.value) and "id2label" in str(error.value)
+    for given in (path, names, names and json.dumps(names)) if isinstance(names, dict) else (path,):
+        with pytest.raises(InputError, match=message) as error:
+            read_id2label(given)
+        assert "\n" not in str(error.value) and "id2label" in str(error.value)
 
 
 def test_a_class_that_is_named_twice(tmp_path):
     (tmp_path / "names.json").write_text('{"0": "sky", "1": "road", "0": "car"}')
     with pytest.raises(InputError, match="names.json: an id is given twice"):
         read_id2label(tmp_path / "names.json")
+
+
+def test_class_names_of_yaml_and_of_the_command_line():
+    assert (
+        read_id2label({1: "road", "0": "sky"}) == read_id2label('{"1": "road", "0": "sky"}') == {0: "sky", 1: "road"}
+    )
+    for twice in ({0: "sky", "0": "road"}, '{"0": "sky", "0": "road"}'):
+        with pytest.raises(InputError, match="^id2label: an id is given twice"):
+            read_id2label(twice)
+    with pytest.raises(InputError, match="^id2label: is not a table of class names"):
+        read_id2label({True: "sky", False: "road"})
 
 
 def test_class_names_may_begin_with_a_byte_order_mark(tmp_path):

@@ -196,6 +196,15 @@ def test_without_skip_corrupt_the_file_is_named_in_one_line(crops, dataset, num_
         batches(crops, num_workers)
 
 
+def test_images_without_a_file_are_named_by_their_examples(crops, dataset):
+    broken = dataset.map(lambda example: {"image": {"path": None, "bytes": b"no image"}})
+    crops.unlabeled.dataset = broken.remove_columns("label").select([5, 3])
+    with pytest.raises(InputError, match=r"^the image of unlabeled example 1 \(id 3\): is not an image"):
+        crops.unlabeled[Sample(1, 7)]
+    with pytest.raises(InputError, match=r"^the image of labeled example 2 \(id 2\): is not an image"):
+        EvaluationImages(broken, Normalization())[2]
+
+
 def test_a_wrong_label_is_never_skipped(crops, dataset):
     crops.labeled.skip_corrupt = True
     crops.labeled.dataset = dataset.cast_column("label", LabelImage.of({0: "a", 1: "b"}))

@@ -5,15 +5,19 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ...errors import InputError, first_line
 from ...files import check_writable
 from ..arguments import DataArguments
-from ..columns import standard_columns
+from ..columns import has_image, image_columns, standard_columns
+from ..images import find_images
 from ..palette import palette_of
 from .base import Source, check_fields
+
+_TABLES = (".parquet", ".arrow", ".tar", ".zip")  # of which `datasets` opens images and labels as columns
 
 
 def open_source(args: DataArguments) -> Source:
@@ -23,15 +27,40 @@ def open_source(args: DataArguments) -> Source:
     given = args.classes is not None or args.id2label
     labels = args.labels(Path() if given else find_id2label(args.dataset, args.data_dir))
     fields = {"image": "image_column", "label": "label_column"}
+    columns = {name: find_columns(dataset.features, args) for name, dataset in splits.items()}
 
     def open_split(split: str, require_labels: bool) -> datasets.Dataset:
-        columns = {"image": args.image_column} | ({"label": args.label_column} if require_labels else {})
-        where = f" in split {split}"
-        return standard_columns(splits[split], columns, labels, fields, "name one of them", where, f"{split}_")
+        named, where = columns[split], f" in split {split}"
+        if not require_labels and named["label"] not in image_columns(splits[split].features):
+            named = {"image": named["image"]}
+        remedy = "{name}_column: {column}"
+        dataset = standard_columns(splits[split], named, labels, fields, remedy, where, f"{split}_")
+        if require_labels and (missing := np.count_nonzero(~has_image(dataset, "label"))):
+            raise InputError(
+                f"label_column: {missing} of the {len(dataset)} examples{where} have no label; remove them, "
+                "or use them unlabeled"
+            )
+        return dataset
 
-    return Source(
-        args.dataset, labels, palette_of(labels.id2label), {name: partial(open_split, name) for name in splits}
+    opened = {name: partial(open_split, name) for name in splits}
+    given = {"image": args.image_column, "label": args.label_column}
+    notes = dict.fromkeys(
+        f"{name}_column: {column}, the only column left that holds images"
+        for found in columns.values()
+        for name, column in found.items()
+        if column != given[name]
     )
+    return Source(args.dataset, labels, palette_of(labels.id2label), opened, notes=list(notes))
+
+
+def find_columns(features: datasets.Features, args: DataArguments) -> dict[str, str]:
+    """Returns the columns of images and labels: in place of a default that is not there, the only other of images."""
+    columns = {"image": args.image_column, "label": args.label_column}
+    for name, column in columns.items():
+        others = [other for other in image_columns(features) if other not in columns.values()]
+        if column == name and name not in features and len(others) == 1:
+            columns[name] = others[0]
+    return columns
 
 
 def open_splits(name: str, config: str | None = None, data_dir: str | None = None) -> datasets.DatasetDict:
@@ -39,6 +68,8 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     if saved and config:
         raise InputError(f"dataset_config: {name} was written by save_to_disk, which keeps one; leave the field out")
+    if not saved and _is_plain(name):
+        raise InputError(f"dataset: {name} holds plain image files; write dataset: folder and data_dir: {name}")
     try:
         splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -49,6 +80,11 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
             "a folder that `datasets` reads, and dataset_config where it has several"
         ) from error
     return splits if isinstance(splits, datasets.DatasetDict) else datasets.DatasetDict(train=splits)
+
+
+def _is_plain(folder: str) -> bool:
+    """Returns whether a folder has images but none in tables, nor the `metadata.csv` that names a label for each."""
+    return bool(find_images(folder)) and not find_images(folder, _TABLES) and not any(Path(folder).rglob("metadata.*"))
 
 
 def find_id2label(dataset: str, data_dir: str | None) -> Path:
