@@ -137,13 +137,7 @@ class DataArguments:
             raise InputError(f"ignore_index: goes with id2label; with classes write ignore: [{self.ignore_index}]")
         if self.label_map is not None:
             self.label_map = read_label_map(self.label_map)
-        InputImage(value_range=self.value_range, bands=self.bands)  # checks them
-
-    @property
-    def images(self) -> InputImage | None:
-        """The feature of the columns of images, where `value_range` or `bands` says how they are read."""
-        given = self.value_range or self.bands
-        return InputImage(decode=False, value_range=self.value_range, bands=self.bands) if given else None
+        InputImage.of(self)  # checks value_range and bands
 
     def labels(self, id2label: Path) -> LabelImage:
         """Returns what the values in label files mean: as the fields say or, without them, as the file `id2label`."""

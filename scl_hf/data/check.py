@@ -75,11 +75,11 @@ def check_data(
             examples.append(Example(folder, name, os.path.join(folder, name), {}, frozenset({"image"})))
     if not examples:
         raise InputError(f"{args.data_dir}: its folders hold no images; unpack the data there")
-    found = _open_all(examples, _candidates(examples, kinds), tables, args.images, num_proc)
+    found = _open_all(examples, _candidates(examples, kinds), tables, source.input, num_proc)
     own = args if args.dataset == "folder" else None
     _enter_files(report, examples, found, own)
     _enter_classes(report, examples, found, tables, own)
-    _enter_notes(report, examples, found, tables, args.images)
+    _enter_notes(report, examples, found, tables, source.input)
     samples = [each.sample for each in found if each.sample]
     report.labeled = _choose([sample for sample in samples if sample.label is not None])
     report.unlabeled = [sample for sample in samples if sample.label is None]

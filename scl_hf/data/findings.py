@@ -9,8 +9,22 @@ TINY = 8  # the smallest side that a crop may have
 
 
 def is_map_like(image: np.ndarray) -> bool:
-    """Returns whether an image (H, W, 3) uint8 is a mask rather than a photo: few colors, in flat areas."""
-    return False
+    """
+    Returns whether an image (H, W, 3) uint8 is a mask rather than a photo: few colors, in flat areas with clean edges.
+    An image of one color is a blank frame.
+    """
+    if is_tiny(image.shape[:2]):
+        return False
+    if np.mean((image[::8, 1:] == image[::8, :-1]).all(axis=2)) < 0.75:  # nearly all photos leave here
+        return False
+    colors = image @ np.array([65536, 256, 1], np.int32)
+    inner = colors[1:-1, 1:-1]
+    around = (colors[:-2, 1:-1], colors[2:, 1:-1], colors[1:-1, :-2], colors[1:-1, 2:])
+    equal = np.sum([inner == other for other in around], axis=0)
+    edges = np.count_nonzero(equal < 4)
+    # In the dark and in overexposed parts a photo is flat, too, but its noise leaves single pixels.
+    is_clean = np.count_nonzero(equal == 0) <= 0.06 * edges
+    return bool(0 < edges < 0.25 * inner.size and is_clean and len(np.unique(colors)) <= 256)
 
 
 def is_tiny(size: tuple[int, int]) -> bool:

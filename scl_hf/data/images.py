@@ -77,6 +77,12 @@ class InputImage(datasets.Image):
         check_field(self, "value_range", rising, "two numbers, black and white, the smaller one first")
         check_field(self, "bands", not bands or len(bands) == 3 and min(bands) >= 0, "three numbers, from 0")
 
+    @classmethod
+    def of(cls, owner: object) -> "InputImage | None":
+        """Returns the feature that the fields of a recipe or of an image processor describe, if they do."""
+        given = {name: value for name in ("value_range", "bands") if (value := getattr(owner, name, None))}
+        return cls(decode=False, **given) if given else None
+
     def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> Image.Image:
         return Image.fromarray(read_image(value, self))
 
@@ -257,7 +263,9 @@ def _decode(content: bytes) -> np.ndarray | None:
     """Decodes a file with OpenCV, its values as stored; None if it cannot."""
     with contextlib.suppress(cv2.error):
         values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        return values if values is None or values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
+        if values is not None and values.ndim == 3:  # blue comes first
+            values = values[..., ::-1] if values.shape[2] == 3 else values[..., [2, 1, 0, 3]]
+        return values
 
 
 def _upright(values: np.ndarray, orientation: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class Source:
     license: License | None = None
     examples: Sequence[Example] = ()
     notes: Sequence[str] = ()
-    images: InputImage | None = None  # how they are read, where a field says it
+    input: InputImage | None = None  # how they are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
@@ -66,7 +66,7 @@ class Source:
                 "correct train_splits, unlabeled_splits or eval_split, or complete the data"
             )
         dataset = self.splits[split](require_labels)
-        dataset = dataset.cast_column("image", self.images) if self.images else dataset
+        dataset = dataset.cast_column("image", self.input) if self.input else dataset
         return dataset.cast_column("label", self.labels) if "label" in dataset.column_names else dataset
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..arguments import DataArguments
+from ..images import InputImage
 from . import cityscapes, folder, hf_dataset, mapillary
 from .base import Source
 
@@ -16,7 +17,7 @@ LAYOUTS = {"cityscapes": cityscapes, "mapillary": mapillary, "folder": folder}
 def open_source(args: DataArguments) -> Source:
     """Opens the data that a recipe names: files in one of the layouts, or else whatever `datasets` opens."""
     source = LAYOUTS.get(args.dataset, hf_dataset).open_source(args)
-    source.images = args.images
+    source.input = InputImage.of(args)
     return source
 
 
