@@ -33,7 +33,6 @@ class _Found:
     """What there is of an example. `pixels` is kind of label -> the number of pixels of each train id, (256,)."""
 
     present: dict[str, int]
-    missing: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     unknown: dict[str, list[int | str]] = field(default_factory=dict)  # kind of label -> values without a class
@@ -57,7 +56,9 @@ def check_data(
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
-    args = find_layout(data_dir or recipe and recipe.data_dir, recipe)
+    if not data_dir and recipe and recipe.dataset not in LAYOUTS:
+        raise InputError(f"dataset: {recipe.dataset} is opened by `datasets`; check opens folders of files, name one")
+    args = find_layout(data_dir or (recipe.data_dir if recipe else None), recipe)
     source = open_source(args)
     kinds = list(dict.fromkeys(kind for example in source.examples for kind in example.labels))
     sources = dict.fromkeys(kinds, source)

@@ -36,7 +36,7 @@ class Report:
     title: str
     kinds: list[str]
     id2label: dict[int, str]
-    palette: np.ndarray
+    palette: np.ndarray = field(repr=False)
     counts: dict[tuple[str, str | None], Counter] = field(default_factory=dict)
     official: dict[tuple[str, str | None], int] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
@@ -44,9 +44,9 @@ class Report:
     differs: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    shares: np.ndarray = field(default_factory=lambda: np.zeros((2, IGNORE_INDEX + 1)))
-    labeled: list[Sample] = field(default_factory=list)
-    unlabeled: list[Sample] = field(default_factory=list)
+    shares: np.ndarray = field(default_factory=lambda: np.zeros((2, IGNORE_INDEX + 1)), repr=False)
+    labeled: list[Sample] = field(default_factory=list, repr=False)
+    unlabeled: list[Sample] = field(default_factory=list, repr=False)
 
     @property
     def sound(self) -> bool:
