@@ -168,7 +168,8 @@ def read_label(source: Source, labels: LabelImage) -> np.ndarray:
 def label_bytes(source: Source) -> tuple[str, bytes]:
     """Returns name and content of a label; of a folder with a mask for each instance, their maximum as PNG."""
     name = name_of(source)
-    if not os.path.isdir(name) or not (names := find_images(name)):
+    stored = isinstance(source, Mapping) and source.get("bytes") is not None
+    if stored or not os.path.isdir(name) or not (names := find_images(name)):
         return read_bytes(source)
     joined = None
     for file in names:
