@@ -189,7 +189,8 @@ def describe_values(images: Iterable[Source], form: datasets.Image | None = None
 
 def exif_orientation(source: Source) -> int:
     """Returns the EXIF orientation of an image, 1 where it has none; from 5 on, width and height are swapped."""
-    return _header(read_bytes(source)[1]).getexif().get(274, 1)
+    content = read_bytes(source)[1]
+    return (_tiff_tags(content) or _header(content).getexif()).get(274, 1)
 
 
 def _header(content: bytes) -> Image.Image:
@@ -280,7 +281,8 @@ def _to_rgb(name: str, values: np.ndarray, form: InputImage) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     count = values.shape[2]
     if form.bands and max(form.bands) >= count:
-        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {count} bands; {_bands_to_write(count)}")
+        known = "1 band" if count == 1 else f"{count} bands"
+        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {known}; {_bands_to_write(count)}")
     values = values[..., form.bands] if form.bands else values
     if form.value_range and values.dtype != np.uint8:
         low, high = form.value_range

@@ -92,7 +92,8 @@ def load_data(args: DataArguments) -> SegmentationData:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
     for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # evenly spaced ones, opened
-        if note := describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"]):
+        note = describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"])
+        if note and is_main_process():
             logger.warning(f"{part} {note}")
     id2label, palette = source.labels.id2label, source.palette
     return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)

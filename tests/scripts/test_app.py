@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from conftest import load_script, tiny_model
 from gradio_client import Client, handle_file
 from mini_hub import mini_hub
 from PIL import Image
+from transformers import SegformerImageProcessorPil
 
 from scl_hf.errors import InputError
 from scl_hf.prediction import page as page_module
@@ -134,11 +136,14 @@ def test_one_model_and_no_examples(models):
 
 def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
     one, two, beach = (checkpoints / name for name in ("one", "two", "beach"))
+    ranged = shutil.copytree(one, tmp_path / "ranged")
+    SegformerImageProcessorPil(value_range=[0, 4095]).save_pretrained(ranged)
     (tmp_path / "text.png").write_text("no image")
     for arguments, message in (
         ([], "one checkpoint or two come first"),
         ([one, two, one], "one checkpoint or two come first"),
         ([one, beach], r"beach: its classes \(sea, sand\) are not those of .*one \(grass"),
+        ([one, ranged], "ranged: its value_range or bands are not those of .*one"),
         ([tmp_path / "none"], "none: no such folder"),
         ([one, "--examples", tmp_path / "c.png"], "c.png: no such file"),
         ([one, "--examples", tmp_path / "text.png"], "text.png cannot be read as an image"),

@@ -54,7 +54,7 @@ class Source:
     license: License | None = None
     examples: Sequence[Example] = ()
     notes: Sequence[str] = ()
-    input: InputImage | None = None  # how they are read, where a field says it
+    input: InputImage | None = None  # how images are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
         """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
