@@ -36,7 +36,7 @@ class _Found:
     broken: list[str] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     unknown: dict[str, list[int | str]] = field(default_factory=dict)  # kind of label -> values without a class
-    palette: bytes | None = None
+    palettes: dict[bytes | None, str] = field(default_factory=dict)  # palette -> file
     map_like: bool = False
     tiny: bool = False
     sample: Sample | None = None
@@ -137,7 +137,7 @@ def _open(example: Example, keep: bool, tables: dict[str, LabelImage], form: Inp
             try:
                 if not os.path.isdir(path):
                     source = {"path": path, "bytes": read_bytes(path)[1]}
-                    found.palette = palette_of_file(source["bytes"])
+                    found.palettes[palette_of_file(source["bytes"])] = path
                 label = labels[kind] = read_label(source, tables[kind])
                 found.pixels[kind] = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
                 if image is not None:
@@ -179,61 +179,48 @@ def _enter_files(
     report: Report, examples: Sequence[Example], found: Sequence[_Found], own: DataArguments | None
 ) -> None:
     """Enters counts, broken and missing files; of a folder of one's `own`, images without a label may be unlabeled."""
-    images, alone, labeled = {}, {}, Counter()
+    images = Counter(example.split for example in examples if "image" in example.present)
+    files, alone = {}, {split: [] for split in images}  # ids of images without a label
     for example in examples:
-        labeled[example.split] += len(example.present) > 1
         if example.present == {"image"}:
-            alone.setdefault(example.split, []).append(example.id)
-    needed = [own.eval_split] if own and own.validation_fraction is None else []
+            alone[example.split].append(example.id)
+    evaluated = [own.eval_split] if own and own.validation_fraction is None else []
     for example, each in zip(examples, found):
-        missing = report.missing.setdefault(example.split, [])
+        split, has_image = example.split, "image" in example.present
+        missing = report.missing.setdefault(split, [])
         before = len(missing) + len(report.broken)
         report.broken += each.broken
-        if example.image != images.setdefault((example.split, example.id), example.image):
+        if example.image != files.setdefault((split, example.id), example.image):
             report.broken.append(f"{example.image}: a second image named {example.id}; rename one of them")
-        complete = not own or example.split in needed and labeled[example.split]
-        for kind in dict.fromkeys([*example.labels, *(report.kinds if own else ())]):
+        complete = not own or split in evaluated and len(alone[split]) < images[split]
+        for kind in report.kinds if own else example.labels:
             path = example.labels.get(kind)
-            if kind not in example.present and "image" in example.present and complete:
+            if has_image and kind not in example.present and complete:
                 missing.append(f"{example.image}: its label is missing" + f", looked for {path}" * (path is not None))
-            elif kind in example.present and "image" not in example.present:
-                hint = did_you_mean(example.id, alone.get(example.split, ())) if len(missing) < LISTED else ""
-                missing.append(
-                    f"{path}: its image is missing" + (f".{hint}" if hint else f", looked for {example.image}")
-                )
+            elif not has_image and kind in example.present:
+                hint = did_you_mean(example.id, alone.get(split, ())) if len(missing) < LISTED else ""
+                looked = f", looked for {example.image}"
+                missing.append(f"{path}: its image is missing{f'.{hint}' if hint else looked}")
         for city in dict.fromkeys([None, example.city]):
-            counts = report.counts.setdefault((example.split, city), Counter())
+            counts = report.counts.setdefault((split, city), Counter())
             counts.update(each.present, problems=len(missing) + len(report.broken) - before)
     report.missing = {split: missing for split, missing in report.missing.items() if missing}
-    if own:
-        splits = {split: counts["images"] for (split, _), counts in report.counts.items()}
-        _enter_unlabeled(report, splits, labeled, {split: len(ids) for split, ids in alone.items()}, own)
-
-
-def _enter_unlabeled(
-    report: Report, images: Mapping[str, int], labeled: Mapping[str, int], alone: Mapping[str, int], own: DataArguments
-) -> None:
-    """Enters what lacks its labels, by the numbers of images, of labeled ones and of images alone in each split."""
-    if not any(labeled.values()):
-        fields = ", ".join(
-            f"{split}_{kind}: FOLDER" for split in ("train", "validation") for kind in ("images", "labels")
-        )
-        report.problems.append(f"no image has a label; name the folders in a recipe, {fields}")
+    if not own:
         return
-    evaluated = [own.eval_split] if own.validation_fraction is None else []
+    if all(len(alone[split]) == number for split, number in images.items()):
+        report.problems.append("no image has a label; name the folders in a recipe, train_images and train_labels")
+        return
     for split in dict.fromkeys([*own.train_splits, *evaluated, *images]):
-        if not images.get(split) and split in own.train_splits:
+        number, unlabeled = images[split], len(alone.get(split, ()))
+        if not number and split in own.train_splits:
             report.problems.append(f"{split}: there is no such split; correct train_splits, or name train_images")
-        elif not images.get(split):
+        elif not number:
             remedy = "validation_fraction: 0.2 holds images of train out, eval_strategy: no trains without"
             report.notes.append(f"{split}: there is no such split to evaluate on; in a recipe {remedy}")
-        elif not labeled[split] and split in (*own.train_splits, *evaluated):
-            report.problems.append(f"{split}: none of its {images[split]:,} images has a label")
-        elif alone.get(split) and split not in own.unlabeled_dirs and split not in evaluated:
-            what = "is" if alone[split] == 1 else "are"
-            report.notes.append(
-                f"{split}: {alone[split]:,} of {images[split]:,} images {what} without a label, so unlabeled"
-            )
+        elif unlabeled == number and split in (*own.train_splits, *evaluated):
+            report.problems.append(f"{split}: none of its {number:,} images has a label")
+        elif unlabeled and split not in (*evaluated, *own.unlabeled_dirs):
+            report.notes.append(f"{split}: {unlabeled:,} of {number:,} images without a label, so unlabeled")
 
 
 def _enter_classes(
@@ -248,8 +235,8 @@ def _enter_classes(
         values = [each.unknown[kind] for each in found if kind in each.unknown]
         unknown = Counter(itertools.chain(*values))
         if len(unknown) > min(5, max(map(len, values), default=5)):  # more than the first problem names
-            listed = first_few((f"{value} (in {count:,} labels)" for value, count in unknown.most_common()), LISTED)
-            report.problems.append(f"values without a class: {listed}")
+            listed = first_few((f"{value} ({count:,})" for value, count in unknown.most_common()), LISTED)
+            report.problems.append(f"values without a class, and how many labels hold them: {listed}")
         totals = {}  # of each split: (2, 256), of pixels and of labels that show them
         for example, each in zip(examples, found):
             if kind in each.pixels:
@@ -273,7 +260,11 @@ def _enter_classes(
 
 
 def _enter_notes(
-    report: Report, examples: Sequence[Example], found: Sequence[_Found], tables: Mapping[str, LabelImage], form
+    report: Report,
+    examples: Sequence[Example],
+    found: Sequence[_Found],
+    tables: Mapping[str, LabelImage],
+    form: InputImage | None,
 ) -> None:
     """Enters what is unusual, and may be right."""
     if tiny := [example.image for example, each in zip(examples, found) if each.tiny]:
@@ -288,16 +279,13 @@ def _enter_notes(
         what = "name occurs" if len(twice) == 1 else "names occur"
         pair = " and ".join(twice[0][:2])
         report.notes.append(f"{len(twice):,} {what} in several folders, such as {pair}, taken for different images")
-    palettes = {
-        each.palette: next(iter(example.labels.values())) for example, each in zip(examples, found) if each.palette
-    }
+    palettes = dict(item for each in found for item in each.palettes.items() if item[0])
     if palettes_differ({*palettes}) and not any(labels.colors for labels in tables.values()):
         files = first_few(palettes.values(), 2)
         report.notes.append(f"palettes of label files differ, as in {files}: their indices count, not their colors")
     for part, labeled in (("labeled", True), ("unlabeled", False)):
-        paths = [
-            e.image for e, each in zip(examples, found) if each.present["images"] and bool(each.pixels) == labeled
-        ]
+        opened = (example for example, each in zip(examples, found) if bool(each.pixels) == labeled)
+        paths = [example.image for example in opened if "image" in example.present]
         with contextlib.suppress(InputError):  # it is named as broken
             if note := describe_values(_evenly(paths, 8), form):
                 report.notes.append(f"{part} {note}")
