@@ -41,7 +41,8 @@ class Source:
     """
     An open dataset. `splits` opens a split on demand: each function takes whether all images need a label, and returns
     the columns `image`, `label` (None where there is none) and `id`, not decoded. `examples` are all images and labels
-    on disk, also those without a partner, and `notes` say in a line each what was taken for what.
+    on disk, also those without a partner, `left_out` what lies there besides, and `notes` say in a line each what was
+    taken for what.
     """
 
     name: str  # what messages call it, such as its folder
@@ -53,6 +54,7 @@ class Source:
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
     examples: Sequence[Example] = ()
+    left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
     input: InputImage | None = None  # how images are read, where a field says it
 
@@ -77,15 +79,20 @@ def check_fields(args: DataArguments, owner: str | None = None) -> None:
         reasons |= dict.fromkeys(("use_coarse_labels", "labeled_split"), "only Cityscapes has them")
     if args.dataset in ("cityscapes", "folder"):
         reasons["dataset_config"] = f"{args.dataset} has no configurations"
+    if args.dataset != "folder":
+        names = ("train_images", "train_labels", "validation_images", "validation_labels", "label_suffix")
+        reasons |= dict.fromkeys(names, "only dataset: folder has it")
     if owner:
-        reasons |= dict.fromkeys(("id2label", "label_map", "ignore_index"), f"{owner} brings its classes and ids")
+        names = ("id2label", "label_map", "ignore_index", "classes", "ignore", "reduce_labels")
+        reasons |= dict.fromkeys(names, f"{owner} brings its classes and ids")
+    defaults = DataArguments()
     for name, reason in reasons.items():
-        if getattr(args, name) not in (getattr(DataArguments, name), ""):
+        if getattr(args, name) != getattr(defaults, name):
             raise InputError(f"{name}: {reason}; leave the field out, or name another dataset")
     if args.dataset in ("cityscapes", "mapillary", "folder"):
-        if not args.data_dir:
+        if not args.data_dir and not args.train_images:
             raise InputError("data_dir: is missing; name the folder of the data, as in --data_dir FOLDER")
-        if not os.path.isdir(args.data_dir):
+        if args.data_dir and not os.path.isdir(args.data_dir):
             raise InputError(f"data_dir: there is no folder {args.data_dir}; correct the path")
 
 
