@@ -238,7 +238,11 @@ def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str,
     """Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one."""
     values, train_ids = _look_up(*label_bytes(source), labels)
     found, first, counts = np.unique(values, return_index=True, return_counts=True)
-    written = [f"#{value:06x}" if values.dtype == np.uint32 else int(value) for value in found]
+    if values.dtype == np.uint32:  # colors, where a gray without a class is an id
+        grays = (found % 0x010101 == 0) & ~np.isin(found, list(labels.colors))
+        written = [int(value) & 255 if gray else f"#{value:06x}" for value, gray in zip(found, grays)]
+    else:
+        written = [int(value) for value in found]
     return Counter(dict(zip(zip(written, train_ids.ravel()[first].tolist()), counts.tolist())))
 
 

@@ -62,10 +62,10 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
-    input: InputImage | None = None  # how images are read, where a field says it
     examples: Sequence[Example] = ()
     left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
+    input: InputImage | None = None  # how images are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
         """
