@@ -52,6 +52,14 @@ def open_processor(
     return None, Normalization()
 
 
+def record_input(processor: BaseImageProcessor, image: object) -> None:
+    """Notes how a feature of images (`InputImage`, or one without these fields) reads them, to be saved."""
+    for name in ("value_range", "bands"):
+        vars(processor).pop(name, None)  # of the checkpoint that training starts from
+        if value := getattr(image, name, None):
+            setattr(processor, name, value)
+
+
 def is_folder(field: str, name: str | Path) -> bool:
     """Returns whether `name` is a folder and not a Hub id; raises if it can be neither."""
     there = os.path.isdir(name)

@@ -10,7 +10,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from .config import SemiSupervisedConfig
 from .data.labels import LabelImage
 from .errors import InputError, check_field
-from .image_processors import load_processor, own_size
+from .image_processors import load_processor, own_size, record_input
 from .inference import size_divisor, smallest_side
 from .model_card import check_card_template
 from .models import DeepLabV3PlusForSemanticSegmentation
@@ -33,7 +33,9 @@ def open_model(
         model = load_model(ModelArguments(name), label.id2label if isinstance(label, LabelImage) else None)
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
         model.float()  # in half precision, the average of many steps would not move
-    return model, args, own_size(processing_class) if processing_class else load_processor(name or None)
+    processor = own_size(processing_class) if processing_class else load_processor(name or None)
+    record_input(processor, (getattr(train_dataset, "features", None) or {}).get("image"))
+    return model, args, processor
 
 
 def check_batch_size(model: PreTrainedModel, args: SemiSupervisedConfig) -> None:

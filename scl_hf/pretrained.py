@@ -26,6 +26,7 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import CONFIG_NAME
 
 from .checkpointing.finite import check_weights
+from .data.images import InputImage
 from .data.normalization import Normalization
 from .data.palette import palette_of
 from .data.sources import cityscapes
@@ -112,11 +113,15 @@ class ModelArguments:
 
 @dataclass
 class Checkpoint:
-    """A trained model in float32, its path or Hub id, and its normalization (by default ImageNet's)."""
+    """
+    A trained model in float32, its path or Hub id, its normalization (by default ImageNet's), and how it reads images
+    where that is recorded.
+    """
 
     name: str
     model: PreTrainedModel
     normalization: Normalization = Normalization()
+    input: InputImage | None = None
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -188,8 +193,8 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
     if all(label == f"LABEL_{i}" for i, label in enumerate(names)):
         problem = f"brings no class names, only {names[0]}, …"
         raise InputError(f"{field}: {problem}. Write them into id2label of its {CONFIG_NAME}.")
-    _, normalization = open_processor(field, repo, **options)
-    return Checkpoint(name, model.eval(), normalization)
+    processor, normalization = open_processor(field, repo, **options)
+    return Checkpoint(name, model.eval(), normalization, InputImage.of(processor))
 
 
 def load_weights(folder: Path, model: PreTrainedModel) -> None:

@@ -50,8 +50,6 @@ def main() -> None:
         raise InputError(f"one checkpoint or two come first: {USAGE}")
     (args,) = RecipeParser(AppArguments, usage=USAGE).parse_recipe(fields)
     examples = [item.path for item in find_inputs(args.examples or EXAMPLES) if not item.is_video]
-    for path in examples:
-        read_upload(path)
     if args.space is not None:
         check_space(args.space, names)
     try:
@@ -62,6 +60,8 @@ def main() -> None:
 
     logging.disable_progress_bar()
     checkpoints = load_models(names, args.trust_remote_code)
+    for path in examples:
+        read_upload(path, checkpoints[0].input)
     if args.space is not None:
         write_space(args.space, names, examples, args.trust_remote_code)
         print(f"{args.space}: to push it, hf upload USER/NAME {args.space} --repo-type space")

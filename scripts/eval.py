@@ -25,7 +25,13 @@ from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.labels import read_pair
 from scl_hf.errors import InputError
-from scl_hf.evaluation.checkpoints import ScoringArguments, load_for_data, score_checkpoint, score_settings
+from scl_hf.evaluation.checkpoints import (
+    ScoringArguments,
+    check_input,
+    load_for_data,
+    score_checkpoint,
+    score_settings,
+)
 from scl_hf.evaluation.official import import_official_scorer, label_ids_file, official_scores
 from scl_hf.evaluation.report import confusion_page, make_report, markdown_page, text_table
 from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
@@ -70,6 +76,8 @@ def main() -> int:
         dataset, palette = load_evaluation(data_args)
     label = dataset.features["label"]
     models = [load_for_data(checkpoint, args, label.id2label) for checkpoint in checkpoints]
+    for model in models:
+        check_input(model, dataset.features["image"])
 
     # 3. Scores, and those of the official scorer; its files are kept once it has read all of them
     shown = np.linspace(0, len(dataset) - 1, min(args.panel_images, len(dataset))).round().astype(int).tolist()

@@ -60,6 +60,7 @@ def fingerprint_of(
     for name, dataset in data.items():
         if dataset is not None:
             described[name] = _ids_of(dataset)
+            described |= _input_of(name, dataset)
             if "label" in dataset.column_names:
                 described[f"label_map of the {name}"] = dataset.features["label"].train_ids
     fingerprint = {"settings": settings, "model": config, "data": described, "files": files}
@@ -104,6 +105,12 @@ def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_ch
 
 def _may_change(name: str) -> bool:
     return any(name == may or may.endswith("_") and name.startswith(may) for may in MAY_CHANGE)
+
+
+def _input_of(name: str, dataset: datasets.Dataset) -> dict[str, Any]:
+    """Returns what says how the images of a dataset are read, where something does."""
+    keys, image = ("value_range", "bands"), dataset.features["image"]
+    return {f"{key} of the {name}": value for key in keys if (value := getattr(image, key, None))}
 
 
 def _ids_of(dataset: datasets.Dataset) -> str:

@@ -2,6 +2,7 @@
 
 from .arguments import DataArguments
 from .augmentation import AugmentationArguments
+from .images import InputImage
 from .labels import LabelImage
 from .load import SegmentationData, load_data, load_evaluation
 from .sampler import SamplingArguments
@@ -10,6 +11,7 @@ from .sources.cityscapes import load_cityscapes
 __all__ = [
     "AugmentationArguments",
     "DataArguments",
+    "InputImage",
     "LabelImage",
     "SamplingArguments",
     "SegmentationData",

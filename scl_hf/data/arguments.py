@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, check_field
 from .classes import read_classes, read_id2label, read_label_map
-from .images import IGNORE_INDEX
+from .images import IGNORE_INDEX, InputImage
 from .labels import NUM_IDS, LabelImage
 
 LABELED_SPLITS = ("1/2", "1/4", "1/8", "1/16", "1/30")
@@ -147,6 +147,7 @@ class DataArguments:
             raise InputError(f"ignore_index: goes with id2label; with classes write ignore: [{self.ignore_index}]")
         if self.label_map is not None:
             self.label_map = read_label_map(self.label_map)
+        InputImage.of(self)  # checks value_range and bands
 
     def labels(self, id2label: Path) -> LabelImage:
         """Returns what the values in label files mean: as the fields say or, without them, as the file `id2label`."""

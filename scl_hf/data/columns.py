@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ..errors import InputError, first_few
-from .images import IGNORE_INDEX, CorruptFileError, check_files
+from .images import IGNORE_INDEX, CorruptFileError, InputImage, check_files
 from .labels import LabelImage, read_label
 
 
@@ -100,7 +100,9 @@ def standard_columns(
         if "id" in dataset.column_names and "id" not in selected:
             ids = [str(value) for value in dataset.data.column("id").to_pylist()]
     dataset = dataset.select_columns(selected).rename_columns({column: name for name, column in columns.items()})
-    dataset = dataset.cast_column("image", datasets.Image(decode=False))
+    own = dataset.features["image"]
+    own = replace(own, decode=False) if isinstance(own, InputImage) else datasets.Image(decode=False)
+    dataset = dataset.cast_column("image", own)
     if "label" in columns:
         feature = dataset.features["label"]
         own = isinstance(feature, LabelImage)

@@ -1,21 +1,33 @@
 """Opens image files, and says which one is wrong."""
 
 import contextlib
+import functools
 import io
 import os
 import stat
 import struct
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
+import datasets
 import numpy as np
-from PIL import Image, ImageOps
+from datasets.features.features import register_feature
+from PIL import Image, ImageOps, TiffImagePlugin
 
-from ..errors import InputError, first_few, first_line
+from ..errors import InputError, check_field, first_few, first_line
 
 IGNORE_INDEX = 255
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+# Formats that Pillow registers but that are no pictures, or that it opens only with other programs or on Windows
+_NOT_OPENED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_HEIF = {".heic", ".heif", ".hif"}  # by pillow-heif
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNM = (b"P5", b"P6")
+_JPEG_2000 = (b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 
 # What Pillow raises on a file that is cut off, damaged or no image at all
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -42,12 +54,57 @@ class CorruptFileError(InputError):
         self.file = file
 
 
-def is_image(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
-    """Returns whether the name is that of an image and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+@dataclass
+class InputImage(datasets.Image):
+    """
+    The feature of a column of images of other than 8 bits or three bands: a `datasets.Image` that decodes to RGB of 8.
+
+    Args:
+        value_range (`list[float]`, *optional*):
+            The values in images of more than 8 bits, or of floating point, that become black and white; those beyond
+            are clipped. By default 16 bits are scaled from 0 … 65535, and floating point is refused.
+        bands (`list[int]`, *optional*):
+            The three bands, counted from 0, that become red, green and blue. By default an image has 1 or 3.
+    """
+
+    value_range: list[float] = field(default_factory=list)
+    bands: list[int] = field(default_factory=list)
+    _type: str = field(default="InputImage", init=False, repr=False)
+
+    def __post_init__(self):
+        limits, bands = self.value_range, self.bands
+        rising = not limits or len(limits) == 2 and limits[0] < limits[1]
+        check_field(self, "value_range", rising, "two numbers, black and white, the smaller one first")
+        check_field(self, "bands", not bands or len(bands) == 3 and min(bands) >= 0, "three numbers, from 0")
+
+    @classmethod
+    def of(cls, owner: object) -> "InputImage | None":
+        """Returns the feature that the fields of a recipe or of an image processor describe, if they do."""
+        given = {name: value for name in ("value_range", "bands") if (value := getattr(owner, name, None))}
+        return cls(decode=False, **given) if given else None
+
+    def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> Image.Image:
+        return Image.fromarray(read_image(value, self))
 
 
-def find_images(folder: str | os.PathLike, suffixes: Collection[str] = SUFFIXES) -> list[str]:
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # "experimental"; a test reads a stored table of images
+    register_feature(InputImage, "InputImage")
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Returns the suffixes, in small letters, of all images that Pillow opens, and of HEIC."""
+    formats = {*Image.registered_extensions().values()} & {*Image.OPEN, "MPO"} - _NOT_OPENED
+    return frozenset(_HEIF | {suffix for suffix, name in Image.registered_extensions().items() if name in formats})
+
+
+def is_image(name: str, suffixes: Collection[str] | None = None) -> bool:
+    """Returns whether the name is that of an image, or has one of `suffixes`, and is not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in (suffixes or image_suffixes())
+
+
+def find_images(folder: str | os.PathLike, suffixes: Collection[str] | None = None) -> list[str]:
     """Returns the sorted paths within a folder of all images at any depth, without hidden ones."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -80,26 +137,179 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
 
 
 @in_one_thread()
-def read_image(source: Source) -> np.ndarray:
-    """Reads an image of any mode as (H, W, 3) uint8 in RGB, upright by EXIF; 16 bits are scaled to 8."""
+def read_image(source: Source, form: datasets.Image | None = None) -> np.ndarray:
+    """
+    Reads an image of any mode as (H, W, 3) uint8 in RGB, upright by EXIF; an [`InputImage`] says how values of more
+    than 8 bits are scaled, and which bands are taken.
+    """
     name, content = read_bytes(source)
+    form = form if isinstance(form, InputImage) else InputImage()
     # OpenCV decodes a PNG of plain 8-bit colors in a sixth less time than Pillow
-    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] == b"\x08\x02" and b"eXIf" not in content:
+    if content[:8] == _PNG and content[24:26] == b"\x08\x02" and not form.bands and b"eXIf" not in content:
         with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
             if (image := cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)) is not None:
                 return image
-    image = open_image(name, content)
-    image.getexif()
-    image.info.pop("exif", None)  # exif_transpose would write the tags anew and fail at a bad one
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "F":
-        raise InputError(f"{name}: holds floating-point values; save the image with 8 or 16 bits a channel")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    values = _read_stored(name, content, form, bool(form.value_range))
+    if values is None:
+        image = open_image(name, content)
+        image.getexif()
+        image.info.pop("exif", None)  # exif_transpose would write the tags anew and fail at a bad one
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        if not form.bands and image.mode[0] not in "IF":
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        is_stored = image.mode[0] in "IF" or image.mode in ("L", "LA", "RGBA")
+        values = np.asarray(image if is_stored else image.convert("RGB"))
+    return _to_rgb(name, values, form)
+
+
+def describe_values(images: Iterable[Source], form: datasets.Image | None = None) -> str | None:
+    """
+    Returns a line if images of 16 bits use only a small part of their range, which then needs `value_range`; raises as
+    [`read_image`] does where value_range or bands is missing. Only images of more than 8 bits are decoded: give a few.
+    """
+    form = form if isinstance(form, InputImage) else InputImage()
+    ends = []
+    for source in images:
+        with contextlib.suppress(CorruptFileError):
+            name, content = read_bytes(source)
+            values = _read_stored(name, content, form, deep=not content.startswith(_PNM))
+            if values is None and _header(content).mode[0] in "IF":
+                values = np.asarray(open_image(name, content))
+            if values is not None and values.dtype != np.uint8:
+                _to_rgb(name, values, form)
+                ends += [int(values.min()), int(values.max())]
+    if form.value_range or not ends or max(ends) >= 1 << 14:
+        return None
+    return (
+        f"images are of 16 bits, but the values seen in {len(ends) // 2} of them are {min(ends)} to {max(ends)}, "
+        f"nearly black: {_line_to_write(min(ends), max(ends))}"
+    )
+
+
+def exif_orientation(source: Source) -> int:
+    """Returns the EXIF orientation of an image, 1 where it has none; from 5 on, width and height are swapped."""
+    content = read_bytes(source)[1]
+    return (_tiff_tags(content) or _header(content).getexif()).get(274, 1)
+
+
+def _header(content: bytes) -> Image.Image:
+    """Opens an image without decoding it; an empty one in place of a damaged one."""
+    try:
+        return Image.open(io.BytesIO(content))
+    except _BROKEN:
+        return Image.new("L", (1, 1))
+
+
+def _tiff_tags(content: bytes) -> Mapping:
+    """Returns the tags of the first image of a TIFF, also of one that Pillow does not open; none of other files."""
+    if content[:4] in _TIFF:
+        with contextlib.suppress(*_BROKEN):
+            tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if b"+" in content[:4] else 8])
+            stream = io.BytesIO(content)
+            stream.seek(tags.next)
+            tags.load(stream)
+            return tags
+    return {}
+
+
+def _read_stored(name: str, content: bytes, form: InputImage, deep: bool) -> np.ndarray | None:
+    """
+    Returns the values (H, W) or (H, W, bands), upright, of a file that Pillow does not open, or of which it drops
+    bands or, where they count (`deep`), bits; None of others.
+    """
+    if tags := _tiff_tags(content):
+        return _read_tiff(name, content, tags, form, deep)
+    if deep and (content[24] == 16 if content[:8] == _PNG else content.startswith((*_PNM, *_JPEG_2000))):
+        values = _decode(content)
+        if values is not None and values.dtype != np.uint8:
+            values = values if form.bands or values.ndim == 2 else values[..., :3]  # without alpha
+            return _upright(values, exif_orientation({"bytes": content}))
+    return None
+
+
+def _read_tiff(name: str, content: bytes, tags: Mapping, form: InputImage, deep: bool) -> np.ndarray | None:
+    samples, photometric, planes = (tags.get(tag, 1) for tag in (277, 262, 284))
+    bits, kind = max(tags.get(258, (1,))), tags.get(339, (1,))[0]  # of unsigned, signed and floating-point values
+    if photometric not in (0, 1, 2):  # of a palette, CMYK, …
+        return None
+    has_alpha = samples in (2, 4) and bits == 8 and tags.get(338) in ((1,), (2,))
+    if samples not in (1, 3) and not has_alpha and not form.bands:
+        raise InputError(f"{name}: has {samples} bands; {_bands_to_write(samples)}")
+    if bits <= 8 and (samples < 3 or photometric == 2) and (samples in (1, 3) or has_alpha):
+        return None
+    if samples == 1 and (bits == 32 or bits <= 16 and kind < 3):
+        return None
+    if (samples, photometric, planes, bits, kind, deep) == (3, 2, 1, 16, 1, False):
+        return None
+    if bits % 16 == 0 and planes == 1 and (samples == 1 or photometric == 2 and samples in (3, 4)):
+        if (values := _decode(content)) is not None:
+            return values  # OpenCV turns a TIFF upright
+    try:
+        import tifffile
+    except ImportError:
+        raise InputError(f"{name}: is a TIFF of {samples} bands of {bits} bits; pip install tifffile") from None
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            values = file.pages.first.asarray()
+    except Exception as error:  # a damaged file may raise anything
+        if "imagecodecs" in str(error):
+            problem = f"is compressed so that it needs one more package ({first_line(error)})"
+            raise InputError(f"{name}: {problem}; pip install imagecodecs") from None
+        raise _damaged(name, error) from error
+    return _upright(np.moveaxis(values, 0, -1) if planes == 2 and samples > 1 else values, tags.get(274, 1))
+
+
+def _decode(content: bytes) -> np.ndarray | None:
+    """Decodes a file with OpenCV, its values as stored; None if it cannot."""
+    with contextlib.suppress(cv2.error):
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.ndim == 3:  # blue comes first
+            values = values[..., ::-1] if values.shape[2] == 3 else values[..., [2, 1, 0, 3]]
+        return values
+
+
+def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns values (H, W, …) by an EXIF orientation."""
+    flipped = {2: 1, 3: (0, 1), 4: 0, 6: 1, 7: (0, 1), 8: 0}
+    values = values.swapaxes(0, 1) if 5 <= orientation <= 8 else values
+    return np.flip(values, flipped[orientation]) if orientation in flipped else values
+
+
+def _to_rgb(name: str, values: np.ndarray, form: InputImage) -> np.ndarray:
+    """Returns (H, W, 3) uint8 of values (H, W) or (H, W, bands) of any type."""
+    values = values[..., None] if values.ndim == 2 else values
+    count = values.shape[2]
+    if form.bands and max(form.bands) >= count:
+        known = "1 band" if count == 1 else f"{count} bands"
+        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {known}; {_bands_to_write(count)}")
+    values = values[..., form.bands] if form.bands else values
+    if form.value_range and values.dtype != np.uint8:
+        low, high = form.value_range
+        values = np.nan_to_num((values.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round()
+    elif values.dtype != np.uint8:
+        low, high = np.nanmin(values), np.nanmax(values)
+        if values.dtype.kind == "f" or low < 0 or high > 65535:
+            what = "floating-point values" if values.dtype.kind == "f" else "values"
+            line = f"{_line_to_write(low, high)}, or save the image with 8 bits"
+            raise InputError(f"{name}: holds {what} from {low:g} to {high:g}; {line}")
+        # Of colors Pillow takes the high byte
+        values = values >> 8 if count == 3 else (values.astype(np.int64) * 255 + 32767) // 65535
+    return np.array(np.broadcast_to(values.astype(np.uint8), (*values.shape[:2], 3)))
+
+
+def _line_to_write(low: float, high: float) -> str:
+    """Returns the line for values that lie in this range."""
+    tops = (1, 255) if isinstance(high, np.floating) else (255, 1023, 4095, 10000, 16383, 65535)
+    top = next((top for top in tops if low >= 0 and high <= top), None)
+    limits = f"{low:g}, {high:g}" if top is None else f"0, {top}"
+    return f"write value_range: [{limits}] (what shall be black and white)"
+
+
+def _bands_to_write(count: int) -> str:
+    first = f"[{', '.join(str(min(band, count - 1)) for band in range(3))}]"
+    return f"write bands: {first} (or others, counted from 0) to take three of them"
 
 
 def read_bytes(source: Source) -> tuple[str, bytes]:
@@ -125,13 +335,28 @@ def open_image(name: str, content: bytes) -> Image.Image:
             image.load()
             return image
     except _BROKEN as error:
-        reason = f"cannot be read ({first_line(error)})"
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "is not an image"
-        elif isinstance(error, Image.DecompressionBombError):
-            reason = f"has more pixels than are opened ({first_line(error)}), cut it up or else"
-        message = f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it"
-        raise CorruptFileError(message, name) from error
+        if isinstance(error, Image.UnidentifiedImageError) and content[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
+            _register_heif(name)
+            return open_image(name, content)
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> CorruptFileError:
+    reason = f"cannot be read ({first_line(error)})"
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = "is not an image"
+    elif isinstance(error, Image.DecompressionBombError):
+        reason = f"has more pixels than are opened ({first_line(error)}), cut it up or else"
+    return CorruptFileError(f"{name}: {reason}; the file is damaged or incomplete, copy it again or remove it", name)
+
+
+def _register_heif(name: str) -> None:
+    """Has Pillow open HEIC."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError(f"{name}: is a HEIC image, which Pillow opens after pip install pillow-heif") from None
+    pillow_heif.register_heif_opener()
 
 
 def name_of(source: Source) -> str:

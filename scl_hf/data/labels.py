@@ -16,7 +16,17 @@ from datasets.features.features import register_feature
 from PIL import Image
 
 from ..errors import InputError, first_few
-from .images import IGNORE_INDEX, Source, find_images, in_one_thread, name_of, open_image, read_bytes, read_image
+from .images import (
+    IGNORE_INDEX,
+    Source,
+    exif_orientation,
+    find_images,
+    in_one_thread,
+    name_of,
+    open_image,
+    read_bytes,
+    read_image,
+)
 
 NUM_IDS = 65536  # of 16 bits; larger ones are looked up one by one
 MANY_VALUES = 8  # unknown ones in a label: it was smoothed, or is no label
@@ -228,7 +238,11 @@ def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str,
     """Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one."""
     values, train_ids = _look_up(*label_bytes(source), labels)
     found, first, counts = np.unique(values, return_index=True, return_counts=True)
-    written = [f"#{value:06x}" if values.dtype == np.uint32 else int(value) for value in found]
+    if values.dtype == np.uint32:  # colors, where a gray without a class is an id
+        grays = (found % 0x010101 == 0) & ~np.isin(found, list(labels.colors))
+        written = [int(value) & 255 if gray else f"#{value:06x}" for value, gray in zip(found, grays)]
+    else:
+        written = [int(value) for value in found]
     return Counter(dict(zip(zip(written, train_ids.ravel()[first].tolist()), counts.tolist())))
 
 
@@ -292,7 +306,7 @@ def _known(labels: LabelImage) -> str:
 
 def read_pair(example: Mapping, features: datasets.Features) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the image (H, W, 3) of an example and, if it has one, the label (H, W), both uint8 and of one size."""
-    image = read_image(example["image"])
+    image = read_image(example["image"], features.get("image"))
     if "label" not in example:
         return image, None
     label = read_label(example["label"], features["label"])
@@ -302,6 +316,10 @@ def read_pair(example: Mapping, features: datasets.Features) -> tuple[np.ndarray
 
 def check_sizes(example: Mapping, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
     """Raises if the image and the label of an example differ in (width, height)."""
+    if image_size == label_size[::-1] != label_size and (orientation := exif_orientation(example["image"])) > 4:
+        turned = f"the image {name_of(example['image'])} was turned upright by its EXIF orientation {orientation}"
+        remedy = "the label is as stored: turn the label, or save the image without the tag"
+        raise InputError(f"{name_of(example['label'])}: {turned}; {remedy}")
     if image_size != label_size:
         sizes = "{}×{} pixels, but its image {} is {}×{}".format(*label_size, name_of(example["image"]), *image_size)
         raise InputError(f"{name_of(example['label'])}: the label is {sizes}; give a label of the image's size")

@@ -13,6 +13,7 @@ from ..errors import InputError, first_few
 from ..processes import is_main_process
 from .arguments import DataArguments
 from .columns import check_labels, has_image
+from .images import describe_values
 from .sources.base import License, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
@@ -90,7 +91,7 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
             pool[split] = pool[split].select(kept) if left_out.any() else pool[split]
             on_top[split] = np.flatnonzero(np.isin(kept, chosen[split])).tolist()
     for index, path in enumerate(dict.fromkeys(args.unlabeled_dirs)):
-        pool[f"unlabeled_dirs {index}"] = open_images(path)
+        pool[f"unlabeled_dirs {index}"] = open_images(path).cast_column("image", labeled.features["image"])
     if args.num_unlabeled is not None:
         kept = choose_images(pool, args.num_unlabeled, args.labeled_seed, on_top)
         pool = {name: images.select(kept[name]) for name, images in pool.items()}
@@ -104,6 +105,9 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
     if evaluation is not None and not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
+    for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # few, evenly spaced and the last
+        note = describe_values(images[:: -(len(images) // 8 + 1)]["image"], images.features["image"])
+        _log([f"{part} {note}"] if note else [])
     id2label, palette = source.labels.id2label, source.palette
     return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)
 

@@ -109,6 +109,14 @@ def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]
     return checkpoint
 
 
+def check_input(checkpoint: Checkpoint, image: datasets.Image) -> None:
+    """Rejects data whose feature of images reads them in another way than those that a checkpoint was trained on."""
+    theirs = checkpoint.input
+    if theirs and theirs != image:
+        given = ", ".join(f"{name}: {v}" for name in ("value_range", "bands") if (v := getattr(theirs, name)))
+        raise InputError(f"checkpoint {checkpoint.name}: was trained with {given}; write that into the recipe.")
+
+
 def _subfolder(name: str, weights: str | None) -> str:
     """Returns the subfolder of a checkpoint with these weights, "" for its root."""
     if weights is None:

@@ -60,6 +60,9 @@ def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[C
             f"checkpoint {names[-1]}: its classes ({first_few(last.values())}) are not those of {names[0]} "
             f"({first_few(first.values())}). Compare two of the same classes."
         )
+    if checkpoints[0].input != checkpoints[-1].input:
+        both = f"value_range or bands are not those of {names[0]}. Compare two that read images alike"
+        raise InputError(f"checkpoint {names[-1]}: its {both}.")
     for checkpoint in checkpoints:
         checkpoint.model.to(torch.accelerator.current_accelerator() or "cpu")
     return checkpoints
@@ -89,7 +92,7 @@ def make_page(checkpoints: Sequence[Checkpoint], examples: Sequence[str | Path])
         if path is None:
             return [_message(HINT), *nothing]
         try:
-            image, note = read_upload(path)
+            image, note = read_upload(path, checkpoints[0].input)
             labels = [predict(checkpoint, image) for checkpoint in checkpoints]
         except InputError as error:
             return [_message(str(error), "problem"), *nothing]

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..data.images import read_image
+from ..data.images import InputImage, read_image
 from ..data.normalization import Normalization
 from ..errors import InputError, check_field, killed_workers
 from ..evaluation import scoring
@@ -78,10 +78,11 @@ class Predictor:
     """Predicts images and videos into the folder `args.output`; the model is moved to the device."""
 
     def __init__(self, checkpoint: Checkpoint, args: PredictionArguments, evaluation: scoring.EvaluationArguments):
-        self.normalization, self.evaluation = checkpoint.normalization, evaluation
+        self.normalization, self.input, self.evaluation = checkpoint.normalization, checkpoint.input, evaluation
         self.accelerator = scoring.make_accelerator(args.dtype)
         self.probabilities = "probabilities" in args.write
         settings = {"checkpoint": checkpoint.digest()} | checkpoint.normalization._asdict()
+        settings |= {"input": repr(checkpoint.input)} if checkpoint.input else {}
         settings |= scoring.evaluation_settings(evaluation, args.dtype)
         self.folder = PredictionFolder(args.output, args.write, checkpoint, settings, args.overwrite)
         model = checkpoint.model.to(self.accelerator.device)
@@ -100,8 +101,9 @@ class Predictor:
         return len(inputs) - len(remaining), failures
 
     def _predict_images(self, images: Sequence[Input], failures: list[str], bar: tqdm) -> None:
-        read, num_workers = functools.partial(_read, self.normalization), self.evaluation.dataloader_num_workers
-        loader = DataLoader(images, batch_size=None, num_workers=num_workers, collate_fn=read)
+        read = functools.partial(_read, self.normalization, self.input)
+        workers = self.evaluation.dataloader_num_workers
+        loader = DataLoader(images, batch_size=None, num_workers=workers, collate_fn=read)
         with WriteQueue(threads=4, waiting=8) as queue:
             for image, item in zip(images, loader):
                 with _listed(failures):
@@ -161,10 +163,10 @@ def _listed(failures: list[str]) -> Iterator[None]:
         failures.append(str(error))
 
 
-def _read(normalization: Normalization, image: Input) -> dict[str, Any]:
+def _read(normalization: Normalization, form: InputImage | None, image: Input) -> dict[str, Any]:
     """Returns an image and its `pixel_values`, or the line of the error."""
     try:
-        pixels = read_image(image.path)
+        pixels = read_image(image.path, form)
     except InputError as error:
         return {"error": str(error)}
     return {"id": image.path, "image": torch.from_numpy(pixels), "pixel_values": normalization.of(pixels)}

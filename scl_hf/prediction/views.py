@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.images import CorruptFileError, read_image
+from ..data.images import CorruptFileError, InputImage, read_image
 from ..errors import InputError
 from ..visualization.panels import INK, colorize
 
@@ -20,7 +20,7 @@ MOST_PIXELS = 100_000_000  # 300 MB in memory; a larger image is refused
 READABLE_SIDE = 768  # smaller ones are shown enlarged
 
 
-def read_upload(path: str | os.PathLike) -> tuple[np.ndarray, str]:
+def read_upload(path: str | os.PathLike, form: InputImage | None = None) -> tuple[np.ndarray, str]:
     """Reads an uploaded image (H, W, 3) uint8, upright, at most `LARGEST_SIDE` large; and says what was changed."""
     name, content, notes = Path(path).name, Path(path).read_bytes(), []
     if not content:
@@ -33,7 +33,7 @@ def read_upload(path: str | os.PathLike) -> tuple[np.ndarray, str]:
                     raise Image.DecompressionBombError
                 if getattr(header, "is_animated", False) and header.format != "MPO":  # a photograph with its preview
                     notes.append("The file holds several images, this is the first.")
-            image = read_image({"path": name, "bytes": content})
+            image = read_image({"path": name, "bytes": content}, form)
     except Image.DecompressionBombError:
         millions = MOST_PIXELS // 1_000_000
         raise InputError(f"{name} has more than {millions} million pixels. Choose a smaller image.") from None

@@ -1,14 +1,33 @@
 import os
+import re
 import struct
+import sys
 import zlib
+from unittest.mock import Mock
 
+import cv2
+import datasets
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from scl_hf.data import labels
-from scl_hf.data.images import CorruptFileError, check_files, read_image
+from scl_hf.data import InputImage, labels
+from scl_hf.data.images import (
+    CorruptFileError,
+    check_files,
+    describe_values,
+    exif_orientation,
+    find_images,
+    is_image,
+    read_image,
+)
 from scl_hf.errors import InputError
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+RGB[0, :2] = [[0], [255]]
+VALUES = np.rint(RGB * (4095 / 255)).astype(np.uint16)  # the same image in 12 bits
+TWELVE_BITS = InputImage(value_range=[0, 4095])
 
 
 def read_label(path):
@@ -127,3 +146,213 @@ def test_check_files_names_the_first_five(tmp_path):
     assert "5.png" not in str(error.value) and "good.png" not in str(error.value)
     with pytest.raises(InputError, match=r"1 file is empty or missing: .*6.png \(missing\)"):
         check_files([tmp_path / "6.png"])
+
+
+@pytest.mark.parametrize("suffix", "avif BMP gif heic jp2 jpg JPEG pcx png PPM sgi tga tif TIFF webp".split())
+def test_formats_in_any_case_of_letters(tmp_path, suffix):
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    Image.new("RGB", (16, 8), (200, 200, 200)).save(tmp_path / f"a.{suffix}")
+    assert find_images(tmp_path) == [f"a.{suffix}"]
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.shape == (8, 16, 3) and abs(image.astype(int) - 200).max() < 3
+
+
+def test_what_is_no_image_has_another_suffix():
+    assert [name for name in ("a.pdf", "a.mpg", "a.eps", "a.h5", "a.txt", ".a.png", "a") if is_image(name)] == []
+    assert is_image("a.HEIF") and is_image("a.mpg", {".mpg"}) and not is_image("a.png", {".mpg"})
+
+
+def test_heic_without_its_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    with pytest.raises(InputError, match="phone.heic: .*HEIC.*pip install pillow-heif") as error:
+        read_image(tmp_path / "phone.heic")
+    assert not isinstance(error.value, CorruptFileError)  # skip_corrupt would skip all of them
+
+
+def write(path, values, **options):
+    """Writes PNG, PGM and JPEG 2000 with OpenCV, TIFF with tifffile."""
+    if path.suffix == ".tif":
+        options = {"photometric": "rgb" if values.ndim == 3 else "minisblack"} | options
+        values = np.moveaxis(values, -1, 0) if options.get("planarconfig") == "separate" else values
+        tifffile.imwrite(path, values, **options)
+    elif path.suffix == ".pgm":  # OpenCV writes 65535 as the largest value
+        path.write_bytes(b"P5 9 6 4095\n" + values.astype(">u2").tobytes())
+    else:
+        order = {2: slice(None), 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[-1] if values.ndim == 3 else 2]
+        assert cv2.imwrite(str(path), values[..., order] if values.ndim == 3 else values)
+    return path
+
+
+GRAY, ALPHA = VALUES[..., 0], np.dstack([VALUES, VALUES[..., 0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options"),
+    [
+        ("gray.png", GRAY, {}),
+        ("gray.tif", GRAY, {}),
+        ("gray.pgm", GRAY, {}),
+        ("colors.png", VALUES, {}),
+        ("alpha.png", ALPHA, {}),
+        ("colors.tif", VALUES, {}),
+        ("deflated.tif", VALUES, {"compression": "zlib", "predictor": True}),
+        ("big.tif", VALUES, {"bigtiff": True}),
+        ("planes.tif", VALUES, {"planarconfig": "separate"}),
+        ("gdal.tif", VALUES, {"photometric": "minisblack", "planarconfig": "contig"}),
+        ("signed.tif", VALUES.astype(np.int16), {}),
+        ("long.tif", VALUES.astype(np.uint32), {}),
+        ("half.tif", VALUES.astype(np.float16), {}),
+        ("float.tif", VALUES.astype(np.float32), {}),
+        ("float_gray.tif", GRAY.astype(np.float32), {}),
+        ("double.tif", GRAY.astype(np.float64), {}),
+    ],
+)
+def test_value_range_becomes_black_and_white(tmp_path, name, values, options):
+    expected = RGB if values.ndim == 3 else RGB[..., :1].repeat(3, axis=2)
+    np.testing.assert_array_equal(read_image(write(tmp_path / name, values, **options), TWELVE_BITS), expected)
+
+
+def test_value_range_clips_and_leaves_8_bits_alone(tmp_path):
+    values = np.array([[-1, 0, 50, 100, 200, np.nan, np.inf]], np.float32)
+    path = write(tmp_path / "a.tif", values)
+    assert read_image(path, InputImage(value_range=[0, 100]))[0, :, 0].tolist() == [0, 0, 128, 255, 255, 0, 255]
+    for name in ("a.png", "b.jpg", "c.bmp"):
+        Image.fromarray(RGB).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name, TWELVE_BITS), read_image(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["colors.png", "colors.tif", "planes.tif"])
+def test_16_bit_colors_without_a_range_are_scaled_as_pillow_does(tmp_path, name):
+    values = np.random.default_rng(0).integers(0, 65536, (6, 9, 3), dtype=np.uint16)
+    path = write(tmp_path / name, values, **({"planarconfig": "separate"} if name == "planes.tif" else {}))
+    np.testing.assert_array_equal(read_image(path), values >> 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (RGB / np.float32(255), r"from 0 to 1; write value_range: \[0, 1\]"),
+        (RGB[..., 0].astype(np.float32), r"from 0 to 255; write value_range: \[0, 255\]"),
+        (np.float32([[-1.5, 20]]), r"write value_range: \[-1.5, 20\]"),
+        (np.int32([[0, 70000]]), r"holds values from 0 to 70000; write value_range: \[0, 70000\]"),
+        (np.int16([[-5, 9000]]), r"holds values from -5 to 9000; write value_range: \[-5, 9000\]"),
+    ],
+)
+def test_values_that_have_no_scale_are_refused(tmp_path, values, said):
+    path = write(tmp_path / "a.tif", values)
+    for read in (read_image, lambda path: describe_values([path])):
+        with pytest.raises(InputError, match=f"a.tif: .*{said}"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("a.tif", GRAY, r"0 to 4095, nearly black: write value_range: \[0, 4095\]"),
+        ("a.png", VALUES, r"0 to 4095, .*\[0, 4095\]"),
+        ("a.tif", VALUES * 2, r"0 to 8190, .*\[0, 10000\]"),
+        ("a.png", GRAY * 5, None),
+        ("a.pgm", GRAY, None),  # says itself that 4095 is white
+        ("a.png", RGB, None),
+        ("a.jpg", RGB, None),
+    ],
+)
+def test_16_bits_of_which_few_are_used_are_said(tmp_path, name, values, said):
+    path = write(tmp_path / name, values)
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(30))
+    line = describe_values([path, {"bytes": path.read_bytes(), "path": None}, tmp_path / "damaged.png"])
+    assert line is None if said is None else re.search(f"in 2 of them are {said}", line), line
+    assert describe_values([path], TWELVE_BITS) is None
+
+
+MANY = np.random.default_rng(1).integers(0, 256, (6, 9, 5), dtype=np.uint8)
+PLANES, GDAL = {"planarconfig": "separate"}, {"photometric": "minisblack", "planarconfig": "contig"}
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (MANY, GDAL),
+        (MANY, {"extrasamples": (0, 0)}),  # of which Pillow takes three
+        (MANY, GDAL | PLANES),
+        (MANY[..., :4], {"extrasamples": (0,)}),
+        (MANY[..., :4], GDAL),
+        (MANY[..., :2], GDAL),
+        (ALPHA, {}),
+        (ALPHA.astype(np.float32), GDAL | {"compression": "zlib"}),
+    ],
+)
+def test_bands_are_taken_where_asked(tmp_path, values, options):
+    path, count = write(tmp_path / "a.tif", values, **options), values.shape[2]
+    for read in (read_image, lambda path: describe_values([path])):
+        with pytest.raises(InputError, match=rf"a.tif: has {count} bands; write bands: \[0, 1, {min(2, count - 1)}\]"):
+            read(path)
+    bands = [count - 1, 0, 1]
+    expected = values[..., bands] if values.dtype == np.uint8 else np.rint(values[..., bands] * (255 / 4095))
+    np.testing.assert_array_equal(read_image(path, InputImage(value_range=[0, 4095], bands=bands)), expected)
+    with pytest.raises(InputError, match=f"a.tif: bands names 5, but it has {count} bands"):
+        read_image(path, InputImage(bands=[5, 0, 1]))
+
+
+def test_bands_of_other_images(tmp_path):
+    for name in ("a.png", "a.tif", "a.webp"):
+        image = Image.fromarray(np.dstack([RGB, np.full((6, 9), 255, np.uint8)]))
+        image.save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+        np.testing.assert_array_equal(read_image(tmp_path / name), RGB)  # alpha is dropped
+        np.testing.assert_array_equal(read_image(tmp_path / name, InputImage(bands=[2, 1, 0])), RGB[..., ::-1])
+    Image.fromarray(RGB).quantize(4).save(tmp_path / "p.png")
+    flipped = read_image(tmp_path / "p.png", InputImage(bands=[2, 1, 0]))
+    np.testing.assert_array_equal(flipped, read_image(tmp_path / "p.png")[..., ::-1])
+    Image.fromarray(RGB[..., 0]).save(tmp_path / "gray.png")
+    with pytest.raises(InputError, match=r"gray.png: bands names 2, but it has 1 band; write bands: \[0, 0, 0\]"):
+        read_image(tmp_path / "gray.png", InputImage(bands=[2, 1, 0]))
+
+
+def test_packages_that_a_tiff_needs_are_named(tmp_path, monkeypatch):
+    path, form = write(tmp_path / "a.tif", MANY, **GDAL), InputImage(bands=[0, 1, 2])
+    content = path.read_bytes()
+    with monkeypatch.context() as patch:
+        reason = ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+        patch.setattr(tifffile.TiffPage, "asarray", Mock(side_effect=reason))
+        with pytest.raises(InputError, match="a.tif: .*LZW.*pip install imagecodecs"):
+            read_image(path, form)
+    path.write_bytes(content[:-100])
+    with pytest.raises(CorruptFileError, match="a.tif: cannot be read"):
+        read_image(path, form)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(InputError, match="a.tif: is a TIFF of 5 bands of 8 bits; pip install tifffile"):
+        read_image(path, form)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_ways_to_read_turn_an_image_alike(tmp_path, orientation):
+    tag = [(274, 3, 1, orientation, True)]
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(RGB).save(tmp_path / "plain.png", exif=exif)
+    expected = read_image(tmp_path / "plain.png")
+    assert exif_orientation(tmp_path / "plain.png") == orientation
+    write(tmp_path / "opencv.tif", VALUES, extratags=tag)
+    write(tmp_path / "tifffile.tif", VALUES, extratags=tag, **GDAL)
+    write(tmp_path / "pillow.tif", GRAY, extratags=tag)
+    for name in ("opencv", "tifffile", "pillow"):
+        image = read_image(tmp_path / f"{name}.tif", TWELVE_BITS)
+        np.testing.assert_array_equal(image[..., 0], expected[..., 0], name)
+        assert exif_orientation(tmp_path / f"{name}.tif") == orientation
+
+
+def test_input_image_is_a_feature(tmp_path):
+    path = write(tmp_path / "a.png", VALUES)
+    feature = InputImage(value_range=[0, 4095], bands=[0, 1, 2])
+    dataset = datasets.Dataset.from_dict({"image": [str(path)]}).cast_column("image", feature)
+    dataset.save_to_disk(tmp_path / "saved")
+    loaded = datasets.load_from_disk(tmp_path / "saved")
+    assert loaded.features["image"] == feature
+    np.testing.assert_array_equal(np.array(loaded[0]["image"]), RGB)
+    for fields in ({"value_range": [1]}, {"value_range": [2, 2]}, {"bands": [0, 1]}, {"bands": [0, -1, 2]}):
+        with pytest.raises(InputError, match=f"^{next(iter(fields))}: must be"):
+            InputImage(**fields)

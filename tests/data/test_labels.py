@@ -213,6 +213,21 @@ def test_pair_from_paths_and_from_stored_bytes(tmp_path):
         assert image.shape == (2, 2, 3) and (label == GRAY).all()
 
 
+def test_sizes_that_differ_by_exif_say_so(tmp_path):
+    image, exif = Image.new("RGB", (8, 4)), Image.Exif()
+    Image.new("L", (8, 4)).save(tmp_path / "label.png")
+    pair = {name: {"path": str(tmp_path / file)} for name, file in (("image", "phone.jpg"), ("label", "label.png"))}
+    exif[0x0112] = 6
+    image.save(tmp_path / "phone.jpg", exif=exif)
+    with pytest.raises(
+        InputError, match="label.png: the image .*phone.jpg was turned upright .*orientation 6; the label"
+    ):
+        read_pair(pair, {"label": ANY})
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.jpg")
+    with pytest.raises(InputError, match="label.png: the label is 8×4 pixels"):
+        read_pair(pair, {"label": ANY})
+
+
 def test_pair_of_two_sizes_is_refused(tmp_path):
     Image.new("RGB", (8, 4)).save(tmp_path / "image.png")
     Image.new("L", (4, 4)).save(tmp_path / "label.png")

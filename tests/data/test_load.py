@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from transformers import HfArgumentParser
 
-from scl_hf.data import AugmentationArguments, DataArguments, load_data, load_evaluation
+from scl_hf.data import AugmentationArguments, DataArguments, InputImage, load_data, load_evaluation
 from scl_hf.data.augmentation import Augmentation
 from scl_hf.data.crops import Crops
 from scl_hf.data.images import read_image
@@ -74,6 +74,25 @@ def test_folder(folder):
     assert row["id"] == "train04" and row["image"]["bytes"] is None
     image, label = read_pair(row, data.labeled.features)
     assert image.shape == (4, 6, 3) and label[0, 0] == 255 and (label.flat[1:] == 1).all()
+
+
+def test_16_bit_images(folder, tmp_path, caplog):
+    for path in [*folder.glob("*/images/*.jpg"), tmp_path / "pool/a.tif"]:
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((4, 6), len(path.name) * 100, np.uint16)).save(path.with_suffix(".tif"))
+        path.unlink() if path.suffix == ".jpg" else None
+    pool = [str(tmp_path / "pool")]
+    open_folder(folder, unlabeled_dirs=pool, allow_shared_images=True)
+    assert caplog.text.count("images are of 16 bits, but the values seen in 6 of them are 1100 to 1100") == 2
+    caplog.clear()
+    data = open_folder(folder, unlabeled_dirs=pool, value_range=[0, 2200], allow_shared_images=True)
+    assert "16 bits" not in caplog.text
+    for dataset in (data.labeled, data.unlabeled, data.evaluation):
+        assert dataset.features["image"] == InputImage(decode=False, value_range=[0, 2200])
+    assert read_pair(data.labeled[0], data.labeled.features)[0].max() == 128
+    Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "pool/a.tif")
+    with pytest.raises(InputError, match="a.tif: holds floating-point values"):
+        open_folder(folder, unlabeled_dirs=pool, allow_shared_images=True)
 
 
 def test_labeled_images_can_be_kept_out_of_the_pool(folder):
@@ -336,6 +355,8 @@ def test_evaluation_needs_its_own_split_alone(folder):
             {"image_column": "mask", "label_column": "mask"},
             "label_column: must be another column than image_column, got 'mask'",
         ),
+        ({"value_range": [9, 1]}, r"value_range: must be two numbers, .*, got \[9, 1\]"),
+        ({"bands": [0, 1]}, "bands: must be three numbers"),
         ({"train_splits": []}, "train_splits: must be at least one split"),
         ({"dataset": "folder", "use_coarse_labels": True}, "use_coarse_labels: only Cityscapes"),
         ({"dataset": "folder", "dataset_config": "v2.0"}, "dataset_config: folder has no configurations"),

@@ -2,19 +2,22 @@ import dataclasses
 import json
 import logging
 
+import datasets
 import pytest
 from accelerate import PartialState
 from conftest import tiny_model
 
-from scl_hf.data import DataArguments
+from scl_hf.data import DataArguments, InputImage
 from scl_hf.errors import InputError
 from scl_hf.evaluation.checkpoints import (
     TRAINING_DATA,
     ScoringArguments,
+    check_input,
     load_for_data,
     score_settings,
 )
 from scl_hf.evaluation.scoring import EvaluationArguments, make_accelerator, read_record
+from scl_hf.pretrained import Checkpoint
 
 NAMES = {0: "traffic light", 1: "sky", 2: "road"}
 
@@ -48,6 +51,15 @@ def test_class_names_that_differ_are_warned_of(tmp_path, caplog):
 def test_other_classes_are_refused(tmp_path, labels, message):
     with pytest.raises(InputError, match=f"^checkpoint .*model: .*{message}"):
         load_for_data(save(tmp_path / "model", *labels), ScoringArguments(), NAMES)
+
+
+def test_data_that_is_read_in_another_way_is_refused():
+    image = InputImage(decode=False, value_range=[0, 4095])
+    check_input(Checkpoint("model", None, input=image), image)
+    check_input(Checkpoint("model", None), image)  # of others, which record nothing
+    for other in (datasets.Image(decode=False), InputImage(decode=False, value_range=[0, 4000])):
+        with pytest.raises(InputError, match=r"^checkpoint model: was trained with value_range: \[0, 4095\]; write"):
+            check_input(Checkpoint("model", None, input=image), other)
 
 
 def test_student_and_ema_of_a_training_checkpoint(tmp_path):

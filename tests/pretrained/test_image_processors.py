@@ -20,13 +20,13 @@ from transformers import (
 )
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from scl_hf.data import LabelImage
+from scl_hf.data import InputImage, LabelImage
 from scl_hf.data.augmentation import Augmentation, AugmentationArguments
 from scl_hf.data.crops import EvaluationImages
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import Sample
 from scl_hf.errors import InputError
-from scl_hf.image_processors import load_processor, normalization_of, own_size
+from scl_hf.image_processors import load_processor, normalization_of, open_processor, own_size, record_input
 from scl_hf.pretrained import ModelArguments, load_checkpoint, load_model
 
 HEIGHT, WIDTH = 48, 72
@@ -177,6 +177,15 @@ def test_own_size_leaves_labels_as_they_are_and_the_processor_too(image_file):
     label = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 256
     batch = own(Image.fromarray(image_file[1]), segmentation_maps=label.astype(np.uint8), return_tensors="np")
     np.testing.assert_array_equal(batch["labels"][0], label)
+
+
+def test_how_images_are_read_is_recorded_where_a_feature_says_it(tmp_path):
+    feature = InputImage(decode=False, value_range=[0, 4095])
+    for image, expected in ((feature, feature), (ImageFeature(), None)):  # the second run starts from the first
+        processor = load_processor(str(tmp_path) if expected is None else None)
+        record_input(processor, image)
+        processor.save_pretrained(tmp_path)
+        assert InputImage.of(open_processor("model", str(tmp_path), False)[0]) == expected
 
 
 def test_own_size_takes_none_for_no_as_the_processor_does(tmp_path):

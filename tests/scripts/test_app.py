@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,12 +17,14 @@ from conftest import load_script, tiny_model
 from gradio_client import Client, handle_file
 from mini_hub import mini_hub
 from PIL import Image
+from transformers import SegformerImageProcessorPil
 
 from scl_hf.errors import InputError
 from scl_hf.prediction import page as page_module
 from scl_hf.prediction.page import launch, load_models, make_page
 from scl_hf.prediction.space import NEEDED
 from scl_hf.prediction.views import enlarged, read_upload
+from scl_hf.pretrained import Checkpoint
 from scl_hf.visualization.panels import WRONG, overlay
 
 ROOT = Path(__file__).parents[2]
@@ -134,11 +137,14 @@ def test_one_model_and_no_examples(models):
 
 def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
     one, two, beach = (checkpoints / name for name in ("one", "two", "beach"))
+    ranged = shutil.copytree(one, tmp_path / "ranged")
+    SegformerImageProcessorPil(value_range=[0, 4095]).save_pretrained(ranged)
     (tmp_path / "text.png").write_text("no image")
     for arguments, message in (
         ([], "one checkpoint or two come first"),
         ([one, two, one], "one checkpoint or two come first"),
         ([one, beach], r"beach: its classes \(sea, sand\) are not those of .*one \(grass"),
+        ([one, ranged], "ranged: its value_range or bands are not those of .*one"),
         ([tmp_path / "none"], "none: no such folder"),
         ([one, "--examples", tmp_path / "c.png"], "c.png: no such file"),
         ([one, "--examples", tmp_path / "text.png"], "text.png cannot be read as an image"),
@@ -174,7 +180,7 @@ print(scl_hf.__file__, model.name, len(app.EXAMPLES), len(model.id2label))
 
 def test_the_files_of_a_space_run_by_themselves(app, checkpoints, tmp_path, monkeypatch, capsys):
     space = tmp_path / "space"
-    monkeypatch.setattr(page_module, "load_models", lambda names, trust_remote_code: [])
+    monkeypatch.setattr(page_module, "load_models", lambda names, trust_remote_code: [Checkpoint("me", None)])
     app("me/toy_dataset@v1", "--space", space)
     assert capsys.readouterr().out == f"{space}: to push it, hf upload USER/NAME {space} --repo-type space\n"
     _, metadata, text = (space / "README.md").read_text().split("---\n")

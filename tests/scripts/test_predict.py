@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import load_script, tiny_model
+from conftest import build_trainer, load_script, tiny_model
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -24,6 +25,8 @@ from transformers import (
     pipeline,
 )
 
+from scl_hf.data import DataArguments, load_data
+from scl_hf.data.labels import read_pair
 from scl_hf.data.sources.cityscapes import ID2LABEL, PALETTE
 from scl_hf.errors import InputError
 from scl_hf.prediction.inputs import Video
@@ -105,6 +108,39 @@ def test_the_label_map_of_pipeline_and_of_post_processing(predict, images, check
         np.testing.assert_allclose(probs.astype(np.float32).sum(0), 1, atol=0.01)
         kinds |= set(np.unique(label))
     assert len(kinds) > 1  # a map of one class would be equal to much
+
+
+def test_16_bit_images_are_read_as_in_training(predict, own_folder, tmp_path):
+    def data_of(*value_range):
+        fields = {
+            "dataset": "folder",
+            "data_dir": str(own_folder),
+            "unlabeled_dirs": [str(own_folder / "train/images")],
+        }
+        return load_data(DataArguments(**fields, value_range=list(value_range)))
+
+    eight, run = tmp_path / "frame0.png", tmp_path / "run"
+    shutil.copy(own_folder / "validation/images/frame0.png", eight)
+    expected = data_of().labeled
+    expected = [read_pair(example, expected.features)[0] for example in expected]
+    for path in own_folder.glob("*/images/*.png"):
+        values = np.rint(cv2.imread(str(path)) * (4095 / 255)).astype(np.uint16)
+        cv2.imwrite(str(path), values)
+    data = data_of(0, 4095)
+    images = data.unlabeled  # of the split and of the folder
+    read = [read_pair(example, images.features)[0] for example in images]
+    np.testing.assert_array_equal(read, expected * 2)
+    trainer = build_trainer(data, run, save_strategy="steps", save_steps=3)
+    trainer.train()
+    trainer.save_model()
+    for name, path in (("eight", eight), ("sixteen", own_folder / "validation/images/frame0.png")):
+        assert predict(run, path, "--write", "probabilities", "--overwrite", "true") == 0
+        shutil.move(tmp_path / "out", tmp_path / name)
+    eight, sixteen = (np.load(tmp_path / name / "probabilities/frame0.npy") for name in ("eight", "sixteen"))
+    np.testing.assert_array_equal(eight, sixteen)
+    for other in (data_of(0, 4000), data_of()):
+        with pytest.raises(InputError, match="other values of value_range of the labeled images"):
+            build_trainer(other, run, max_steps=4).train(resume_from_checkpoint=str(run / "checkpoint-3"))
 
 
 def test_resumes_and_redoes_what_is_missing(predict, images, tmp_path, capsys):

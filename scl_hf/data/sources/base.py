@@ -18,11 +18,11 @@ import numpy as np
 from ...errors import InputError, first_few, first_line
 from ...files import check_writable
 from ..arguments import DataArguments
-from ..images import SUFFIXES, check_files, find_images, is_image
+from ..images import InputImage, check_files, find_images, is_image
 from ..labels import LabelImage
 
 logger = logging.getLogger(__name__)
-NO_IMAGES = f"holds no images ({', '.join(sorted(SUFFIXES))})"
+NO_IMAGES = "holds no images (.jpg, .png, .tif or another suffix of those that Pillow opens)"
 
 
 class License(NamedTuple):
@@ -65,9 +65,13 @@ class Source:
     examples: Sequence[Example] = ()
     left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
+    input: InputImage | None = None  # how images are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
-        """Opens a split, its labels as [`LabelImage`]; `remedy` says what to do if there is none."""
+        """
+        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how. `remedy`
+        says what to do if there is none.
+        """
         if split not in self.splits:
             looked = f" (looked for {self.expected_at(split)})" if self.expected_at else ""
             others = f"only {first_few(self.splits, 5)}" if self.splits else "nor any other"
@@ -76,6 +80,7 @@ class Source:
                 + (remedy or "correct train_splits, unlabeled_splits or eval_split, or complete the data")
             )
         dataset = self.splits[split](require_labels)
+        dataset = dataset.cast_column("image", self.input) if self.input else dataset
         return dataset.cast_column("label", self.labels) if "label" in dataset.column_names else dataset
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ...errors import InputError, first_few
 from ..arguments import DataArguments
+from ..images import InputImage
 from . import cityscapes, folder, hf_dataset, mapillary
 from .base import Source
 
@@ -14,7 +15,9 @@ LAYOUTS = {"cityscapes": cityscapes, "mapillary": mapillary, "folder": folder}
 
 def open_source(args: DataArguments) -> Source:
     """Opens the data that a recipe names: files in one of the layouts, or else whatever `datasets` opens."""
-    return LAYOUTS.get(args.dataset, hf_dataset).open_source(args)
+    source = LAYOUTS.get(args.dataset, hf_dataset).open_source(args)
+    source.input = InputImage.of(args)
+    return source
 
 
 def find_layout(data_dir: str | os.PathLike | None, recipe: DataArguments | None = None) -> DataArguments:
