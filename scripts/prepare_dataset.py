@@ -3,11 +3,11 @@ Prepares a dataset.
 
     python scripts/prepare_dataset.py streets data/streets     # draws a synthetic toy dataset in the Cityscapes layout
     python scripts/prepare_dataset.py check data/cityscapes    # counts every file, opens it, and lists what is wrong
-    python scripts/prepare_dataset.py check MY_DATA --recipe mine.yaml
+    python scripts/prepare_dataset.py check --recipe mine.yaml    # and draws labels over images: runs/check_mine.png
     python scripts/prepare_dataset.py masks instances.json --output my_labels    # draws labels of COCO or labelme
     python scripts/prepare_dataset.py push MY_DATA my_parquet --repo user/name --license cc-by-4.0   # Parquet, the Hub
 
-`check` exits with code 1 if anything is missing or broken. Wrong input ends with one line and exit code 2.
+`check` exits with code 1 if anything is wrong, missing or broken. Wrong input ends with one line and exit code 2.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Prepares a dataset.")
     commands = parser.add_subparsers(dest="command", required=True)
     layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
-    fields = "takes label_map, ignore_index and id2label from there, for a folder of your own"
+    fields = "takes the classes and the other data fields from there, for a folder of your own"
     empty = "a folder that does not exist yet or is empty"
     terms = "Cityscapes and Mapillary Vistas forbid redistribution: all who see the private repository accepted that"
 
@@ -38,8 +38,10 @@ def main() -> int:
             streets.add_argument(f"--{name}", type=int, default=parameter.default, help="default: %(default)s")
 
     check = commands.add_parser("check", help="count all files, open them, and list what is missing or broken")
-    check.add_argument("data_dir", metavar="DATA_DIR", help=layouts)
-    check.add_argument("--recipe", metavar="RECIPE", help=f"{fields}, and unlabeled_dirs")
+    check.add_argument("data_dir", metavar="DATA_DIR", nargs="?", help=f"{layouts}; default: that of the recipe")
+    check.add_argument("--recipe", metavar="RECIPE", help=fields)
+    picture = "file of labels over images; default: runs/check_NAME.png; null: none"
+    check.add_argument("--picture", metavar="FILE", help=picture)
     check.add_argument("--num_proc", type=int, help="processes; default: one for each core")
 
     masks = commands.add_parser("masks", help="draw the objects of COCO or labelme annotations into label files")
@@ -67,8 +69,15 @@ def main() -> int:
     elif command == "push":
         print(push_data(**arguments))
     else:
+        picture = arguments.pop("picture")
         report = check_data(**arguments)
         print(report)
+        if picture != "null" and (samples := (report.labeled, report.unlabeled)) != ([], []):
+            from scl_hf.visualization.overview import plot_overview
+
+            path = picture or f"runs/check_{report.name}.png"
+            plot_overview(*samples, report.id2label, report.palette, report.shares, path)
+            print(f"Look at {path}: labels over images, and how often each class occurs.")
         return 0 if report.sound else 1
     return 0
 

@@ -1,105 +1,89 @@
 """Checks a dataset on disk: counts its files, finds those without a partner, and opens every one."""
 
+import contextlib
+import itertools
 import os
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import cv2
+import numpy as np
 from tqdm.auto import tqdm
 
-from ..errors import InputError, killed_workers
+from ..errors import InputError, did_you_mean, first_few, killed_workers
 from .arguments import DataArguments
-from .images import read_image
-from .labels import LabelImage, check_sizes, read_label
+from .check_report import LISTED, Report, Sample
+from .classes import missing_classes_problem
+from .findings import TINY, is_map_like, is_tiny, palette_of_file, palettes_differ
+from .images import IGNORE_INDEX, InputImage, describe_values, in_one_thread, read_bytes, read_image
+from .labels import MANY_VALUES, LabelImage, check_sizes, count_values, read_label
 from .sources import cityscapes, mapillary
 from .sources.base import Example, list_images
 from .sources.layouts import LAYOUTS, find_layout, open_source
 
-_LISTED = 20  # of missing files, which come in thousands when a zip is not unpacked
+_SHOWN, _CANDIDATES = 6, 40  # examples to show, and to choose those with labels from
+_SIDE = 480  # pixels of an image to show
 
 
 @dataclass
-class Report:
-    """
-    The findings of [`check_data`]; `str(report)` is for people. `counts` and `official` are by (split, city), or
-    (split, None) for the split; `missing` is by split. `notes` name nothing that needs to be repaired.
-    """
+class _Found:
+    """What there is of an example. `pixels` is kind of label -> the number of pixels of each train id, (256,)."""
 
-    title: str
-    kinds: list[str]
-    counts: dict[tuple[str, str | None], Counter] = field(default_factory=dict)
-    official: dict[tuple[str, str | None], int] = field(default_factory=dict)
-    missing: dict[str, list[str]] = field(default_factory=dict)
+    present: dict[str, int]
     broken: list[str] = field(default_factory=list)
-    differs: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def sound(self) -> bool:
-        """Returns whether nothing is missing or broken."""
-        return not (self.missing or self.broken or self.differs)
-
-    def __str__(self) -> str:
-        columns = ["images", *["official"] * bool(self.official), *self.kinds, "problems"]
-        table = [["split", *columns]]
-        for key, counts in self.counts.items():
-            numbers = {"official": self.official.get(key), **counts}
-            cells = ["–" if numbers.get(column) is None else f"{numbers[column]:,}" for column in columns]
-            table.append([key[0] if key[1] is None else f"  {key[1]}", *cells])
-        first, *others = [max(map(len, column)) for column in zip(*table)]
-        lines = [self.title, ""]
-        lines += ["  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in table]
-        for note in self.notes:
-            lines += ["", f"note: {note}"]
-        missing = []
-        for found in self.missing.values():
-            missing += found[:_LISTED]
-            if len(found) > _LISTED:
-                missing.append(f"… and {len(found) - _LISTED} more of this split")
-        sections = {"differs from the official data": self.differs, "missing": missing, "broken": self.broken}
-        for heading, problems in sections.items():
-            if problems:
-                lines += ["", f"{heading}:", *(f"  {problem}" for problem in problems)]
-        splits = [counts for (_, city), counts in self.counts.items() if city is None]
-        files = f"{sum(counts[kind] for counts in splits for kind in ('images', *self.kinds)):,} files"
-        found = {"missing": sum(map(len, self.missing.values())), "broken": len(self.broken)}
-        found["official numbers not met"] = len(self.differs)
-        problems = ", ".join(f"{count:,} {what}" for what, count in found.items() if count)
-        verdict = f"Complete and sound: {files} opened." if self.sound else f"NOT sound: {problems}; {files} found."
-        return "\n".join([*lines, "", verdict])
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    unknown: dict[str, list[int | str]] = field(default_factory=dict)  # kind of label -> values without a class
+    palettes: dict[bytes | None, str] = field(default_factory=dict)  # palette -> file
+    map_like: bool = False
+    tiny: bool = False
+    sample: Sample | None = None
 
 
 def check_data(
-    data_dir: str | os.PathLike, num_proc: int | None = None, recipe: DataArguments | None = None
+    data_dir: str | os.PathLike | None = None, num_proc: int | None = None, recipe: DataArguments | None = None
 ) -> Report:
     """
-    Opens every image and label, and counts them; finds files that are missing or cannot be read, labels of another
-    size than their image, and unknown ids.
+    Opens every image and label once, and counts them; finds files that are missing or cannot be read, labels of
+    another size than their image, unknown ids, classes that no label shows, and what is probably a mistake.
 
     Args:
-        data_dir (`str`): The folder of the data.
+        data_dir (`str`, *optional*): The folder of the data; by default that of the recipe.
         num_proc (`int`, *optional*): The number of processes; by default one for each core.
-        recipe ([`DataArguments`], *optional*): The classes and ids of a folder of your own, and `unlabeled_dirs`.
+        recipe ([`DataArguments`], *optional*): The data fields of a folder of your own.
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
-    args = find_layout(data_dir, recipe)
-    layout = LAYOUTS[args.dataset]
-    examples = layout.find_examples(args.data_dir)
-    if not examples:
-        raise InputError(f"{data_dir}: its folders hold no images; unpack the data there")
-    kinds = list(dict.fromkeys(kind for example in examples for kind in example.labels))
-    report = Report(f"{data_dir}: {layout.TITLE}", kinds)
-    configs = {kind: kind if args.dataset == "mapillary" else None for kind in kinds}
-    tables = {kind: open_source(replace(args, dataset_config=configs[kind])).labels for kind in kinds}
-    if args.dataset == "folder":
-        unlabeled = {example.split for example in examples} - {example.split for example in examples if example.labels}
-        report.notes += [f"{split} has no folder labels: its images are unlabeled" for split in sorted(unlabeled)]
-    for folder in recipe.unlabeled_dirs if recipe else ():
+    if not data_dir and recipe and recipe.dataset not in LAYOUTS:
+        raise InputError(f"dataset: {recipe.dataset} is opened by `datasets`; check opens folders of files, name one")
+    args = find_layout(data_dir or (recipe.data_dir if recipe else None), recipe)
+    source = open_source(args)
+    kinds = list(dict.fromkeys(kind for example in source.examples for kind in example.labels))
+    sources = dict.fromkeys(kinds, source)
+    if args.dataset == "mapillary":
+        sources = {kind: open_source(replace(args, dataset_config=kind)) for kind in kinds}
+    tables = {kind: each.labels for kind, each in sources.items()}
+    first = sources[kinds[0]] if kinds else source
+    title = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}"
+    report = Report(
+        args.title, args.data_dir or "", title, kinds, first.labels.id2label, first.palette, notes=list(source.notes)
+    )
+    examples = list(source.examples)
+    for folder in args.unlabeled_dirs:
         for name in list_images(folder):
             examples.append(Example(folder, name, os.path.join(folder, name), {}, frozenset({"image"})))
-    _open_all(report, examples, tables, num_proc)
+    if not examples:
+        raise InputError(f"{args.data_dir}: its folders hold no images; unpack the data there")
+    found = _open_all(examples, _candidates(examples, kinds), tables, source.input, num_proc)
+    own = args if args.dataset == "folder" else None
+    _enter_files(report, examples, found, own)
+    _enter_classes(report, examples, found, tables, own)
+    _enter_notes(report, examples, found, tables, source.input)
+    samples = [each.sample for each in found if each.sample]
+    report.labeled = _choose([sample for sample in samples if sample.label is not None])
+    report.unlabeled = [sample for sample in samples if sample.label is None]
     if args.dataset == "cityscapes":
         _compare_cityscapes(report, {example.id for example in examples})
     elif args.dataset == "mapillary":
@@ -107,47 +91,208 @@ def check_data(
     return report
 
 
+def _candidates(examples: Sequence[Example], kinds: Sequence[str]) -> set[int]:
+    """Chooses examples to show, evenly: indices of some with a label of the first kind, and of some without."""
+    shown = [i for i, each in enumerate(examples) if "image" in each.present and not each.split.startswith("test")]
+    labeled = {i for i in shown if not examples[i].present.isdisjoint(kinds[:1])}
+    plain = [i for i in shown if i not in labeled]
+    return {*_evenly(sorted(labeled), _CANDIDATES), *_evenly(plain, _SHOWN)}
+
+
+def _evenly(items: Sequence, number: int) -> list:
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).astype(int))]
+
+
 @killed_workers()
-def _open_all(report: Report, examples: list[Example], tables: dict[str, LabelImage], num_proc: int | None) -> None:
-    """Opens all files, and enters the counts and what is missing or broken into the report."""
+def _open_all(
+    examples: Sequence[Example],
+    shown: Collection[int],
+    tables: dict[str, LabelImage],
+    form: InputImage | None,
+    num_proc: int | None,
+) -> list[_Found]:
+    """Opens all files; those examples `shown` are kept."""
     processes = min(num_proc or os.cpu_count() or 1, len(examples))
-    chunk, images = min(16, -(-len(examples) // processes)), {}
+    chunk = min(16, -(-len(examples) // processes))
     with ProcessPoolExecutor(processes) as executor:
-        found = executor.map(partial(_open, tables=tables), examples, chunksize=chunk)
-        for example, (present, missing, broken) in zip(examples, tqdm(found, "Opening every file", len(examples))):
-            if example.image != images.setdefault((example.split, example.id), example.image):
-                broken.append(f"{example.image}: a second image named {example.id}; rename one of them")
-            for city in dict.fromkeys([None, example.city]):
-                counts = report.counts.setdefault((example.split, city), Counter())
-                counts.update(present, problems=len(missing) + len(broken))
-            if missing:
-                report.missing.setdefault(example.split, []).extend(missing)
-            report.broken += broken
+        keep = [index in shown for index in range(len(examples))]
+        found = executor.map(partial(_open, tables=tables, form=form), examples, keep, chunksize=chunk)
+        return list(tqdm(found, "Opening every file", len(examples)))
 
 
-def _open(example: Example, tables: dict[str, LabelImage]) -> tuple[dict[str, int], list[str], list[str]]:
-    """Returns counts of `"images"` and of each kind of label, what is missing and what is broken."""
+def _open(example: Example, keep: bool, tables: dict[str, LabelImage], form: InputImage | None) -> _Found:
     has_image = "image" in example.present
-    present, missing, broken = {"images": int(has_image)}, [], []
-    size = None
+    found = _Found({"images": int(has_image), **{kind: int(kind in example.present) for kind in example.labels}})
+    image, labels = None, {}
     if has_image and example.id not in cityscapes.BROKEN_IMAGES:  # which training leaves out
         try:
-            size = read_image(example.image).shape[1::-1]
+            image = read_image(example.image, form)
+            found.map_like = is_map_like(image)
+            found.tiny = is_tiny(image.shape[1::-1])
         except InputError as error:
-            broken.append(str(error))
+            found.broken.append(str(error))
     for kind, path in example.labels.items():
-        present[kind] = int(kind in example.present)
-        if has_image and not present[kind]:
-            missing.append(f"{example.image}: its label is missing, looked for {path}")
-        if present[kind] and not has_image:
-            missing.append(f"{path}: its image is missing, looked for {example.image}")
-        if present[kind]:
+        if kind in example.present:
+            source = path
             try:
-                label_size = read_label(path, tables[kind]).shape[::-1]
-                check_sizes({"image": example.image, "label": path}, size or label_size, label_size)
+                if not os.path.isdir(path):
+                    source = {"path": path, "bytes": read_bytes(path)[1]}
+                    found.palettes[palette_of_file(source["bytes"])] = path
+                label = labels[kind] = read_label(source, tables[kind])
+                found.pixels[kind] = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
+                if image is not None:
+                    check_sizes({"image": example.image, "label": path}, image.shape[1::-1], label.shape[::-1])
             except InputError as error:
-                broken.append(str(error))
-    return present, missing, broken
+                found.broken.append(str(error))
+                with contextlib.suppress(InputError):
+                    values = [value for value, train_id in count_values(source, tables[kind]) if train_id < 0]
+                    found.unknown[kind] = values if len(values) <= MANY_VALUES else []
+    if keep and image is not None and not found.broken:
+        label = labels.get(next(iter(tables), None))
+        label = None if label is None else _reduce(label, cv2.INTER_NEAREST)
+        found.sample = Sample(f"{example.split}/{example.id}", _reduce(image, cv2.INTER_AREA), label)
+    return found
+
+
+@in_one_thread()
+def _reduce(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+    factor = min(1, _SIDE / max(pixels.shape[:2]))
+    size = [max(1, round(factor * side)) for side in pixels.shape[1::-1]]
+    return cv2.resize(pixels, size, interpolation=interpolation)
+
+
+def _choose(samples: Sequence[Sample]) -> list[Sample]:
+    """Chooses samples that together show as many classes as possible, and others evenly."""
+    classes = [set(np.unique(sample.label)) for sample in samples]
+    chosen, seen = [], set()
+    while len(chosen) < min(_SHOWN, len(samples)):
+        best = max(range(len(samples)), key=lambda i: len(classes[i] - seen))
+        if not classes[best] - seen:
+            break
+        chosen.append(best)
+        seen |= classes[best]
+    others = [i for i in range(len(samples)) if i not in chosen]
+    return [samples[i] for i in sorted([*chosen, *_evenly(others, _SHOWN - len(chosen))])]
+
+
+def _enter_files(
+    report: Report, examples: Sequence[Example], found: Sequence[_Found], own: DataArguments | None
+) -> None:
+    """Enters counts, broken and missing files; of a folder of one's `own`, images without a label may be unlabeled."""
+    images = Counter(example.split for example in examples if "image" in example.present)
+    files, alone = {}, {split: [] for split in images}  # ids of images without a label
+    for example in examples:
+        if example.present == {"image"}:
+            alone[example.split].append(example.id)
+    evaluated = [own.eval_split] if own and own.validation_fraction is None else []
+    for example, each in zip(examples, found):
+        split, has_image = example.split, "image" in example.present
+        missing = report.missing.setdefault(split, [])
+        before = len(missing) + len(report.broken)
+        report.broken += each.broken
+        if example.image != files.setdefault((split, example.id), example.image):
+            report.broken.append(f"{example.image}: a second image named {example.id}; rename one of them")
+        complete = not own or split in evaluated and len(alone[split]) < images[split]
+        for kind in report.kinds if own else example.labels:
+            path = example.labels.get(kind)
+            if has_image and kind not in example.present and complete:
+                missing.append(f"{example.image}: its label is missing" + f", looked for {path}" * (path is not None))
+            elif not has_image and kind in example.present:
+                hint = did_you_mean(example.id, alone.get(split, ())) if len(missing) < LISTED else ""
+                looked = f", looked for {example.image}"
+                missing.append(f"{path}: its image is missing{f'.{hint}' if hint else looked}")
+        for city in dict.fromkeys([None, example.city]):
+            counts = report.counts.setdefault((split, city), Counter())
+            counts.update(each.present, problems=len(missing) + len(report.broken) - before)
+    report.missing = {split: missing for split, missing in report.missing.items() if missing}
+    if not own:
+        return
+    if all(len(alone[split]) == number for split, number in images.items()):
+        report.problems.append("no image has a label; name the folders in a recipe, train_images and train_labels")
+        return
+    for split in dict.fromkeys([*own.train_splits, *evaluated, *images]):
+        number, unlabeled = images[split], len(alone.get(split, ()))
+        if not number and split in own.train_splits:
+            report.problems.append(f"{split}: there is no such split; correct train_splits, or name train_images")
+        elif not number:
+            remedy = "validation_fraction: 0.2 holds images of train out, eval_strategy: no trains without"
+            report.notes.append(f"{split}: there is no such split to evaluate on; in a recipe {remedy}")
+        elif unlabeled == number and split in (*own.train_splits, *evaluated):
+            report.problems.append(f"{split}: none of its {number:,} images has a label")
+        elif unlabeled and split not in (*evaluated, *own.unlabeled_dirs):
+            report.notes.append(f"{split}: {unlabeled:,} of {number:,} images without a label, so unlabeled")
+
+
+def _enter_classes(
+    report: Report,
+    examples: Sequence[Example],
+    found: Sequence[_Found],
+    tables: Mapping[str, LabelImage],
+    own: DataArguments | None,
+) -> None:
+    """Enters the shares of classes, and those that no label shows, which is wrong in data of one's `own`."""
+    for kind, labels in tables.items():
+        values = [each.unknown[kind] for each in found if kind in each.unknown]
+        unknown = Counter(itertools.chain(*values))
+        if len(unknown) > min(5, max(map(len, values), default=5)):  # more than the first problem names
+            listed = first_few((f"{value} ({count:,})" for value, count in unknown.most_common()), LISTED)
+            report.problems.append(f"values without a class, and how many labels hold them: {listed}")
+        totals = {}  # of each split: (2, 256), of pixels and of labels that show them
+        for example, each in zip(examples, found):
+            if kind in each.pixels:
+                total = totals.setdefault(example.split, np.zeros((2, IGNORE_INDEX + 1), np.int64))
+                total += each.pixels[kind], each.pixels[kind] > 0
+        totals = {split: total for split, total in totals.items() if own or total[0, :IGNORE_INDEX].any()}
+        if not totals:
+            continue
+        total = sum(totals.values())
+        if kind == report.kinds[0]:
+            num_labels = sum(kind in each.pixels and example.split in totals for example, each in zip(examples, found))
+            report.shares = total / [[total[0].sum()], [num_labels]]
+        if any(each.broken for each in found):  # what cannot be read may show more
+            continue
+        paths = (example.labels[kind] for example in examples if kind in example.present)
+        if own and (problem := missing_classes_problem(labels, np.flatnonzero(total[1]), paths)):
+            report.problems.append(problem)
+        for split, (_, images) in totals.items() if kind == report.kinds[0] else ():
+            if absent := [name for i, name in labels.id2label.items() if not images[i] and (total[1, i] or not own)]:
+                report.notes.append(f"{split}: no label shows {first_few(absent, 5)}")
+
+
+def _enter_notes(
+    report: Report,
+    examples: Sequence[Example],
+    found: Sequence[_Found],
+    tables: Mapping[str, LabelImage],
+    form: InputImage | None,
+) -> None:
+    """Enters what is unusual, and may be right."""
+    if tiny := [example.image for example, each in zip(examples, found) if each.tiny]:
+        report.problems.append(f"{_such_as(tiny)}: smaller than {TINY} pixels; remove it")
+    if map_like := [example.image for example, each in zip(examples, found) if each.map_like]:
+        report.notes.append(f"{_such_as(map_like)}: few colors in flat areas, as in a label; is it an image?")
+    names = {}  # of files -> names of the images
+    for example in examples:
+        if "image" in example.present:
+            names.setdefault(os.path.basename(example.image), []).append(f"{example.split}/{example.id}")
+    if twice := [of for of in names.values() if len(of) > 1]:
+        what = "name occurs" if len(twice) == 1 else "names occur"
+        pair = " and ".join(twice[0][:2])
+        report.notes.append(f"{len(twice):,} {what} in several folders, such as {pair}, taken for different images")
+    palettes = dict(item for each in found for item in each.palettes.items() if item[0])
+    if palettes_differ({*palettes}) and not any(labels.colors for labels in tables.values()):
+        files = first_few(palettes.values(), 2)
+        report.notes.append(f"palettes of label files differ, as in {files}: their indices count, not their colors")
+    for part, labeled in (("labeled", True), ("unlabeled", False)):
+        opened = (example for example, each in zip(examples, found) if bool(each.pixels) == labeled)
+        paths = [example.image for example in opened if "image" in example.present]
+        with contextlib.suppress(InputError):  # it is named as broken
+            if note := describe_values(_evenly(paths, 8), form):
+                report.notes.append(f"{part} {note}")
+
+
+def _such_as(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{len(files):,} images, such as {files[0]}"
 
 
 def _compare_cityscapes(report: Report, ids: set[str]) -> None:

@@ -6,17 +6,19 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import ImageColor
 
-from ..errors import InputError, first_line
-from .images import IGNORE_INDEX
-from .labels import NUM_IDS, LabelImage, check_count
+from ..errors import InputError, first_few, first_line
+from .images import IGNORE_INDEX, Source
+from .labels import NUM_IDS, LabelImage, check_count, count_values
 
+_MOST_LABELS = 20  # to look at for what their values may mean
+_MOST_NAMES = 8  # in a line to write
 _FORM = 'write it as {sky: 0, road: [1, 2], car: 3-9, tree: "#00ff00"}'
 _LARGEST_ID = 2**31 - 1
 
@@ -163,3 +165,57 @@ def read_label_map(value: dict | str) -> dict[int, int]:
     if unknown := sorted(ids.keys() - range(NUM_IDS)):
         raise InputError(f"label_map: no label file can hold the id {unknown[0]}, only 0 to {NUM_IDS - 1}; correct it")
     return ids
+
+
+def fields_of(labels: LabelImage) -> dict[str, Any]:
+    """Returns the fields of a recipe that say what a feature says: `classes` and, if values are ignored, `ignore`."""
+    values = {train_id: [] for train_id in (*labels.id2label, IGNORE_INDEX)}
+    for key, train_id in labels.train_ids.items():
+        values[train_id].append(key)
+    ignored = values.pop(IGNORE_INDEX)
+    forms = (each[0] if len(each) == 1 else _no_color(each) for each in values.values())
+    return {"classes": dict(zip(labels.names, forms))} | ({"ignore": _no_color(ignored)} if ignored else {})
+
+
+def _no_color(ids: list[int | str]) -> list[int | str]:
+    """Returns ids in a form that is no color either, as three numbers would be."""
+    return [*ids[:2], f"{ids[2]}-{ids[2]}"] if len(ids) == 3 and isinstance(ids[2], int) else ids
+
+
+def missing_classes_problem(labels: LabelImage, shown: Collection[int], sources: Iterable[Source]) -> str | None:
+    """Says which classes are not among those `shown` by labels, and what to write by the values in some `sources`."""
+    missing = [name for i, name in labels.id2label.items() if i not in shown]
+    if not missing:
+        return None
+    found = Counter()
+    for source in itertools.islice(sources, _MOST_LABELS):
+        with contextlib.suppress(InputError):  # it is named elsewhere
+            found.update(count_values(source, labels))
+    fields = {"ignore": [], **fields_of(labels)}
+    classes, ignored = fields["classes"], [value for value, train_id in found if train_id == IGNORE_INDEX]
+    held = [f"{n / found.total():.0%} are {v}{' (ignored)' * (v in ignored)}" for (v, _), n in found.most_common()]
+    absent = {name: value for name, value in classes.items() if name in missing}
+    remedies = []
+    if len(missing) == len(ignored) == 1 and ignored[0] in fields["ignore"]:
+        rest = _no_color([value for value in fields["ignore"] if value != ignored[0]])
+        line = _recipe_line(classes | {missing[0]: ignored[0]}, rest)
+        remedies.append(f"if {ignored[0]} is {missing[0]}, write {line} in place of label_map and ignore_index")
+    if len(classes) - len(missing) > 1:
+        line = _recipe_line({name: value for name, value in classes.items() if name not in missing}, fields["ignore"])
+        remedies.append(f"leave out what is not there, {line}")
+    return (
+        f"no label shows {{{_flow(absent)}}}; of the pixels {first_few(held, 6)}; "
+        f"{', or '.join([*remedies, 'correct the labels'])}"
+    )
+
+
+def _recipe_line(classes: Mapping[str, Any], ignored: list[int | str]) -> str:
+    """Returns `classes`, the first few, and what is ignored as they stand in a recipe."""
+    return f"classes: {{{_flow(classes)}}}" + f", ignore: {ignored}" * bool(ignored)
+
+
+def _flow(items: Mapping[str, Any]) -> str:
+    """Returns the first few items of a mapping as YAML has them."""
+    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
+    written = yaml.safe_dump(dict(itertools.islice(items.items(), _MOST_NAMES)), **options).strip()[1:-1]
+    return written + ", …" * (len(items) > _MOST_NAMES)

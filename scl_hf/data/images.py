@@ -119,12 +119,14 @@ def find_images(folder: str | os.PathLike, suffixes: Collection[str] | None = No
 
 
 def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
-    """Returns the sizes in bytes of files, which must exist and not be empty; none is opened."""
+    """Returns the sizes in bytes of files and folders of masks, which must exist and not be empty; none is opened."""
     sizes, bad = [], []
     for path in paths:
         try:
             status = os.stat(path)
             sizes.append(status.st_size)
+            if stat.S_ISDIR(status.st_mode) and find_images(path):
+                continue
             if not stat.S_ISREG(status.st_mode) or not status.st_size:
                 bad.append(f"{path} ({'empty' if stat.S_ISREG(status.st_mode) else 'no file'})")
         except OSError:

@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
@@ -231,6 +232,18 @@ def _by_runs(values: np.ndarray, look_up: Callable[[np.ndarray], np.ndarray]) ->
     flat = values.ravel()
     starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
     return np.repeat(look_up(flat[starts]), np.diff(starts, append=flat.size)).reshape(values.shape)
+
+
+def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str, int]]:
+    """Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one."""
+    values, train_ids = _look_up(*label_bytes(source), labels)
+    found, first, counts = np.unique(values, return_index=True, return_counts=True)
+    if values.dtype == np.uint32:  # colors, where a gray without a class is an id
+        grays = (found % 0x010101 == 0) & ~np.isin(found, list(labels.colors))
+        written = [int(value) & 255 if gray else f"#{value:06x}" for value, gray in zip(found, grays)]
+    else:
+        written = [int(value) for value in found]
+    return Counter(dict(zip(zip(written, train_ids.ravel()[first].tolist()), counts.tolist())))
 
 
 def _byte_table(image: Image.Image, labels: LabelImage) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from datasets.arrow_writer import get_parquet_column_options
@@ -23,8 +24,9 @@ from ..files import check_writable, write_json
 from ..hub import check_token, quiet_hub, reason_of
 from .arguments import DataArguments
 from .check import check_data
+from .classes import fields_of
 from .columns import stored_files
-from .labels import LabelImage
+from .labels import LabelImage, label_bytes
 from .sources.base import Source
 from .sources.layouts import find_layout, open_source
 
@@ -37,7 +39,7 @@ _CARD = """---
 # {name}
 
 Images and labels for semantic segmentation of {num_classes} classes: {splits}. The files are embedded byte by byte.
-A label image holds one id a pixel{ids}; `id2label.json` has the names of the classes.
+A label image holds one value a pixel{ids}; `id2label.json` has the names of the classes.
 
 In a recipe of scl_hf:
 
@@ -80,7 +82,8 @@ def push_data(
     output = Path(output_dir)
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
-    source = open_source(find_layout(data_dir, recipe))
+    args = find_layout(data_dir, recipe)
+    source = open_source(args)
     splits = _open_splits(source)
     if repo is not None:
         _check_repo(source, repo, private, accept_license, license)
@@ -90,7 +93,7 @@ def push_data(
     try:
         _write_parquet(splits, output / "data")
         write_json(output / "id2label.json", source.labels.id2label)
-        card = _card(source, splits, repo or output.resolve().name, license)
+        card = _card(source, args, splits, repo or output.resolve().name, license)
         (output / "README.md").write_text(card, encoding="utf-8")
     except BaseException as error:
         shutil.rmtree(output, ignore_errors=True)
@@ -141,11 +144,23 @@ def _write_parquet(splits: dict[str, datasets.Dataset], folder: Path) -> None:
                 path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
                 with pq.ParquetWriter(path, schema, use_content_defined_chunking=True, **options) as writer:
                     for batch in dataset.shard(shards, shard).with_format("arrow").iter(32):
-                        writer.write_table(embed_table_storage(batch))
+                        writer.write_table(embed_table_storage(_join(batch)))
                         progress.update(len(batch))
 
 
-def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, license: str | None) -> str:
+def _join(batch: pa.Table) -> pa.Table:
+    """Puts labels that are folders, of a mask for each instance, into a batch as PNG."""
+    labels = batch["label"].to_pylist()
+    for label, image_id in zip(labels, batch["id"].to_pylist()):
+        if label and os.path.isdir(label["path"]):
+            label |= {"bytes": label_bytes(label)[1], "path": f"{image_id}.png"}
+    position, kind = batch.schema.get_field_index("label"), batch.schema.field("label")
+    return batch.set_column(position, kind, pa.array(labels, kind.type))
+
+
+def _card(
+    source: Source, args: DataArguments, splits: dict[str, datasets.Dataset], repo: str, license: str | None
+) -> str:
     """Returns the README of the dataset, with the recipe fields that read it."""
     labeled = [split for split in splits if split in source.labeled_splits]
     train = [split for split in labeled if split == "train"] or labeled[:1]
@@ -153,9 +168,11 @@ def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, licens
     pool = [split for split in splits if split not in (*train, "train", "validation", "val", "test")]
     recipe = {"dataset": repo, "train_splits": train}
     recipe |= {"unlabeled_splits": pool} if pool else {}
-    recipe["eval_split"] = next((split for split in ("validation", "val", "test") if split in labeled), "validation")
+    evaluated = next((split for split in ("validation", "val", "test") if split in labeled), None)
+    recipe |= {"eval_split": evaluated} if evaluated else {"validation_fraction": args.validation_fraction or 0.2}
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
-    recipe |= {"label_map": dict(sorted(source.labels.train_ids.items()))} if own_ids else {}
+    recipe |= fields_of(source.labels) if own_ids else {}
+    recipe |= {name: value for name in ("value_range", "bands") if (value := getattr(args, name))}
     metadata = {"license": license, "pretty_name": repo.split("/")[-1]}
     metadata |= {"task_categories": ["image-segmentation"], "task_ids": ["semantic-segmentation"]}
     if own := source.license:
@@ -165,7 +182,7 @@ def _card(source: Source, splits: dict[str, datasets.Dataset], repo: str, licens
         name=metadata["pretty_name"],
         num_classes=len(source.labels.names),
         splits=", ".join(f"`{split}` ({len(dataset):,} images)" for split, dataset in splits.items()),
-        ids=" (`label_map` below says which is which class, 255 is ignored)" if own_ids else ", 255 is ignored",
+        ids=", as `classes` below says" if own_ids else ", 255 is ignored",
         recipe=yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=100).strip(),
         terms=_TERMS.format(owner=own.owner, link=own.link) if own else "",
     )

@@ -4,20 +4,23 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data import check
+from scl_hf.data import DataArguments, check
 from scl_hf.data.check import check_data, find_layout
+from scl_hf.data.check_report import Sample
 from scl_hf.data.sources import cityscapes, mapillary
 from scl_hf.errors import InputError
 
 CITYSCAPES = {"leftImg8bit": "leftImg8bit", "gtFine": "gtFine_labelIds", "gtCoarse": "gtCoarse_labelIds"}
 
 
-def put(path, value=7, size=(8, 4), mode="L"):
+def put(path, value=7, size=(16, 8), mode="L"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", size, value).convert(mode).save(path)
 
@@ -72,7 +75,7 @@ def test_every_damage_is_named(toy_dataset, tmp_path):
 
 
 def test_a_killed_process_is_one_line(toy_dataset, monkeypatch):
-    monkeypatch.setattr(check, "read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(check, "read_image", lambda *source: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(InputError, match="num_proc: a process that reads images was killed") as error:
         check_data(toy_dataset, num_proc=2)
     assert "\n" not in str(error.value)
@@ -102,22 +105,149 @@ def test_long_lists_of_missing_files_are_cut(tmp_path):
     for index in range(25):
         put_frame(tmp_path, "train", f"city_{index:06d}_000019", kinds=["leftImg8bit"])
     report = check_data(tmp_path, num_proc=1)
-    assert len(report.missing["train"]) == 25 and "… and 5 more of this split" in str(report)
+    assert len(report.missing["train"]) == 25 and "… and 5 more files of train" in str(report)
     assert str(report).count("its label is missing") == 20
 
 
-def test_folder_of_ones_own(tmp_path):
-    (tmp_path / "id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))
-    put(tmp_path / "train/images/a.jpg", mode="RGB")
-    put(tmp_path / "train/labels/a.png", 1)
-    put(tmp_path / "more/images/b.jpg")
-    report = check_data(tmp_path, num_proc=1)
-    assert report.sound and report.notes == ["more has no folder labels: its images are unlabeled"]
-    put(tmp_path / "train/images/a.png", mode="RGB")
-    put(tmp_path / "train/labels/c.png", 5)
-    report = check_data(tmp_path, num_proc=1)
+@pytest.fixture
+def own(tmp_path):
+    """A folder of your own: sky and road in two labels, an image without a label elsewhere."""
+    root = tmp_path / "own"
+    for split, name in (("train", "a"), ("validation", "b"), ("more", "c")):
+        put(root / split / "images" / f"{name}.jpg", mode="RGB")
+    for split, name in (("train", "a"), ("validation", "b")):
+        put_label(root / split / "labels" / f"{name}.png", (0, 1))
+    (root / "id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))
+    return root
+
+
+def put_label(path, values):
+    """Writes a label with a column for each value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.tile(np.repeat(np.uint8(values), 16 // len(values)), (8, 1))).save(path)
+
+
+def test_folder_of_ones_own(own):
+    report = check_data(own, num_proc=1)
+    assert report.sound and report.notes == ["more: 1 of 1 images without a label, so unlabeled"]
+    np.testing.assert_allclose(report.shares[:, :2], [[0.5, 0.5], [1, 1]])
+    assert [sample.name for sample in report.labeled] == ["train/a", "validation/b"]
+    assert [sample.name for sample in report.unlabeled] == ["more/c"]
+    put(own / "train/images/a.png", mode="RGB")
+    put(own / "train/labels/c.png", 5)
+    report = check_data(own, num_proc=1)
     assert "a second image named a" in report.broken[0] and "unknown class id 5" in report.broken[1]
-    assert f"{tmp_path / 'train/images/c.*'}" in report.missing["train"][0]
+    assert f"{own / 'train/images/c.*'}" in report.missing["train"][0]
+
+
+def test_each_label_is_read_once(own, monkeypatch):
+    monkeypatch.setattr(check, "ProcessPoolExecutor", ThreadPoolExecutor)
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or read_bytes(self))
+    assert check_data(own, num_proc=1).sound
+    assert read.count("b.png") == 1 and read.count("b.jpg") <= 2  # once more of a few, for the range of values
+
+
+def zero_and_255(root):
+    for path in root.glob("*/labels/*.png"):
+        put_label(path, (0, 255))
+
+
+def no_road(root):
+    for path in root.glob("*/labels/*.png"):
+        put_label(path, (0, 2))
+    (root / "id2label.json").write_text(json.dumps({"0": "sky", "1": "road", "2": "car"}))
+
+
+def rename_label(root):
+    (root / "train/labels/a.png").rename(root / "train/labels/aa.png")
+
+
+DAMAGES = [
+    (lambda root: [shutil.rmtree(path) for path in root.glob("*/labels")], "wrong:\n  no image has a label; name"),
+    (lambda root: shutil.rmtree(root / "train/labels"), "  train: none of its 1 images has a label"),
+    (lambda root: shutil.rmtree(root / "validation/labels"), "  validation: none of its 1 images has a label"),
+    (lambda root: shutil.rmtree(root / "train"), "  train: there is no such split; correct train_splits"),
+    (zero_and_255, "50% are 255 (ignored); if 255 is road, write classes: {sky: 0, road: 255} in place of label_map"),
+    (
+        no_road,
+        "no label shows {road: 1}; of the pixels 50% are 0, 50% are 2; leave out what is not there, classes: {sky",
+    ),
+    (lambda root: put(root / "more/images/d.png", size=(1, 1)), "  more/images/d.png: smaller than 8 pixels; remove"),
+    (rename_label, "missing:\n  train/labels/aa.png: its image is missing. Did you mean 'a'?"),
+    (lambda root: put(root / "validation/images/z.png"), "  validation/images/z.png: its label is missing"),
+]
+
+
+@pytest.mark.parametrize("damage, said", DAMAGES)
+def test_what_is_not_sound(own, damage, said):
+    damage(own)
+    report = check_data(own, num_proc=1)
+    assert not report.sound and said in str(report)
+
+
+def mask_among_images(root):
+    put_label(root / "more/images/m.png", (0, 200))
+
+
+def other_palette(root):
+    for number, path in enumerate(root.glob("*/labels/*.png")):
+        label = Image.open(path).convert("P")
+        label.putdata(list(Image.open(path).getdata()))
+        label.putpalette([number, 1, 2, 3, 4, 5])
+        label.save(path)
+
+
+def dark(root):
+    image = np.linspace(0, 4000, 128).reshape(8, 16).astype(np.uint16)
+    Image.fromarray(image).save(root / "more/images/c.png")
+    (root / "more/images/c.jpg").unlink()
+
+
+ODDITIES = [
+    (lambda root: put(root / "train/images/x.png"), "train: 1 of 2 images without a label, so unlabeled"),
+    (
+        lambda root: shutil.rmtree(root / "validation"),
+        "validation: there is no such split to evaluate on; in a recipe",
+    ),
+    (lambda root: put(root / "more/images/a.jpg"), "1 name occurs in several folders, such as more/a and train/a"),
+    (lambda root: put_label(root / "validation/labels/b.png", (0, 0)), "validation: no label shows road"),
+    (mask_among_images, "more/images/m.png: few colors in flat areas, as in a label; is it an image?"),
+    (other_palette, "palettes of label files differ, as in"),
+    (dark, "unlabeled images are of 16 bits, but the values seen in 1 of them are 0 to 4000"),
+]
+
+
+@pytest.mark.parametrize("change, said", ODDITIES)
+def test_what_is_said_of_sound_data(own, change, said):
+    change(own)
+    report = check_data(own, num_proc=1)
+    assert report.sound and f"note: {said}" in str(report)
+
+
+def test_equal_problems_are_joined(own):
+    for number in range(25):
+        put(own / f"train/images/{number}.png")
+        put_label(own / f"train/labels/{number}.png", (number % 2, 60 + number))
+    text = str(check_data(own, num_proc=1))
+    assert "broken:\n  25 files, such as train/labels/0.png: unknown class id 60 (64 pixels); the classes have" in text
+    assert "values without a class, and how many labels hold them: 60 (1), 61 (1), " in text
+
+
+def test_fields_of_the_recipe(own, tmp_path):
+    recipe = DataArguments(data_dir=str(own), classes={"sky": 0, "road": [1, 2]}, unlabeled_dirs=[str(tmp_path / "x")])
+    put_label(own / "train/labels/a.png", (0, 2))
+    put(tmp_path / "x/deep/y.jpg")
+    report = check_data(recipe=recipe)
+    assert report.sound and report.counts[str(tmp_path / "x"), None]["images"] == 1
+    with pytest.raises(InputError, match="dataset: user/name is opened by `datasets`; check opens folders of files"):
+        check_data(recipe=DataArguments(dataset="user/name"))
+
+
+def test_samples_show_all_classes():
+    samples = [Sample(str(i), None, np.full((2, 2), max(0, i - 30))) for i in range(35)]
+    chosen = check._choose(samples)
+    assert len(chosen) == 6 and {sample.label[0, 0] for sample in chosen} == {0, 1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("place", ["labels", "v1.2/labels"])
@@ -152,12 +282,10 @@ def test_what_is_no_dataset(tmp_path):
         check_data(tmp_path, num_proc=0)
 
 
-def test_sizes_are_compared_as_seen(tmp_path):
+def test_sizes_are_compared_as_seen(own):
     """A phone's image lies on its side in the file; its label is upright."""
-    (tmp_path / "id2label.json").write_text(json.dumps({"0": "sky"}))
-    put(tmp_path / "train/labels/a.png", 0, size=(4, 8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    (tmp_path / "train/images").mkdir()
-    Image.fromarray(np.zeros((4, 8, 3), np.uint8)).save(tmp_path / "train/images/a.jpg", exif=exif)
-    assert check_data(tmp_path, num_proc=1).sound
+    Image.open(own / "train/labels/a.png").rotate(90, expand=True).save(own / "train/labels/a.png")
+    Image.new("RGB", (16, 8)).save(own / "train/images/a.jpg", exif=exif)
+    assert check_data(own, num_proc=1).sound

@@ -127,7 +127,7 @@ def test_push(own, toy_dataset, tmp_path):
     copied = tmp_path / "copied"  # Cityscapes in the other layout is Cityscapes still
     (copied / "train/images").mkdir(parents=True)
     blank.save(copied / "train/images/ulm_000000_000019_leftImg8bit.png")
-    (copied / "id2label.json").write_text('{"0": "road"}')
+    (copied / "id2label.json").write_text('{"0": "road", "1": "sky"}')
     allowed = ["--private", "--accept_license"]
     pushes = [
         ([own, "a", "--repo", "me/own"], 2, "license: is missing"),

@@ -1,66 +1,79 @@
-"""A folder of your own: `<split>/images`, `<split>/labels` and `id2label.json`."""
+"""A folder of your own, in any layout that [`find_examples`] reads."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import datasets
 
-from ...errors import InputError
+from ...errors import InputError, did_you_mean
 from ..arguments import DataArguments
+from ..images import is_image
 from ..palette import palette_of
 from . import cityscapes
-from .base import NO_IMAGES, Example, Source, check_fields, match_files, open_examples
+from .base import Example, Source, check_fields, open_examples
+from .class_files import find_labels
+from .examples import FIELDS, find_examples
+from .tree import walk
 
 TITLE = "a folder"
-_REMEDY = "add the labels, or move images without a label to a folder of their own and name it in unlabeled_dirs"
 
 
 def is_layout(root: str | os.PathLike) -> bool:
-    """Returns whether a folder has splits with images."""
-    return bool(_split_folders(root))
-
-
-def find_examples(root: str | os.PathLike) -> list[Example]:
-    """Finds the images and labels of a folder, also those without a partner."""
-    examples = []
-    for split, folder in _split_folders(root).items():
-        labels = {"labels": (f"{folder}/labels", ".png")} if os.path.isdir(f"{folder}/labels") else {}
-        examples += match_files(split, {"image": (f"{folder}/images", ".*")} | labels)
-    return examples
-
-
-def _split_folders(root: str | os.PathLike) -> dict[str, str]:
-    return {path.parent.name: str(path.parent) for path in sorted(Path(root).glob("*/images")) if path.is_dir()}
-
-
-def _open(examples: Sequence[Example], folder: str, require_labels: bool) -> datasets.Dataset:
-    """Opens a split; without `require_labels`, all labels are None."""
-    split = os.path.basename(folder)
-    examples = [example for example in examples if example.split == split and "image" in example.present]
-    if not examples:
-        raise InputError(f"{folder}/images: {NO_IMAGES}")
-    for first, second in zip(examples, examples[1:]):
-        if first.id == second.id:
-            raise InputError(f"{second.image}: a second image named {second.id}; rename one of them")
-    return open_examples(examples, "labels" if require_labels else None, split, require_labels, _REMEDY)
+    """Returns whether a folder holds images."""
+    return any(is_image(name) for _, names in walk(os.fspath(root)) for name in names)
 
 
 def open_source(args: DataArguments) -> Source:
-    """Opens a folder, with the classes in its `id2label.json` or in the file that `id2label` names."""
+    """Opens a folder, with the classes that the recipe or a file there names."""
     check_fields(args)
-    root = os.path.abspath(args.data_dir)
-    labels = args.labels(Path(args.data_dir, "id2label.json"))
-    examples, splits = find_examples(root), _split_folders(root)
-    copied = any(cityscapes.is_official_id(example.id) for example in examples)
+    found = find_examples(args)
+    splits = {}
+    for example in found.examples:
+        splits.setdefault(example.split, []).append(example)
+    labels, origin = find_labels(args, found.others, found.examples)
+    copied = any(cityscapes.is_official_id(example.id.rpartition("/")[2]) for example in found.examples)
     return Source(
-        name=args.data_dir,
+        name=args.data_dir or "the data",
         labels=labels,
         palette=palette_of(labels.id2label),
-        splits={split: partial(_open, examples, folder) for split, folder in splits.items()},
-        labeled_splits=[split for split, folder in splits.items() if os.path.isdir(f"{folder}/labels")],
+        splits={split: partial(_open, examples, split, found.left_out) for split, examples in splits.items()},
+        labeled_splits=[split for split, examples in splits.items() if any(example.labels for example in examples)],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
-        examples=examples,
+        examples=found.examples,
+        left_out=found.left_out,
+        notes=[*found.notes, *([f"classes from {origin}"] if origin else [])],
     )
+
+
+def _open(examples: Sequence[Example], split: str, left_out: Sequence[str], require_labels: bool) -> datasets.Dataset:
+    """Opens a split, which must have an image for each label."""
+    ids = {}
+    for example in examples:
+        if "image" in example.present and ids.setdefault(example.id, example.image) != example.image:
+            raise InputError(f"{example.image}: a second image named {example.id}; rename one of them")
+    _check_partners(examples, split, left_out, require_labels)
+    return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
+
+
+def _check_partners(examples: Sequence[Example], split: str, left_out: Sequence[str], require_labels: bool) -> None:
+    """Rejects labels without an image and, with `require_labels`, a split without any label."""
+    images = [example for example in examples if "image" in example.present]
+    if alone := [example for example in examples if "image" not in example.present]:
+        near = [each.id for each in images if not each.labels] or [each.id for each in images]
+        count = f"{len(alone)} labels of split {split} have no image" if len(alone) > 1 else "1 label has no image"
+        where = f"{alone[0].labels['labels']}: its image is missing, looked for {alone[0].image}"
+        raise InputError(f"{where} ({count}); rename or remove what has none.{did_you_mean(alone[0].id, near)}")
+    if require_labels and not any(example.labels for example in images):
+        stems = {_stem_of(example.image) for example in images}
+        alike = Counter(os.path.dirname(path) for path in left_out if _stem_of(path) in stems).most_common(1)
+        folder, hint = os.path.dirname(images[0].image), FIELDS
+        if alike:
+            hint = f"train_images: {folder} and train_labels: {alike[0][0]}, if that is the folder of its labels"
+        raise InputError(f"{folder}: none of the {len(images)} images of split {split} has a label; write {hint}")
+
+
+def _stem_of(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]

@@ -2,9 +2,8 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from ..arguments import DataArguments
 from ..images import InputImage
 from . import cityscapes, folder, hf_dataset, mapillary
@@ -21,19 +20,18 @@ def open_source(args: DataArguments) -> Source:
     return source
 
 
-def find_layout(data_dir: str | os.PathLike, recipe: DataArguments | None = None) -> DataArguments:
-    """Returns the data fields of a folder by its layout; `recipe` has the classes and ids of a folder of your own."""
-    if not os.path.isdir(data_dir):
-        raise InputError(f"{data_dir}: no such folder; name the folder of the data")
+def find_layout(data_dir: str | os.PathLike | None, recipe: DataArguments | None = None) -> DataArguments:
+    """Returns the data fields of a folder, by default that of `recipe`, by its layout; `recipe` has all the others."""
     recipe = recipe or DataArguments()
-    named = bool(recipe.id2label) or Path(data_dir, "id2label.json").is_file()
-    layouts = [name for name, layout in LAYOUTS.items() if layout.is_layout(data_dir)]
-    if not layouts:
-        raise InputError(
-            f"{data_dir}: holds no dataset; looked for leftImg8bit/train (Cityscapes), training/images (Mapillary "
-            "Vistas) and <split>/images (a folder of your own); name the folder that has them"
-        )
-    layout = "folder" if named and "cityscapes" not in layouts else layouts[0]
-    if layout == "folder" and not named:
-        raise InputError(f'{data_dir}: id2label.json is missing; write it as {{"0": "sky", "1": "road", …}}')
-    return replace(recipe, dataset=layout, data_dir=str(data_dir))
+    data_dir = recipe.data_dir if data_dir is None else str(data_dir)
+    if data_dir is not None and not os.path.isdir(data_dir):
+        raise InputError(f"{data_dir}: no such folder; name the folder of the data")
+    if recipe.train_images or data_dir is None:
+        return replace(recipe, dataset="folder", data_dir=data_dir)
+    own = recipe.classes is not None or recipe.id2label or os.path.isfile(os.path.join(data_dir, "id2label.json"))
+    names = ("folder",) if recipe.dataset == "folder" else ("cityscapes", "folder") if own else LAYOUTS
+    layout = next((name for name in names if LAYOUTS[name].is_layout(data_dir)), None)
+    if layout is None:
+        there = first_few(sorted(os.listdir(data_dir)), 5) or "nothing"
+        raise InputError(f"{data_dir}: holds no images, but {there}; name the folder that has images and labels")
+    return replace(recipe, dataset=layout, data_dir=data_dir)

@@ -33,7 +33,10 @@ _SPLIT_FOLDERS = {"train": "training", "validation": "validation", "test": "test
 
 def is_layout(root: str | os.PathLike) -> bool:
     """Returns whether a folder has images in the layout of Mapillary Vistas."""
-    return any(os.path.isdir(os.path.join(root, split, "images")) for split in ("training", "testing"))
+    configs = any(os.path.isfile(os.path.join(root, name)) for names in _CONFIGS.values() for name in names)
+    versions = any(os.path.isdir(os.path.join(root, "training", version)) for version in _LABELS)
+    images = any(os.path.isdir(os.path.join(root, split, "images")) for split in ("training", "testing"))
+    return images and (configs or versions)
 
 
 def find_examples(root: str | os.PathLike, version: str | None = None) -> list[Example]:

@@ -1,0 +1,155 @@
+"""Finds the examples of a folder of your own, by fields of the recipe or by the names of folders, files and lists."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ...errors import InputError, first_few
+from ..arguments import DataArguments
+from ..images import is_image
+from .base import Example
+from .lists import find_files, find_lists, read_images
+from .matching import match, split_by_name
+from .tree import SPLIT_OF, File, Tree, file_at, read_tree
+
+FIELDS = "train_images: FOLDER and train_labels: FOLDER"
+_TEXTS = frozenset(".txt .json .xml .csv .md .html .yaml .yml .db .ini .pdf .m .py .sh".split())  # beside images
+
+
+class Found(NamedTuple):
+    """All examples of a folder, also those without a partner; files that are in none; and the paths of other files."""
+
+    examples: list[Example]
+    left_out: list[str]
+    notes: list[str]
+    others: list[str]
+
+
+def find_examples(args: DataArguments) -> Found:
+    """Finds the images and labels that a recipe names."""
+    root, train = os.path.abspath(args.data_dir or "."), args.train_splits[0]
+    named = [args.eval_split, *args.unlabeled_splits]
+    tree = read_tree(root, args.train_splits, named) if args.data_dir else Tree([], [])
+
+    # 1. Images and labels, by the fields or else by the names of folders
+    files, lists = _read_fields(args, root, tree)
+    given, taken = {file.split for file in files}, {file.path for file in files}
+    files += [file for file in tree.files if (file.split or train) not in given and file.path not in taken]
+    files = _with_roles(files, args.label_suffix)
+    images, labels = ([file for file in files if file.role == role] for role in ("image", "label"))
+    if not images:
+        there = first_few(sorted(os.listdir(root)), 5) or "nothing"
+        raise InputError(f"{args.data_dir}: holds no images, but {there}; correct data_dir, or write {FIELDS}")
+
+    # 2. The label of each image
+    found, label_of = match(images, labels, args.label_suffix), {}
+    for label, image in found.pairs.items():
+        if label_of.setdefault(image, label.path) != label.path:
+            few = f"{label_of[image]} and {label.path}"
+            raise InputError(f"{image.path}: has two labels, {few}; remove the folder of one, or write {FIELDS}")
+
+    # 3. Its split: where the folder is of none, by lists
+    loose = [image.path for image in images if image.split is None]
+    if loose and not lists:
+        own = {SPLIT_OF[name]: name for name in (*named, *args.train_splits) if name in SPLIT_OF}
+        for split, path in find_lists(tree.others).items():
+            lists[own.get(split, split)] = read_images(os.path.join(root, path), path, loose)
+    by_path, splits, left_out = {image.path: image for image in images} if lists else {}, {}, []
+    for split, entries in lists.items():
+        splits[split] = [by_path[path] for path, _ in entries]
+        label_of |= {by_path[path]: label for path, label in entries if label}
+    listed = {image for own in splits.values() for image in own}
+    for image in images:
+        split = image.split or train
+        if image not in listed and split not in lists:
+            splits.setdefault(split, []).append(image)
+        elif image not in listed:
+            left_out.append(image.path)
+
+    # 4. What has no partner, and what is in no example
+    examples, kinds = [], {False: frozenset({"image"}), True: frozenset({"image", "labels"})}
+    for split, own in sorted(splits.items()):
+        for image in own:
+            labels = {"labels": label_of[image]} if image in label_of else {}
+            examples.append(Example(split, image.folder + image.stem, image.path, labels, kinds[image in label_of]))
+    matched = {*label_of.values()} if found.alone else ()
+    for label in found.alone:
+        split, stem = label.split or train, label.stem.removesuffix(found.affix)
+        if label.path not in matched and split not in lists:
+            folder = os.path.join(root, split, "images")
+            if split in splits:
+                first = splits[split][0]
+                folder = os.path.dirname(first.path).removesuffix(first.folder.rstrip("/"))
+            image = os.path.join(folder, label.folder, f"{stem}.*")
+            examples.append(Example(split, label.folder + stem, image, {"labels": label.path}, frozenset({"labels"})))
+    left_out += [file.path for file in found.left_out] + [file.path for file in files if not file.role]
+    places = {path.rpartition("/")[0] for example in examples for path in (example.image, *example.labels.values())}
+    odd = [name for name in tree.others if os.path.splitext(name)[1].lower() not in _TEXTS]
+    left_out += [path for path in (os.path.join(root, name) for name in odd) if os.path.dirname(path) in places]
+    notes = [note for split in sorted(splits) if (note := _describe(root, split, examples, found.affix))]
+    pool = [os.path.join(os.path.abspath(folder), "") for folder in args.unlabeled_dirs]
+    left_out = [path for path in left_out if not any(map(path.startswith, pool))]
+    if left_out:
+        count = "1 file" if len(left_out) == 1 else f"{len(left_out):,} files"
+        what = "neither images nor labels" + " of a list" * bool(lists)
+        notes.append(f"left out: {count}, such as {os.path.relpath(min(left_out), root)}: {what}")
+    return Found(examples, left_out, notes, tree.others)
+
+
+def _describe(root: str, split: str, examples: Sequence[Example], affix: str) -> str | None:
+    """Says what was taken for a split, if it is not as its folders say."""
+    own = [example for example in examples if example.split == split and "image" in example.present]
+    labels = [path for example in own for path in example.labels.values()]
+    images_at, labels_at = _place(root, (example.image for example in own)), _place(root, labels)
+    if images_at == f"{split}/images" and labels_at in (f"{split}/labels", "") and not affix:
+        return None
+    text = f"{split}: {len(own):,} images of {images_at}"
+    if labels:
+        joined = ", masks of an image joined" * os.path.isdir(labels[0])
+        text += f" with {len(labels):,} labels of {labels_at}{joined}" + f", with {affix} in their names" * bool(affix)
+    return text
+
+
+def _place(root: str, paths: Iterable[str]) -> str:
+    """Returns the folder around all of these files, from `root` if it is in there."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    place = os.path.commonpath(folders) if folders else ""
+    return os.path.relpath(place, root) if place.startswith(f"{root}/") else place
+
+
+def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File], dict[str, list]]:
+    """Returns the files that the fields of the recipe name, and split -> images and labels of those that are lists."""
+    files, lists = [], {}
+    for split, name in ((args.train_splits[0], "train"), (args.eval_split, "validation")):
+        images, labels = getattr(args, f"{name}_images"), getattr(args, f"{name}_labels")
+        path = os.path.join(root, images or "")
+        if images and os.path.isfile(path) and not is_image(path):
+            known = {file.path for file in tree.files}
+            lists[split] = read_images(path, f"{name}_images", sorted(known))
+            own = [path for path, _ in lists[split] if labels or path not in known]
+            top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
+            files += [file_at(path, split, "image", os.path.relpath(path, top)) for path in own]
+        elif images:
+            files += find_files(images, root, f"{name}_images", split, "image")
+        if labels:
+            files += find_files(labels, root, f"{name}_labels", split, "label")
+    return files, lists
+
+
+def _with_roles(files: Sequence[File], suffix: str | None) -> list[File]:
+    """Tells images and labels of each split whose folders do not."""
+    groups, result = defaultdict(list), []
+    for file in files:
+        groups[file.split].append(file)
+    for group in groups.values():
+        roles = {file.role for file in group}
+        wanted = "image" if "image" in roles else ""
+        plain = [file for file in group if file.role == wanted]
+        result += [file for file in group if file.role != wanted]
+        if "label" not in roles:
+            plain = split_by_name(plain, suffix)
+        elif not wanted:
+            plain = [file._replace(role="image") for file in plain]
+        result += plain
+    return result

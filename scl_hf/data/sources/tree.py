@@ -1,0 +1,141 @@
+"""The files below a folder, and what the names of their folders say about them."""
+
+import functools
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from ..images import is_image
+
+_SPLITS = {"train": "train training tr", "validation": "val valid validation", "test": "test testing ts"}
+_ROLES = {
+    "image": "image images img imgs input inputs jpegimages rgb",
+    "label": "label labels mask masks annotation annotations ann anns annot annots gt gts groundtruth truth seg "
+    "segmentation segmentations segmentationclass semantic",
+}
+SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
+ROLE_OF = {word: role for role, words in _ROLES.items() for word in words.split()}
+# What says nothing in the name of a folder
+_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg original png raw tif tiff".split()])
+
+
+class File(NamedTuple):
+    """An image or a label. Two match if they have the same split, folder and stem."""
+
+    path: str
+    split: str | None
+    role: str | None  # "image" or "label"; "" for one whose folder is named after something else
+    folder: str  # below those that stand for split and role, with / after it
+    stem: str
+
+
+class Tree(NamedTuple):
+    """The files of a folder: all that are images or labels, and the paths within it of all others."""
+
+    files: list[File]
+    others: list[str]
+
+
+def file_at(path: str, split: str | None, role: str | None, below: str) -> File:
+    """Returns a file by its path below the folders that stand for split and role."""
+    folder, slash, name = below.rpartition("/")
+    return File(path, split, role, folder + slash, name_stem(name))
+
+
+@functools.cache
+def read_name(name: str) -> tuple[str | None, str | None, bool]:
+    """Returns the split and the role that a folder's name tells, and whether it holds words that are not known."""
+    splits, roles, unknown = set(), set(), False
+    for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+", name):
+        split, role = _split_word(word.lower())
+        splits |= {SPLIT_OF[split]} if split else set()
+        roles |= {ROLE_OF[role]} if role in ROLE_OF else set()
+        unknown |= role not in ROLE_OF and role not in _FILLERS
+    unknown |= len(splits) > 1 or "label" in roles and "rgb" in name.lower()
+    role = "label" if "label" in roles else next(iter(roles), None)  # mask_images
+    return next(iter(splits)) if len(splits) == 1 else None, role, unknown
+
+
+def _split_word(word: str) -> tuple[str, str]:
+    """Returns the words for split and role, of which one may be empty, in trainannot, train or masks."""
+    starts = [start for start in SPLIT_OF if word.startswith(start)]
+    whole = (start for start in starts if word == start or word[len(start) :] in ROLE_OF)
+    split = next(whole, "")
+    return split, word[len(split) :]
+
+
+def name_stem(name: str) -> str:
+    """Returns the name of an image without its suffix."""
+    return os.path.splitext(name)[0] if is_image(name) else name
+
+
+def walk(root: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yields the names of the folders that lead to each folder below `root`, and its sorted files; nothing hidden."""
+    seen = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if real not in seen and name[0] != "." and name != "__MACOSX")
+        if real not in seen:  # else a link leads back
+            below = os.path.relpath(parent, root)
+            yield [] if below == "." else below.split(os.sep), sorted(name for name in files if name[0] != ".")
+        seen.add(real)
+
+
+def read_tree(root: str, train_splits: Collection[str], other_splits: Collection[str] = ()) -> Tree:
+    """Finds the images and labels below a folder; one that is called like a split of the recipe is that split."""
+    named = {*train_splits, *other_splits}
+    own = {SPLIT_OF[name]: name for name in named if name in SPLIT_OF}  # val/ is validation, if not named as it is
+    found, others = [], []
+    for parts, names in walk(root):
+        images = [name for name in names if _is_suffix(name[name.rfind(".") :])]
+        if len(images) < len(names):
+            others += ["/".join([*parts, name]) for name in sorted({*names} - {*images})]
+        if images:
+            found.append((parts, images))
+    common = os.path.commonprefix([parts for parts, _ in found])
+    depth = 0  # of folders around everything
+    while depth < len(common) and common[depth] not in named and _is_wrapper(common[depth]):
+        depth += 1
+    read = [(parts, images, _read_folders(parts[depth:], named)) for parts, images in found]
+    has_train = any(own.get(split, split) in train_splits for _, _, (split, *_) in read)
+    files = []
+    for parts, images, (split, role, folders) in read:
+        if split is None and has_train:
+            if len(folders) == 1 and len(parts) > depth + 1 and folders[0] == parts[depth]:  # extra/images
+                split, folders = folders[0], []
+            else:
+                role = None
+        folder, parent, split = (
+            "".join(f"{name}/" for name in folders),
+            "/".join([root, *parts]),
+            own.get(split, split),
+        )
+        files += [File(f"{parent}/{name}", split, role, folder, name[: name.rfind(".")]) for name in images]
+    return Tree(files, others)
+
+
+@functools.cache
+def _is_suffix(suffix: str) -> bool:
+    return is_image(f"a{suffix}")
+
+
+def _is_wrapper(name: str) -> bool:
+    split, role, unknown = read_name(name)
+    return split is None and (unknown or role is None)
+
+
+def _read_folders(parts: list[str], named: Collection[str]) -> tuple[str | None, str | None, list[str]]:
+    """Returns split, role (None: left out) and the folders that stand for neither."""
+    split, role, folders = None, "", []
+    for index, name in enumerate(parts):
+        own_split, own_role, unknown = read_name(name)
+        if index == 0 and name in named:
+            split, role = name, own_role or role
+        elif unknown and own_role and not role and not (index == 0 and own_split):
+            role = None  # SegmentationClassVisualization, semantic_rgb
+        elif unknown and not (index == 0 and own_split) or not (own_split or own_role):
+            folders.append(name)
+        else:  # also stage1_train
+            split, role = own_split or split, own_role or role
+    return split, role, folders
