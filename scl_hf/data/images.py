@@ -244,6 +244,8 @@ def _read_tiff(name: str, content: bytes, tags: Mapping, form: InputImage, deep:
         raise InputError(f"{name}: has {samples} bands; {_bands_to_write(samples)}")
     if bits <= 8 and (samples < 3 or photometric == 2) and (samples in (1, 3) or has_alpha):
         return None
+    if (samples, photometric, bits) == (4, 2, 8) and 338 not in tags:  # Pillow reads all four, as OpenCV writes them
+        return None
     if samples == 1 and (bits == 32 or bits <= 16 and kind < 3):
         return None
     if (samples, photometric, planes, bits, kind, deep) == (3, 2, 1, 16, 1, False):
