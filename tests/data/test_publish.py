@@ -169,6 +169,6 @@ def test_push(own, toy_dataset, tmp_path):
 
 
 def test_split_names_that_datasets_refuses(own, tmp_path):
-    (own / "train").rename(own / "train-a")
-    with pytest.raises(InputError, match="train-a: `datasets` allows only letters"):
+    (own / "more").rename(own / "more-a")
+    with pytest.raises(InputError, match="more-a: `datasets` allows only letters"):
         push_data(own, tmp_path / "out")
