@@ -59,7 +59,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
     # DDP copies the gradients of channels-last convolutions; they are faster all the same.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     set_seed(args.seed)
-    data = load_data(data_args)
+    data = load_data(data_args, args.eval_strategy != "no")
     model = load_model(model_args, data.id2label)
 
     # 3. Training
@@ -77,10 +77,10 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
         if args.overwrite_output_dir and checkpoint is None:
             clear_output_dir(args.output_dir)
         num_unlabeled = len(data.unlabeled) if args.semi_supervised else 0
-        print(run_summary(model, args, len(data.labeled), num_unlabeled, len(data.evaluation)))
+        print(run_summary(model, args, len(data.labeled), num_unlabeled, len(data.evaluation or ())))
     with signals.deferred():  # a signal has a checkpoint saved
         result = trainer.train(resume_from_checkpoint=checkpoint)
-        metrics = result.metrics | trainer.final_metrics()
+        metrics = result.metrics | (trainer.final_metrics() if data.evaluation else {})
 
     # 4. The published model with its scores and card
     with signals.deferred():  # all of it, or nothing
@@ -103,16 +103,17 @@ def describe_run(
     model_args: ModelArguments, data_args: DataArguments, args: SemiSupervisedConfig, dry: DryRunArguments
 ) -> None:
     """Prints what the run would be; opens and checks data, model and settings as `train` does."""
-    data = load_data(data_args)
+    data = load_data(data_args, args.eval_strategy != "no")
     with torch.device("meta") if model_args.origin is None else nullcontext():  # random weights need not be drawn
         model = load_model(model_args, data.id2label)
     check_settings_of(model, args)
     normalization = normalization_of(load_processor(model_args.origin, model_args.trust_remote_code))
     images = (data.labeled, data.unlabeled, data.coarse)
     crops, sampler = training_crops(args, data.id2label, normalization, *images)
-    check_labels(labeled_dataset(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
+    if data.evaluation:
+        check_labels(labeled_dataset(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
     if is_main_process():
-        print(estimate(model, args, crops, sampler, len(data.evaluation), dry))
+        print(estimate(model, args, crops, sampler, len(data.evaluation or ()), dry))
 
 
 if __name__ == "__main__":

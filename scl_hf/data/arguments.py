@@ -19,15 +19,16 @@ class DataArguments:
 
     Args:
         dataset (`str`, *optional*, defaults to `"cityscapes"`):
-            `cityscapes` and `mapillary` in their folder layouts, `folder` for `<split>/images`, `<split>/labels` and
-            `id2label.json` in `data_dir`, or a dataset that `datasets` opens, on the Hub or in a local folder.
+            `cityscapes` and `mapillary` in their folder layouts, `folder` for images and labels in folders such as
+            `train/images` and `train/labels`, or a dataset that `datasets` opens, on the Hub or in a local folder.
         dataset_config (`str`, *optional*):
             v1.2 (by default) or v2.0 of Mapillary Vistas, or the configuration of a `datasets` dataset.
         data_dir (`str`, *optional*): The folder of the data.
         train_splits (`list[str]`, *optional*, defaults to `["train"]`): The splits with labels to train on.
         unlabeled_splits (`list[str]`, *optional*):
             Splits that join the unlabeled pool besides train_splits. By default none; for Cityscapes `train_extra`.
-        unlabeled_dirs (`list[str]`, *optional*): Folders whose images, at any depth, join the unlabeled pool.
+        unlabeled_dirs (`list[str]`, *optional*):
+            Folders, globs or zip files whose images, at any depth, join the unlabeled pool.
         eval_split (`str`, *optional*, defaults to `"validation"`): The split to evaluate on.
         image_column (`str`, *optional*, defaults to `"image"`):
             The images in a `datasets` dataset. Without a column `image`, the only other one that holds images.
@@ -35,8 +36,10 @@ class DataArguments:
             The labels in a `datasets` dataset. Without a column `label`, likewise.
         train_images (`str`, *optional*):
             The images to train on where data_dir has no layout that is found by itself: a folder, a glob or a text
-            file with one a line, from data_dir. Those without a label are unlabeled.
-        train_labels (`str`, *optional*): Their labels, a folder or a glob, matched by relative path and stem.
+            file with an image, or an image and its label, a line. Paths begin in data_dir, if it is given. Images
+            without a label are unlabeled.
+        train_labels (`str`, *optional*):
+            Their labels, a folder or a glob. They match by the path below the folder, or by what the wildcards match.
         validation_images (`str`, *optional*): The images to evaluate on, as train_images.
         validation_labels (`str`, *optional*): Their labels, as train_labels.
         label_suffix (`str`, *optional*):
@@ -69,7 +72,8 @@ class DataArguments:
             The seed of labeled_fraction and num_unlabeled. With one seed, a smaller share is part of a larger one.
         labeled_split (`str`, *optional*):
             A standard labeled subset of Cityscapes: 1/2, 1/4, 1/8, 1/16 or 1/30. Replaces labeled_fraction.
-        labeled_ids (`str`, *optional*): A text file with one labeled id a line. Replaces labeled_fraction.
+        labeled_ids (`str`, *optional*):
+            A text file with one labeled id, or file name of an image, a line. Replaces labeled_fraction.
         unlabeled_includes_labeled (`bool`, *optional*, defaults to `True`):
             Whether the unlabeled pool includes the labeled images.
         num_unlabeled (`int`, *optional*):
@@ -117,6 +121,12 @@ class DataArguments:
         check_field(self, "dataset", self.dataset, "cityscapes, mapillary, folder, or what `datasets` opens")
         check_field(self, "train_splits", self.train_splits, "at least one split, such as train")
         check_field(self, "labeled_fraction", 0 < self.labeled_fraction <= 1, "a share in (0, 1]")
+        held_out = self.validation_fraction is None or 0 < self.validation_fraction < 1
+        check_field(self, "validation_fraction", held_out, "a share in (0, 1)")
+        check_field(self, "validation_by", self.validation_by in ("image", "folder"), "image or folder")
+        for name in ("train", "validation"):
+            if getattr(self, f"{name}_labels") and not getattr(self, f"{name}_images"):
+                raise InputError(f"{name}_labels: need {name}_images, too; name the folder of the images")
         check_field(self, "num_unlabeled", self.num_unlabeled is None or self.num_unlabeled >= 0, "0 or more")
         check_field(self, "ignore_index", 0 <= self.ignore_index < NUM_IDS, f"an id, 0 to {NUM_IDS - 1}")
         check_field(self, "label_column", self.label_column != self.image_column, "another column than image_column")

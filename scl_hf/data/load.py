@@ -2,7 +2,9 @@
 
 import functools
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -10,16 +12,20 @@ import numpy as np
 from ..errors import InputError, first_few
 from ..processes import is_main_process
 from .arguments import DataArguments
-from .columns import check_labels
+from .columns import check_labels, has_image
 from .images import describe_values
 from .sources.base import License, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
-from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, read_ids
+from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, hold_out, read_ids
 
 logger = logging.getLogger(__name__)
 
 _LABELED = ["image", "label", "id"]
+_REMEDY = (
+    "write validation_fraction: 0.2 to hold out labeled images, or eval_strategy: no to train without an evaluation, "
+    "or correct eval_split"
+)
 
 
 @dataclass
@@ -30,7 +36,7 @@ class SegmentationData:
     Args:
         labeled (`datasets.Dataset`): Columns `image`, `label`, `id`.
         unlabeled (`datasets.Dataset`): Columns `image`, `id`.
-        evaluation (`datasets.Dataset`): Columns `image`, `label`, `id`.
+        evaluation (`datasets.Dataset`, *optional*): Columns `image`, `label`, `id`.
         coarse (`datasets.Dataset`, *optional*): Columns `image`, `label`, `id`; for class-uniform sampling only.
         id2label (`dict[int, str]`): Train id -> name.
         palette (`np.ndarray`): (num_classes, 3) uint8 colors.
@@ -39,56 +45,64 @@ class SegmentationData:
 
     labeled: datasets.Dataset
     unlabeled: datasets.Dataset
-    evaluation: datasets.Dataset
+    evaluation: datasets.Dataset | None
     coarse: datasets.Dataset | None
     id2label: dict[int, str]
     palette: np.ndarray
     license: License | None = None
 
 
-def load_data(args: DataArguments) -> SegmentationData:
+def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
     """
     Opens the labeled, unlabeled and evaluation images that a recipe names. No image is decoded.
 
     Args:
         args ([`DataArguments`]): The data fields of the recipe.
+        evaluate (`bool`, *optional*, defaults to `True`):
+            Whether there must be images to evaluate on. Otherwise they are opened where there are some.
     """
     source = open_source(args)
-    if is_main_process():
-        for note in source.notes:
-            logger.warning(note)
+    _log(source.notes)
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels
-    train = {split: open_split(split, True).select_columns(_LABELED) for split in args.train_splits}
-    if args.labeled_split:
-        listed = read_ids(labeled_split_file(args.labeled_split))
-        chosen = choose_listed(train, listed, f"labeled_split {args.labeled_split}")
-    elif args.labeled_ids:
-        chosen = choose_listed(train, read_ids(args.labeled_ids), args.labeled_ids)
+    train = _open_train(args, open_split)
+    candidates = {split: np.flatnonzero(train.has_label[split] & ~train.held_out[split]) for split in train.datasets}
+    if args.labeled_split or args.labeled_ids:
+        path = labeled_split_file(args.labeled_split) if args.labeled_split else args.labeled_ids
+        name = f"labeled_split {args.labeled_split}" if args.labeled_split else args.labeled_ids
+        listed = choose_listed(train.datasets, read_ids(path), name, train.has_label)
+        chosen = {split: np.intersect1d(listed[split], own) for split, own in candidates.items()}
     else:
-        chosen = choose_fraction(train, args.labeled_fraction, args.labeled_seed)
-    labeled = datasets.concatenate_datasets([dataset.select(chosen[split]) for split, dataset in train.items()])
+        few = {split: train.datasets[split].select(own) for split, own in candidates.items()}
+        found = choose_fraction(few, args.labeled_fraction, args.labeled_seed)
+        chosen = {split: own[found[split]] for split, own in candidates.items()}
+    labeled = datasets.concatenate_datasets([train.datasets[split].select(own) for split, own in chosen.items()])
+    labeled = labeled.select_columns(_LABELED)
 
     # 2. The unlabeled pool: images alone
-    pool = {}
-    for split in dict.fromkeys([*train, *(args.unlabeled_splits or source.unlabeled_splits)]):
-        images = (train[split] if split in train else open_split(split)).select_columns(["image", "id"])
-        if split in train and not args.unlabeled_includes_labeled:
-            images = images.select(np.setdiff1d(np.arange(len(images)), chosen[split]))
-        pool[split] = images
+    pool, on_top = {}, {}
+    for split in dict.fromkeys([*args.train_splits, *(args.unlabeled_splits or source.unlabeled_splits)]):
+        pool[split] = open_split(split).select_columns(["image", "id"])
+        if split in chosen:
+            left_out = train.held_out[split].copy()
+            left_out[[] if args.unlabeled_includes_labeled else chosen[split]] = True
+            kept = np.flatnonzero(~left_out)
+            pool[split] = pool[split].select(kept) if left_out.any() else pool[split]
+            on_top[split] = np.flatnonzero(np.isin(kept, chosen[split])).tolist()
     for index, path in enumerate(dict.fromkeys(args.unlabeled_dirs)):
         pool[f"unlabeled_dirs {index}"] = open_images(path).cast_column("image", labeled.features["image"])
     if args.num_unlabeled is not None:
-        on_top = chosen if args.unlabeled_includes_labeled else {}
         kept = choose_images(pool, args.num_unlabeled, args.labeled_seed, on_top)
         pool = {name: images.select(kept[name]) for name, images in pool.items()}
     unlabeled = datasets.concatenate_datasets(list(pool.values()))
 
     # 3. The images to evaluate on, none of them a labeled one
-    evaluation = open_split(args.eval_split, True).select_columns(_LABELED)
+    evaluation = None
+    if evaluate or args.validation_fraction is not None or args.eval_split in source.splits:
+        evaluation = _open_evaluation(args, open_split, train)
     coarse = _with_coarse_labels(open_split("train_extra"), args.data_dir) if args.use_coarse_labels else None
-    if not args.allow_shared_images:
+    if evaluation is not None and not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
     for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # evenly spaced ones, opened
@@ -101,7 +115,7 @@ def load_data(args: DataArguments) -> SegmentationData:
 
 def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
     """
-    Opens the evaluation split alone, as [`load_data`] does. No image is decoded.
+    Opens the images to evaluate on alone, as [`load_data`] does. No image is decoded.
 
     Args:
         args ([`DataArguments`]): The data fields of the recipe.
@@ -110,9 +124,56 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
         `tuple[datasets.Dataset, np.ndarray]`: Columns `image`, `label`, `id`, and (num_classes, 3) uint8 colors.
     """
     source = open_source(args)
-    evaluation = source.open(args.eval_split, True).select_columns(_LABELED)
-    check_labels(evaluation, f"eval_split {args.eval_split}")
+    train = _open_train(args, source.open) if args.validation_fraction is not None else None
+    evaluation = _open_evaluation(args, source.open, train)
+    check_labels(evaluation, "validation_fraction" if train else f"eval_split {args.eval_split}")
     return evaluation, source.palette
+
+
+def _log(lines: Iterable[str]) -> None:
+    if is_main_process():
+        for line in lines:
+            logger.warning(line)
+
+
+class _Train(NamedTuple):
+    """The train_splits, and which of their images (N,) have a label, and which are held out."""
+
+    datasets: dict[str, datasets.Dataset]
+    has_label: dict[str, np.ndarray]
+    held_out: dict[str, np.ndarray]
+
+
+def _open_train(args: DataArguments, open_split: Callable[..., datasets.Dataset]) -> _Train:
+    train = {split: open_split(split) for split in args.train_splits}
+    has_label, units = {}, {}
+    for split, dataset in train.items():
+        if "label" not in dataset.column_names or not has_image(dataset, "label").any():
+            open_split(split, True)  # says what is missing
+        has_label[split], units[split] = has_image(dataset, "label"), dataset["id"][:]
+        if missing := np.count_nonzero(~has_label[split]):
+            _log([f"{split}: {missing:,} of its {len(dataset):,} images have no label: they are unlabeled images"])
+        if args.validation_by == "folder":
+            in_city = "city" in dataset.column_names
+            units[split] = dataset["city"][:] if in_city else [name.rpartition("/")[0] for name in units[split]]
+    if args.validation_fraction is None:
+        return _Train(train, has_label, {split: np.zeros_like(found) for split, found in has_label.items()})
+    held_out = hold_out(units, has_label, args.validation_fraction, args.labeled_seed)
+    number = sum(np.count_nonzero(held_out[split] & found) for split, found in has_label.items())
+    total = sum(map(np.count_nonzero, has_label.values()))
+    _log([f"validation_fraction: {number:,} of {total:,} labeled images are held out to evaluate on"])
+    return _Train(train, has_label, held_out)
+
+
+def _open_evaluation(
+    args: DataArguments, open_split: Callable[..., datasets.Dataset], train: _Train | None
+) -> datasets.Dataset:
+    """Returns the images to evaluate on, which have a label: those held out, or else those of eval_split."""
+    if args.validation_fraction is None:
+        return open_split(args.eval_split, True, _REMEDY).select_columns(_LABELED)
+    held = [np.flatnonzero(train.held_out[split] & found) for split, found in train.has_label.items()]
+    parts = [dataset.select(own) for dataset, own in zip(train.datasets.values(), held)]
+    return datasets.concatenate_datasets(parts).select_columns(_LABELED)
 
 
 def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Dataset:

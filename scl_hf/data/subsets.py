@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import datasets
+import numpy as np
 
 from ..errors import InputError, first_few
 from .columns import stored_files
 from .images import check_files, read_bytes
+from .sources.lists import Names, read_list
 
 
 def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed: int) -> dict[str, list[int]]:
@@ -38,30 +41,68 @@ def choose_images(
     return {part: sorted(index for other, index in chosen if other == part) for part in parts}
 
 
-def choose_listed(labeled: dict[str, datasets.Dataset], listed: set[str], source: str) -> dict[str, list[int]]:
-    """Chooses the listed ids: split -> sorted indices. `source` names the list in messages."""
-    ids = {split: dataset["id"][:] for split, dataset in labeled.items()}
-    unknown = sorted(listed.difference(*ids.values()))
+def choose_listed(
+    train: dict[str, datasets.Dataset], listed: set[str], source: str, labeled: Mapping[str, np.ndarray] | None = None
+) -> dict[str, list[int]]:
+    """
+    Chooses the listed images, by ids or file names: split -> sorted indices. `source` names the list in messages, and
+    `labeled` says which images (N,) of a split have a label, by default all.
+    """
+    places = [(split, index) for split, dataset in train.items() for index in range(len(dataset))]
+    ids = [image_id for dataset in train.values() for image_id in dataset["id"][:]]
+    by_id, chosen, unknown = defaultdict(list), set(), listed.difference(ids)
+    for position, image_id in enumerate(ids):
+        by_id[image_id].append(position)
+    if unknown and all("image" in dataset.column_names for dataset in train.values()):
+        paths = [path for dataset in train.values() for path in stored_files(dataset, "image")[0]]
+        names = Names([path or image_id for path, image_id in zip(paths, ids)])
+        by_id |= {name: names.find_line(name)[0] for name in unknown}
+        unknown = {name for name in unknown if not by_id[name]}
     if unknown:
         raise InputError(
-            f"{source}: {len(unknown)} of {len(listed)} ids are not in the data ({', '.join(labeled)}): "
-            f"{first_few(unknown, 5)}; complete the data, or write ids like {next(iter(ids.values()))[0]}"
+            f"{source}: {len(unknown)} of {len(listed)} ids are not in the data ({', '.join(train)}): "
+            f"{first_few(sorted(unknown), 5)}; complete the data, or write ids like {ids[0]}"
         )
-    return {split: [index for index, image_id in enumerate(ids[split]) if image_id in listed] for split in labeled}
+    for name in listed:
+        if len({ids[position] for position in by_id[name]}) > 1:
+            few = first_few(ids[position] for position in by_id[name])
+            raise InputError(f"{source}: {name} may be {few}; write it with its folder")
+        chosen |= {places[position] for position in by_id[name]}
+    bare = [place for place in sorted(chosen) if labeled is not None and not labeled[place[0]][place[1]]]
+    if bare:
+        few = first_few(train[split]["id"][index] for split, index in bare)
+        raise InputError(f"{source}: {len(bare)} of {len(listed)} are images without a label: {few}; take them out")
+    return {split: sorted(index for other, index in chosen if other == split) for split in train}
+
+
+def hold_out(
+    units: Mapping[str, Sequence[str]], labeled: Mapping[str, np.ndarray], fraction: float, seed: int
+) -> dict[str, np.ndarray]:
+    """
+    Chooses units, such as folders, at random until they have a share of all labeled images, at least one of them: part
+    -> whether each image (N,) is of one. `units` are those of the images of a part.
+    """
+    counts = Counter(
+        (part, unit) for part, names in units.items() for unit, has_label in zip(names, labeled[part]) if has_label
+    )
+    if len(counts) < 2:
+        raise InputError(
+            f"validation_fraction: all {counts.total()} labeled images are of one folder, or one image; write "
+            "validation_by: image, or give more labels"
+        )
+    ranked = sorted(counts, key=lambda each: hashlib.sha256(f"{seed}/{each[0]}/{each[1]}".encode()).digest())
+    chosen, number = set(), 0
+    for each in ranked[:-1]:
+        if number >= max(1, round(fraction * counts.total())):
+            break
+        chosen.add(each)
+        number += counts[each]
+    return {part: np.array([(part, unit) in chosen for unit in names], bool) for part, names in units.items()}
 
 
 def read_ids(path: str | os.PathLike) -> set[str]:
     """Reads the ids in a text file, one a line."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):  # reading a named pipe would wait for ever
-            raise OSError(0, "it is no file")
-        listed = {line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InputError(f"labeled_ids: cannot open {path} ({reason}); name a file with one id a line") from error
-    if not listed:
-        raise InputError(f"{path}: holds no ids; write the id of one labeled image a line")
-    return listed
+    return {*read_list(path, "labeled_ids", "id")}
 
 
 def find_shared_images(dataset: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:

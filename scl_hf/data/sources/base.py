@@ -1,18 +1,27 @@
 """The parts of every source: examples on disk, and `Source`, the form in which all datasets are opened."""
 
+import contextlib
+import glob
+import hashlib
+import logging
 import os
+import tempfile
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_few, first_line
+from ...files import check_writable
 from ..arguments import DataArguments
 from ..images import InputImage, check_files, find_images, is_image
 from ..labels import LabelImage
 
+logger = logging.getLogger(__name__)
 NO_IMAGES = "holds no images (.jpg, .png, .tif or another suffix of those that Pillow opens)"
 
 
@@ -58,14 +67,17 @@ class Source:
     notes: Sequence[str] = ()
     input: InputImage | None = None  # how images are read, where a field says it
 
-    def open(self, split: str, require_labels: bool = False) -> datasets.Dataset:
-        """Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how."""
+    def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
+        """
+        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how; `remedy`
+        says what to do if there is none.
+        """
         if split not in self.splits:
             looked = f" (looked for {self.expected_at(split)})" if self.expected_at else ""
-            others = f"only {', '.join(self.splits)}" if self.splits else "nor any other"
+            others = f"only {first_few(self.splits, 5)}" if self.splits else "nor any other"
             raise InputError(
                 f"{self.name}: no split {split}{looked}, {others}; "
-                "correct train_splits, unlabeled_splits or eval_split, or complete the data"
+                + (remedy or "correct train_splits, unlabeled_splits or eval_split, or complete the data")
             )
         dataset = self.splits[split](require_labels)
         dataset = dataset.cast_column("image", self.input) if self.input else dataset
@@ -147,19 +159,56 @@ def open_examples(
     return _open_paths({"image": columns.pop("image"), "label": labels} | columns)
 
 
-def open_images(folder: str | os.PathLike) -> datasets.Dataset:
-    """Opens all images in one of `unlabeled_dirs`: columns `image` and `id`, the path within the folder."""
-    names = list_images(folder)
-    return _open_paths({"image": [os.path.abspath(os.path.join(folder, name)) for name in names], "id": names})
+def open_images(path: str | os.PathLike) -> datasets.Dataset:
+    """Opens all images of one of `unlabeled_dirs`: columns `image` and `id`, the path within it."""
+    names = list_images(path)
+    images = [os.path.abspath(os.path.join(path, name)) for name in names]
+    if os.path.isabs(names[0]):
+        top = os.path.commonpath([os.path.dirname(name) for name in names])
+        names = [os.path.relpath(name, top) for name in names]
+    return _open_paths({"image": images, "id": names})
 
 
-def list_images(folder: str | os.PathLike) -> list[str]:
-    """Returns the paths within one of `unlabeled_dirs` of its images, at least one."""
-    if not os.path.isdir(folder):
-        raise InputError(f"unlabeled_dirs: there is no folder {folder}; correct the path")
-    if not (names := find_images(folder)):
-        raise InputError(f"unlabeled_dirs: {folder} {NO_IMAGES}; correct the path")
+def list_images(path: str | os.PathLike) -> list[str]:
+    """Returns the paths of the images, at least one, in one of `unlabeled_dirs`; absolute ones of a glob or a zip."""
+    if os.path.isdir(path):
+        names = find_images(path)
+    elif os.path.isfile(path) and str(path).lower().endswith(".zip"):
+        folder = _unzip(path)
+        names = [os.path.join(folder, name) for name in find_images(folder)]
+    elif found := sorted(glob.glob(str(path), recursive=True)):
+        inside = {name: find_images(name) if os.path.isdir(name) else [""] * is_image(name) for name in found}
+        names = [
+            os.path.abspath(os.path.join(name, *filter(None, [each]))) for name in inside for each in inside[name]
+        ]
+        names = list(dict.fromkeys(names))
+    else:
+        raise InputError(f"unlabeled_dirs: there is no folder {path}; correct the path")
+    if not names:
+        raise InputError(f"unlabeled_dirs: {path} {NO_IMAGES}; correct the path")
     return names
+
+
+def _unzip(path: str | os.PathLike) -> str:
+    """Returns a folder in the cache of `datasets` with the images of a zip file, which are extracted once."""
+    status = os.stat(path)
+    version = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "scl_hf_zips", hashlib.sha256(version.encode()).hexdigest()[:16])
+    if not folder.is_dir():
+        check_writable("HF_DATASETS_CACHE", folder)
+        logger.warning(f"{path}: its images are extracted into {folder}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, zipfile.ZipFile(path) as archive:
+                images = [name for name in archive.namelist() if is_image(name.rpartition("/")[2])]
+                archive.extractall(f"{temporary}/images", images)  # leaves .. and / out of names
+                Path(temporary, "images").mkdir(exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # of another process
+                    os.rename(f"{temporary}/images", folder)
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+            reason = f"cannot extract {path} ({first_line(error)})"
+            raise InputError(f"unlabeled_dirs: {reason}; unpack it yourself and name the folder") from error
+    return str(folder)
 
 
 def _open_paths(columns: Mapping[str, list[str | None]]) -> datasets.Dataset:

@@ -80,6 +80,7 @@ PALETTE = np.array([label.color for label in _CLASSES], np.uint8)
 LABEL_IDS = np.array([label.id for label in _CLASSES], np.uint8)  # train id -> id
 _TRAIN_IDS = {label.id: label.train_id for label in LABELS if label.id >= 0}
 LABEL_IMAGE = LabelImage(decode=False, names=list(ID2LABEL.values()), train_ids=_TRAIN_IDS)
+_OF_TRAIN_IDS = LabelImage.of(ID2LABEL)
 
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
 ALL_CITIES = frozenset(city for cities in CITIES.values() for city in cities)
@@ -126,8 +127,8 @@ def is_layout(root: str | os.PathLike) -> bool:
     return any(_find_folder(root, "leftImg8bit", split) for split in NUM_IMAGES)
 
 
-def find_examples(root: str | os.PathLike) -> list[Example]:
-    """Finds the images and labels of a folder, also those without a partner."""
+def find_examples(root: str | os.PathLike, form: str = "labelIds") -> list[Example]:
+    """Finds the images and labels, files of this `form`, of a folder, also those without a partner."""
     examples = []
     for split in NUM_IMAGES:
         images = _find_folder(root, "leftImg8bit", split)
@@ -136,7 +137,7 @@ def find_examples(root: str | os.PathLike) -> list[Example]:
         folders = {kind: _find_folder(root, kind, split) for kind in ("gtFine", "gtCoarse")}
         if split in ("train", "val") and images is not None:
             folders["gtFine"] = folders["gtFine"] or os.path.join(root, "gtFine", split)
-        endings = {kind: (folder, f"_{kind}_labelIds.png") for kind, folder in folders.items() if folder is not None}
+        endings = {kind: (folder, f"_{kind}_{form}.png") for kind, folder in folders.items() if folder is not None}
         endings["image"] = images or os.path.join(root, "leftImg8bit", split), "_leftImg8bit.png"
         cities = {city for folder, _ in endings.values() if os.path.isdir(folder) for city in os.listdir(folder)}
         for city in sorted(city for city in cities if city[0] != "."):
@@ -211,14 +212,19 @@ def open_source(args: DataArguments) -> Source:
     """Opens Cityscapes: fine labels and, in `train_extra`, coarse ones."""
     check_fields(args, "Cityscapes")
     root = os.path.abspath(args.data_dir)
-    examples = find_examples(root)
+    examples, labels, notes = find_examples(root), LABEL_IMAGE, []
+    if not any("gtFine" in example.present for example in examples):
+        of_train_ids = find_examples(root, "labelTrainIds")
+        if any("gtFine" in example.present for example in of_train_ids):
+            examples, labels = of_train_ids, _OF_TRAIN_IDS
+            notes = ["labels of *_gtFine_labelTrainIds.png: there are no *_gtFine_labelIds.png"]
     splits = group_by_split(examples, _SPLIT_FOLDERS)
     kinds = {"test": None, "train_extra": "gtCoarse"}
     drawn = os.path.isfile(os.path.join(root, DRAWN_MARKER))
     official = any(example.city in ALL_CITIES for group in splits.values() for example in group)
     return Source(
         name=args.data_dir,
-        labels=LABEL_IMAGE,
+        labels=labels,
         palette=PALETTE,
         splits={split: partial(_open, group, kinds.get(split, "gtFine"), split) for split, group in splits.items()},
         labeled_splits=("train", "validation"),
@@ -226,4 +232,5 @@ def open_source(args: DataArguments) -> Source:
         expected_at=lambda split: f"leftImg8bit/{_SPLIT_FOLDERS.get(split, split)}/<city>/*_leftImg8bit.png",
         license=None if drawn and not official else LICENSE,
         examples=examples,
+        notes=notes,
     )

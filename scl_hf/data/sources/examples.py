@@ -77,8 +77,10 @@ def find_examples(args: DataArguments) -> Found:
     for label in found.alone:
         split, stem = label.split or train, label.stem.removesuffix(found.affix)
         if label.path not in matched and split not in lists:
-            first = splits.get(split, images)[0]
-            folder = os.path.dirname(first.path).removesuffix(first.folder.rstrip("/"))
+            folder = os.path.join(root, split, "images")
+            if split in splits:
+                first = splits[split][0]
+                folder = os.path.dirname(first.path).removesuffix(first.folder.rstrip("/"))
             image = os.path.join(folder, label.folder, f"{stem}.*")
             examples.append(Example(split, label.folder + stem, image, {"labels": label.path}, frozenset({"labels"})))
     left_out += [file.path for file in found.left_out] + [file.path for file in files if not file.role]

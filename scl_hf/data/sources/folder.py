@@ -49,25 +49,24 @@ def open_source(args: DataArguments) -> Source:
 
 
 def _open(examples: Sequence[Example], split: str, left_out: Sequence[str], require_labels: bool) -> datasets.Dataset:
-    """Opens a split; without `require_labels`, all labels are None."""
-    images, ids = [example for example in examples if "image" in example.present], {}
-    for example in images:
-        if ids.setdefault(example.id, example.image) != example.image:
+    """Opens a split, which must have an image for each label."""
+    ids = {}
+    for example in examples:
+        if "image" in example.present and ids.setdefault(example.id, example.image) != example.image:
             raise InputError(f"{example.image}: a second image named {example.id}; rename one of them")
-    if require_labels:
-        _check_labels(examples, split, left_out)
-    return open_examples(images, "labels" if require_labels else None, split, False, "")
+    _check_partners(examples, split, left_out, require_labels)
+    return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
 
 
-def _check_labels(examples: Sequence[Example], split: str, left_out: Sequence[str]) -> None:
-    """Rejects labels without an image, and a split without any label."""
+def _check_partners(examples: Sequence[Example], split: str, left_out: Sequence[str], require_labels: bool) -> None:
+    """Rejects labels without an image and, with `require_labels`, a split without any label."""
     images = [example for example in examples if "image" in example.present]
     if alone := [example for example in examples if "image" not in example.present]:
         near = [each.id for each in images if not each.labels] or [each.id for each in images]
         count = f"{len(alone)} labels of split {split} have no image" if len(alone) > 1 else "1 label has no image"
         where = f"{alone[0].labels['labels']}: its image is missing, looked for {alone[0].image}"
         raise InputError(f"{where} ({count}); rename or remove what has none.{did_you_mean(alone[0].id, near)}")
-    if not any(example.labels for example in images):
+    if require_labels and not any(example.labels for example in images):
         stems = {_stem_of(example.image) for example in images}
         alike = Counter(os.path.dirname(path) for path in left_out if _stem_of(path) in stems).most_common(1)
         folder, hint = os.path.dirname(images[0].image), FIELDS
