@@ -58,7 +58,7 @@ def check_data(
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
     if not data_dir and recipe and recipe.dataset not in LAYOUTS:
         raise InputError(f"dataset: {recipe.dataset} is opened by `datasets`; check opens folders of files, name one")
-    args = find_layout(data_dir or (recipe.data_dir if recipe else None), recipe)
+    args = find_layout(data_dir, recipe)
     source = open_source(args)
     kinds = list(dict.fromkeys(kind for example in source.examples for kind in example.labels))
     sources = dict.fromkeys(kinds, source)
@@ -78,6 +78,7 @@ def check_data(
         raise InputError(f"{args.data_dir}: its folders hold no images; unpack the data there")
     found = _open_all(examples, _candidates(examples, kinds), tables, source.input, num_proc)
     own = args if args.dataset == "folder" else None
+    _enter_left_out(report, examples, source.left_out)
     _enter_files(report, examples, found, own)
     _enter_classes(report, examples, found, tables, own)
     _enter_notes(report, examples, found, tables, source.input)
@@ -212,15 +213,24 @@ def _enter_files(
         return
     for split in dict.fromkeys([*own.train_splits, *evaluated, *images]):
         number, unlabeled = images[split], len(alone.get(split, ()))
-        if not number and split in own.train_splits:
-            report.problems.append(f"{split}: there is no such split; correct train_splits, or name train_images")
-        elif not number:
+        if not number and split == own.eval_split:
             remedy = "validation_fraction: 0.2 holds images of train out, eval_strategy: no trains without"
             report.notes.append(f"{split}: there is no such split to evaluate on; in a recipe {remedy}")
         elif unlabeled == number and split in (*own.train_splits, *evaluated):
             report.problems.append(f"{split}: none of its {number:,} images has a label")
         elif unlabeled and split not in (*evaluated, *own.unlabeled_dirs):
             report.notes.append(f"{split}: {unlabeled:,} of {number:,} images without a label, so unlabeled")
+
+
+def _enter_left_out(report: Report, examples: Sequence[Example], left_out: Sequence[str]) -> None:
+    """Enters that most files are in no example; of images in one folder, a list may choose some."""
+    folders = {os.path.dirname(example.image) for example in examples}
+    others = [path for path in left_out if os.path.dirname(path) not in folders]
+    if len(others) > (used := sum(len(example.present) for example in examples)):
+        report.problems.append(
+            f"{len(others):,} files, such as {others[0]}, are neither images nor labels, but only {used:,} are; move "
+            "them elsewhere, or write train_images and train_labels without data_dir"
+        )
 
 
 def _enter_classes(

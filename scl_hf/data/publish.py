@@ -84,7 +84,7 @@ def push_data(
         raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
     args = find_layout(data_dir, recipe)
     source = open_source(args)
-    splits = _open_splits(source)
+    splits = _open_splits(source, args)
     if repo is not None:
         _check_repo(source, repo, private, accept_license, license)
     if broken := check_data(data_dir, recipe=recipe and replace(recipe, unlabeled_dirs=[])).broken:
@@ -118,14 +118,15 @@ def _hub_errors(repo: str, remedy: str = "") -> Iterator[None]:
         raise InputError(f"{repo}: {reason_of(error)}{remedy}") from error
 
 
-def _open_splits(source: Source) -> dict[str, datasets.Dataset]:
+def _open_splits(source: Source, args: DataArguments) -> dict[str, datasets.Dataset]:
     """Opens all splits with plain `datasets.Image` columns, which can be read without this package."""
     splits = {}
     for split in source.splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
             remedy = "`datasets` allows only letters, digits, _ and . in a split; rename the folder"
             raise InputError(f"{Path(source.name, split)}: {remedy}")
-        dataset = source.open(split, require_labels=split in source.labeled_splits)
+        needed = args.dataset != "folder" or split == args.eval_split  # elsewhere an image may be unlabeled
+        dataset = source.open(split, require_labels=needed and split in source.labeled_splits)
         splits[split] = dataset.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
     return splits
 

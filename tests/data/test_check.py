@@ -163,11 +163,16 @@ def rename_label(root):
     (root / "train/labels/a.png").rename(root / "train/labels/aa.png")
 
 
+def many_others(root):
+    for number in range(9):
+        put(root / f"train/depth/{number}.png")
+
+
 DAMAGES = [
+    (many_others, "  9 files, such as train/depth/0.png, are neither images nor labels, but only 5 are; move"),
     (lambda root: [shutil.rmtree(path) for path in root.glob("*/labels")], "wrong:\n  no image has a label; name"),
     (lambda root: shutil.rmtree(root / "train/labels"), "  train: none of its 1 images has a label"),
     (lambda root: shutil.rmtree(root / "validation/labels"), "  validation: none of its 1 images has a label"),
-    (lambda root: shutil.rmtree(root / "train"), "  train: there is no such split; correct train_splits"),
     (zero_and_255, "50% are 255 (ignored); if 255 is road, write classes: {sky: 0, road: 255} in place of label_map"),
     (
         no_road,
@@ -270,10 +275,10 @@ def test_mapillary(tmp_path, monkeypatch, place):
 def test_what_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_layout(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no images, but nothing; name the folder"):
+    with pytest.raises(InputError, match="holds no images, but nothing"):
         find_layout(tmp_path)
     put(tmp_path / "train/images/a.png")
-    with pytest.raises(InputError, match="id2label.json is missing"):
+    with pytest.raises(InputError, match="id2label.json is missing; write classes"):
         check_data(tmp_path)
     (tmp_path / "leftImg8bit/train").mkdir(parents=True)
     with pytest.raises(InputError, match="hold no images"):

@@ -14,6 +14,7 @@ from mini_hub import mini_hub
 from PIL import Image
 
 from scl_hf.data import DataArguments, load_data, publish
+from scl_hf.data.labels import read_pair
 from scl_hf.data.publish import push_data
 from scl_hf.errors import InputError
 
@@ -97,6 +98,49 @@ def test_toy_dataset_trains_from_its_card(toy_dataset, tmp_path):
     assert data.id2label == original.id2label
     tables = [part.labeled.features["label"].table[:34].tolist() for part in (data, original)]
     assert tables[0] == tables[1]
+
+
+def draw_masks(root):
+    """Images with a mask for each object, 0 and 255."""
+    for number in range(4):
+        for kind, names in (("images", [f"n{number}"]), ("masks", ["p", "q"])):
+            folder = root / f"stage1_train/n{number}/{kind}"
+            folder.mkdir(parents=True)
+            for index, name in enumerate(names):
+                pixels = np.full((8, 9), 60 * number, np.uint8) if kind == "images" else np.zeros((8, 9), np.uint8)
+                pixels[index : index + 2, 3:] = 255
+                Image.fromarray(pixels).save(folder / f"{name}.png")
+    return {"classes": {"background": 0, "nucleus": 255}, "validation_fraction": 0.5}
+
+
+def draw_colors(root):
+    """Images of 16 bits below the split, some without a label; labels of other names, in colors."""
+    for split, number in (("train", 0), ("train", 1), ("train", 2), ("validation", 3)):
+        for kind in ("images", "labels"):
+            (root / split / kind / "city").mkdir(parents=True, exist_ok=True)
+        image = np.full((8, 9), 1000 * number, np.uint16)
+        Image.fromarray(image).save(root / split / f"images/city/{number}.tif")
+        label = np.zeros((8, 9, 3), np.uint8)
+        label[:, :4], label[:, 8] = (255, 0, 0), 9
+        if number:
+            Image.fromarray(label).save(root / split / f"labels/city/{number}_mask.png")
+    return {"classes": {"sky": "#000000", "car": "#ff0000"}, "ignore": [9], "value_range": [0, 4095]}
+
+
+@pytest.mark.parametrize("draw, counts", [(draw_masks, (2, 2, 2)), (draw_colors, (2, 3, 1))])
+def test_what_was_pushed_reads_as_before(draw, counts, tmp_path):
+    recipe = DataArguments(dataset="folder", data_dir=str(tmp_path / "own"), **draw(tmp_path / "own"))
+    push_data(tmp_path / "own", tmp_path / "parquet", recipe=recipe)
+    card = recipe_of(tmp_path / "parquet") | {"dataset": str(tmp_path / "parquet")}
+    original, pushed = load_data(recipe), load_data(DataArguments(**card))
+    assert (len(pushed.labeled), len(pushed.unlabeled), len(pushed.evaluation)) == counts
+    for part in ("labeled", "unlabeled", "evaluation"):
+        one, other = getattr(original, part), getattr(pushed, part)
+        assert one["id"][:] == other["id"][:]
+        for examples in zip(one, other):
+            pairs = [read_pair(each, data.features) for each, data in zip(examples, (one, other))]
+            np.testing.assert_equal(*pairs)
+    assert pushed.id2label == original.id2label
 
 
 def test_unfinished_folder_is_removed(own, tmp_path, monkeypatch):

@@ -62,6 +62,7 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
+    own_classes: bool = False  # the user's own: some label shows each
     examples: Sequence[Example] = ()
     left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -69,7 +70,7 @@ class Source:
 
     def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
         """
-        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how. `remedy`
+        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how; `remedy`
         says what to do if there is none.
         """
         if split not in self.splits:
