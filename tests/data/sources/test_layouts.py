@@ -8,6 +8,7 @@ from PIL import Image
 
 from scl_hf.data import DataArguments
 from scl_hf.data.sources.layouts import find_layout, open_source
+from scl_hf.errors import InputError
 
 
 def put(root, names):
