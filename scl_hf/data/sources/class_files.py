@@ -1,6 +1,7 @@
 """The names of classes in files that lie beside the data of common tools."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,9 +28,12 @@ def _hex(color: Sequence[str]) -> str:
 
 
 def _names(lines: Sequence[str]) -> Classes:
-    """A name a line, ids 0, 1, … (class_names.txt of labelme, codes.txt of fast.ai)."""
+    """A name a line, with or without its id in front (class_names.txt of labelme, codes.txt of fast.ai)."""
     if any(is_image(line) for line in lines):
         return {}  # a list of files
+    numbered = [re.fullmatch(r"(\d+)\s*[:,\s]\s*(.+)", line) for line in lines]
+    if all(numbered):
+        return {found[2]: int(found[1]) for found in numbered}
     return {name: i for i, name in enumerate(line for line in lines if line != "__ignore__")}
 
 
@@ -109,7 +113,8 @@ def _describe_values(labels: Sequence[str]) -> str:
     ignored = [value for value in values if value == IGNORE_INDEX and len(values) > 2]
     forms = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
     named = first_few((f"NAME: {form}" for form in forms if form not in map(str, ignored)), 20)
+    held = f"{len(some)} of its labels hold the values {first_few(forms, 20)}"
     return (
-        f"no id2label.json or other file names the classes; {len(some)} of its labels hold the values {first_few(forms, 20)}: "
-        f"write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
+        f"no id2label.json or other file names the classes; {held}: write classes: {{{named}}}"
+        + f", ignore: {ignored}" * bool(ignored)
     )

@@ -12,10 +12,10 @@ from ..arguments import DataArguments
 from ..images import is_image
 from ..palette import palette_of
 from . import cityscapes
-from .base import Example, Source, check_fields, open_examples
+from .base import Example, Source, check_fields, log_notes, open_examples
 from .class_files import find_labels
-from .examples import FIELDS, find_examples
-from .tree import walk
+from .examples import find_examples
+from .tree import SPLIT_OF, walk
 
 TITLE = "a folder"
 
@@ -32,7 +32,11 @@ def open_source(args: DataArguments) -> Source:
     splits = {}
     for example in found.examples:
         splits.setdefault(example.split, []).append(example)
-    labels, origin = find_labels(args, found.others, found.examples)
+    try:
+        labels, origin = find_labels(args, found.others, found.examples)
+    except InputError:
+        log_notes(found.notes)  # what was found is half of the answer
+        raise
     copied = any(cityscapes.is_official_id(example.id.rpartition("/")[2]) for example in found.examples)
     return Source(
         name=args.data_dir or "the data",
@@ -70,9 +74,9 @@ def _check_partners(examples: Sequence[Example], split: str, left_out: Sequence[
     if require_labels and not any(example.labels for example in images):
         stems = {_stem_of(example.image) for example in images}
         alike = Counter(os.path.dirname(path) for path in left_out if _stem_of(path) in stems).most_common(1)
-        folder, hint = os.path.dirname(images[0].image), FIELDS
-        if alike:
-            hint = f"train_images: {folder} and train_labels: {alike[0][0]}, if that is the folder of its labels"
+        folder = os.path.dirname(images[0].image)
+        hint = f"train_images: {folder} and train_labels: {alike[0][0] if alike else 'FOLDER'}"
+        hint = hint if SPLIT_OF.get(split, "train") == "train" else hint.replace("train_", "validation_")
         raise InputError(f"{folder}: none of the {len(images)} images of split {split} has a label; write {hint}")
 
 

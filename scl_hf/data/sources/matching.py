@@ -21,8 +21,9 @@ class Match(NamedTuple):
 
 def match(images: Sequence[File], labels: Sequence[File], suffix: str | None = None) -> Match:
     """Matches labels with images. Their names may have `suffix` more or, without it, what most of them have."""
-    others = [label for label in labels if suffix is not None and not label.stem.endswith(suffix)]
-    labels = list(_join_instances(images, labels)) if suffix is None else [*{*labels} - {*others}]
+    others = [label for label in labels if not label.stem.endswith(suffix or "")]
+    labels = [label for label in labels if label.stem.endswith(suffix or "")]
+    labels = _join_instances(images, labels) if suffix is None else labels
     skip, own_skip = _common_folder(labels, images), _common_folder(images, labels)
     best, affixes = {}, {}
     for step in (1, -1) if suffix is None else (1,):  # from behind, mask_1 has a suffix more than 1

@@ -107,11 +107,8 @@ def read_tree(root: str, train_splits: Collection[str], other_splits: Collection
             split, folders = folders[0], []  # extra/images
         elif split is None and has_train:
             role = None
-        folder, parent, split = (
-            "".join(f"{name}/" for name in folders),
-            "/".join([root, *parts]),
-            own.get(split, split),
-        )
+        folder, parent = "".join(f"{name}/" for name in folders), "/".join([root, *parts])
+        split = own.get(split, split)
         files += [File(f"{parent}/{name}", split, role, folder, name[: name.rfind(".")]) for name in images]
     return Tree(files, others)
 

@@ -324,6 +324,7 @@ def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
 
 
 FILES = ["raw/x/deep/a.jpg", "raw/x/b.jpg", "raw/y/c.jpg", "drawn/deep/a.png", "v/c.png", "raw/x/x_b_gt.png"]
+FILES += ["both/images/a.jpg", "both/masks/a_m.png"]
 FILES += [
     "list.txt=raw/x/deep/a.jpg|b",
     "pairs.txt=raw/x/deep/a.jpg drawn/deep/a.png|# none|raw/x/b.jpg raw/x/x_b_gt.png",
@@ -345,6 +346,7 @@ FIELDS = [
     ("raw", {"train_images": "x/*.jpg", "train_labels": "x/x_*_gt.png"}, {"train": {"b": "raw/x/x_b_gt.png"}}),
     (".", {"train_images": "list.txt", "train_labels": "drawn"}, {"train": TWO}),
     (".", {"train_images": "pairs.txt"}, {"train": {"x/deep/a": "drawn/deep/a.png", "x/b": "raw/x/x_b_gt.png"}}),
+    (None, {"train_images": "both"}, {"train": {"a": "both/masks/a_m.png"}}),
     (None, {"train_images": "pairs.txt"}, {"train": {"deep/a": "drawn/deep/a.png", "b": "raw/x/x_b_gt.png"}}),
 ]
 
@@ -381,11 +383,16 @@ MESSAGES = {
         {},
         r"labels/dig.png: its image is missing, looked for .*images/dig.\* \(1 label has no image\).* mean 'dog'\?",
     ),
+    "no labels to evaluate on": (
+        ["train/images/a.jpg", "train/labels/a.png", "validation/images/a.jpg"],
+        {},
+        "none of the 1 images of split validation has a label; write validation_images: .* and validation_labels",
+    ),
     "labels in another folder": (
         ["train/images/a.jpg", "train/masks_old/a.png"],
         {},
         "none of the 1 images of split train has a label; write train_images: .*/train/images and train_labels: "
-        ".*/train/masks_old, if",
+        ".*/train/masks_old$",
     ),
     "unknown lines": (
         ["images/a.jpg", "masks/a.png", "train.txt=a|b|c|d|e"],
@@ -417,5 +424,6 @@ def test_messages(tmp_path, case):
     put(tmp_path / "data", files)
     with pytest.raises(InputError, match=message) as error:
         _, source = read(tmp_path / "data", **fields)
-        source.open("train", True)
+        for split in source.splits:
+            source.open(split, True)
     assert "\n" not in str(error.value)
