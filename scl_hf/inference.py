@@ -84,7 +84,7 @@ def _tiled_logits(
         batch = positions[first : first + max_tiles_per_batch]
         tiles = [images[i, :, top : top + tile[0], left : left + tile[1]] for i, top, left, _ in batch]
         tiles = [pixels.flip(-1) if mirrored else pixels for pixels, (*_, mirrored) in zip(tiles, batch)]
-        batch_logits = _logits_of_any_size(model, channels_last(torch.stack(tiles)))
+        batch_logits = logits_of_any_size(model, channels_last(torch.stack(tiles)))
         for (i, top, left, mirrored), logits in zip(batch, batch_logits):
             logits = upsample_logits(logits.unsqueeze(0), tile)[0]
             if total is None:
@@ -119,15 +119,16 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     return [index * (length - tile) // gaps for index in range(gaps + 1)]
 
 
-def _logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def logits_of_any_size(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Predicts (B, 3, h, w), padded below and right with zeros, the mean color, to sides that the model takes."""
     height, width = pixels.shape[-2:]
     divisor, least = math.lcm(size_divisor(model), aligned_stride(model)), smallest_side(model)
-    below, right = (max(-side % divisor, least - side) for side in (height, width))
-    if not (below or right):
+    if divisor == least == 1:
         return model(pixel_values=pixels).logits
+    # Nothing but arithmetic: an export follows one way through this function, for all sizes.
+    below, right = (-side % divisor if least == 1 else max(-side % divisor, least - side) for side in (height, width))
     logits = model(pixel_values=F.pad(pixels, (0, right, 0, below))).logits
-    return upsample_logits(logits, (height + below, width + right))[..., :height, :width]
+    return F.pad(upsample_logits(logits, (height + below, width + right)), (0, -right, 0, -below))
 
 
 def size_divisor(model: nn.Module) -> int:

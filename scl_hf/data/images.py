@@ -93,19 +93,18 @@ with warnings.catch_warnings():
 
 
 @functools.cache
-def suffixes() -> frozenset[str]:
+def image_suffixes() -> frozenset[str]:
     """Returns the suffixes, in small letters, of all images that Pillow opens, and of HEIC."""
     formats = {*Image.registered_extensions().values()} & {*Image.OPEN, "MPO"} - _NOT_OPENED
     return frozenset(_HEIF | {suffix for suffix, name in Image.registered_extensions().items() if name in formats})
 
 
-def is_image(name: str, more: Collection[str] = ()) -> bool:
-    """Returns whether the name is that of an image, or has one of the suffixes `more`, and is not hidden."""
-    suffix = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and (suffix in suffixes() or suffix in more)
+def is_image(name: str, suffixes: Collection[str] | None = None) -> bool:
+    """Returns whether the name is that of an image, or has one of `suffixes`, and is not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in (suffixes or image_suffixes())
 
 
-def find_images(folder: str | os.PathLike, more: Collection[str] = ()) -> list[str]:
+def find_images(folder: str | os.PathLike, suffixes: Collection[str] | None = None) -> list[str]:
     """Returns the sorted paths within a folder of all images at any depth, without hidden ones."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -114,7 +113,7 @@ def find_images(folder: str | os.PathLike, more: Collection[str] = ()) -> list[s
             continue
         seen.add(os.path.realpath(parent))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if is_image(name, more)]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if is_image(name, suffixes)]
     return sorted(found)
 
 
@@ -297,7 +296,7 @@ def _to_rgb(name: str, values: np.ndarray, form: InputImage) -> np.ndarray:
             raise InputError(f"{name}: holds {what} from {low:g} to {high:g}; {line}")
         # Of colors Pillow takes the high byte
         values = values >> 8 if count == 3 else (values.astype(np.int64) * 255 + 32767) // 65535
-    return np.ascontiguousarray(np.broadcast_to(values.astype(np.uint8), (*values.shape[:2], 3)))
+    return np.array(np.broadcast_to(values.astype(np.uint8), (*values.shape[:2], 3)))
 
 
 def _line_to_write(low: float, high: float) -> str:

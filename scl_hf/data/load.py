@@ -105,10 +105,9 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
     if evaluation is not None and not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
-    for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # evenly spaced ones, opened
-        note = describe_values(images[:: len(images) // 8 + 1]["image"], images.features["image"])
-        if note and is_main_process():
-            logger.warning(f"{part} {note}")
+    for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # few, evenly spaced and the last
+        note = describe_values(images[:: -(len(images) // 8 + 1)]["image"], images.features["image"])
+        _log([f"{part} {note}"] if note else [])
     id2label, palette = source.labels.id2label, source.palette
     return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)
 

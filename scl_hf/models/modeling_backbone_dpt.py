@@ -73,8 +73,8 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
             `labels`, `loss`: their mean cross-entropy over the pixels that are not ignored.
         """
         height, width = pixel_values.shape[-2:]
-        divisor = self.config.size_divisor
-        padded = F.pad(pixel_values, (0, -width % divisor, 0, -height % divisor))
+        right, below = -width % self.config.size_divisor, -height % self.config.size_divisor
+        padded = F.pad(pixel_values, (0, right, 0, below))
 
         maps = self.backbone(padded).feature_maps
         maps = [
@@ -83,7 +83,7 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
         ]
         logits = self.head(self.fusion(maps))
         logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
-        logits = logits[..., :height, :width]
+        logits = F.pad(logits, (0, -right, 0, -below))  # a slice would bind an export to the traced size
 
         loss = None
         if labels is not None:

@@ -193,8 +193,8 @@ class DeepLabV3PlusASPP(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         pooled = self.image_pooling(hidden_states.mean(dim=(2, 3), keepdim=True))
         branches = [branch(hidden_states) for branch in self.branches]
-        # Resizing one pixel repeats it. `empty_like` keeps the memory format, which the concatenation would lose.
-        pooled = torch.empty_like(branches[0]).copy_(pooled)
+        # Resizing one pixel repeats it. A sum keeps the memory format, which `expand` would lose, and can be exported.
+        pooled = torch.zeros_like(branches[0]) + pooled
         return self.projection(torch.cat([pooled, *branches], dim=1))
 
 

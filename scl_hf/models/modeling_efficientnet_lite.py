@@ -41,10 +41,7 @@ class EfficientNetLiteConvLayer(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.stride > 1:
             height, width = hidden_states.shape[-2:]
-            down, right = (
-                max(0, (-(-side // self.stride) - 1) * self.stride + self.kernel_size - side)
-                for side in (height, width)
-            )
+            down, right = (max(0, self.kernel_size - self.stride + -side % self.stride) for side in (height, width))
             hidden_states = F.pad(hidden_states, (right // 2, right - right // 2, down // 2, down - down // 2))
         return self.activation(self.normalization(self.convolution(hidden_states)))
 

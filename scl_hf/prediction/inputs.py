@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.images import find_images, is_image
+from ..data.images import find_images, image_suffixes, is_image
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
     `excluded`. Predictions keep the folders of their inputs below the one that holds all inputs: names do not collide.
     """
     excluded = [os.path.abspath(path) for path in excluded]
-    files, roots = {}, []
+    files, roots, suffixes = {}, [], image_suffixes() | VIDEOS
     for pattern in patterns:
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         if not matches:
@@ -46,10 +46,10 @@ def find_inputs(patterns: Sequence[str], excluded: Sequence[str | os.PathLike] =
         matches = [os.path.abspath(match) for match in matches]
         folders = [match for match in matches if os.path.isdir(match)]
         given = [match for match in matches if not os.path.isdir(match)]
-        found = given + [os.path.join(folder, n) for folder in folders for n in find_images(folder, VIDEOS)]
+        found = given + [os.path.join(folder, n) for folder in folders for n in find_images(folder, suffixes)]
         # A file that is given by its name is taken whatever its suffix; a glob such as **/* matches anything.
         if found != [os.path.abspath(pattern)]:
-            found = [path for path in found if is_image(os.path.basename(path), VIDEOS)]
+            found = [path for path in found if is_image(os.path.basename(path), suffixes)]
             found = [path for path in found if not any(map(Path(path).is_relative_to, excluded))]
         if not found:
             raise InputError(f"input {pattern}: holds no image and no video of a suffix that is known")

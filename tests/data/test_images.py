@@ -160,7 +160,7 @@ def test_formats_in_any_case_of_letters(tmp_path, suffix):
 
 def test_what_is_no_image_has_another_suffix():
     assert [name for name in ("a.pdf", "a.mpg", "a.eps", "a.h5", "a.txt", ".a.png", "a") if is_image(name)] == []
-    assert is_image("a.HEIF") and is_image("a.mpg", {".mpg"})
+    assert is_image("a.HEIF") and is_image("a.mpg", {".mpg"}) and not is_image("a.png", {".mpg"})
 
 
 def test_heic_without_its_package_is_named(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from scl_hf.prediction import page as page_module
 from scl_hf.prediction.page import launch, load_models, make_page
 from scl_hf.prediction.space import NEEDED
 from scl_hf.prediction.views import enlarged, read_upload
+from scl_hf.pretrained import Checkpoint
 from scl_hf.visualization.panels import WRONG, overlay
 
 ROOT = Path(__file__).parents[2]
@@ -179,7 +180,7 @@ print(scl_hf.__file__, model.name, len(app.EXAMPLES), len(model.id2label))
 
 def test_the_files_of_a_space_run_by_themselves(app, checkpoints, tmp_path, monkeypatch, capsys):
     space = tmp_path / "space"
-    monkeypatch.setattr(page_module, "load_models", lambda names, trust_remote_code: [])
+    monkeypatch.setattr(page_module, "load_models", lambda names, trust_remote_code: [Checkpoint("me", None)])
     app("me/toy_dataset@v1", "--space", space)
     assert capsys.readouterr().out == f"{space}: to push it, hf upload USER/NAME {space} --repo-type space\n"
     _, metadata, text = (space / "README.md").read_text().split("---\n")

@@ -69,7 +69,7 @@ class Source:
 
     def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
         """
-        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how; `remedy`
+        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how. `remedy`
         says what to do if there is none.
         """
         if split not in self.splits:
