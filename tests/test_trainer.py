@@ -378,7 +378,7 @@ def test_labels_that_show_no_class_are_refused(make_trainer, toy_data, monkeypat
 
 
 def test_a_killed_worker_is_one_line(make_trainer, monkeypatch):
-    monkeypatch.setattr("scl_hf.data.images.read_image", lambda source: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("scl_hf.data.labels.read_image", lambda *source: os.kill(os.getpid(), signal.SIGKILL))
     trainer = make_trainer(dataloader_num_workers=1)  # to read in this process would end the tests
     for run in (trainer.train, trainer.evaluate):
         with pytest.raises(

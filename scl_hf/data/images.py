@@ -26,6 +26,7 @@ _NOT_OPENED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _HEIF = {".heic", ".heif", ".hif"}  # by pillow-heif
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TAGS = (256, 257, 258, 262, 277, 284, 339, 338, 274)  # width to kind of values, as read below; alpha, orientation
 _PNM = (b"P5", b"P6")
 _JPEG_2000 = (b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 
@@ -174,13 +175,15 @@ def describe_values(images: Iterable[Source], form: datasets.Image | None = None
     for source in images:
         with contextlib.suppress(CorruptFileError):
             name, content = read_bytes(source)
-            values = _read_stored(name, content, form, deep=not content.startswith(_PNM))
-            if values is None and _header(content).mode[0] in "IF":
+            # PGM and PPM say themselves which value is white.
+            deep = not form.value_range and not content.startswith(_PNM)
+            values = _read_stored(name, content, form, deep)
+            if values is None and deep and _header(content).mode[0] in "IF":
                 values = np.asarray(open_image(name, content))
-            if values is not None and values.dtype != np.uint8:
+            if values is not None and values.dtype != np.uint8 and deep:
                 _to_rgb(name, values, form)
                 ends += [int(values.min()), int(values.max())]
-    if form.value_range or not ends or max(ends) >= 1 << 14:
+    if not ends or max(ends) >= 1 << 14:
         return None
     return (
         f"images are of 16 bits, but the values seen in {len(ends) // 2} of them are {min(ends)} to {max(ends)}, "
@@ -190,8 +193,10 @@ def describe_values(images: Iterable[Source], form: datasets.Image | None = None
 
 def exif_orientation(source: Source) -> int:
     """Returns the EXIF orientation of an image, 1 where it has none; from 5 on, width and height are swapped."""
-    content = read_bytes(source)[1]
-    return (_tiff_tags(content) or _header(content).getexif()).get(274, 1)
+    content, found = read_bytes(source)[1], 1
+    with contextlib.suppress(*_BROKEN):
+        found = _tiff_tags(content).get(274, (_header(content).getexif().get(274),))[0]
+    return found if found in range(1, 9) else 1
 
 
 def _header(content: bytes) -> Image.Image:
@@ -202,15 +207,16 @@ def _header(content: bytes) -> Image.Image:
         return Image.new("L", (1, 1))
 
 
-def _tiff_tags(content: bytes) -> Mapping:
-    """Returns the tags of the first image of a TIFF, also of one that Pillow does not open; none of other files."""
+def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
+    """Returns the `_TAGS` of the first image of a TIFF, also of one that Pillow does not open; none of other files."""
     if content[:4] in _TIFF:
         with contextlib.suppress(*_BROKEN):
             tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if b"+" in content[:4] else 8])
             stream = io.BytesIO(content)
             stream.seek(tags.next)
             tags.load(stream)
-            return tags
+            values = {tag: np.ravel(tags[tag]).tolist() for tag in _TAGS if tag in tags}
+            return {tag: tuple(each) for tag, each in values.items() if each and {*map(type, each)} == {int}}
     return {}
 
 
@@ -221,7 +227,7 @@ def _read_stored(name: str, content: bytes, form: InputImage, deep: bool) -> np.
     """
     if tags := _tiff_tags(content):
         return _read_tiff(name, content, tags, form, deep)
-    if deep and (content[24] == 16 if content[:8] == _PNG else content.startswith((*_PNM, *_JPEG_2000))):
+    if deep and (content[24:25] == b"\x10" if content[:8] == _PNG else content.startswith((*_PNM, *_JPEG_2000))):
         values = _decode(content)
         if values is not None and values.dtype != np.uint8:
             values = values if form.bands or values.ndim == 2 else values[..., :3]  # without alpha
@@ -230,14 +236,15 @@ def _read_stored(name: str, content: bytes, form: InputImage, deep: bool) -> np.
 
 
 def _read_tiff(name: str, content: bytes, tags: Mapping, form: InputImage, deep: bool) -> np.ndarray | None:
-    samples, photometric, planes = (tags.get(tag, 1) for tag in (277, 262, 284))
-    bits, kind = max(tags.get(258, (1,))), tags.get(339, (1,))[0]  # of unsigned, signed and floating-point values
+    width, height, bits, photometric, samples, planes, kind = (tags.get(tag, (1,))[0] for tag in _TAGS[:7])
     if photometric not in (0, 1, 2):  # of a palette, CMYK, …
         return None
     has_alpha = samples in (2, 4) and bits == 8 and tags.get(338) in ((1,), (2,))
     if samples not in (1, 3) and not has_alpha and not form.bands:
         raise InputError(f"{name}: has {samples} bands; {_bands_to_write(samples)}")
     if bits <= 8 and (samples < 3 or photometric == 2) and (samples in (1, 3) or has_alpha):
+        return None
+    if (samples, photometric, bits) == (4, 2, 8) and 338 not in tags:  # Pillow reads all four, as OpenCV writes them
         return None
     if samples == 1 and (bits == 32 or bits <= 16 and kind < 3):
         return None
@@ -253,12 +260,15 @@ def _read_tiff(name: str, content: bytes, tags: Mapping, form: InputImage, deep:
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             values = file.pages.first.asarray()
+        values = np.moveaxis(values, 0, -1) if planes == 2 and samples > 1 else values
+        if values.shape != (height, width, samples)[: values.ndim] or values.ndim != (2 if samples == 1 else 3):
+            raise ValueError(f"it holds {values.shape} values, but says {height}×{width}×{samples}")
     except Exception as error:  # a damaged file may raise anything
         if "imagecodecs" in str(error):
             problem = f"is compressed so that it needs one more package ({first_line(error)})"
             raise InputError(f"{name}: {problem}; pip install imagecodecs") from None
         raise _damaged(name, error) from error
-    return _upright(np.moveaxis(values, 0, -1) if planes == 2 and samples > 1 else values, tags.get(274, 1))
+    return _upright(values, tags.get(274, (1,))[0])
 
 
 def _decode(content: bytes) -> np.ndarray | None:
@@ -272,9 +282,10 @@ def _decode(content: bytes) -> np.ndarray | None:
 
 def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
     """Turns values (H, W, …) by an EXIF orientation."""
-    flipped = {2: 1, 3: (0, 1), 4: 0, 6: 1, 7: (0, 1), 8: 0}
-    values = values.swapaxes(0, 1) if 5 <= orientation <= 8 else values
-    return np.flip(values, flipped[orientation]) if orientation in flipped else values
+    flipped = {2: 1, 3: (0, 1), 4: 0, 5: (), 6: 1, 7: (0, 1), 8: 0}
+    if orientation not in flipped:
+        return values
+    return np.flip(values.swapaxes(0, 1) if orientation > 4 else values, flipped[orientation])
 
 
 def _to_rgb(name: str, values: np.ndarray, form: InputImage) -> np.ndarray:

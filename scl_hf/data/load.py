@@ -1,8 +1,10 @@
 """From the data fields of a recipe to the labeled, the unlabeled and the evaluation images."""
 
+import contextlib
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,8 +14,10 @@ import numpy as np
 from ..errors import InputError, first_few
 from ..processes import is_main_process
 from .arguments import DataArguments
+from .classes import missing_classes_problem
 from .columns import check_labels, has_image
-from .images import describe_values
+from .images import CorruptFileError, describe_values
+from .labels import LabelImage, read_label
 from .sources.base import License, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
@@ -105,6 +109,12 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
     if evaluation is not None and not args.allow_shared_images:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
+    if source.own_classes:
+        _check_classes(
+            source.labels,
+            [labeled, *(train.datasets[split].select(candidates[split]) for split in chosen)]
+            + ([evaluation] if evaluation is not None else []),
+        )
     for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # few, evenly spaced and the last
         note = describe_values(images[:: -(len(images) // 8 + 1)]["image"], images.features["image"])
         _log([f"{part} {note}"] if note else [])
@@ -173,6 +183,19 @@ def _open_evaluation(
     held = [np.flatnonzero(train.held_out[split] & found) for split, found in train.has_label.items()]
     parts = [dataset.select(own) for dataset, own in zip(train.datasets.values(), held)]
     return datasets.concatenate_datasets(parts).select_columns(_LABELED)
+
+
+def _check_classes(labels: LabelImage, parts: Sequence[datasets.Dataset]) -> None:
+    """Rejects classes that no label shows, reading up to the first labels that show all."""
+    shown, read = set(), []
+    for label in itertools.chain.from_iterable(part.select_columns("label") for part in parts):
+        with contextlib.suppress(CorruptFileError):  # `skip_corrupt` may allow it
+            shown |= set(np.unique(read_label(label["label"], labels)).tolist())
+        read.append(label["label"])
+        if shown >= labels.id2label.keys():
+            return
+    if problem := missing_classes_problem(labels, shown, read):
+        raise InputError(f"classes: {problem}")
 
 
 def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Dataset:

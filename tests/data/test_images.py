@@ -298,6 +298,13 @@ def test_bands_are_taken_where_asked(tmp_path, values, options):
         read_image(path, InputImage(bands=[5, 0, 1]))
 
 
+def test_four_bands_as_opencv_writes_them(tmp_path):
+    cv2.imwrite(str(tmp_path / "lzw.tif"), MANY[..., [2, 1, 0, 3]])
+    with pytest.raises(InputError, match="lzw.tif: has 4 bands"):
+        read_image(tmp_path / "lzw.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "lzw.tif", InputImage(bands=[3, 0, 1])), MANY[..., [3, 0, 1]])
+
+
 def test_bands_of_other_images(tmp_path):
     for name in ("a.png", "a.tif", "a.webp"):
         image = Image.fromarray(np.dstack([RGB, np.full((6, 9), 255, np.uint8)]))

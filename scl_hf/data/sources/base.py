@@ -69,7 +69,7 @@ class Source:
 
     def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
         """
-        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how. `remedy`
+        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how; `remedy`
         says what to do if there is none.
         """
         if split not in self.splits:
@@ -176,11 +176,10 @@ def list_images(path: str | os.PathLike) -> list[str]:
     elif os.path.isfile(path) and str(path).lower().endswith(".zip"):
         folder = _unzip(path)
         names = [os.path.join(folder, name) for name in find_images(folder)]
-    elif found := sorted(glob.glob(str(path), recursive=True)):
-        inside = {name: find_images(name) if os.path.isdir(name) else [""] * is_image(name) for name in found}
-        names = [
-            os.path.abspath(os.path.join(name, *filter(None, [each]))) for name in inside for each in inside[name]
-        ]
+    elif found := sorted(glob.glob(os.path.abspath(path), recursive=True)):
+        inside = {name: find_images(name) for name in found if os.path.isdir(name)}
+        names = [name for name in found if os.path.isfile(name) and is_image(os.path.basename(name))]
+        names += [os.path.join(folder, name) for folder, images in inside.items() for name in images]
         names = list(dict.fromkeys(names))
     else:
         raise InputError(f"unlabeled_dirs: there is no folder {path}; correct the path")

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...errors import InputError, first_few
@@ -54,17 +54,19 @@ def find_examples(args: DataArguments) -> Found:
     if loose and not lists:
         own = {SPLIT_OF[name]: name for name in (*named, *args.train_splits) if name in SPLIT_OF}
         for split, path in find_lists(tree.others).items():
-            lists[own.get(split, split)] = read_images(os.path.join(root, path), path, loose)
+            lists[own.get(split, split)] = read_images(
+                os.path.join(root, path), path, loose, [file.path for file in files]
+            )
     by_path, splits, left_out = {image.path: image for image in images} if lists else {}, {}, []
     for split, entries in lists.items():
         splits[split] = [by_path[path] for path, _ in entries]
         label_of |= {by_path[path]: label for path, label in entries if label}
-    listed = {image for own in splits.values() for image in own}
+    listed = {path for entries in lists.values() for entry in entries for path in entry}
     for image in images:
         split = image.split or train
-        if image not in listed and split not in lists:
+        if image.path not in listed and split not in lists:
             splits.setdefault(split, []).append(image)
-        elif image not in listed:
+        elif image.path not in listed:
             left_out.append(image.path)
 
     # 4. What has no partner, and what is in no example
@@ -91,31 +93,30 @@ def find_examples(args: DataArguments) -> Found:
     pool = [os.path.join(os.path.abspath(folder), "") for folder in args.unlabeled_dirs]
     left_out = [path for path in left_out if not any(map(path.startswith, pool))]
     if left_out:
-        count = "1 file" if len(left_out) == 1 else f"{len(left_out):,} files"
         what = "neither images nor labels" + " of a list" * bool(lists)
-        notes.append(f"left out: {count}, such as {os.path.relpath(min(left_out), root)}: {what}")
+        first = os.path.relpath(min(left_out), root)
+        notes.append(f"left out: {_count(len(left_out), 'file')} such as {first}: {what}")
     return Found(examples, left_out, notes, tree.others)
 
 
 def _describe(root: str, split: str, examples: Sequence[Example], affix: str) -> str | None:
-    """Says what was taken for a split, if it is not as its folders say."""
-    own = [example for example in examples if example.split == split and "image" in example.present]
-    labels = [path for example in own for path in example.labels.values()]
-    images_at, labels_at = _place(root, (example.image for example in own)), _place(root, labels)
-    if images_at == f"{split}/images" and labels_at in (f"{split}/labels", "") and not affix:
+    """Says what was taken for a split, if its folders are not called images and labels."""
+    images = [example.image for example in examples if example.split == split and "image" in example.present]
+    labels = [path for example in examples if example.split == split for path in example.labels.values()]
+    usual = {"images": images, "labels": labels}
+    if not affix and all(
+        path.startswith(f"{root}/{split}/{name}/") for name, paths in usual.items() for path in paths
+    ):
         return None
-    text = f"{split}: {len(own):,} images of {images_at}"
+    text = f"{split}: {_count(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
     if labels:
-        joined = ", masks of an image joined" * os.path.isdir(labels[0])
-        text += f" with {len(labels):,} labels of {labels_at}{joined}" + f", with {affix} in their names" * bool(affix)
-    return text
+        joined = ", the masks of an image joined" * os.path.isdir(labels[0])
+        text += f", {_count(len(labels), 'label')} such as {os.path.relpath(labels[0], root)}{joined}"
+    return text + f", with {affix} in their names" * bool(affix and labels)
 
 
-def _place(root: str, paths: Iterable[str]) -> str:
-    """Returns the folder around all of these files, from `root` if it is in there."""
-    folders = {path.rpartition("/")[0] for path in paths}
-    place = os.path.commonpath(folders) if folders else ""
-    return os.path.relpath(place, root) if place.startswith(f"{root}/") else place
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File], dict[str, list]]:
@@ -125,8 +126,8 @@ def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File]
         images, labels = getattr(args, f"{name}_images"), getattr(args, f"{name}_labels")
         path = os.path.join(root, images or "")
         if images and os.path.isfile(path) and not is_image(path):
-            known = {file.path for file in tree.files}
-            lists[split] = read_images(path, f"{name}_images", sorted(known))
+            known = dict.fromkeys(file.path for file in tree.files)
+            lists[split] = read_images(path, f"{name}_images", [*known], [*known])
             own = [path for path, _ in lists[split] if labels or path not in known]
             top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
             files += [file_at(path, split, "image", os.path.relpath(path, top)) for path in own]

@@ -42,6 +42,7 @@ def open_source(args: DataArguments) -> Source:
         labeled_splits=[split for split, examples in splits.items() if any(example.labels for example in examples)],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
+        own_classes=not origin,
         examples=found.examples,
         left_out=found.left_out,
         notes=[*found.notes, *([f"classes from {origin}"] if origin else [])],

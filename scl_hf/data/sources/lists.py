@@ -52,10 +52,12 @@ class Names:
 
     def find_line(self, line: str) -> tuple[list[int], list[str]]:
         """Returns what the first column of a line finds, and the further columns that are no numbers."""
-        for separator in ("$", r"\s*[,\t]\s*", r"\s+"):
-            first, *others = filter(None, re.split(separator, line))
+        line = line.replace("\\", "/")
+        columns, words = re.split(r"\s*[,\t]\s*", line), re.split(r"\s+", line)
+        whole = [line] if " " in line.rpartition("/")[2] else words  # a name with spaces
+        for first, *others in (columns if len(columns) > 1 else whole, words, [line]):
             if found := self.find(first):
-                return found, [other for other in others if not re.fullmatch(r"-?[\d.]+", other)]
+                return found, [other for other in others if not re.fullmatch(r"-?[\d.]*", other)]
         return [], []
 
 
@@ -63,30 +65,31 @@ def find_lists(paths: Sequence[str]) -> dict[str, str]:
     """Returns split -> the list of its images among the paths: those of ImageSets/Segmentation, or the topmost."""
     by_name = {}
     for path in sorted(paths, key=lambda path: ("Segmentation/" not in path, path.count("/"), path)):
-        by_name.setdefault(path.rpartition("/")[2].lower(), path)
+        name = re.sub(r"[-_]?(list|ids?|files?|images?|set|names?)?\.txt$", ".txt", path.rpartition("/")[2].lower())
+        by_name.setdefault(name, path)
     names = {
         split: [f"{name}.txt" for name in names.split() if f"{name}.txt" in by_name] for split, names in LISTS.items()
     }
     return {split: by_name[found[0]] for split, found in names.items() if found}
 
 
-def read_images(path: str, field: str, known: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Returns the images that a list names, and the label beside each; they are `known` or lie where it says."""
-    names, found, unknown = Names(known), {}, []
+def read_images(path: str, field: str, images: Sequence[str], files: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Returns the images that a list names, of `images` or beside it, and the label next to each, of all `files`."""
+    names, of_labels, found, unknown = Names(images), Names(files), {}, []
 
-    def look_up(name: str, indices: Sequence[int]) -> str | None:
+    def look_up(name: str, among: Sequence[str], indices: Sequence[int]) -> str | None:
         if len(indices) > 1:
-            few = first_few(known[index] for index in indices)
+            few = first_few(among[index] for index in indices)
             raise InputError(f"{field}: {name} of {path} may be {few}; write it with its folder")
         beside = os.path.join(os.path.dirname(path), name)
-        return known[indices[0]] if indices else beside if os.path.isfile(beside) else None
+        return among[indices[0]] if indices else beside if os.path.isfile(beside) else None
 
     for line in read_list(path, field):
         indices, others = names.find_line(line)
         if not indices:
-            line, *others = [line] if look_up(line, []) else re.split(r"[\s,]+", line)
-        image = look_up(line, indices)
-        label = look_up(others[0], names.find(others[0])) if others else None
+            line, *others = [line] if look_up(line, (), ()) else re.split(r"[\s,]+", line)
+        image = look_up(line, images, indices)
+        label = look_up(others[0], files, of_labels.find(others[0])) if others else None
         if image is None or others and label is None:
             unknown.append(line if image is None else others[0])
         else:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ...errors import InputError, first_few
@@ -27,12 +27,12 @@ def match(images: Sequence[File], labels: Sequence[File], suffix: str | None = N
     best, affixes = {}, {}
     for step in (1, -1) if suffix is None else (1,):  # from behind, mask_1 has a suffix more than 1
         known = {_key(image, own_skip, step): image for image in images}
-        for end in _ends([image.stem[::step] for image in images]):
+        for end in _ends(f"/{image.stem[::step]}" for image in images):
             cores = {key.removesuffix(end): image for key, image in known.items()} if end else known
             found, more = {}, {}  # label -> its image, and what its name has besides
             for label in labels:
                 key = _key(label, skip, step)
-                for length in _lengths(label.stem[::step], suffix):
+                for length in _lengths(f"/{label.stem[::step]}", suffix):
                     if image := cores.get(key[: len(key) - length]):
                         found[label], more[label] = image, key[len(key) - length :][::step]
                         break
@@ -52,13 +52,23 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
     """Tells labels from images by their names, where folders do not: `a_mask.png` is the label of `a.jpg`."""
 
     def is_label(file: File) -> bool:
-        words = re.split(r"[\W_]+", file.stem)
-        return len(words) > 1 and read_name(words[-1])[1:] == ("label", False)
+        return read_name(re.split(r"[\W_]+", file.stem)[-1])[1:] == ("label", False)
 
-    named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))}
-    found = match([file for file in files if file not in named], sorted(named), suffix).pairs
-    named = named if 2 * len(found) >= len(named) else ()
-    return [file._replace(role="label" if file in named else "image") for file in files]
+    photos = {file.folder + file.stem for file in files if file.path.lower().endswith((".jpg", ".jpeg"))}
+    named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))} or {
+        file for file in files if file.path.lower().endswith(".png") and file.folder + file.stem in photos
+    }
+    found = match([file for file in files if file not in named], sorted(named), suffix).pairs if named else {}
+    if 2 * len(found) < len(named):
+        named, found = (), {}
+    taken = {image.folder + image.stem for image in found.values()}
+
+    def role_of(file: File) -> str | None:
+        more = re.fullmatch(r"(.+?)[\W_]+[^\W\d_]+", file.stem) if taken else None
+        drawn = more and file.folder + more[1] in taken and file.folder + file.stem not in taken  # a_overlay.png
+        return "label" if file in named else None if drawn else "image"
+
+    return [file._replace(role=role_of(file)) for file in files]
 
 
 def _choose(
@@ -95,12 +105,12 @@ def _choose(
 def _lengths(stem: str, suffix: str | None) -> Iterator[int]:
     """Yields how much longer the name of a label may be than that of its image, the least first."""
     yield len(suffix or "")
-    for length in range(1, len(stem)) if suffix is None else ():
+    for length in range(1, len(stem) + 1) if suffix is None else ():
         if not stem[-length].isalnum():
             yield length
 
 
-def _ends(stems: Sequence[str]) -> Iterator[str]:
+def _ends(stems: Iterable[str]) -> Iterator[str]:
     """Yields what all stems may have at their ends, such as `_sat`: nothing first, then the shortest."""
     yield ""
     common = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]

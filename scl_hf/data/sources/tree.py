@@ -10,14 +10,14 @@ from ..images import is_image
 
 _SPLITS = {"train": "train training tr", "validation": "val valid validation", "test": "test testing ts"}
 _ROLES = {
-    "image": "image images img imgs input inputs jpegimages rgb",
+    "image": "image images img imgs input inputs jpegimages original originals raw rgb sat",
     "label": "label labels mask masks annotation annotations ann anns annot annots gt gts groundtruth truth seg "
     "segmentation segmentations segmentationclass semantic",
 }
 SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
 ROLE_OF = {word: role for role, words in _ROLES.items() for word in words.split()}
 # What says nothing in the name of a folder
-_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg original png raw tif tiff".split()])
+_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg png tif tiff".split()])
 
 
 class File(NamedTuple):
