@@ -623,7 +623,7 @@ CASES = {
     "space of a folder": (None, "app.py model --space space", "takes its model from the Hub"),
     # prepare_dataset.py
     "check no folder": (remove("mine"), CHECK, "mine"),
-    "check a model": (None, "prepare_dataset.py check model", "model: holds no dataset"),
+    "check a model": (None, "prepare_dataset.py check model", "model: holds no images"),
     "check without names": (remove("mine/id2label.json"), CHECK, "id2label.json"),
     "check without images": (
         both(
@@ -636,6 +636,14 @@ CASES = {
     "check in no process": (None, "prepare_dataset.py check mine --num_proc 0", "num_proc"),
     "check with no recipe": (None, f"{CHECK} --recipe none.yaml", "none.yaml"),
     "check with a wrong recipe": (recipe("label_map: {a: b}"), f"{CHECK} --recipe recipe.yaml", "label_map"),
+    "check without a folder": (None, "prepare_dataset.py check", "data_dir: is missing"),
+    "check a dataset of the Hub": (
+        recipe("dataset: user/name"),
+        "prepare_dataset.py check --recipe recipe.yaml",
+        "dataset: user/name is opened by `datasets`",
+    ),
+    "check into no picture": (None, f"{CHECK} --picture check.docx", "check.docx: is not the name of an image"),
+    "check below a file": (write("file", ""), f"{CHECK} --picture file/check.png", "picture file: is a file"),
     "push over something": (write("parquet/x", ""), PUSH, "parquet"),
     "push to a file": (write("parquet", ""), PUSH, "parquet"),
     "push below a file": (write("file", ""), "prepare_dataset.py push mine file/parquet", "file/parquet"),

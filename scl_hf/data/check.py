@@ -219,7 +219,9 @@ def _enter_files(
         elif unlabeled == number and split in (*own.train_splits, *evaluated):
             report.problems.append(f"{split}: none of its {number:,} images has a label")
         elif unlabeled and split not in (*evaluated, *own.unlabeled_dirs):
-            report.notes.append(f"{split}: {unlabeled:,} of {number:,} images without a label, so unlabeled")
+            report.notes.append(
+                f"{split}: {unlabeled:,} of its {number:,} images have no label: they are unlabeled images"
+            )
 
 
 def _enter_left_out(report: Report, examples: Sequence[Example], left_out: Sequence[str]) -> None:

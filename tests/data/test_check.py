@@ -129,7 +129,7 @@ def put_label(path, values):
 
 def test_folder_of_ones_own(own):
     report = check_data(own, num_proc=1)
-    assert report.sound and report.notes == ["more: 1 of 1 images without a label, so unlabeled"]
+    assert report.sound and report.notes == ["more: 1 of its 1 images have no label: they are unlabeled images"]
     np.testing.assert_allclose(report.shares[:, :2], [[0.5, 0.5], [1, 1]])
     assert [sample.name for sample in report.labeled] == ["train/a", "validation/b"]
     assert [sample.name for sample in report.unlabeled] == ["more/c"]
@@ -210,7 +210,10 @@ def dark(root):
 
 
 ODDITIES = [
-    (lambda root: put(root / "train/images/x.png"), "train: 1 of 2 images without a label, so unlabeled"),
+    (
+        lambda root: put(root / "train/images/x.png"),
+        "train: 1 of its 2 images have no label: they are unlabeled images",
+    ),
     (
         lambda root: shutil.rmtree(root / "validation"),
         "validation: there is no such split to evaluate on; in a recipe",
