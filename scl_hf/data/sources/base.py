@@ -62,6 +62,7 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
+    own_classes: bool = False  # the user's own: some label shows each
     examples: Sequence[Example] = ()
     left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
