@@ -624,7 +624,7 @@ CASES = {
     # prepare_dataset.py
     "check no folder": (remove("mine"), CHECK, "mine"),
     "check a model": (None, "prepare_dataset.py check model", "model: holds no images"),
-    "check without names": (remove("mine/id2label.json"), CHECK, "id2label.json"),
+    "check without names": (remove("mine/id2label.json"), CHECK, "mine: no file names its classes"),
     "check without images": (
         both(
             *(remove(f"mine/{s}/{k}") for s in ("train", "validation") for k in ("images", "labels")),
@@ -652,7 +652,7 @@ CASES = {
     "push bomb": (bomb("mine/train/images/frame0.png"), PUSH, "frame0.png.*damaged"),
     "push unknown ids": (image_file("mine/train/labels/frame0.png", value=9), PUSH, "frame0.png: unknown class id 9"),
     "push label of another size": (image_file("mine/train/labels/frame0.png", size=(9, 9)), PUSH, "frame0.png.*9×9"),
-    "push missing label": (remove("mine/train/labels/frame0.png"), PUSH, "frame0.png: its label is missing"),
+    "push missing label": (remove("mine/validation/labels/frame0.png"), PUSH, "frame0.png: its label is missing"),
     "push without a license": (None, f"{PUSH} --repo me/mine", "license"),
     "push a run that is none": (None, "push.py mine", "mine: holds no run"),
     "push a run to nowhere": (None, "push.py model", "hub_model_id: is missing"),
