@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from scl_hf.data.classes import read_classes
-from scl_hf.data.labels import LabelImage, read_label, read_pair
+from scl_hf.data.labels import LabelImage, count_values, read_label, read_pair
 from scl_hf.errors import InputError
 
 CLASSES = {0: "sky", 1: "road", 2: "car"}
@@ -242,3 +242,13 @@ def test_pair_of_two_sizes_is_refused(tmp_path):
             {"image": {"path": str(tmp_path / "image.png")}, "label": {"path": str(tmp_path / "label.png")}},
             {"label": ANY},
         )
+
+
+def test_values_of_a_label_are_counted(tmp_path):
+    labels = read_classes({"sky": 0, "car": "#ff0000"}, [9])
+    pixels = np.array([[0, 0, 9, 7]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert count_values(tmp_path / "a.png", labels) == {(0, 0): 2, (9, 255): 1, (7, -1): 1}
+    colors = np.uint8([[(255, 0, 0), (9, 9, 9), (1, 2, 3)]])  # a gray without a class is an id
+    Image.fromarray(colors).save(tmp_path / "b.png")
+    assert count_values(tmp_path / "b.png", labels) == {("#ff0000", 1): 1, (9, 255): 1, ("#010203", -1): 1}
