@@ -413,12 +413,22 @@ CASES = {
         "ids.txt",
     ),
     # Labels and images
-    "label missing": (remove("mine/train/labels/frame1.png"), TRAIN, "images/frame1.png: its label is missing"),
-    "labels missing": (remove("mine/train/labels"), TRAIN, "frame0.png: its label is missing"),
-    "labels in JPEG": (
-        each("mine/train/labels/*.png", lambda path: lambda: Path(path).rename(path[:-3] + "jpg")),
+    "label missing": (
+        remove("mine/validation/labels/frame1.png"),
         TRAIN,
-        "its label is missing",
+        "images/frame1.png: its label is missing .1 of the 2",
+    ),
+    "labels missing": (remove("mine/train/labels"), TRAIN, "none of the 4 images of split train has a label"),
+    "image missing": (remove("mine/train/images/frame1.png"), TRAIN, "frame1.png: its image is missing"),
+    "labels elsewhere": (
+        lambda: Path("mine/train/labels").rename("mine/train/masks_old"),
+        TRAIN,
+        "has a label; write train_images: .*/train/images and train_labels: .*/train/masks_old",
+    ),
+    "labels in JPEG": (
+        each("mine/train/labels/*.png", lambda path: both(image_file(path[:-3] + "jpg"), remove(path))),
+        TRAIN,
+        "is a JPEG, which blurs the values of a label",
     ),
     "folders swapped": (
         lambda: [
@@ -427,11 +437,15 @@ CASES = {
             for old, new in (("images", "x"), ("labels", "images"), ("x", "labels"))
         ],
         TRAIN,
-        "is a color image",
+        "as a photo does; are images and labels swapped",
     ),
     "second image of a name": (image_file("mine/train/images/frame0.jpg", "RGB"), TRAIN, "second image named frame0"),
-    "RGB labels": (each("mine/*/labels/*", lambda path: image_file(path, "RGB")), TRAIN, "is a color image"),
-    "RGBA labels": (each("mine/*/labels/*", lambda path: image_file(path, "RGBA")), TRAIN, "is a color image"),
+    "RGB labels": (
+        each("mine/*/labels/*", lambda path: image_file(path, "RGB", value=(255, 0, 0))),
+        TRAIN,
+        "unknown class color .#ff0000.",
+    ),
+    "RGBA labels": (each("mine/*/labels/*", lambda path: image_file(path, "RGBA")), TRAIN, "2,400 pixels are transp"),
     "16-bit labels out of range": (
         each("mine/*/labels/*", lambda path: image_file(path, value=300, dtype=np.uint16)),
         TRAIN,
@@ -481,7 +495,7 @@ CASES = {
         EVAL,
         "checkpoint model: .*order",
     ),
-    "other split": (None, f"{EVAL} --eval_split val", "no split val"),
+    "other split": (None, f"{EVAL} --eval_split nowhere", "no split nowhere"),
     "official scorer": (None, f"{EVAL} --official", "official"),
     "ema and student": (None, f"{EVAL} --ema --student", "ema, student"),
     "no student": (None, f"{EVAL} --student", "student"),
@@ -624,7 +638,7 @@ CASES = {
     # prepare_dataset.py
     "check no folder": (remove("mine"), CHECK, "mine"),
     "check a model": (None, "prepare_dataset.py check model", "model: holds no images"),
-    "check without names": (remove("mine/id2label.json"), CHECK, "mine: no file names its classes"),
+    "check without names": (remove("mine/id2label.json"), CHECK, "id2label.json"),
     "check without images": (
         both(
             *(remove(f"mine/{s}/{k}") for s in ("train", "validation") for k in ("images", "labels")),
@@ -652,6 +666,7 @@ CASES = {
     "push bomb": (bomb("mine/train/images/frame0.png"), PUSH, "frame0.png.*damaged"),
     "push unknown ids": (image_file("mine/train/labels/frame0.png", value=9), PUSH, "frame0.png: unknown class id 9"),
     "push label of another size": (image_file("mine/train/labels/frame0.png", size=(9, 9)), PUSH, "frame0.png.*9×9"),
+    "push missing image": (remove("mine/train/images/frame0.png"), PUSH, "frame0.png: its image is missing"),
     "push missing label": (remove("mine/validation/labels/frame0.png"), PUSH, "frame0.png: its label is missing"),
     "push without a license": (None, f"{PUSH} --repo me/mine", "license"),
     "push a run that is none": (None, "push.py mine", "mine: holds no run"),

@@ -179,9 +179,15 @@ RANDOM = np.random.default_rng(0)
         (np.array([[0, 300]], np.uint16), r"unknown class id 300 \(1 pixel\)"),
         (np.array([[0, 100000]], np.int32), r"unknown class id 100000 \(1 pixel\)"),
         (np.array([[0, 1.5]], np.float32), "holds fractions such as 1.5"),
-        (np.array([[[0, 0, 0], [255, 0, 1]]], np.uint8), r'unknown class color "#ff0001" \(1 pixel\).*"#rrggbb"'),
+        (
+            np.array([[[0, 0, 0], [255, 0, 1]]], np.uint8),
+            r'color "#ff0001" \(1 pixel\).*{NAME: "#ff0001"}',
+        ),
         (np.array([[[0, 0, 0, 255], [1, 1, 1, 0]]], np.uint8), "1 pixels are transparent"),
-        (np.repeat(np.arange(100, dtype=np.uint8)[None], 9, 1).reshape(9, 100), r"classes: {…, NAME: 3-99} if they"),
+        (
+            np.repeat(np.arange(100, dtype=np.uint8)[None], 9, 1).reshape(9, 100),
+            r"if the ids from 2 on are instances of car, car: 2-65535",
+        ),
         (RANDOM.integers(0, 256, (32, 32, 3), np.uint8), "as a photo does; are images and labels swapped"),
         (RANDOM.integers(0, 256, (32, 32), np.uint8), "as a photo does; are images and labels swapped"),
     ],

@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -60,8 +61,8 @@ def toy_dataset(root: Path, splits=("train", "val", "train_extra"), coarse=True)
     return str(root)
 
 
-def open_folder(root, **fields):
-    return load_data(DataArguments(dataset="folder", data_dir=str(root), **fields))
+def open_folder(root, evaluate=True, **fields):
+    return load_data(DataArguments(dataset="folder", data_dir=str(root), **fields), evaluate)
 
 
 def test_folder(folder):
@@ -124,6 +125,113 @@ def test_two_labeled_splits(folder):
     fields = {"train_splits": ["train", "validation"], "unlabeled_splits": ["train"], "labeled_fraction": 0.5}
     data = open_folder(folder, **fields, allow_shared_images=True)
     assert len(data.labeled) == 10 and len(data.unlabeled) == 20
+
+
+def strip_labels(folder, names):
+    for name in names:
+        (folder / f"train/labels/{name}.png").unlink()
+
+
+def test_images_without_a_label_are_unlabeled(folder, caplog):
+    strip_labels(folder, [f"train{index:02}" for index in range(6, 16)])
+    data = open_folder(folder)
+    assert data.labeled["id"][:] == [f"train{index:02}" for index in range(6)] and len(data.unlabeled) == 16
+    assert "train: 10 of its 16 images have no label: they are unlabeled images" in caplog.text
+    data = open_folder(folder, unlabeled_includes_labeled=False)
+    assert data.unlabeled["id"][:] == [f"train{index:02}" for index in range(6, 16)]
+    half = open_folder(folder, labeled_fraction=0.5, num_unlabeled=4)
+    assert len(half.labeled) == 3 and {*half.labeled["id"]} <= {*half.unlabeled["id"]} and len(half.unlabeled) == 7
+    listed = folder / "ids.txt"
+    listed.write_text("train00\ntrain07\n")
+    with pytest.raises(InputError, match="ids.txt: 1 of 2 are images without a label: train07; take them out"):
+        open_folder(folder, labeled_ids=str(listed))
+    strip_labels(folder, ["train00"])
+    (folder / "validation/labels/validation01.png").unlink()
+    with pytest.raises(InputError, match="validation01.jpg: its label is missing .1 of the 4 images of split valid"):
+        open_folder(folder)
+
+
+def ids(*parts):
+    return [{*part["id"]} for part in parts]
+
+
+def test_labeled_images_are_held_out(folder, caplog):
+    assert len(open_folder(folder, evaluate=False).evaluation) == 4  # not needed, but there
+    shutil.rmtree(folder / "validation")
+    with pytest.raises(InputError, match="no split validation .*write validation_fraction: 0.2 .*eval_strategy: no"):
+        open_folder(folder)
+    assert open_folder(folder, evaluate=False).evaluation is None
+    data = open_folder(folder, validation_fraction=0.25)
+    labeled, unlabeled, held = ids(data.labeled, data.unlabeled, data.evaluation)
+    assert len(held) == 4 and len(labeled) == 12 and labeled == unlabeled and not held & labeled
+    assert "validation_fraction: 4 of 16 labeled images are held out to evaluate on" in caplog.text
+    assert data.evaluation.column_names == ["image", "label", "id"]
+    fields = {"validation_fraction": 0.25, "labeled_fraction": 0.5, "unlabeled_includes_labeled": False}
+    data = open_folder(folder, **fields, num_unlabeled=3)
+    assert ids(data.evaluation) == [held] and len(data.labeled) == 6 and len(data.unlabeled) == 3
+    assert {*data.unlabeled["id"]}.isdisjoint(held | {*data.labeled["id"]})
+    args = DataArguments(dataset="folder", data_dir=str(folder), **fields)
+    assert load_evaluation(args)[0]["id"][:] == data.evaluation["id"][:]
+    (folder / "ids.txt").write_text("\n".join(f"train{index:02}" for index in range(16)))
+    listed = open_folder(folder, validation_fraction=0.25, labeled_ids=str(folder / "ids.txt"))
+    assert ids(listed.labeled, listed.evaluation) == [labeled, held]
+    other = open_folder(folder, validation_fraction=0.25, labeled_seed=1)
+    assert ids(other.evaluation) != [held]
+
+
+def test_whole_folders_are_held_out(folder):
+    with pytest.raises(InputError, match="validation_fraction: all 16 labeled images are of one folder.*_by: image"):
+        open_folder(folder, validation_fraction=0.2, validation_by="folder")
+    for index in range(16):
+        for kind, suffix in (("images", "jpg"), ("labels", "png")):
+            (folder / f"train/{kind}/drive{index % 4}").mkdir(exist_ok=True)
+            name = f"train{index:02}.{suffix}"
+            (folder / f"train/{kind}/{name}").rename(folder / f"train/{kind}/drive{index % 4}/{name}")
+    strip_labels(folder, ["drive0/train00", "drive1/train01", "drive2/train02", "drive3/train03"])
+    data = open_folder(folder, validation_fraction=0.3, validation_by="folder")
+    drives = [{name.partition("/")[0] for name in part} for part in ids(data.labeled, data.unlabeled, data.evaluation)]
+    assert (
+        len(drives[2]) == 2 and len(data.evaluation) == 6 and len(data.unlabeled) == 8
+    )  # 2 without a label left, too
+    assert drives[0] == drives[1] and not drives[0] & drives[2]
+
+
+def test_cities_are_held_out(tmp_path):
+    root = toy_dataset(tmp_path)
+    for kind in ("leftImg8bit", "gtFine"):
+        for path in (tmp_path / kind / "train/ulm").glob("*2*"):
+            path.rename((tmp_path / kind / "train/jena").mkdir(exist_ok=True) or path.parents[1] / "jena" / path.name)
+    data = load_data(DataArguments(data_dir=root, validation_fraction=0.1, validation_by="folder"))
+    assert (len(data.labeled), len(data.evaluation)) in ((1, 3), (3, 1))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["train03.jpg", "train01.jpg"], ["C:\\data\\train01.jpg", "images/train03"], ["train01.jpg l/x.png", "train03"]],
+)
+def test_listed_file_names(folder, lines):
+    (folder / "ids.txt").write_text("# chosen by hand\n" + "\r\n".join(lines))
+    data = open_folder(folder, labeled_ids=str(folder / "ids.txt"))
+    assert data.labeled["id"][:] == ["train01", "train03"]
+
+
+def test_globs_and_zips_of_unlabeled_images(folder, tmp_path, caplog):
+    with zipfile.ZipFile(tmp_path / "phone.ZIP", "w") as archive:
+        for name in ("a/1.jpg", "../2.jpg", "3.txt", "b/4.PNG", "__MACOSX/a/._1.jpg"):
+            archive.write(folder / "more/images/more00.jpg", name)
+    fields = {"unlabeled_includes_labeled": False, "allow_shared_images": True}
+    data = open_folder(folder, **fields, unlabeled_dirs=[str(tmp_path / "phone.ZIP")])
+    assert sorted(data.unlabeled["id"]) == ["2.jpg", "a/1.jpg", "b/4.PNG"] and "phone.ZIP: its images" in caplog.text
+    assert not (tmp_path.parent / "2.jpg").exists() and not (tmp_path / "2.jpg").exists()
+    caplog.clear()
+    again = open_folder(folder, **fields, unlabeled_dirs=[str(tmp_path / "phone.ZIP")])
+    assert again.unlabeled["image"][:] == data.unlabeled["image"][:] and "phone.ZIP" not in caplog.text
+    for pattern in ("more*", "*/images/more*.jpg", "**/more/**"):
+        data = open_folder(folder, **fields, unlabeled_dirs=[str(folder / pattern)])
+        assert [Path(image["path"]).name for image in data.unlabeled["image"]] == [f"more0{i}.jpg" for i in range(3)]
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "phone.ZIP").read_bytes()[:300])
+    with pytest.raises(InputError, match="unlabeled_dirs: cannot extract .*cut.zip .*unpack it yourself"):
+        open_folder(folder, unlabeled_dirs=[str(tmp_path / "cut.zip")])
 
 
 def test_listed_ids(folder, tmp_path):
@@ -208,16 +316,31 @@ def test_unlabeled_folders_join_every_dataset(tmp_path):
 
 
 def test_labels_with_ids_of_their_own(folder):
-    (folder / "train/labels/train00.png").unlink()
-    Image.fromarray(np.array([[40000] * 6, [300] * 6, [0] * 6, [9] * 6], np.uint16)).save(
+    Image.fromarray(np.array([[40000] * 6, [300] * 6, [2, 0, 0, 0, 0, 0], [9] * 6], np.uint16)).save(
         folder / "train/labels/train00.png"
     )
     data = open_folder(folder, label_map={40000: 0, 300: 1, 2: 2, 9: 255}, ignore_index=0)
     label = read_label(data.labeled[0]["label"], data.labeled.features["label"])
-    assert label[:, 0].tolist() == [0, 1, 255, 255]
+    assert label[:, 0].tolist() == [0, 1, 2, 255] and label[2, 1] == 255
     message = r"train01.png: unknown class id 1 \(23 pixels\), 255 \(1 pixel\); the classes have the ids 2, 300, 40000"
     with pytest.raises(InputError, match=message):
         read_label(data.labeled[1]["label"], data.labeled.features["label"])
+
+
+def test_a_class_that_no_label_shows(folder):
+    (folder / "id2label.json").write_text(json.dumps(NAMES | {"3": "tree"}))
+    with pytest.raises(InputError, match=r"^classes: no label shows {tree: 3}; of the pixels .*leave out what is not"):
+        open_folder(folder)
+    for path in folder.glob("train/labels/*.png"):  # only labels to evaluate on show the sky
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 0, 1, label)).save(path)
+    (folder / "id2label.json").write_text(json.dumps(NAMES))
+    assert open_folder(folder, labeled_fraction=0.1).id2label[0] == "sky"
+    for path in folder.glob("*/labels/*.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(path)) == 1, 255, 0).astype(np.uint8)).save(path)
+    (folder / "id2label.json").write_text('{"0": "background", "1": "nucleus"}')
+    with pytest.raises(InputError, match=r"if 255 is nucleus, write classes: {background: 0, nucleus: 255}"):
+        open_folder(folder)
 
 
 def test_cityscapes(tmp_path):

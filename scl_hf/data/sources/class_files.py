@@ -110,6 +110,7 @@ def _describe_values(labels: Sequence[str]) -> str:
     forms = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
     named = first_few((f"NAME: {form}" for form in forms if form not in map(str, ignored)), 20)
     return (
-        f"no file names its classes; {len(some)} of its labels hold the values {first_few(forms, 20)}: "
+        f"no id2label.json or other file names the classes; {len(some)} of its labels hold the values "
+        f"{first_few(forms, 20)}: "
         f"write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..images import is_image
 
-_SPLITS = {"train": "train training tr", "validation": "val valid validation", "test": "test testing ts"}
+_SPLITS = {"train": "train training trainval tr", "validation": "val valid validation", "test": "test testing ts"}
 _ROLES = {
     "image": "image images img imgs input inputs jpegimages original originals raw rgb sat",
     "label": "label labels mask masks annotation annotations ann anns annot annots gt gts groundtruth truth seg "
@@ -52,6 +52,7 @@ def read_name(name: str) -> tuple[str | None, str | None, bool]:
         splits |= {SPLIT_OF[split]} if split else set()
         roles |= {ROLE_OF[role]} if role in ROLE_OF else set()
         unknown |= role not in ROLE_OF and role not in _FILLERS
+    splits -= {"validation"} if "train" in splits else set()  # TrainVal
     unknown |= len(splits) > 1 or "label" in roles and "rgb" in name.lower()
     role = "label" if "label" in roles else next(iter(roles), None)  # mask_images
     return next(iter(splits)) if len(splits) == 1 else None, role, unknown
@@ -98,14 +99,14 @@ def read_tree(root: str, train_splits: Collection[str], other_splits: Collection
     while depth < len(common) and common[depth] not in named and _is_wrapper(common[depth]):
         depth += 1
     read = [(parts, images, _read_folders(parts[depth:], named)) for parts, images in found]
+    has_split = any(split for _, _, (split, *_) in read)
     has_train = any(own.get(split, split) in train_splits for _, _, (split, *_) in read)
     files = []
     for parts, images, (split, role, folders) in read:
-        if split is None and has_train:
-            if len(folders) == 1 and len(parts) > depth + 1 and folders[0] == parts[depth]:  # extra/images
-                split, folders = folders[0], []
-            else:
-                role = None
+        if split is None and has_split and len(folders) == 1 and folders != parts[depth:]:
+            split, folders = folders[0], []  # extra/images
+        elif split is None and has_train:
+            role = None
         folder, parent, split = (
             "".join(f"{name}/" for name in folders),
             "/".join([root, *parts]),

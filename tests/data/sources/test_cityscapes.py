@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE, LABELS, PALETTE, load_cityscapes
+from scl_hf.data import DataArguments
+from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE, LABELS, PALETTE, load_cityscapes, open_source
 from scl_hf.errors import InputError
 
 ONE_ROOT = {"leftImg8bit": "leftImg8bit", "extra": "leftImg8bit", "gtFine": "gtFine", "gtCoarse": "gtCoarse"}
@@ -56,6 +57,18 @@ def test_both_folder_forms(tmp_path, form):
     assert row["image"] == {"path": str(image), "bytes": None} and row["label"] == {"path": str(label), "bytes": None}
     assert all(Path(row["label"]["path"]).is_file() for split in coarse.values() for row in split)
     assert fine["test"]["label"][:] == [None] * 4
+
+
+def test_labels_of_train_ids_alone(tmp_path):
+    root = make_tree(tmp_path, coarse=False)
+    args = DataArguments(data_dir=str(root))
+    assert open_source(args).labels == LABEL_IMAGE and open_source(args).notes == []
+    for path in root.glob("gtFine/*/*/*_labelIds.png"):
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    source = open_source(args)
+    assert source.labels.table[[0, 18, 255]].tolist() == [0, 18, 255] and source.labels.table[19] == -1
+    assert source.notes == ["labels of *_gtFine_labelTrainIds.png: there are no *_gtFine_labelIds.png"]
+    assert source.open("train", True)[0]["label"]["path"].endswith("bonn_000000_000000_gtFine_labelTrainIds.png")
 
 
 def test_only_splits_that_exist(tmp_path):

@@ -22,6 +22,7 @@ def folder(tmp_path):
         put(root / "train/images" / f"{name}.jpg")
         put(root / "train/labels" / f"{name}.png")
         put(root / "more/images" / f"{name}.jpg")
+        put(root / "val/images" / f"{name}.jpg")
     (root / "train/images/Thumbs.db").write_text("not an image")
     put(root / "train/images/._a.jpg")
     (root / "id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))
@@ -37,7 +38,7 @@ def test_splits_with_and_without_labels(folder):
     train, more, images = (open_split(folder, split, require_labels) for split, require_labels in wanted)
     assert train["id"][:] == more["id"][:] == images["id"][:] == ["a", "b"]
     assert train[1]["label"] == {"bytes": None, "path": str(folder / "train/labels/b.png")}
-    assert more["label"][:] == images["label"][:] == [None, None]
+    assert more["label"][:] == [None, None] and images["label"][:] == train["label"][:]
     assert open_source(DataArguments(dataset="folder", data_dir=str(folder))).labeled_splits == ["train"]
 
 
@@ -45,13 +46,13 @@ def break_folder(root, what):
     if what == "label":
         (root / "train/labels/b.png").unlink()
     elif what == "labels":
-        (root / "train/labels").rename(root / "train/masks")
+        (root / "train/labels").rename(root / "train/masks_old")
     elif what == "empty":
         (root / "train/labels/b.png").write_bytes(b"")
     elif what == "twin":
         put(root / "train/images/b.png")
     elif what == "split":
-        (root / "train").rename(root / "training")
+        (root / "train").rename(root / "first")
     elif what == "no images":
         for path in (root / "train/images").glob("*.jpg"):
             path.unlink()
@@ -60,12 +61,21 @@ def break_folder(root, what):
 @pytest.mark.parametrize(
     "what, message",
     [
-        ("label", "b.jpg: its label is missing, looked for .*labels/b.png .1 of the 2 .*unlabeled_dirs"),
-        ("labels", "a.jpg: its label is missing.*2 of the 2 "),
+        ("label", "b.jpg: its label is missing .1 of the 2 images of split train have no label.; add it, or take"),
+        (
+            "labels",
+            "train/images: none of the 2 images of split train has a label; write train_images: .*train/masks_old",
+        ),
         ("empty", "1 file is empty.*b.png"),
         ("twin", "b.png: a second image named b"),
-        ("split", "data: no split train .looked for train/images., only more, training; correct train_splits"),
-        ("no images", "train/images: holds no images"),
+        (
+            "split",
+            "data: no split train .looked for train/images., only first, more, validation; correct train_splits",
+        ),
+        (
+            "no images",
+            "labels/a.png: its image is missing, looked for .*train/images/a.* .2 labels of split train have",
+        ),
     ],
 )
 def test_bad_folder_is_named(folder, what, message):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from scl_hf.data import DataArguments
 from scl_hf.data.sources.layouts import find_layout, open_source
+from scl_hf.errors import InputError
 
 
 def put(root, names):
@@ -31,14 +32,18 @@ def read(root, **fields):
     """Opens a folder as `check` does: split -> {id: label}, notes, what was left out."""
     fields = {"classes": {"a": 0, "b": 1}} | fields
     source = open_source(find_layout(root, DataArguments(**fields)))
+    return splits_of(source, root), source
+
+
+def splits_of(source, root):
+    """Returns split -> {id: label}, and opens all splits."""
     splits = {}
     for example in source.examples:
         label = example.labels.get("labels")
         splits.setdefault(example.split, {})[example.id] = label and os.path.relpath(label, root)
-        assert "image" in example.present, example
     for split in source.splits:
-        source.open(split, split in source.labeled_splits and None not in splits[split].values())
-    return splits, source
+        assert len(source.open(split)) == len(splits[split])
+    return splits
 
 
 BOTH = ["train", "validation"]
@@ -275,7 +280,7 @@ LAYOUTS = {
     ),
     "SUIM": (
         ["train_val/images/a.jpg", "train_val/masks/a.png", "TEST/images/b.jpg", "TEST/masks/b.png"],
-        {"train": {"train_val/a": "train_val/masks/a.png"}, "test": {"b": "TEST/masks/b.png"}},
+        {"train": {"a": "train_val/masks/a.png"}, "test": {"b": "TEST/masks/b.png"}},
         "",
     ),
     "CVC": (["PNG/Original/1.png", "PNG/Ground Truth/1.png"], {"train": {"1": "PNG/Ground Truth/1.png"}}, ""),
@@ -318,32 +323,99 @@ def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
     assert splits == {"train": {"a": "training/labels/a.png"}, "seq1": {"b": "seq1/labels/b.png"}}
 
 
-@pytest.mark.parametrize(
-    "fields, expected",
-    [
-        (
-            {"train_images": "raw/x", "train_labels": "drawn", "validation_images": "raw/y", "validation_labels": "v"},
-            {"train": {"deep/a": "drawn/deep/a.png", "b": None}, "validation": {"c": "v/c.png"}},
-        ),
-        (
-            {"train_images": "raw/x/**/*.jpg", "train_labels": "drawn/**/*.png", "validation_images": "raw/y"},
-            {"train": {"b": None, "deep/a": "drawn/deep/a.png"}, "validation": {"c": None}},
-        ),
-        ({"train_images": "raw/*/*.jpg", "train_labels": "raw/*/*_l.gif"}, {"train": {"x/b": None, "y/c": None}}),
-        ({"train_images": "raw/[xy]", "train_labels": "v"}, None),
-        (
-            {"train_images": "list.txt", "train_labels": "drawn"},
-            {"train": {"deep/a": "drawn/deep/a.png", "b": None}},
-        ),
-        ({"train_images": "pairs.txt"}, {"train": {"raw/x/deep/a": "drawn/deep/a.png"}}),
-    ],
-)
-def test_fields(tmp_path, fields, expected):
-    put(tmp_path, ["raw/x/deep/a.jpg", "raw/x/b.jpg", "raw/y/c.jpg", "drawn/deep/a.png", "v/c.png"])
-    put(tmp_path, ["list.txt=raw/x/deep/a.jpg|b", "pairs.txt=raw/x/deep/a.jpg drawn/deep/a.png"])
-    print(read(tmp_path, **fields)[0])
+FILES = ["raw/x/deep/a.jpg", "raw/x/b.jpg", "raw/y/c.jpg", "drawn/deep/a.png", "v/c.png", "raw/x/x_b_gt.png"]
+FILES += [
+    "list.txt=raw/x/deep/a.jpg|b",
+    "pairs.txt=raw/x/deep/a.jpg drawn/deep/a.png|# none|raw/x/b.jpg raw/x/x_b_gt.png",
+]
+TWO = {"deep/a": "drawn/deep/a.png", "b": None}
+# data_dir, fields, split -> {id: label}
+FIELDS = [
+    (
+        None,
+        {"train_images": "raw/x", "train_labels": "drawn", "validation_images": "raw/y", "validation_labels": "v"},
+        {"train": {"deep/a": "drawn/deep/a.png", "b": None, "x_b_gt": None}, "validation": {"c": "v/c.png"}},
+    ),
+    (None, {"train_images": "raw/x/**/*.jpg", "train_labels": "drawn/**/*.png"}, {"train": TWO}),
+    (
+        ".",
+        {"train_images": "raw/*/[bc].jpg", "train_labels": "raw/*/x_?_gt.png"},
+        {"train": {"x/b": "raw/x/x_b_gt.png", "y/c": None}},
+    ),
+    ("raw", {"train_images": "x/*.jpg", "train_labels": "x/x_*_gt.png"}, {"train": {"b": "raw/x/x_b_gt.png"}}),
+    (".", {"train_images": "list.txt", "train_labels": "drawn"}, {"train": TWO}),
+    (".", {"train_images": "pairs.txt"}, {"train": {"x/deep/a": "drawn/deep/a.png", "x/b": "raw/x/x_b_gt.png"}}),
+    (None, {"train_images": "pairs.txt"}, {"train": {"deep/a": "drawn/deep/a.png", "b": "raw/x/x_b_gt.png"}}),
+]
 
 
+@pytest.mark.parametrize("data_dir, fields, expected", FIELDS)
+def test_fields(tmp_path, monkeypatch, data_dir, fields, expected):
+    put(tmp_path, FILES)
+    monkeypatch.chdir(tmp_path)
+    args = DataArguments(dataset="folder", data_dir=data_dir, classes={"a": 0, "b": 1}, **fields)
+    splits = splits_of(open_source(args), tmp_path)
+    assert {split: splits[split] for split in expected} == expected
+
+
+# files, fields, and what the error says
 MESSAGES = {
-    "nothing": ([], {}, "holds no images, but nothing"),
+    "nothing": ([], {}, "data: holds no images, but nothing; name the folder"),
+    "only labels": (
+        ["train/labels/a.png"],
+        {},
+        "data: holds no images, but train; correct data_dir, or write train_images",
+    ),
+    "two kinds of labels": (
+        ["images/a.jpg", "masks/a.png", "gt/a.png"],
+        {},
+        "images/a.jpg: has two labels, .*/gt/a.png and .*/masks/a.png; remove the folder of one, or write",
+    ),
+    "several suffixes": (
+        ["images/a.jpg", "masks/a_color.png", "masks/a_label.png", "masks/a_edge.png"],
+        {},
+        r"label_suffix: .* several, _color \(1\), _edge \(1\), _label \(1\), such as .*label_suffix: _label$",
+    ),
+    "label without an image": (
+        ["train/images/cat.jpg", "train/images/dog.jpg", "train/labels/cat.png", "train/labels/dig.png"],
+        {},
+        r"labels/dig.png: its image is missing, looked for .*images/dig.\* \(1 label has no image\).* mean 'dog'\?",
+    ),
+    "labels in another folder": (
+        ["train/images/a.jpg", "train/masks_old/a.png"],
+        {},
+        "none of the 1 images of split train has a label; write train_images: .*/train/images and train_labels: "
+        ".*/train/masks_old, if",
+    ),
+    "unknown lines": (
+        ["images/a.jpg", "masks/a.png", "train.txt=a|b|c|d|e"],
+        {},
+        r"train.txt: 4 of 5 lines of .*train.txt name no file there: b, c, d, …; correct",
+    ),
+    "ambiguous lines": (
+        ["images/x/a.jpg", "images/y/a.jpg", "masks/x/a.png", "masks/y/a.png", "train.txt=a"],
+        {},
+        "a of .*train.txt may be .*x/a.jpg, .*y/a.jpg; write it with its folder",
+    ),
+    "empty list": (["images/a.jpg", "train.txt="], {}, "train.txt: holds no images; write one a line"),
+    "no such folder": (["images/a.jpg"], {"train_images": "imgs"}, "train_images: .*/imgs is no folder, glob or list"),
+    "labels alone": ([], {"train_labels": "masks"}, "train_labels: need train_images, too"),
+    "a share of all": ([], {"validation_fraction": 1.0}, r"validation_fraction: must be a share in \(0, 1\)"),
+    "other units": ([], {"validation_by": "drive"}, "validation_by: must be image or folder, got 'drive'"),
+    "fields of Cityscapes": (
+        ["leftImg8bit/train/ulm/a.png"],
+        {"label_suffix": "_mask"},
+        "label_suffix: only dataset: folder has it",
+    ),
 }
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+def test_messages(tmp_path, case):
+    files, fields, message = MESSAGES[case]
+    (tmp_path / "data").mkdir()
+    put(tmp_path / "data", files)
+    with pytest.raises(InputError, match=message) as error:
+        _, source = read(tmp_path / "data", **fields)
+        source.open("train", True)
+    assert "\n" not in str(error.value)
