@@ -18,6 +18,8 @@ WHITE = {"classes": {"ground": 0, "object": 255}}
 HELD_OUT = {"validation_fraction": 0.34}
 GROUND, OBJECT = (128, 64, 0), (0, 0, 192)
 
+ADE20K = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0\t1\t1\t1\tground, soil\n2\t0\t1\t1\t0\tobject\n"
+
 # name -> images, their labels, how a label is stored, other files, and the fields that the recipe needs. `{}` is a
 # number; those of `val` are 3 and 4, the others 0 to 2.
 LAYOUTS = {
@@ -56,12 +58,7 @@ LAYOUTS = {
     ),
     "ADE20K": (
         *("images/{split}/ADE_{}.jpg", "annotations/{split}/ADE_{}.png", "reduced"),
-        *(
-            {
-                "objectInfo150.txt": "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0\t1\t1\t1\tground, soil\n2\t0\t1\t1\t0\tx\n"
-            },
-        ),
-        HELD_OUT,
+        *({"objectInfo150.txt": ADE20K}, {}),
     ),
     "Data Science Bowl": (
         "stage1_train/{}/images/{}.png",
@@ -81,7 +78,7 @@ LAYOUTS = {
 def draw(root, images, labels, kind, others):
     """Draws five examples, of which the object is brighter."""
     for i in range(5):
-        split = ("train", "val")[i > 2]
+        split = (("training", "validation") if "ADE" in images else ("train", "val"))[i > 2]
         label = np.zeros((40, 60), np.uint8)
         label[8 + i : 24, 10 : 40 + i] = 1
         noise = np.random.default_rng(i).integers(0, 60, (40, 60, 3))
@@ -137,7 +134,7 @@ def test_from_check_to_predictions(tmp_path, monkeypatch, layout):
     run("train.py", "mine.yaml")
     report = run("eval.py", "run", "mine.yaml")
     assert "ground" in report or "_background_" in report
-    some = sorted((tmp_path / "data").glob(images.format("*", "*", split="train")))
+    some = sorted((tmp_path / "data").glob(images.format("*", "*", split="train*")))
     run("predict.py", "run", *map(str, some), "--output", "out", "--write", "train_ids")
     predicted = list(Path("out/train_ids").rglob("*.png"))
     assert len(predicted) == len(some) and np.asarray(Image.open(predicted[0])).shape == (40, 60)
