@@ -21,6 +21,7 @@ from scl_hf.data import DataArguments
 from scl_hf.data.annotations import write_masks
 from scl_hf.data.check import check_data
 from scl_hf.data.publish import push_data
+from scl_hf.files import check_writable
 
 
 def main() -> int:
@@ -69,12 +70,14 @@ def main() -> int:
     elif command == "push":
         print(push_data(**arguments))
     else:
-        picture = arguments.pop("picture")
+        from scl_hf.visualization.confusion import check_figure_path
+        from scl_hf.visualization.overview import plot_overview
+
+        if (picture := arguments.pop("picture")) != "null":
+            check_writable("picture", check_figure_path(picture or "runs/check.png").parent)
         report = check_data(**arguments)
         print(report)
         if picture != "null" and (samples := (report.labeled, report.unlabeled)) != ([], []):
-            from scl_hf.visualization.overview import plot_overview
-
             path = picture or f"runs/check_{report.name}.png"
             plot_overview(*samples, report.id2label, report.palette, report.shares, path)
             print(f"Look at {path}: labels over images, and how often each class occurs.")

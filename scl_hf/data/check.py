@@ -80,7 +80,7 @@ def check_data(
     own = args if args.dataset == "folder" else None
     _enter_left_out(report, examples, source.left_out)
     _enter_files(report, examples, found, own)
-    _enter_classes(report, examples, found, tables, own)
+    _enter_classes(report, examples, found, tables, own is not None, source.own_classes)
     _enter_notes(report, examples, found, tables, source.input)
     samples = [each.sample for each in found if each.sample]
     report.labeled = _choose([sample for sample in samples if sample.label is not None])
@@ -219,7 +219,9 @@ def _enter_files(
         elif unlabeled == number and split in (*own.train_splits, *evaluated):
             report.problems.append(f"{split}: none of its {number:,} images has a label")
         elif unlabeled and split not in (*evaluated, *own.unlabeled_dirs):
-            report.notes.append(f"{split}: {unlabeled:,} of {number:,} images without a label, so unlabeled")
+            report.notes.append(
+                f"{split}: {unlabeled:,} of its {number:,} images have no label: they are unlabeled images"
+            )
 
 
 def _enter_left_out(report: Report, examples: Sequence[Example], left_out: Sequence[str]) -> None:
@@ -238,9 +240,10 @@ def _enter_classes(
     examples: Sequence[Example],
     found: Sequence[_Found],
     tables: Mapping[str, LabelImage],
-    own: DataArguments | None,
+    is_folder: bool,
+    own: bool,
 ) -> None:
-    """Enters the shares of classes, and those that no label shows, which is wrong in data of one's `own`."""
+    """Enters the shares of classes, and those that no label shows, which is wrong where they are the user's `own`."""
     for kind, labels in tables.items():
         values = [each.unknown[kind] for each in found if kind in each.unknown]
         unknown = Counter(itertools.chain(*values))
@@ -252,7 +255,7 @@ def _enter_classes(
             if kind in each.pixels:
                 total = totals.setdefault(example.split, np.zeros((2, IGNORE_INDEX + 1), np.int64))
                 total += each.pixels[kind], each.pixels[kind] > 0
-        totals = {split: total for split, total in totals.items() if own or total[0, :IGNORE_INDEX].any()}
+        totals = {split: total for split, total in totals.items() if is_folder or total[0, :IGNORE_INDEX].any()}
         if not totals:
             continue
         total = sum(totals.values())
@@ -261,9 +264,10 @@ def _enter_classes(
             report.shares = total / [[total[0].sum()], [num_labels]]
         if any(each.broken for each in found):  # what cannot be read may show more
             continue
-        paths = (example.labels[kind] for example in examples if kind in example.present)
-        if own and (problem := missing_classes_problem(labels, np.flatnonzero(total[1]), paths)):
-            report.problems.append(problem)
+        if own or not total[0, :IGNORE_INDEX].any():
+            paths = (example.labels[kind] for example in examples if kind in example.present)
+            problem = missing_classes_problem(labels, np.flatnonzero(total[1]), paths)
+            report.problems += [problem] if problem else []
         for split, (_, images) in totals.items() if kind == report.kinds[0] else ():
             if absent := [name for i, name in labels.id2label.items() if not images[i] and (total[1, i] or not own)]:
                 report.notes.append(f"{split}: no label shows {first_few(absent, 5)}")

@@ -265,7 +265,7 @@ def _problem(values: np.ndarray, unknown: np.ndarray, labels: LabelImage) -> str
     found, counts = np.unique(values[unknown], return_counts=True)
     of_colors = values.dtype == np.uint32
     named = [f'"#{value:06x}"' if of_colors else str(value) for value in found]
-    kind, form = ("color", '"#rrggbb"') if of_colors else ("id", named[0])
+    kind = "color" if of_colors else "id"
     share = unknown.mean()
     flat = np.mean((values[:, 1:] == values[:, :-1])[unknown[:, 1:]]) if unknown[:, 1:].any() else 1
     if len(found) > MANY_VALUES and flat < 0.5:
@@ -280,18 +280,17 @@ def _problem(values: np.ndarray, unknown: np.ndarray, labels: LabelImage) -> str
             "export it again without smoothing"
         )
     listed = [f"{value} ({count:,} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(named, counts)]
-    examples = ", ".join(f"{name}: {value}" for value, name in _values_by_name(labels)[:2])
-    remedy = f"classes: {{{examples}, …, NAME: {form}}}"
-    if not of_colors and len(found) > MANY_VALUES:
-        remedy = f"classes: {{…, NAME: {found[0]}-{found[-1]}}} if they are the ids of instances"
+    named_so_far = [f"{labels.names[i]}: {value}" for value, i in labels.train_ids.items() if i != IGNORE_INDEX]
+    remedy = f"classes: {{{', '.join(named_so_far[:2])}, …, NAME: {named[0]}}}"
+    if of_colors and not labels.colors:
+        remedy = f"classes: {{{first_few((f'NAME: {color}' for color in named), 5)}}}"
+    elif len(found) > 1 and labels.ranges and not of_colors:
+        first, name = max((first, labels.names[i]) for first, _, i in labels.ranges if i != IGNORE_INDEX)
+        remedy += f" or, if the ids from {first} on are instances of {name}, {name}: {first}-65535"
     return (
         f"unknown class {kind} {first_few(listed, 5)}; the classes have {_known(labels)}. Correct the label or, in "
         f"data of your own, name what it shows, {remedy}, or ignore it, ignore: [{named[0]}]"
     )
-
-
-def _values_by_name(labels: LabelImage) -> list[tuple[int | str, str]]:
-    return [(value, labels.names[i]) for value, i in labels.train_ids.items() if i != IGNORE_INDEX]
 
 
 def _known(labels: LabelImage) -> str:

@@ -57,7 +57,7 @@ class SegmentationData:
 
 def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
     """
-    Opens the labeled, unlabeled and evaluation images that a recipe names. No image is decoded.
+    Opens the labeled, unlabeled and evaluation images that a recipe names. Labels are read until all classes are seen.
 
     Args:
         args ([`DataArguments`]): The data fields of the recipe.

@@ -170,7 +170,10 @@ def _card(
     recipe = {"dataset": repo, "train_splits": train}
     recipe |= {"unlabeled_splits": pool} if pool else {}
     evaluated = next((split for split in ("validation", "val", "test") if split in labeled), None)
-    recipe |= {"eval_split": evaluated} if evaluated else {"validation_fraction": args.validation_fraction or 0.2}
+    if evaluated and args.validation_fraction is None:
+        recipe["eval_split"] = evaluated
+    else:
+        recipe |= {"validation_fraction": args.validation_fraction or 0.2, "validation_by": args.validation_by}
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
     recipe |= fields_of(source.labels) if own_ids else {}
     recipe |= {name: value for name in ("value_range", "bands") if (value := getattr(args, name))}

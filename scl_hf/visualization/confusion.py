@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
@@ -50,12 +51,18 @@ def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, s
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Writes a figure to a file of a type that matplotlib knows."""
-    path = Path(path)
-    if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"{path}: is not the name of an image; take one that ends with .png, .svg or .pdf")
+    path = check_figure_path(path)
     try:
         with replacing(path) as partial:
             figure.savefig(partial, dpi=130, bbox_inches="tight", pad_inches=0.15)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+    return path
+
+
+def check_figure_path(path: str | Path) -> Path:
+    """Returns the path of a figure, whose suffix must be one that matplotlib knows."""
+    path = Path(path)
+    if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"{path}: is not the name of an image; take one that ends with .png, .svg or .pdf")
     return path

@@ -129,7 +129,7 @@ def put_label(path, values):
 
 def test_folder_of_ones_own(own):
     report = check_data(own, num_proc=1)
-    assert report.sound and report.notes == ["more: 1 of 1 images without a label, so unlabeled"]
+    assert report.sound and report.notes == ["more: 1 of its 1 images have no label: they are unlabeled images"]
     np.testing.assert_allclose(report.shares[:, :2], [[0.5, 0.5], [1, 1]])
     assert [sample.name for sample in report.labeled] == ["train/a", "validation/b"]
     assert [sample.name for sample in report.unlabeled] == ["more/c"]
@@ -151,6 +151,13 @@ def test_each_label_is_read_once(own, monkeypatch):
 def zero_and_255(root):
     for path in root.glob("*/labels/*.png"):
         put_label(path, (0, 255))
+
+
+def all_ignored(root):
+    for path in root.glob("*/labels/*.png"):
+        put_label(path, (255,))
+    (root / "id2label.json").unlink()
+    (root / "class_names.txt").write_text("sky\nroad\n")
 
 
 def no_road(root):
@@ -178,6 +185,7 @@ DAMAGES = [
         no_road,
         "no label shows {road: 1}; of the pixels 50% are 0, 50% are 2; leave out what is not there, classes: {sky",
     ),
+    (all_ignored, "no label shows {sky: 0, road: 1}; of the pixels 100% are 255 (ignored)"),
     (lambda root: put(root / "more/images/d.png", size=(1, 1)), "  more/images/d.png: smaller than 8 pixels; remove"),
     (rename_label, "missing:\n  train/labels/aa.png: its image is missing. Did you mean 'a'?"),
     (lambda root: put(root / "validation/images/z.png"), "  validation/images/z.png: its label is missing"),
@@ -189,6 +197,11 @@ def test_what_is_not_sound(own, damage, said):
     damage(own)
     report = check_data(own, num_proc=1)
     assert not report.sound and said in str(report)
+
+
+def no_car(root):
+    (root / "id2label.json").unlink()
+    (root / "class_names.txt").write_text("sky\nroad\ncar\n")  # of more data than these
 
 
 def mask_among_images(root):
@@ -210,13 +223,17 @@ def dark(root):
 
 
 ODDITIES = [
-    (lambda root: put(root / "train/images/x.png"), "train: 1 of 2 images without a label, so unlabeled"),
+    (
+        lambda root: put(root / "train/images/x.png"),
+        "train: 1 of its 2 images have no label: they are unlabeled images",
+    ),
     (
         lambda root: shutil.rmtree(root / "validation"),
         "validation: there is no such split to evaluate on; in a recipe",
     ),
     (lambda root: put(root / "more/images/a.jpg"), "1 name occurs in several folders, such as more/a and train/a"),
     (lambda root: put_label(root / "validation/labels/b.png", (0, 0)), "validation: no label shows road"),
+    (no_car, "train: no label shows car"),
     (mask_among_images, "more/images/m.png: few colors in flat areas, as in a label; is it an image?"),
     (other_palette, "palettes of label files differ, as in"),
     (dark, "unlabeled images are of 16 bits, but the values seen in 1 of them are 0 to 4000"),

@@ -1,8 +1,12 @@
 import json
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
-from scl_hf.data.classes import read_classes, read_id2label, read_label_map
+from scl_hf.data.classes import fields_of, missing_classes_problem, read_classes, read_id2label, read_label_map
+from scl_hf.data.labels import LabelImage
 from scl_hf.errors import InputError
 
 CLASSES = {0: "sky", 1: "road", 2: "car"}
@@ -132,3 +136,35 @@ def test_label_map_of_yaml_and_of_the_command_line():
 def test_label_map_that_is_none(value, message):
     with pytest.raises(InputError, match=f"^label_map: .*{message}"):
         read_label_map(value)
+
+
+@pytest.mark.parametrize(
+    "classes, ignore",
+    [
+        ({"sky": 7, "road": [8, 9]}, None),
+        ({"a: b": [1, 5, 9], "yes": "#ff0000", "1": "20-90000"}, ["#000000", 10]),
+        ({"sky": 0, "road": 1}, [4, 5, 6]),
+    ],
+)
+def test_fields_of_a_feature_read_as_the_feature(classes, ignore):
+    labels = read_classes(classes, ignore)
+    fields = yaml.safe_load(yaml.safe_dump(fields_of(labels), sort_keys=False))
+    again = read_classes(fields["classes"], fields.get("ignore"))
+    assert again.names == labels.names and again.colors == labels.colors
+    assert (again.table == labels.table).all() and fields_of(again) == fields
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_missing_classes_and_what_to_write(tmp_path, mode):
+    pixels = np.repeat(np.uint8([0, 255]), 50).reshape(10, 10)
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
+    labels, paths = LabelImage.of({0: "sky", 1: "car", 2: "bus"}), [tmp_path / "a.png", tmp_path / "none.png"]
+    assert missing_classes_problem(labels, [0, 1, 2, 255], paths) is None
+    assert missing_classes_problem(labels, [0, 1], paths) == (
+        "no label shows {bus: 2}; of the pixels 50% are 0, 50% are 255 (ignored); if 255 is bus, write "
+        "classes: {sky: 0, car: 1, bus: 255} in place of label_map and ignore_index, or leave out what is not there, "
+        "classes: {sky: 0, car: 1}, ignore: [255], or correct the labels"
+    )
+    many = LabelImage.of({i: f"c{i}" for i in range(20)})
+    problem = missing_classes_problem(many, range(10), paths)
+    assert "{c10: 10, c11: 11, " in problem and "c17: 17, …}" in problem and "write classes" not in problem

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from scl_hf.data.classes import read_classes
-from scl_hf.data.labels import LabelImage, read_label, read_pair
+from scl_hf.data.labels import LabelImage, count_values, read_label, read_pair
 from scl_hf.errors import InputError
 
 CLASSES = {0: "sky", 1: "road", 2: "car"}
@@ -179,9 +179,15 @@ RANDOM = np.random.default_rng(0)
         (np.array([[0, 300]], np.uint16), r"unknown class id 300 \(1 pixel\)"),
         (np.array([[0, 100000]], np.int32), r"unknown class id 100000 \(1 pixel\)"),
         (np.array([[0, 1.5]], np.float32), "holds fractions such as 1.5"),
-        (np.array([[[0, 0, 0], [255, 0, 1]]], np.uint8), r'unknown class color "#ff0001" \(1 pixel\).*"#rrggbb"'),
+        (
+            np.array([[[0, 0, 0], [255, 0, 1]]], np.uint8),
+            r'color "#ff0001" \(1 pixel\).*{NAME: "#ff0001"}',
+        ),
         (np.array([[[0, 0, 0, 255], [1, 1, 1, 0]]], np.uint8), "1 pixels are transparent"),
-        (np.repeat(np.arange(100, dtype=np.uint8)[None], 9, 1).reshape(9, 100), r"classes: {…, NAME: 3-99} if they"),
+        (
+            np.repeat(np.arange(100, dtype=np.uint8)[None], 9, 1).reshape(9, 100),
+            r"if the ids from 2 on are instances of car, car: 2-65535",
+        ),
         (RANDOM.integers(0, 256, (32, 32, 3), np.uint8), "as a photo does; are images and labels swapped"),
         (RANDOM.integers(0, 256, (32, 32), np.uint8), "as a photo does; are images and labels swapped"),
     ],
@@ -236,3 +242,13 @@ def test_pair_of_two_sizes_is_refused(tmp_path):
             {"image": {"path": str(tmp_path / "image.png")}, "label": {"path": str(tmp_path / "label.png")}},
             {"label": ANY},
         )
+
+
+def test_values_of_a_label_are_counted(tmp_path):
+    labels = read_classes({"sky": 0, "car": "#ff0000"}, [9])
+    pixels = np.array([[0, 0, 9, 7]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert count_values(tmp_path / "a.png", labels) == {(0, 0): 2, (9, 255): 1, (7, -1): 1}
+    colors = np.uint8([[(255, 0, 0), (9, 9, 9), (1, 2, 3)]])  # a gray without a class is an id
+    Image.fromarray(colors).save(tmp_path / "b.png")
+    assert count_values(tmp_path / "b.png", labels) == {("#ff0000", 1): 1, (9, 255): 1, ("#010203", -1): 1}

@@ -327,6 +327,22 @@ def test_labels_with_ids_of_their_own(folder):
         read_label(data.labeled[1]["label"], data.labeled.features["label"])
 
 
+def test_a_class_that_no_label_shows(folder):
+    (folder / "id2label.json").write_text(json.dumps(NAMES | {"3": "tree"}))
+    with pytest.raises(InputError, match=r"^classes: no label shows {tree: 3}; of the pixels .*leave out what is not"):
+        open_folder(folder)
+    for path in folder.glob("train/labels/*.png"):  # only labels to evaluate on show the sky
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 0, 1, label)).save(path)
+    (folder / "id2label.json").write_text(json.dumps(NAMES))
+    assert open_folder(folder, labeled_fraction=0.1).id2label[0] == "sky"
+    for path in folder.glob("*/labels/*.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(path)) == 1, 255, 0).astype(np.uint8)).save(path)
+    (folder / "id2label.json").write_text('{"0": "background", "1": "nucleus"}')
+    with pytest.raises(InputError, match=r"if 255 is nucleus, write classes: {background: 0, nucleus: 255}"):
+        open_folder(folder)
+
+
 def test_cityscapes(tmp_path):
     data = load_data(DataArguments(data_dir=toy_dataset(tmp_path), use_coarse_labels=True))
     assert (len(data.labeled), len(data.unlabeled), len(data.evaluation)) == (4, 8, 4)
