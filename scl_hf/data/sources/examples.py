@@ -40,7 +40,8 @@ def find_examples(args: DataArguments) -> Found:
     images, labels = ([file for file in files if file.role == role] for role in ("image", "label"))
     if not images:
         there = first_few(sorted(os.listdir(root)), 5) or "nothing"
-        raise InputError(f"{args.data_dir}: holds no images, but {there}; correct data_dir, or write {FIELDS}")
+        what = "no folder whose name says that it has the images" if files else "no images"
+        raise InputError(f"{args.data_dir}: holds {what}, but {there}; correct data_dir, or write {FIELDS}")
 
     # 2. The label of each image
     found, label_of = match(images, labels, args.label_suffix), {}

@@ -106,16 +106,22 @@ def _choose(
 def _lengths(stem: str, suffix: str | None) -> Iterator[int]:
     """Yields how much longer the name of a label may be than that of its image, the least first."""
     yield len(suffix or "")
+    letters = False  # a_2 is no label of a
     for length in range(1, len(stem) + 1) if suffix is None else ():
-        if not stem[-length].isalnum():
+        letters |= stem[-length].isalpha()
+        if letters and not stem[-length].isalnum():
             yield length
 
 
 def _ends(stems: Iterable[str]) -> Iterator[str]:
     """Yields what all stems may have at their ends, such as `_sat`: nothing first, then the shortest."""
     yield ""
-    common = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
-    yield from (common[start:] for start in range(len(common) - 1, -1, -1) if not common[start].isalnum())
+    turned = [stem[::-1] for stem in stems]
+    common = os.path.commonprefix(turned)[::-1]
+    for start in range(len(common) - 1, -1, -1):
+        end = common[start:]
+        if not end[0].isalnum() and (len(turned) > 1 or end[0] != "/" and end[1:2].isalpha()):  # of one image, a word
+            yield end
 
 
 def _common_folder(files: Sequence[File], others: Sequence[File]) -> int:

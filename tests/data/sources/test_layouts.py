@@ -285,7 +285,11 @@ LAYOUTS = {
     ),
     "CVC": (["PNG/Original/1.png", "PNG/Ground Truth/1.png"], {"train": {"1": "PNG/Ground Truth/1.png"}}, ""),
     "CXR": (["CXR_png/a.png", "mask/a_mask.png"], {"train": {"CXR_png/a": "mask/a_mask.png"}}, ""),
-    "nnU-Net": (["imagesTr/a_0000.png", "labelsTr/a.png"], {"train": {"a_0000": "labelsTr/a.png"}}, ""),
+    "nnU-Net": (
+        ["imagesTr/a_0000.png", "imagesTr/b_0000.png", "labelsTr/a.png"],
+        {"train": {"a_0000": "labelsTr/a.png", "b_0000": None}},
+        "",
+    ),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
         {"train": {"p/a": "q/1.png", "p/b c": "q/2.png"}},
@@ -311,6 +315,9 @@ def test_training_images_of_ade20k_are_not_taken_for_mapillary(tmp_path):
     put(tmp_path, ["config_v1.2.json={}"])
     assert find_layout(tmp_path).dataset == "mapillary"
     assert find_layout(tmp_path, DataArguments(dataset="folder")).dataset == "folder"
+    put(tmp_path / "unpacked", ["cs/leftImg8bit/train/ulm/a.png"])
+    with pytest.raises(InputError, match="unpacked: the layout of Cityscapes lies in .*unpacked/cs; name that folder"):
+        find_layout(tmp_path / "unpacked")
 
 
 def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
@@ -366,7 +373,7 @@ MESSAGES = {
     "only labels": (
         ["train/labels/a.png"],
         {},
-        "data: holds no images, but train; correct data_dir, or write train_images",
+        "data: holds no folder whose .*, but train; correct data_dir, or write train_images",
     ),
     "two kinds of labels": (
         ["images/a.jpg", "masks/a.png", "gt/a.png"],
@@ -387,6 +394,17 @@ MESSAGES = {
         ["train/images/a.jpg", "train/labels/a.png", "validation/images/a.jpg"],
         {},
         "none of the 1 images of split validation has a label; write validation_images: .* and validation_labels",
+    ),
+    "another image": (["images/IMG_1.jpg", "labels/IMG_7.png"], {}, "labels/IMG_7.png: its image is missing"),
+    "another number": (
+        ["images/a.jpg", "images/bird.jpg", "labels/a.png", "labels/bird_2.png"],
+        {},
+        "labels/bird_2.png: its image is missing, looked for .*images/bird_2.*mean 'bird'",
+    ),
+    "DRIVE": (
+        ["training/images/1_training.tif", "training/1st_manual/1_manual1.gif", "training/mask/1_training_mask.gif"],
+        {},
+        "1_manual1.gif: its image is missing",
     ),
     "labels in another folder": (
         ["train/images/a.jpg", "train/masks_old/a.png"],
