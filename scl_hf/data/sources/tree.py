@@ -133,7 +133,7 @@ def _read_folders(parts: list[str], named: Collection[str]) -> tuple[str | None,
         own_split, own_role, unknown = read_name(name)
         if index == 0 and name in named:
             split, role = name, own_role or role
-        elif unknown and own_role and not role and not (index == 0 and own_split):
+        elif unknown and own_role == "label" and not role and not (index == 0 and own_split):
             role = None  # SegmentationClassVisualization, semantic_rgb
         elif unknown and not (index == 0 and own_split) or not (own_split or own_role):
             folders.append(name)

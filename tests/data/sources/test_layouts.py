@@ -286,6 +286,32 @@ LAYOUTS = {
     "CVC": (["PNG/Original/1.png", "PNG/Ground Truth/1.png"], {"train": {"1": "PNG/Ground Truth/1.png"}}, ""),
     "CXR": (["CXR_png/a.png", "mask/a_mask.png"], {"train": {"CXR_png/a": "mask/a_mask.png"}}, ""),
     "nnU-Net": (["imagesTr/a_0000.png", "labelsTr/a.png"], {"train": {"a_0000": "labelsTr/a.png"}}, ""),
+    "LandCover.ai": (
+        [
+            "output/M-1_0.jpg",
+            "output/M-1_0_m.png",
+            "output/M-1_1.jpg",
+            "output/M-1_1_m.png",
+            "train.txt=M-1_0",
+            "val.txt=M-1_1",
+        ],
+        {"train": {"M-1_0": "output/M-1_0_m.png"}, "validation": {"M-1_1": "output/M-1_1_m.png"}},
+        "with _m in their names",
+    ),
+    "Potsdam": (
+        ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
+        {"train": {"2_Ortho_RGB/top_2_10_RGB": None}},
+        "left out: 1 file such as 5_Labels_all/top_2_10_label.tif",
+    ),
+    "a single image in a folder": (
+        ["train/images/1.jpg", "train/images/2.jpg", "train/masks/1_mask.png", "train/masks/2_mask.png"]
+        + ["val/easy/images/3.jpg", "val/easy/masks/3_mask.png", "val/hard/images/4.jpg", "val/hard/masks/4_mask.png"],
+        {
+            "train": {"1": "train/masks/1_mask.png", "2": "train/masks/2_mask.png"},
+            "validation": {"easy/3": "val/easy/masks/3_mask.png", "hard/4": "val/hard/masks/4_mask.png"},
+        },
+        "with _mask in their names",
+    ),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
         {"train": {"p/a": "q/1.png", "p/b c": "q/2.png"}},
@@ -360,6 +386,11 @@ def test_fields(tmp_path, monkeypatch, data_dir, fields, expected):
 
 # files, fields, and what the error says
 MESSAGES = {
+    "two annotators": (
+        ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"],
+        {},
+        r"label_suffix: .* several, _1stHO \(2\), _2ndHO \(2\), such as .*label_suffix: _1stHO$",
+    ),
     "nothing": ([], {}, "data: holds no images, but nothing; name the folder"),
     "only labels": (
         ["train/labels/a.png"],
@@ -419,3 +450,10 @@ def test_messages(tmp_path, case):
         _, source = read(tmp_path / "data", **fields)
         source.open("train", True)
     assert "\n" not in str(error.value)
+
+
+def test_labels_of_another_suffix_are_no_images(tmp_path):
+    put(tmp_path, ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"])
+    splits, source = read(tmp_path, label_suffix="_1stHO")
+    assert splits == {"train": {"1L": "1L_1stHO.png", "1R": "1R_1stHO.png"}}
+    assert sorted(map(os.path.basename, source.left_out)) == ["1L_2ndHO.png", "1R_2ndHO.png"]
