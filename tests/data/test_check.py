@@ -295,7 +295,7 @@ def test_what_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="holds no images, but nothing"):
         find_layout(tmp_path)
     put(tmp_path / "train/images/a.png")
-    with pytest.raises(InputError, match="id2label.json is missing; write classes"):
+    with pytest.raises(InputError, match="none of the 1 images of split train has a label; write train_images"):
         check_data(tmp_path)
     (tmp_path / "leftImg8bit/train").mkdir(parents=True)
     with pytest.raises(InputError, match="hold no images"):

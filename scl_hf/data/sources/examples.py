@@ -1,7 +1,7 @@
 """Finds the examples of a folder of your own, by fields of the recipe or by the names of folders, files and lists."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -97,6 +97,28 @@ def find_examples(args: DataArguments) -> Found:
         first = os.path.relpath(min(left_out), root)
         notes.append(f"left out: {_count(len(left_out), 'file')} such as {first}: {what}")
     return Found(examples, left_out, notes, tree.others)
+
+
+def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> str:
+    """Says that no image of a split has a label, and where labels may be."""
+    folder, hint = os.path.dirname(images[0].image), f"write {FIELDS}"
+    others = Counter(map(os.path.dirname, filter(is_image, found.left_out)))
+    stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
+    # a.json, a.jpg.json and a.npy, or COCO's single file
+    drawn = [path for path in found.others if path.endswith(".json") or not stems.isdisjoint(_stems_of(path))]
+    if folders := " or ".join(name for name, _ in others.most_common(3) if name != folder):
+        hint = f"write train_images: {folder} and train_labels: {folders}, if that is the folder of its labels"
+    elif drawn:
+        hint = (
+            f"{drawn[0]} is no image: draw the objects of COCO or labelme with scripts/prepare_dataset.py masks, or "
+            "save labels as PNG"
+        )
+    return f"{folder}: none of the {len(images)} images of split {split} has a label; {hint}"
+
+
+def _stems_of(path: str) -> set[str]:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return {stem, os.path.splitext(stem)[0]}
 
 
 def _describe(root: str, split: str, examples: Sequence[Example], affix: str) -> str | None:

@@ -312,6 +312,7 @@ LAYOUTS = {
         },
         "with _mask in their names",
     ),
+    "umlauts of macOS": (["images/u\u0308.jpg", "masks/ü.png"], {"train": {"ü": "masks/ü.png"}}, ""),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
         {"train": {"p/a": "q/1.png", "p/b c": "q/2.png"}},
@@ -386,6 +387,11 @@ def test_fields(tmp_path, monkeypatch, data_dir, fields, expected):
 
 # files, fields, and what the error says
 MESSAGES = {
+    "labels that are no images, classes unknown": (
+        ["images/a.jpg", "coco/instances.json={}"],
+        {"classes": None},
+        "none of the 1 images of split train has a label; coco/instances.json is no image: draw the objects of COCO",
+    ),
     "two annotators": (
         ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"],
         {},
@@ -417,6 +423,16 @@ MESSAGES = {
         {},
         "none of the 1 images of split train has a label; write train_images: .*/train/images and train_labels: "
         ".*/train/masks_old, if",
+    ),
+    "folders of other names": (
+        ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
+        {},
+        "none of the 1 images of split train has a label; write train_images: .*RGB and train_labels: .*/5_Labels_all",
+    ),
+    "labels that are no images": (
+        ["images/a.jpg", "masks/a.npy"],
+        {},
+        "none of the 1 images of split train has a label; masks/a.npy is no image: draw .*, or save labels as PNG",
     ),
     "unknown lines": (
         ["images/a.jpg", "masks/a.png", "train.txt=a|b|c|d|e"],
