@@ -57,18 +57,18 @@ LAYERS = {
 # Lines of the package that a script imports, with all that those modules import. Lower a number that has become too
 # large; raising one means that a user of that script pays for more: a decision to be made in a diff.
 REACH = {
-    "app": 6200,
-    "benchmark": 9100,
-    "convert_checkpoint": 4000,
+    "app": 7900,
+    "benchmark": 10800,
+    "convert_checkpoint": 5700,
     "convert_efficientnet_lite": 1800,
-    "eval": 6200,
-    "export": 6000,
-    "plot_curves": 1000,
-    "predict": 6000,
-    "prepare_dataset": 5800,
-    "push": 1100,
-    "reproduce": 5700,
-    "train": 8800,
+    "eval": 7900,
+    "export": 6800,
+    "plot_curves": 1100,
+    "predict": 7700,
+    "prepare_dataset": 8700,
+    "push": 1200,
+    "reproduce": 7500,
+    "train": 10600,
 }
 
 # Names that the front door hands out, and where they come from
@@ -80,7 +80,7 @@ DOOR = {
 }
 
 # Without the files of EfficientNet-Lite. Raising it is a decision to be made in a diff.
-PACKAGE_LINES = 9_897
+PACKAGE_LINES = 12_695
 
 
 @cache

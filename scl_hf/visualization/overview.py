@@ -73,9 +73,12 @@ def _draw(image: np.ndarray, label: np.ndarray | None, palette: np.ndarray) -> n
         return image
     label = label.repeat(factor, 0).repeat(factor, 1)
     borders = np.zeros(label.shape, bool)
-    borders[:, 1:] |= label[:, 1:] != label[:, :-1]
-    borders[1:] |= label[1:] != label[:-1]
-    drawn = np.where(borders[..., None], overlay(image, label, palette, 1), overlay(image, label, palette, 0.35))
+    for lines, ids in (borders, label), (borders.T, label.T):
+        steps = ids[1:] != ids[:-1]
+        lines[1:] |= steps
+        lines[:-1] |= steps
+    pale = (image + image @ np.array([0.299, 0.587, 0.114])[:, None]) / 2  # colors of the image would mix with others
+    drawn = np.where(borders[..., None], overlay(image, label, palette, 1), overlay(pale, label, palette, 0.4))
     stripes = np.add.outer(*map(np.arange, label.shape)) % 10 < 3
     darkened = np.where(stripes[..., None], 0, image // 2)
     return np.where((label == IGNORED)[..., None], darkened, drawn).astype(np.uint8)
