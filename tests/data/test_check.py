@@ -177,7 +177,7 @@ def many_others(root):
 
 DAMAGES = [
     (many_others, "  9 files, such as train/depth/0.png, are neither images nor labels, but only 5 are; move"),
-    (lambda root: [shutil.rmtree(path) for path in root.glob("*/labels")], "wrong:\n  no image has a label; name"),
+    (lambda root: [shutil.rmtree(path) for path in root.glob("*/labels")], "wrong:\n  no image has a label: "),
     (lambda root: shutil.rmtree(root / "train/labels"), "  train: none of its 1 images has a label"),
     (lambda root: shutil.rmtree(root / "validation/labels"), "  validation: none of its 1 images has a label"),
     (zero_and_255, "50% are 255 (ignored); if 255 is road, write classes: {sky: 0, road: 255} in place of label_map"),

@@ -1,6 +1,7 @@
 """Finds the examples of a folder of your own, by fields of the recipe or by the names of folders, files and lists."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -40,11 +41,15 @@ def find_examples(args: DataArguments) -> Found:
     images, labels = ([file for file in files if file.role == role] for role in ("image", "label"))
     if not images:
         there = first_few(sorted(os.listdir(root)), 5) or "nothing"
-        raise InputError(f"{args.data_dir}: holds no images, but {there}; correct data_dir, or write {FIELDS}")
+        what = "holds no folder that is called like one of images" if files else "holds no images"
+        raise InputError(f"{args.data_dir}: {what}, but {there}; correct data_dir, or write {FIELDS}")
 
-    # 2. The label of each image
-    found, label_of = match(images, labels, args.label_suffix), {}
-    for label, image in found.pairs.items():
+    # 2. The label of each image, by the names in folders of fields and those in other ones
+    found, label_of = {}, {}
+    for is_given in (False, True):
+        own = ([file for file in group if (file.split in given) == is_given] for group in (images, labels))
+        found[is_given] = match(*own, args.label_suffix)
+    for label, image in (pair for each in found.values() for pair in each.pairs.items()):
         if label_of.setdefault(image, label.path) != label.path:
             few = f"{label_of[image]} and {label.path}"
             raise InputError(f"{image.path}: has two labels, {few}; remove the folder of one, or write {FIELDS}")
@@ -75,9 +80,10 @@ def find_examples(args: DataArguments) -> Found:
         for image in own:
             labels = {"labels": label_of[image]} if image in label_of else {}
             examples.append(Example(split, image.folder + image.stem, image.path, labels, kinds[image in label_of]))
-    matched = {*label_of.values()} if found.alone else ()
-    for label in found.alone:
-        split, stem = label.split or train, label.stem.removesuffix(found.affix)
+    alone = [label for each in found.values() for label in each.alone]
+    matched = {*label_of.values()} if alone else ()
+    for label in alone:
+        split, stem = label.split or train, label.stem.removesuffix(found[label.split in given].affix)
         if label.path not in matched and split not in lists:
             folder = os.path.join(root, split, "images")
             if split in splits:
@@ -85,11 +91,14 @@ def find_examples(args: DataArguments) -> Found:
                 folder = os.path.dirname(first.path).removesuffix(first.folder.rstrip("/"))
             image = os.path.join(folder, label.folder, f"{stem}.*")
             examples.append(Example(split, label.folder + stem, image, {"labels": label.path}, frozenset({"labels"})))
-    left_out += [file.path for file in found.left_out] + [file.path for file in files if not file.role]
+    left_out += [file.path for each in found.values() for file in each.left_out]
+    left_out += [file.path for file in files if not file.role]
     places = {path.rpartition("/")[0] for example in examples for path in (example.image, *example.labels.values())}
     odd = [name for name in tree.others if os.path.splitext(name)[1].lower() not in _TEXTS]
     left_out += [path for path in (os.path.join(root, name) for name in odd) if os.path.dirname(path) in places]
-    notes = [note for split in sorted(splits) if (note := _describe(root, split, examples, found.affix))]
+    notes = [
+        note for split in sorted(splits) if (note := _describe(root, split, examples, found[split in given].affix))
+    ]
     pool = [os.path.join(os.path.abspath(folder), "") for folder in args.unlabeled_dirs]
     left_out = [path for path in left_out if not any(map(path.startswith, pool))]
     if left_out:
@@ -99,15 +108,18 @@ def find_examples(args: DataArguments) -> Found:
     return Found(examples, left_out, notes, tree.others)
 
 
-def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> str:
+def no_labels_problem(images: Sequence[Example], split: str, found: Found, is_evaluated: bool = False) -> str:
     """Says that no image of a split has a label, and where labels may be."""
     folder, hint = os.path.dirname(images[0].image), f"write {FIELDS}"
+    if is_evaluated:
+        hint = f"{hint.replace('train', 'validation')}, or validation_fraction: 0.2 to hold out labeled images"
     others = Counter(map(os.path.dirname, filter(is_image, found.left_out)))
     stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
-    # a.json, a.jpg.json and a.npy, or COCO's single file
-    drawn = [path for path in found.others if path.endswith(".json") or not stems.isdisjoint(_stems_of(path))]
+    # COCO's single file, or a.json, a.jpg.json and a.npy
+    coco = re.compile(r"(coco|instances|annotations|panoptic)[^/]*\.json$", re.IGNORECASE)
+    drawn = [path for path in found.others if coco.search(path) or not stems.isdisjoint(_stems_of(path))]
     if folders := " or ".join(name for name, _ in others.most_common(3) if name != folder):
-        hint = f"write train_images: {folder} and train_labels: {folders}, if that is the folder of its labels"
+        hint = hint.replace("FOLDER", folder, 1).replace("FOLDER", folders) + ", if that is the folder of its labels"
     elif drawn:
         hint = (
             f"{drawn[0]} is no image: draw the objects of COCO or labelme with scripts/prepare_dataset.py masks, or "

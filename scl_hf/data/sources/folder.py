@@ -37,7 +37,10 @@ def open_source(args: DataArguments) -> Source:
         name=args.data_dir or "the data",
         labels=labels,
         palette=palette_of(labels.id2label),
-        splits={split: partial(_open, examples, split, found) for split, examples in splits.items()},
+        splits={
+            split: partial(_open, examples, split, found, split == args.eval_split)
+            for split, examples in splits.items()
+        },
         labeled_splits=[split for split, examples in splits.items() if any(example.labels for example in examples)],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
@@ -48,23 +51,26 @@ def open_source(args: DataArguments) -> Source:
     )
 
 
-def _open(examples: Sequence[Example], split: str, found: Found, require_labels: bool) -> datasets.Dataset:
+def _open(
+    examples: Sequence[Example], split: str, found: Found, is_evaluated: bool, require_labels: bool
+) -> datasets.Dataset:
     """Opens a split, which must have an image for each label."""
     ids = {}
     for example in examples:
         if "image" in example.present and ids.setdefault(example.id, example.image) != example.image:
             raise InputError(f"{example.image}: a second image named {example.id}; rename one of them")
-    _check_partners(examples, split, found, require_labels)
+    images = _check_partners(examples, split)
+    if require_labels and not any(example.labels for example in images):
+        raise InputError(no_labels_problem(images, split, found, is_evaluated))
     return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
 
 
-def _check_partners(examples: Sequence[Example], split: str, found: Found, require_labels: bool) -> None:
-    """Rejects labels without an image and, with `require_labels`, a split without any label."""
+def _check_partners(examples: Sequence[Example], split: str) -> list[Example]:
+    """Rejects labels without an image; returns the others."""
     images = [example for example in examples if "image" in example.present]
     if alone := [example for example in examples if "image" not in example.present]:
         near = [each.id for each in images if not each.labels] or [each.id for each in images]
         count = f"{len(alone)} labels of split {split} have no image" if len(alone) > 1 else "1 label has no image"
         where = f"{alone[0].labels['labels']}: its image is missing, looked for {alone[0].image}"
         raise InputError(f"{where} ({count}); rename or remove what has none.{did_you_mean(alone[0].id, near)}")
-    if require_labels and not any(example.labels for example in images):
-        raise InputError(no_labels_problem(images, split, found))
+    return images

@@ -401,7 +401,7 @@ MESSAGES = {
     "only labels": (
         ["train/labels/a.png"],
         {},
-        "data: holds no images, but train; correct data_dir, or write train_images",
+        "data: holds no folder that is called like one of images, but train; correct data_dir, or write train_images",
     ),
     "two kinds of labels": (
         ["images/a.jpg", "masks/a.png", "gt/a.png"],
@@ -473,3 +473,21 @@ def test_labels_of_another_suffix_are_no_images(tmp_path):
     splits, source = read(tmp_path, label_suffix="_1stHO")
     assert splits == {"train": {"1L": "1L_1stHO.png", "1R": "1R_1stHO.png"}}
     assert sorted(map(os.path.basename, source.left_out)) == ["1L_2ndHO.png", "1R_2ndHO.png"]
+
+
+def test_names_of_other_splits_do_not_matter_to_fields(tmp_path):
+    drive = [
+        f"training/{name}" for i in (1, 2) for name in (f"images/{i}_training.tif", f"1st_manual/{i}_manual1.png")
+    ]
+    masks = [f"test/{name}" for i in (3, 4) for name in (f"images/{i}_test.tif", f"mask/{i}_test_mask.png")]
+    put(tmp_path, drive + masks)
+    fields = {"train_images": "training/images", "train_labels": "training/1st_manual"}
+    splits, source = read(tmp_path, **fields)
+    assert splits["train"] == {f"{i}_training": f"training/1st_manual/{i}_manual1.png" for i in (1, 2)}
+    assert splits["test"] == {f"{i}_test": f"test/mask/{i}_test_mask.png" for i in (3, 4)}
+
+
+def test_images_to_evaluate_on_without_labels(tmp_path):
+    put(tmp_path, ["train/images/a.jpg", "train/masks/a.png", "val/images/b.jpg"])
+    with pytest.raises(InputError, match="write validation_images: FOLDER and validation_labels: FOLDER, or valid"):
+        read(tmp_path)[1].open("validation", True)
