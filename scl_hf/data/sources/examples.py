@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from ..images import is_image
 from .base import Example
 from .lists import find_files, find_lists, read_images
 from .matching import match, split_by_name
-from .tree import SPLIT_OF, File, Tree, file_at, read_tree
+from .tree import SPLIT_OF, File, Tree, file_at, read_name, read_tree
 
 FIELDS = "train_images: FOLDER and train_labels: FOLDER"
 _TEXTS = frozenset(".txt .json .xml .csv .md .html .yaml .yml .db .ini .pdf .m .py .sh".split())  # beside images
@@ -113,12 +113,13 @@ def no_labels_problem(images: Sequence[Example], split: str, found: Found, is_ev
     folder, hint = os.path.dirname(images[0].image), f"write {FIELDS}"
     if is_evaluated:
         hint = f"{hint.replace('train', 'validation')}, or validation_fraction: 0.2 to hold out labeled images"
-    others = Counter(map(os.path.dirname, filter(is_image, found.left_out)))
+    others = dict.fromkeys(map(os.path.dirname, filter(is_image, found.left_out)))
     stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
     # COCO's single file, or a.json, a.jpg.json and a.npy
     coco = re.compile(r"(coco|instances|annotations|panoptic)[^/]*\.json$", re.IGNORECASE)
     drawn = [path for path in found.others if coco.search(path) or not stems.isdisjoint(_stems_of(path))]
-    if folders := " or ".join(name for name, _ in others.most_common(3) if name != folder):
+    own = [name for name in others if SPLIT_OF.get(split) in {read_name(part)[0] for part in name.split("/")}]
+    if folders := " or ".join([name for name in own or others if name != folder][:3]):
         hint = hint.replace("FOLDER", folder, 1).replace("FOLDER", folders) + ", if that is the folder of its labels"
     elif drawn:
         hint = (

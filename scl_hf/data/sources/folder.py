@@ -13,7 +13,7 @@ from ..palette import palette_of
 from . import cityscapes
 from .base import Example, Source, check_fields, open_examples
 from .class_files import find_labels
-from .examples import Found, find_examples, no_labels_problem
+from .examples import FIELDS, Found, find_examples, no_labels_problem
 from .tree import walk
 
 TITLE = "a folder"
@@ -58,7 +58,9 @@ def _open(
     ids = {}
     for example in examples:
         if "image" in example.present and ids.setdefault(example.id, example.image) != example.image:
-            raise InputError(f"{example.image}: a second image named {example.id}; rename one of them")
+            hint = f"{example.image}: a second image named {example.id}; rename one of them"
+            are_apart = os.path.dirname(ids[example.id]) != os.path.dirname(example.image)
+            raise InputError(hint + f", or if it is a label, write {FIELDS}" * are_apart)
     images = _check_partners(examples, split)
     if require_labels and not any(example.labels for example in images):
         raise InputError(no_labels_problem(images, split, found, is_evaluated))

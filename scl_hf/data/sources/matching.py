@@ -52,7 +52,8 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
     """Tells labels from images by their names, where folders do not: `a_mask.png` is the label of `a.jpg`."""
 
     def is_label(file: File) -> bool:
-        return read_name(re.split(r"[\W_]+", file.stem)[-1])[1:] == ("label", False)
+        words = re.split(r"[\W_]+", file.stem)  # a_mask, mask_a
+        return any(read_name(word)[1:] == ("label", False) for word in (words[0], words[-1]))
 
     photos = {file.folder + file.stem for file in files if file.path.lower().endswith((".jpg", ".jpeg"))}
     named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))}

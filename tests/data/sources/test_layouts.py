@@ -312,6 +312,11 @@ LAYOUTS = {
         },
         "with _mask in their names",
     ),
+    "words in front": (
+        ["P0/img_0.png", "P0/seg_0.png", "P1/img_1.png", "P1/seg_1.png"],
+        {"train": {"P0/img_0": "P0/seg_0.png", "P1/img_1": "P1/seg_1.png"}},
+        "with seg_ in their names",
+    ),
     "umlauts of macOS": (["images/u\u0308.jpg", "masks/ü.png"], {"train": {"ü": "masks/ü.png"}}, ""),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
@@ -428,6 +433,16 @@ MESSAGES = {
         ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
         {},
         "none of the 1 images of split train has a label; write train_images: .*RGB and train_labels: .*/5_Labels_all",
+    ),
+    "folders of other names in each split": (
+        ["train/rgb/1_Clipped.jpg", "train/GT_color/1_mask.png", "val/rgb/2_Clipped.jpg", "val/GT_color/2_mask.png"],
+        {},
+        "write train_images: .*/train/rgb and train_labels: .*/train/GT_color, if that",
+    ),
+    "two folders without a role": (
+        ["X_train/a.png", "y_train/a.png"],
+        {},
+        "y_train/a.png: a second image named a; rename one of them, or if it is a label, write train_images",
     ),
     "labels that are no images": (
         ["images/a.jpg", "masks/a.npy"],
