@@ -53,19 +53,23 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
     """Tells labels from images by their names, where folders do not: `a_mask.png` is the label of `a.jpg`."""
 
     def is_label(file: File) -> bool:
-        return read_name(re.split(r"[\W_]+", file.stem)[-1])[1:] == ("label", False)
+        words = re.split(r"[\W_]+", file.stem)  # a_mask, mask_a
+        return any(read_name(word)[1:] == ("label", False) for word in (words[0], words[-1]))
 
     photos = {file.folder + file.stem for file in files if file.path.lower().endswith((".jpg", ".jpeg"))}
-    named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))} or {
-        file for file in files if file.path.lower().endswith(".png") and file.folder + file.stem in photos
-    }
+    named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))}
+    if not named and suffix is None:  # a.png or a_m.png beside a.jpg
+        pngs = [file for file in files if file.path.lower().endswith(".png")]
+        named = {
+            png for png in pngs for n in _lengths(png.stem) if png.folder + png.stem[: len(png.stem) - n] in photos
+        }
     found = match([file for file in files if file not in named], sorted(named), suffix).pairs if named else {}
     if 2 * len(found) < len(named):
         named, found = (), {}
     taken = {image.folder + image.stem for image in found.values()}
 
     def role_of(file: File) -> str | None:
-        more = re.fullmatch(r"(.+?)[\W_]+[^\W\d_]+", file.stem) if taken else None
+        more = re.fullmatch(r"(.+?)[\W_]+\d*[^\W\d_]+\d*", file.stem) if taken else None
         drawn = more and file.folder + more[1] in taken and file.folder + file.stem not in taken  # a_overlay.png
         return "label" if file in named else None if drawn else "image"
 
@@ -103,7 +107,7 @@ def _choose(
     return Match(pairs, affix, alone, left_out)
 
 
-def _lengths(stem: str, suffix: str | None) -> Iterator[int]:
+def _lengths(stem: str, suffix: str | None = None) -> Iterator[int]:
     """Yields how much longer the name of a label may be than that of its image, the least first."""
     yield len(suffix or "")
     letters = False  # a_2 is no label of a
@@ -142,13 +146,13 @@ def _join_instances(images: Sequence[File], labels: Sequence[File]) -> Sequence[
         named[image.split, f"{image.folder}{image.stem}/"] = image  # masks/<its name>/1.png
     for label in labels:
         groups.setdefault((label.split, label.folder), []).append(label)
-    joined, folders = [], 0
+    joined, sizes = [], []
     for key, group in groups.items():
         image, folder = named.get(key) or only.get(key), os.path.dirname(group[0].path)
         beside = image and (key in named or os.path.dirname(os.path.dirname(image.path)) == os.path.dirname(folder))
         if beside and not any(label.stem == image.stem for label in group):
             joined.append(File(folder, image.split, "label", image.folder, image.stem))
-            folders += 1
+            sizes.append(len(group))
         else:
             joined += group
-    return joined if 2 * folders >= len(groups) and any(len(group) > 1 for group in groups.values()) else labels
+    return joined if 2 * len(sizes) >= len(groups) and max(sizes, default=0) > 1 else labels

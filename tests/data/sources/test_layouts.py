@@ -290,6 +290,38 @@ LAYOUTS = {
         {"train": {"a_0000": "labelsTr/a.png", "b_0000": None}},
         "",
     ),
+    "LandCover.ai": (
+        [
+            "output/M-1_0.jpg",
+            "output/M-1_0_m.png",
+            "output/M-1_1.jpg",
+            "output/M-1_1_m.png",
+            "train.txt=M-1_0",
+            "val.txt=M-1_1",
+        ],
+        {"train": {"M-1_0": "output/M-1_0_m.png"}, "validation": {"M-1_1": "output/M-1_1_m.png"}},
+        "with _m in their names",
+    ),
+    "Potsdam": (
+        ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
+        {"train": {"2_Ortho_RGB/top_2_10_RGB": None}},
+        "left out: 1 file such as 5_Labels_all/top_2_10_label.tif",
+    ),
+    "a single image in a folder": (
+        ["train/images/1.jpg", "train/images/2.jpg", "train/masks/1_mask.png", "train/masks/2_mask.png"]
+        + ["val/easy/images/3.jpg", "val/easy/masks/3_mask.png", "val/hard/images/4.jpg", "val/hard/masks/4_mask.png"],
+        {
+            "train": {"1": "train/masks/1_mask.png", "2": "train/masks/2_mask.png"},
+            "validation": {"easy/3": "val/easy/masks/3_mask.png", "hard/4": "val/hard/masks/4_mask.png"},
+        },
+        "with _mask in their names",
+    ),
+    "words in front": (
+        ["P0/img_0.png", "P0/seg_0.png", "P1/img_1.png", "P1/seg_1.png"],
+        {"train": {"P0/img_0": "P0/seg_0.png", "P1/img_1": "P1/seg_1.png"}},
+        "with seg_ in their names",
+    ),
+    "umlauts of macOS": (["images/u\u0308.jpg", "masks/ü.png"], {"train": {"ü": "masks/ü.png"}}, ""),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
         {"train": {"p/a": "q/1.png", "p/b c": "q/2.png"}},
@@ -369,6 +401,16 @@ def test_fields(tmp_path, monkeypatch, data_dir, fields, expected):
 
 # files, fields, and what the error says
 MESSAGES = {
+    "labels that are no images, classes unknown": (
+        ["images/a.jpg", "coco/instances.json={}"],
+        {"classes": None},
+        "none of the 1 images of split train has a label; coco/instances.json is no image: draw the objects of COCO",
+    ),
+    "two annotators": (
+        ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"],
+        {},
+        r"label_suffix: .* several, _1stHO \(2\), _2ndHO \(2\), such as .*label_suffix: _1stHO$",
+    ),
     "nothing": ([], {}, "data: holds no images, but nothing; name the folder"),
     "only labels": (
         ["train/labels/a.png"],
@@ -410,7 +452,27 @@ MESSAGES = {
         ["train/images/a.jpg", "train/masks_old/a.png"],
         {},
         "none of the 1 images of split train has a label; write train_images: .*/train/images and train_labels: "
-        ".*/train/masks_old$",
+        ".*/train/masks_old, if",
+    ),
+    "folders of other names": (
+        ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
+        {},
+        "none of the 1 images of split train has a label; write train_images: .*RGB and train_labels: .*/5_Labels_all",
+    ),
+    "folders of other names in each split": (
+        ["train/rgb/1_Clipped.jpg", "train/GT_color/1_mask.png", "val/rgb/2_Clipped.jpg", "val/GT_color/2_mask.png"],
+        {},
+        "write train_images: .*/train/rgb and train_labels: .*/train/GT_color, if that",
+    ),
+    "two folders without a role": (
+        ["X_train/a.png", "y_train/a.png"],
+        {},
+        "y_train/a.png: a second image named a; rename one of them, or if it is a label, write train_images",
+    ),
+    "labels that are no images": (
+        ["images/a.jpg", "masks/a.npy"],
+        {},
+        "none of the 1 images of split train has a label; masks/a.npy is no image: draw .*, or save labels as PNG",
     ),
     "unknown lines": (
         ["images/a.jpg", "masks/a.png", "train.txt=a|b|c|d|e"],
@@ -445,3 +507,28 @@ def test_messages(tmp_path, case):
         for split in source.splits:
             source.open(split, True)
     assert "\n" not in str(error.value)
+
+
+def test_labels_of_another_suffix_are_no_images(tmp_path):
+    put(tmp_path, ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"])
+    splits, source = read(tmp_path, label_suffix="_1stHO")
+    assert splits == {"train": {"1L": "1L_1stHO.png", "1R": "1R_1stHO.png"}}
+    assert sorted(map(os.path.basename, source.left_out)) == ["1L_2ndHO.png", "1R_2ndHO.png"]
+
+
+def test_names_of_other_splits_do_not_matter_to_fields(tmp_path):
+    drive = [
+        f"training/{name}" for i in (1, 2) for name in (f"images/{i}_training.tif", f"1st_manual/{i}_manual1.png")
+    ]
+    masks = [f"test/{name}" for i in (3, 4) for name in (f"images/{i}_test.tif", f"mask/{i}_test_mask.png")]
+    put(tmp_path, drive + masks)
+    fields = {"train_images": "training/images", "train_labels": "training/1st_manual"}
+    splits, source = read(tmp_path, **fields)
+    assert splits["train"] == {f"{i}_training": f"training/1st_manual/{i}_manual1.png" for i in (1, 2)}
+    assert splits["test"] == {f"{i}_test": f"test/mask/{i}_test_mask.png" for i in (3, 4)}
+
+
+def test_images_to_evaluate_on_without_labels(tmp_path):
+    put(tmp_path, ["train/images/a.jpg", "train/masks/a.png", "val/images/b.jpg"])
+    with pytest.raises(InputError, match="write validation_images: FOLDER and validation_labels: FOLDER, or valid"):
+        read(tmp_path)[1].open("validation", True)
