@@ -114,7 +114,8 @@ def _describe_values(labels: Sequence[str]) -> str:
     forms = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
     named = first_few((f"NAME: {form}" for form in forms if form not in map(str, ignored)), 20)
     named += ", NAME: a value of others" * (len(forms) == 1)
+    instances = "} or, for ids of instances, {NAME: 0, NAME: 1-65535" * (len(forms) > 20 and values[0] == 0)
     return (
         f"no id2label.json or other file names the classes; {len(some)} of its labels hold the values "
-        f"{first_few(forms, 20)}: write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
+        f"{first_few(forms, 20)}: write classes: {{{named}{instances}}}" + f", ignore: {ignored}" * bool(ignored)
     )
