@@ -41,8 +41,8 @@ def find_examples(args: DataArguments) -> Found:
     images, labels = ([file for file in files if file.role == role] for role in ("image", "label"))
     if not images:
         there = first_few(sorted(os.listdir(root)), 5) or "nothing"
-        what = "holds no folder that is called like one of images" if files else "holds no images"
-        raise InputError(f"{args.data_dir}: {what}, but {there}; correct data_dir, or write {FIELDS}")
+        what = "no folder whose name says that it has the images" if files else "no images"
+        raise InputError(f"{args.data_dir}: holds {what}, but {there}; correct data_dir, or write {FIELDS}")
 
     # 2. The label of each image, by the names in folders of fields and those in other ones
     found, label_of = {}, {}
@@ -62,10 +62,13 @@ def find_examples(args: DataArguments) -> Found:
             lists[own.get(split, split)] = read_images(
                 os.path.join(root, path), path, loose, [file.path for file in files]
             )
-    by_path, splits, left_out = {image.path: image for image in images} if lists else {}, {}, []
+    by_path, splits, left_out = {file.path: file for file in files} if lists else {}, {}, []
     for split, entries in lists.items():
-        splits[split] = [by_path[path] for path, _ in entries]
-        label_of |= {by_path[path]: label for path, label in entries if label}
+        below = (os.path.relpath(path, root) for path, _ in entries)
+        splits[split] = [
+            by_path.get(path) or file_at(path, split, "", name) for (path, _), name in zip(entries, below)
+        ]
+        label_of |= {image: label for image, (_, label) in zip(splits[split], entries) if label}
     listed = {path for entries in lists.values() for entry in entries for path in entry}
     for image in images:
         split = image.split or train
@@ -84,7 +87,9 @@ def find_examples(args: DataArguments) -> Found:
     matched = {*label_of.values()} if alone else ()
     for label in alone:
         split, stem = label.split or train, label.stem.removesuffix(found[label.split in given].affix)
-        if label.path not in matched and split not in lists:
+        if split in lists:
+            left_out.append(label.path)
+        elif label.path not in matched:
             folder = os.path.join(root, split, "images")
             if split in splits:
                 first = splits[split][0]
@@ -100,28 +105,28 @@ def find_examples(args: DataArguments) -> Found:
         note for split in sorted(splits) if (note := _describe(root, split, examples, found[split in given].affix))
     ]
     pool = [os.path.join(os.path.abspath(folder), "") for folder in args.unlabeled_dirs]
-    left_out = [path for path in left_out if not any(map(path.startswith, pool))]
+    left_out = [path for path in left_out if path not in listed and not any(map(path.startswith, pool))]
     if left_out:
-        what = "neither images nor labels" + " of a list" * bool(lists)
-        first = os.path.relpath(min(left_out), root)
-        notes.append(f"left out: {_count(len(left_out), 'file')} such as {first}: {what}")
+        first, of = os.path.relpath(min(left_out), root), "list" if lists else "split"
+        count = _count(len(left_out), "file")
+        notes.append(f"left out: {count} such as {first}: neither images nor labels of a {of}")
     return Found(examples, left_out, notes, tree.others)
 
 
-def no_labels_problem(images: Sequence[Example], split: str, found: Found, is_evaluated: bool = False) -> str:
+def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> str:
     """Says that no image of a split has a label, and where labels may be."""
-    folder, hint = os.path.dirname(images[0].image), f"write {FIELDS}"
-    if is_evaluated:
-        hint = f"{hint.replace('train', 'validation')}, or validation_fraction: 0.2 to hold out labeled images"
+    folder = os.path.dirname(images[0].image)
     others = dict.fromkeys(map(os.path.dirname, filter(is_image, found.left_out)))
     stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
     # COCO's single file, or a.json, a.jpg.json and a.npy
     coco = re.compile(r"(coco|instances|annotations|panoptic)[^/]*\.json$", re.IGNORECASE)
     drawn = [path for path in found.others if coco.search(path) or not stems.isdisjoint(_stems_of(path))]
     own = [name for name in others if SPLIT_OF.get(split) in {read_name(part)[0] for part in name.split("/")}]
-    if folders := " or ".join([name for name in own or others if name != folder][:3]):
-        hint = hint.replace("FOLDER", folder, 1).replace("FOLDER", folders) + ", if that is the folder of its labels"
-    elif drawn:
+    folders = " or ".join([name for name in own or others if name != folder][:3])
+    field = "train" if SPLIT_OF.get(split, "train") == "train" else "validation"
+    hint = f"write {field}_images: {folder} and {field}_labels: {folders or 'FOLDER'}"
+    hint += ", or validation_fraction: 0.2 to hold out labeled images" * (field != "train")
+    if drawn and not folders:
         hint = (
             f"{drawn[0]} is no image: draw the objects of COCO or labelme with scripts/prepare_dataset.py masks, or "
             "save labels as PNG"
@@ -138,10 +143,8 @@ def _describe(root: str, split: str, examples: Sequence[Example], affix: str) ->
     """Says what was taken for a split, if its folders are not called images and labels."""
     images = [example.image for example in examples if example.split == split and "image" in example.present]
     labels = [path for example in examples if example.split == split for path in example.labels.values()]
-    usual = {"images": images, "labels": labels}
-    if not affix and all(
-        path.startswith(f"{root}/{split}/{name}/") for name, paths in usual.items() for path in paths
-    ):
+    usual = all(path.startswith(f"{root}/{split}/images/") for path in images)
+    if usual and not affix and all(path.startswith(f"{root}/{split}/labels/") for path in labels):
         return None
     text = f"{split}: {_count(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
     if labels:
@@ -166,6 +169,9 @@ def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File]
             own = [path for path, _ in lists[split] if labels or path not in known]
             top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
             files += [file_at(path, split, "image", os.path.relpath(path, top)) for path in own]
+        elif images and os.path.isdir(path) and not labels:  # it may hold them, too
+            found = read_tree(os.path.normpath(path), [split])
+            files += [file._replace(split=split) for file in found.files]
         elif images:
             files += find_files(images, root, f"{name}_images", split, "image")
         if labels:

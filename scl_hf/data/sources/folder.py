@@ -11,7 +11,7 @@ from ..arguments import DataArguments
 from ..images import is_image
 from ..palette import palette_of
 from . import cityscapes
-from .base import Example, Source, check_fields, open_examples
+from .base import Example, Source, check_fields, log_notes, open_examples
 from .class_files import find_labels
 from .examples import FIELDS, Found, find_examples, no_labels_problem
 from .tree import walk
@@ -31,16 +31,17 @@ def open_source(args: DataArguments) -> Source:
     splits = {}
     for example in found.examples:
         splits.setdefault(example.split, []).append(example)
-    labels, origin = find_labels(args, found)
+    try:
+        labels, origin = find_labels(args, found)
+    except InputError:
+        log_notes(found.notes)  # what was found is half of the answer
+        raise
     copied = any(cityscapes.is_official_id(example.id.rpartition("/")[2]) for example in found.examples)
     return Source(
         name=args.data_dir or "the data",
         labels=labels,
         palette=palette_of(labels.id2label),
-        splits={
-            split: partial(_open, examples, split, found, split == args.eval_split)
-            for split, examples in splits.items()
-        },
+        splits={split: partial(_open, examples, split, found) for split, examples in splits.items()},
         labeled_splits=[split for split, examples in splits.items() if any(example.labels for example in examples)],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
@@ -51,9 +52,7 @@ def open_source(args: DataArguments) -> Source:
     )
 
 
-def _open(
-    examples: Sequence[Example], split: str, found: Found, is_evaluated: bool, require_labels: bool
-) -> datasets.Dataset:
+def _open(examples: Sequence[Example], split: str, found: Found, require_labels: bool) -> datasets.Dataset:
     """Opens a split, which must have an image for each label."""
     ids = {}
     for example in examples:
@@ -63,7 +62,7 @@ def _open(
             raise InputError(hint + f", or if it is a label, write {FIELDS}" * are_apart)
     images = _check_partners(examples, split)
     if require_labels and not any(example.labels for example in images):
-        raise InputError(no_labels_problem(images, split, found, is_evaluated))
+        raise InputError(no_labels_problem(images, split, found))
     return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
 
 

@@ -21,8 +21,9 @@ class Match(NamedTuple):
 
 def match(images: Sequence[File], labels: Sequence[File], suffix: str | None = None) -> Match:
     """Matches labels with images. Their names may have `suffix` more or, without it, what most of them have."""
-    others = [label for label in labels if suffix is not None and not label.stem.endswith(suffix)]
-    labels = list(_join_instances(images, labels)) if suffix is None else [*{*labels} - {*others}]
+    others = [label for label in labels if not label.stem.endswith(suffix or "")]
+    labels = [label for label in labels if label.stem.endswith(suffix or "")]
+    labels = _join_instances(images, labels) if suffix is None else labels
     skip, own_skip = _common_folder(labels, images), _common_folder(images, labels)
     best, affixes = {}, {}
     for step in (1, -1) if suffix is None else (1,):  # from behind, mask_1 has a suffix more than 1
@@ -109,16 +110,22 @@ def _choose(
 def _lengths(stem: str, suffix: str | None = None) -> Iterator[int]:
     """Yields how much longer the name of a label may be than that of its image, the least first."""
     yield len(suffix or "")
+    letters = False  # a_2 is no label of a
     for length in range(1, len(stem) + 1) if suffix is None else ():
-        if not stem[-length].isalnum():
+        letters |= stem[-length].isalpha()
+        if letters and not stem[-length].isalnum():
             yield length
 
 
 def _ends(stems: Iterable[str]) -> Iterator[str]:
     """Yields what all stems may have at their ends, such as `_sat`: nothing first, then the shortest."""
     yield ""
-    common = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
-    yield from (common[start:] for start in range(len(common) - 1, -1, -1) if not common[start].isalnum())
+    turned = [stem[::-1] for stem in stems]
+    common = os.path.commonprefix(turned)[::-1]
+    for start in range(len(common) - 1, -1, -1):
+        end = common[start:]
+        if not end[0].isalnum() and (len(turned) > 1 or end[0] != "/" and end[1:2].isalpha()):  # of one image, a word
+            yield end
 
 
 def _common_folder(files: Sequence[File], others: Sequence[File]) -> int:

@@ -13,12 +13,12 @@ _SPLITS = {"train": "train training trainval tr", "validation": "val valid valid
 _ROLES = {
     "image": "image images img imgs input inputs jpegimages original originals raw rgb sat",
     "label": "label labels lbl lbls mask masks annotation annotations ann anns annot annots gt gts groundtruth truth "
-    "seg segmentation segmentations segmentationclass semantic target targets",
+    "seg manual segmentation segmentations segmentationclass semantic target targets",
 }
 SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
 ROLE_OF = {word: role for role, words in _ROLES.items() for word in words.split()}
 # What says nothing in the name of a folder
-_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg png tif tiff".split()])
+_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg nd png st tif tiff".split()])
 
 
 class File(NamedTuple):

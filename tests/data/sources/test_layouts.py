@@ -285,7 +285,11 @@ LAYOUTS = {
     ),
     "CVC": (["PNG/Original/1.png", "PNG/Ground Truth/1.png"], {"train": {"1": "PNG/Ground Truth/1.png"}}, ""),
     "CXR": (["CXR_png/a.png", "mask/a_mask.png"], {"train": {"CXR_png/a": "mask/a_mask.png"}}, ""),
-    "nnU-Net": (["imagesTr/a_0000.png", "labelsTr/a.png"], {"train": {"a_0000": "labelsTr/a.png"}}, ""),
+    "nnU-Net": (
+        ["imagesTr/a_0000.png", "imagesTr/b_0000.png", "labelsTr/a.png"],
+        {"train": {"a_0000": "labelsTr/a.png", "b_0000": None}},
+        "",
+    ),
     "LandCover.ai": (
         [
             "output/M-1_0.jpg",
@@ -344,6 +348,9 @@ def test_training_images_of_ade20k_are_not_taken_for_mapillary(tmp_path):
     put(tmp_path, ["config_v1.2.json={}"])
     assert find_layout(tmp_path).dataset == "mapillary"
     assert find_layout(tmp_path, DataArguments(dataset="folder")).dataset == "folder"
+    put(tmp_path / "unpacked", ["cs/leftImg8bit/train/ulm/a.png"])
+    with pytest.raises(InputError, match="unpacked: the layout of Cityscapes lies in .*unpacked/cs; name that folder"):
+        find_layout(tmp_path / "unpacked")
 
 
 def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
@@ -357,6 +364,7 @@ def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
 
 
 FILES = ["raw/x/deep/a.jpg", "raw/x/b.jpg", "raw/y/c.jpg", "drawn/deep/a.png", "v/c.png", "raw/x/x_b_gt.png"]
+FILES += ["both/images/a.jpg", "both/masks/a_m.png"]
 FILES += [
     "list.txt=raw/x/deep/a.jpg|b",
     "pairs.txt=raw/x/deep/a.jpg drawn/deep/a.png|# none|raw/x/b.jpg raw/x/x_b_gt.png",
@@ -378,6 +386,7 @@ FIELDS = [
     ("raw", {"train_images": "x/*.jpg", "train_labels": "x/x_*_gt.png"}, {"train": {"b": "raw/x/x_b_gt.png"}}),
     (".", {"train_images": "list.txt", "train_labels": "drawn"}, {"train": TWO}),
     (".", {"train_images": "pairs.txt"}, {"train": {"x/deep/a": "drawn/deep/a.png", "x/b": "raw/x/x_b_gt.png"}}),
+    (None, {"train_images": "both"}, {"train": {"a": "both/masks/a_m.png"}}),
     (None, {"train_images": "pairs.txt"}, {"train": {"deep/a": "drawn/deep/a.png", "b": "raw/x/x_b_gt.png"}}),
 ]
 
@@ -407,7 +416,7 @@ MESSAGES = {
     "only labels": (
         ["train/labels/a.png"],
         {},
-        "data: holds no folder that is called like one of images, but train; correct data_dir, or write train_images",
+        "data: holds no folder whose .*, but train; correct data_dir, or write train_images",
     ),
     "two kinds of labels": (
         ["images/a.jpg", "masks/a.png", "gt/a.png"],
@@ -424,11 +433,27 @@ MESSAGES = {
         {},
         r"labels/dig.png: its image is missing, looked for .*images/dig.\* \(1 label has no image\).* mean 'dog'\?",
     ),
+    "no labels to evaluate on": (
+        ["train/images/a.jpg", "train/labels/a.png", "validation/images/a.jpg"],
+        {},
+        "none of the 1 images of split validation has a label; write validation_images: .* and validation_labels",
+    ),
+    "another image": (["images/IMG_1.jpg", "labels/IMG_7.png"], {}, "labels/IMG_7.png: its image is missing"),
+    "another number": (
+        ["images/a.jpg", "images/bird.jpg", "labels/a.png", "labels/bird_2.png"],
+        {},
+        "labels/bird_2.png: its image is missing, looked for .*images/bird_2.*mean 'bird'",
+    ),
+    "DRIVE": (
+        ["training/images/1_training.tif", "training/1st_manual/1_manual1.gif", "training/mask/1_training_mask.gif"],
+        {},
+        "1_manual1.gif: its image is missing",
+    ),
     "labels in another folder": (
         ["train/images/a.jpg", "train/masks_old/a.png"],
         {},
         "none of the 1 images of split train has a label; write train_images: .*/train/images and train_labels: "
-        ".*/train/masks_old, if",
+        ".*/train/masks_old$",
     ),
     "folders of other names": (
         ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
@@ -438,7 +463,7 @@ MESSAGES = {
     "folders of other names in each split": (
         ["train/rgb/1_Clipped.jpg", "train/GT_color/1_mask.png", "val/rgb/2_Clipped.jpg", "val/GT_color/2_mask.png"],
         {},
-        "write train_images: .*/train/rgb and train_labels: .*/train/GT_color, if that",
+        "write train_images: .*/train/rgb and train_labels: .*/train/GT_color$",
     ),
     "two folders without a role": (
         ["X_train/a.png", "y_train/a.png"],
@@ -480,7 +505,8 @@ def test_messages(tmp_path, case):
     put(tmp_path / "data", files)
     with pytest.raises(InputError, match=message) as error:
         _, source = read(tmp_path / "data", **fields)
-        source.open("train", True)
+        for split in source.splits:
+            source.open(split, True)
     assert "\n" not in str(error.value)
 
 
@@ -505,5 +531,7 @@ def test_names_of_other_splits_do_not_matter_to_fields(tmp_path):
 
 def test_images_to_evaluate_on_without_labels(tmp_path):
     put(tmp_path, ["train/images/a.jpg", "train/masks/a.png", "val/images/b.jpg"])
-    with pytest.raises(InputError, match="write validation_images: FOLDER and validation_labels: FOLDER, or valid"):
+    with pytest.raises(
+        InputError, match="write validation_images: .*val/images and validation_labels: FOLDER, or valid"
+    ):
         read(tmp_path)[1].open("validation", True)
