@@ -43,7 +43,7 @@ def test_draw_check_push(prepare, tmp_path, capsys, monkeypatch):
     shutil.rmtree("runs")
     assert prepare("check", toy_dataset, "--num_proc", 1, "--picture", "null") == 1
     assert "NOT sound: 1 broken" in capsys.readouterr().out and not Path("runs").exists()
-    for arguments in (["check", tmp_path], ["push", toy_dataset, tmp_path / "parquet"]):
+    for arguments in (["check", tmp_path / "parquet"], ["push", toy_dataset, tmp_path / "parquet"]):
         assert prepare(*arguments) == 2
         error = capsys.readouterr().err.splitlines()
         assert len(error) == 1 and error[0].startswith("error: ")

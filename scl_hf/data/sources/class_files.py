@@ -28,11 +28,12 @@ def _hex(color: Sequence[str]) -> str:
 
 
 def _names(lines: Sequence[str]) -> Classes:
-    """A name a line, ids 0, 1, … (class_names.txt of labelme, codes.txt of fast.ai), or an id and a name."""
+    """A name a line, with or without its id in front (class_names.txt of labelme, codes.txt of fast.ai)."""
     if any(is_image(line) for line in lines):
         return {}  # a list of files
-    if all(numbered := [re.fullmatch(r"(\d+)[\s:,;]+(\D.*)", line) for line in lines]):
-        return {matched[2]: int(matched[1]) for matched in numbered}
+    numbered = [re.fullmatch(r"(\d+)\s*[:,\s]\s*(.+)", line) for line in lines]
+    if all(numbered):
+        return {found[2]: int(found[1]) for found in numbered}
     return {name: i for i, name in enumerate(line for line in lines if line != "__ignore__")}
 
 
@@ -114,7 +115,9 @@ def _describe_values(labels: Sequence[str]) -> str:
     forms = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
     named = first_few((f"NAME: {form}" for form in forms if form not in map(str, ignored)), 20)
     named += ", NAME: a value of others" * (len(forms) == 1)
+    named += "} or, for ids of instances, {NAME: 0, NAME: 1-65535" * (len(forms) > 20 and values[0] == 0)
+    held = f"{len(some)} of its labels hold the values {first_few(forms, 20)}"
     return (
-        f"no id2label.json or other file names the classes; {len(some)} of its labels hold the values "
-        f"{first_few(forms, 20)}: write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
+        f"no id2label.json or other file names the classes; {held}: write classes: {{{named}}}"
+        + f", ignore: {ignored}" * bool(ignored)
     )

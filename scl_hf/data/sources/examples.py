@@ -113,20 +113,20 @@ def find_examples(args: DataArguments) -> Found:
     return Found(examples, left_out, notes, tree.others)
 
 
-def no_labels_problem(images: Sequence[Example], split: str, found: Found, is_evaluated: bool = False) -> str:
+def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> str:
     """Says that no image of a split has a label, and where labels may be."""
-    folder, hint = os.path.dirname(images[0].image), f"write {FIELDS}"
-    if is_evaluated:
-        hint = f"{hint.replace('train', 'validation')}, or validation_fraction: 0.2 to hold out labeled images"
+    folder = os.path.dirname(images[0].image)
     others = dict.fromkeys(map(os.path.dirname, filter(is_image, found.left_out)))
     stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
     # COCO's single file, or a.json, a.jpg.json and a.npy
     coco = re.compile(r"(coco|instances|annotations|panoptic)[^/]*\.json$", re.IGNORECASE)
     drawn = [path for path in found.others if coco.search(path) or not stems.isdisjoint(_stems_of(path))]
     own = [name for name in others if SPLIT_OF.get(split) in {read_name(part)[0] for part in name.split("/")}]
-    if folders := " or ".join([name for name in own or others if name != folder][:3]):
-        hint = hint.replace("FOLDER", folder, 1).replace("FOLDER", folders) + ", if that is the folder of its labels"
-    elif drawn:
+    folders = " or ".join([name for name in own or others if name != folder][:3])
+    field = "train" if SPLIT_OF.get(split, "train") == "train" else "validation"
+    hint = f"write {field}_images: {folder} and {field}_labels: {folders or 'FOLDER'}"
+    hint += ", or validation_fraction: 0.2 to hold out labeled images" * (field != "train")
+    if drawn and not folders:
         hint = (
             f"{drawn[0]} is no image: draw the objects of COCO or labelme with scripts/prepare_dataset.py masks, or "
             "save labels as PNG"

@@ -41,10 +41,7 @@ def open_source(args: DataArguments) -> Source:
         name=args.data_dir or "the data",
         labels=labels,
         palette=palette_of(labels.id2label),
-        splits={
-            split: partial(_open, examples, split, found, split == args.eval_split)
-            for split, examples in splits.items()
-        },
+        splits={split: partial(_open, examples, split, found) for split, examples in splits.items()},
         labeled_splits=[split for split, examples in splits.items() if any(example.labels for example in examples)],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
@@ -55,9 +52,7 @@ def open_source(args: DataArguments) -> Source:
     )
 
 
-def _open(
-    examples: Sequence[Example], split: str, found: Found, is_evaluated: bool, require_labels: bool
-) -> datasets.Dataset:
+def _open(examples: Sequence[Example], split: str, found: Found, require_labels: bool) -> datasets.Dataset:
     """Opens a split, which must have an image for each label."""
     ids = {}
     for example in examples:
@@ -67,7 +62,7 @@ def _open(
             raise InputError(hint + f", or if it is a label, write {FIELDS}" * are_apart)
     images = _check_partners(examples, split)
     if require_labels and not any(example.labels for example in images):
-        raise InputError(no_labels_problem(images, split, found, is_evaluated))
+        raise InputError(no_labels_problem(images, split, found))
     return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
 
 

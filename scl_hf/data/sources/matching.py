@@ -58,7 +58,7 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
 
     photos = {file.folder + file.stem for file in files if file.path.lower().endswith((".jpg", ".jpeg"))}
     named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))}
-    if not named and suffix is None:  # a.png or a_m.png beside a.jpg
+    if len(named) in (0, len(files)) and suffix is None:  # a.png or a_m.png beside a.jpg
         pngs = [file for file in files if file.path.lower().endswith(".png")]
         named = {
             png for png in pngs for n in _lengths(png.stem) if png.folder + png.stem[: len(png.stem) - n] in photos

@@ -93,6 +93,7 @@ def test_pascal_voc(tmp_path):
     [
         ([0, 3, 255], "1 of its labels hold the values 0, 3, 255: write classes: {NAME: 0, NAME: 3}, ignore: [255]"),
         ([0, 255], "hold the values 0, 255: write classes: {NAME: 0, NAME: 255}"),
+        ([*range(30)], "…} or, for ids of instances, {NAME: 0, NAME: 1-65535}"),
         ([255], "hold the values 255: write classes: {NAME: 255, NAME: a value of others}"),
         ([(0, 0, 255), (255,) * 3], 'values 255, "#0000ff": write classes: {NAME: 255, NAME: "#0000ff"}'),
         ([(255, 0, 0), (0, 0, 0)], 'hold the values 0, "#ff0000": write classes: {NAME: 0, NAME: "#ff0000"}'),

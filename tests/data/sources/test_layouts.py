@@ -321,6 +321,7 @@ LAYOUTS = {
         {"train": {"P0/img_0": "P0/seg_0.png", "P1/img_1": "P1/seg_1.png"}},
         "with seg_ in their names",
     ),
+    "a word of labels in all names": (["mask_a.jpg", "mask_a.png"], {"train": {"mask_a": "mask_a.png"}}, ""),
     "umlauts of macOS": (["images/u\u0308.jpg", "masks/ü.png"], {"train": {"ü": "masks/ü.png"}}, ""),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
