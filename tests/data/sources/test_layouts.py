@@ -419,3 +419,9 @@ def test_messages(tmp_path, case):
         _, source = read(tmp_path / "data", **fields)
         source.open("train", True)
     assert "\n" not in str(error.value)
+
+
+def test_a_list_of_the_recipe_means_images_where_labels_have_the_same_names(tmp_path):
+    put(tmp_path, ["images/a.jpg", "images/b.jpg", "labels/a.png", "labels/b.png", "lists/x.txt=a"])
+    splits, _ = read(tmp_path, train_images="lists/x.txt")
+    assert splits["train"] == {"a": "labels/a.png"}
