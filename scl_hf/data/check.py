@@ -21,7 +21,7 @@ from .findings import TINY, is_map_like, is_tiny, palette_of_file, palettes_diff
 from .images import IGNORE_INDEX, InputImage, describe_values, in_one_thread, read_bytes, read_image
 from .labels import MANY_VALUES, LabelImage, check_sizes, count_values, read_label
 from .sources import cityscapes, mapillary
-from .sources.base import Example, list_images
+from .sources.base import Example, Source, list_images
 from .sources.layouts import LAYOUTS, find_layout, open_source
 
 _SHOWN, _CANDIDATES = 6, 40  # examples to show, and to choose those with labels from
@@ -79,7 +79,7 @@ def check_data(
     found = _open_all(examples, _candidates(examples, kinds), tables, source.input, num_proc)
     own = args if args.dataset == "folder" else None
     _enter_left_out(report, examples, source.left_out)
-    _enter_files(report, examples, found, own)
+    _enter_files(report, examples, found, own, source)
     _enter_classes(report, examples, found, tables, own is not None, source.own_classes)
     _enter_notes(report, examples, found, tables, source.input)
     samples = [each.sample for each in found if each.sample]
@@ -177,7 +177,7 @@ def _choose(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _enter_files(
-    report: Report, examples: Sequence[Example], found: Sequence[_Found], own: DataArguments | None
+    report: Report, examples: Sequence[Example], found: Sequence[_Found], own: DataArguments | None, source: Source
 ) -> None:
     """Enters counts, broken and missing files; of a folder of one's `own`, images without a label may be unlabeled."""
     images = Counter(example.split for example in examples if "image" in example.present)
@@ -209,7 +209,10 @@ def _enter_files(
     if not own:
         return
     if all(len(alone[split]) == number for split, number in images.items()):
-        report.problems.append("no image has a label; name the folders in a recipe, train_images and train_labels")
+        try:
+            source.open(next(split for split in (*own.train_splits, *images) if split in images), require_labels=True)
+        except InputError as error:  # also of a label without an image
+            report.problems.append(f"no image has a label: {error}")
         return
     for split in dict.fromkeys([*own.train_splits, *evaluated, *images]):
         number, unlabeled = images[split], len(alone.get(split, ()))

@@ -45,7 +45,8 @@ def read_classes(classes: Mapping[str, Any] | str, ignore: Any = None, where: st
     for name in classes:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{where}: {name!r} is no name of a class; {_FORM}, unusual names in quotes")
-    check_count(where, list(classes))
+    value = next(iter(classes.values()), None)
+    check_count(where, list(classes), IGNORE_INDEX if value == 0 else 0, value)
     values = {name: _values_of(value, f"{where}: {name}") for name, value in classes.items()}
     ignored = [] if ignore is None else _values_of(ignore, "ignore")
     # Three numbers are a color, or three ids. They are both while nothing speaks against ids.

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import cv2
 import datasets
@@ -137,12 +138,12 @@ with warnings.catch_warnings():
     register_feature(LabelImage, "LabelImage")
 
 
-def check_count(where: str, names: list[str], ignored: int = IGNORE_INDEX) -> None:
+def check_count(where: str, names: list[str], other: int = IGNORE_INDEX, value: Any = 0) -> None:
     """Rejects more classes than a byte holds, and a class alone: there would be nothing to tell it from."""
     if len(names) == 1:
         raise InputError(
             f"{where}: holds 1 class, {names[0]!r}, and there is nothing to tell it from; name what the other pixels "
-            f"show, too, with the values in the label files: classes: {{background: {ignored}, {names[0]}: 0}}"
+            f"show, too, with the values in the label files: classes: {{background: {other}, {names[0]}: {value}}}"
         )
     if not 2 <= len(names) <= IGNORE_INDEX:
         raise InputError(f"{where}: holds {len(names)} classes, there can be 2 to {IGNORE_INDEX}")
@@ -155,9 +156,6 @@ def read_label(source: Source, labels: LabelImage) -> np.ndarray:
     colors. Of a palette its indices count and, where none is named, its colors. White in a file of 1 bit is 1 or 255.
     """
     name, content = label_bytes(source)
-    if content[:3] == b"\xff\xd8\xff":
-        reason = "is a JPEG, which blurs the values of a label (are images and labels swapped?)"
-        raise InputError(f"{name}: {reason}; export the labels as PNG")
     values, train_ids = _look_up(name, content, labels)
     unknown = train_ids < 0
     if unknown.any():
@@ -185,6 +183,10 @@ def label_bytes(source: Source) -> tuple[str, bytes]:
 
 def _look_up(name: str, content: bytes, labels: LabelImage) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids, or colors as in `LabelImage.colors`, (H, W), and their train ids, -1 where a value has none."""
+    if content[:3] == b"\xff\xd8\xff" or content[8:16] == b"WEBPVP8 ":
+        kind = "JPEG" if content[0] == 0xFF else "lossy WebP"
+        reason = f"is a {kind}, which blurs the values of a label (are images and labels swapped?)"
+        raise InputError(f"{name}: {reason}; export the labels as PNG")
     pixels = None
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] in (b"\x08\x02", b"\x08\x06"):  # OpenCV is faster
         with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
@@ -235,9 +237,15 @@ def _by_runs(values: np.ndarray, look_up: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str, int]]:
-    """Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one."""
-    values, train_ids = _look_up(*label_bytes(source), labels)
+    """
+    Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one. While
+    no class is named, raises if it is a photo or was smoothed.
+    """
+    name, content = label_bytes(source)
+    values, train_ids = _look_up(name, content, labels)
     found, first, counts = np.unique(values, return_index=True, return_counts=True)
+    if not labels.names and (problem := _noise_problem(values, np.isin(values, found[counts < 0.02 * values.size]))):
+        raise InputError(f"{name}: {problem}")
     if values.dtype == np.uint32:  # colors, where a gray without a class is an id
         grays = (found % 0x010101 == 0) & ~np.isin(found, list(labels.colors))
         written = [int(value) & 255 if gray else f"#{value:06x}" for value, gray in zip(found, grays)]
@@ -262,35 +270,47 @@ def _byte_table(image: Image.Image, labels: LabelImage) -> np.ndarray:
 
 def _problem(values: np.ndarray, unknown: np.ndarray, labels: LabelImage) -> str:
     """Says in words what the values without a class in a label (H, W) probably are, and what to write."""
+    if problem := _noise_problem(values, unknown):
+        return problem
     found, counts = np.unique(values[unknown], return_counts=True)
-    of_colors = values.dtype == np.uint32
-    named = [f'"#{value:06x}"' if of_colors else str(value) for value in found]
+    named, of_colors = _written(found), values.dtype == np.uint32
     kind = "color" if of_colors else "id"
-    share = unknown.mean()
-    flat = np.mean((values[:, 1:] == values[:, :-1])[unknown[:, 1:]]) if unknown[:, 1:].any() else 1
-    if len(found) > MANY_VALUES and flat < 0.5:
-        listed = f"{len(found):,} values without a class, such as {first_few(named)}, at {share:.0%} of its pixels"
-        if share > 0.5:
-            return (
-                f"holds {listed}, as a photo does; are images and labels swapped? "
-                "Correct the folders, or train_images and train_labels"
-            )
-        return (
-            f"holds {listed}, mostly at edges: the mask was smoothed (anti-aliased, resized, or a JPEG before); "
-            "export it again without smoothing"
-        )
     listed = [f"{value} ({count:,} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(named, counts)]
     named_so_far = [f"{labels.names[i]}: {value}" for value, i in labels.train_ids.items() if i != IGNORE_INDEX]
-    remedy = f"classes: {{{', '.join(named_so_far[:2])}, …, NAME: {named[0]}}}"
+    remedy = f"classes: {{{', '.join(named_so_far[:2])}{', …' * (len(named_so_far) > 2)}, NAME: {named[0]}}}"
     if of_colors and not labels.colors:
         remedy = f"classes: {{{first_few((f'NAME: {color}' for color in named), 5)}}}"
     elif len(found) > 1 and labels.ranges and not of_colors:
         first, name = max((first, labels.names[i]) for first, _, i in labels.ranges if i != IGNORE_INDEX)
         remedy += f" or, if the ids from {first} on are instances of {name}, {name}: {first}-65535"
+    elif len(labels.names) == 2 and not labels.colors and len(found) == 1:
+        remedy += f" or, if it is {labels.names[1]}, {labels.names[1]}: {named[0]}"
     return (
         f"unknown class {kind} {first_few(listed, 5)}; the classes have {_known(labels)}. Correct the label or, in "
         f"data of your own, name what it shows, {remedy}, or ignore it, ignore: [{named[0]}]"
     )
+
+
+def _noise_problem(values: np.ndarray, unknown: np.ndarray) -> str | None:
+    """Says that the values without a class in a label (H, W) are those of a photo or of smooth edges, if they are."""
+    found = np.unique(values[unknown])
+    flat = np.mean((values[:, 1:] == values[:, :-1])[unknown[:, 1:]]) if unknown[:, 1:].any() else 1
+    if len(found) <= MANY_VALUES or flat >= 0.5:
+        return None
+    listed = f"{len(found):,} values without a class, such as {first_few(_written(found))}"
+    if (share := unknown.mean()) > 0.5:
+        return (
+            f"holds {listed}, at {share:.0%} of its pixels, as a photo does; are images and labels swapped? "
+            "Correct the folders, or train_images and train_labels"
+        )
+    return (
+        f"holds {listed}, at {share:.0%} of its pixels, mostly at edges: the mask was smoothed "
+        "(anti-aliased, resized, or a JPEG before); export it again without smoothing"
+    )
+
+
+def _written(values: np.ndarray) -> list[str]:
+    return [f'"#{value:06x}"' if values.dtype == np.uint32 else str(value) for value in values]
 
 
 def _known(labels: LabelImage) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,13 +12,12 @@ import datasets
 import numpy as np
 
 from ..errors import InputError, first_few
-from ..processes import is_main_process
 from .arguments import DataArguments
 from .classes import missing_classes_problem
 from .columns import check_labels, has_image
 from .images import CorruptFileError, describe_values
 from .labels import LabelImage, read_label
-from .sources.base import License, open_images
+from .sources.base import License, log_notes, open_images
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
 from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, hold_out, read_ids
@@ -66,7 +65,7 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
             Whether there must be images to evaluate on. Otherwise they are opened where there are some.
     """
     source = open_source(args)
-    _log(source.notes)
+    log_notes(source.notes)
     open_split = functools.cache(source.open)
 
     # 1. The images that keep their labels
@@ -117,7 +116,7 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
         )
     for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # few, evenly spaced and the last
         note = describe_values(images[:: -(len(images) // 8 + 1)]["image"], images.features["image"])
-        _log([f"{part} {note}"] if note else [])
+        log_notes([f"{part} {note}"] if note else [])
     id2label, palette = source.labels.id2label, source.palette
     return SegmentationData(labeled, unlabeled, evaluation, coarse, id2label, palette, source.license)
 
@@ -139,12 +138,6 @@ def load_evaluation(args: DataArguments) -> tuple[datasets.Dataset, np.ndarray]:
     return evaluation, source.palette
 
 
-def _log(lines: Iterable[str]) -> None:
-    if is_main_process():
-        for line in lines:
-            logger.warning(line)
-
-
 class _Train(NamedTuple):
     """The train_splits, and which of their images (N,) have a label, and which are held out."""
 
@@ -161,7 +154,9 @@ def _open_train(args: DataArguments, open_split: Callable[..., datasets.Dataset]
             open_split(split, True)  # says what is missing
         has_label[split], units[split] = has_image(dataset, "label"), dataset["id"][:]
         if missing := np.count_nonzero(~has_label[split]):
-            _log([f"{split}: {missing:,} of its {len(dataset):,} images have no label: they are unlabeled images"])
+            log_notes(
+                [f"{split}: {missing:,} of its {len(dataset):,} images have no label: they are unlabeled images"]
+            )
         if args.validation_by == "folder":
             in_city = "city" in dataset.column_names
             units[split] = dataset["city"][:] if in_city else [name.rpartition("/")[0] for name in units[split]]
@@ -170,7 +165,7 @@ def _open_train(args: DataArguments, open_split: Callable[..., datasets.Dataset]
     held_out = hold_out(units, has_label, args.validation_fraction, args.labeled_seed)
     number = sum(np.count_nonzero(held_out[split] & found) for split, found in has_label.items())
     total = sum(map(np.count_nonzero, has_label.values()))
-    _log([f"validation_fraction: {number:,} of {total:,} labeled images are held out to evaluate on"])
+    log_notes([f"validation_fraction: {number:,} of {total:,} labeled images are held out to evaluate on"])
     return _Train(train, has_label, held_out)
 
 

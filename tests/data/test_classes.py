@@ -39,6 +39,7 @@ def test_what_stands_for_a_class(tmp_path, classes, ignore, train_ids):
     "classes, ignore, message",
     [
         ({"road": 0}, None, r"holds 1 class, 'road', .*classes: {background: 255, road: 0}"),
+        ({"road": 7}, None, r"holds 1 class, 'road', .*classes: {background: 0, road: 7}"),
         ({}, None, "holds 0 classes"),
         ([1, 2], None, "no mapping of names"),
         ({0: "sky", 1: "road"}, None, "0 is no name of a class; write it as {sky: 0"),

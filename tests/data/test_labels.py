@@ -208,6 +208,19 @@ def test_a_smoothed_mask_and_a_jpeg_are_named(tmp_path):
     disk.save(tmp_path / "mask.jpg")
     with pytest.raises(InputError, match="mask.jpg: is a JPEG, which blurs .*swapped.*PNG"):
         read_label(tmp_path / "mask.jpg", labels)
+    disk.save(tmp_path / "mask.webp")
+    with pytest.raises(InputError, match="mask.webp: is a lossy WebP, which blurs"):
+        read_label(tmp_path / "mask.webp", labels)
+
+
+def test_photos_and_smoothed_masks_have_no_values_to_name(tmp_path):
+    disk = Image.new("L", (320, 320))
+    ImageDraw.Draw(disk).ellipse((40, 40, 200, 300), fill=255)
+    disk.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "smooth.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "photo.png")
+    for name, message in (("smooth", "mostly at edges: the mask was smoothed"), ("photo", "labels swapped")):
+        with pytest.raises(InputError, match=message):
+            count_values(tmp_path / f"{name}.png", LabelImage(decode=False))
 
 
 def test_pair_from_paths_and_from_stored_bytes(tmp_path):

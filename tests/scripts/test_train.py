@@ -250,7 +250,7 @@ WRONG_DATA = {
     "no split": (lambda root: shutil.rmtree(root / "validation"), "validation"),
     "no label": (lambda root: (root / "validation/labels/frame1.png").unlink(), "frame1"),
     "other size": (lambda root: Image.new("L", (9, 9)).save(root / "train/labels/frame2.png"), "9×9"),
-    "unknown id": (lambda root: Image.new("L", (60, 40), 3).save(root / "train/labels/frame2.png"), r"3 \(2400 pix"),
+    "unknown id": (lambda root: Image.new("L", (60, 40), 3).save(root / "train/labels/frame2.png"), r"3 \(2,400 pix"),
     "palette": (lambda root: palette_label(root / "train/labels/frame2.png"), r"frame2.png: unknown class id 7"),
     "empty image": (lambda root: truncate(root / "train/images/frame3.png", 0), "frame3.png"),
     "empty label": (lambda root: truncate(root / "train/labels/frame0.png", 0), "frame0.png"),
@@ -258,7 +258,10 @@ WRONG_DATA = {
     "cut: bomb": (lambda root: bomb(root / "train/images/frame0.png"), "frame0.png: has more pixels than .*damaged"),
     "cut label": (lambda root: truncate(root / "validation/labels/frame0.png", 90), "labels/frame0.png: cannot be"),
     "no class names": (lambda root: (root / "id2label.json").unlink(), "id2label"),
-    "other ids": (lambda root: (root / "id2label.json").write_text('{"7": "road"}'), r"label_map: \{7: 0, …\}"),
+    "other ids": (
+        lambda root: (root / "id2label.json").write_text('{"7": "a", "9": "b"}'),
+        r"label_map: \{7: 0, 9: 1, …\}",
+    ),
     "shared image": (
         lambda root: shutil.copy(root / "train/images/frame1.png", root / "validation/images/frame0.png"),
         "1 of the 2 evaluation images are labeled training images, too: .*validation/images/frame0.png",

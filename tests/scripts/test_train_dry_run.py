@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import SMALL_RUN, load_script
+from PIL import Image
 
 from scl_hf.errors import InputError
 
@@ -37,6 +38,7 @@ def dry_run(tmp_path, own_folder, monkeypatch, capsys):
 def test_it_says_all_of_a_run(dry_run, own_folder):
     names = {"0": "grass", "1": "path", "2": "sky", "3": "well"}
     (own_folder / "id2label.json").write_text(json.dumps(names))
+    Image.new("L", (60, 40), 3).save(own_folder / "validation/labels/frame0.png")  # no labeled image shows it
     said = dry_run("--tflops_per_second", "0.001", "--num_gpus", "2", optim="adamw_torch", optim_args=None)
     for expected in (
         "images     2 labeled, 4 unlabeled, 2 to evaluate on, 4 classes",

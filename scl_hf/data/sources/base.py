@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import InputError, first_few, first_line
 from ...files import check_writable
+from ...processes import is_main_process
 from ..arguments import DataArguments
 from ..images import InputImage, check_files, find_images, is_image
 from ..labels import LabelImage
@@ -83,6 +84,13 @@ class Source:
         dataset = self.splits[split](require_labels)
         dataset = dataset.cast_column("image", self.input) if self.input else dataset
         return dataset.cast_column("label", self.labels) if "label" in dataset.column_names else dataset
+
+
+def log_notes(notes: Iterable[str]) -> None:
+    """Says in a line each what was found, once."""
+    if is_main_process():
+        for note in notes:
+            logger.warning(note)
 
 
 def check_fields(args: DataArguments, owner: str | None = None) -> None:

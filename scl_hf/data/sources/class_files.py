@@ -1,6 +1,7 @@
 """The names of classes in files that lie beside the data of common tools."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from ..arguments import DataArguments
 from ..classes import read_classes
 from ..images import IGNORE_INDEX, is_image
 from ..labels import LabelImage, count_values
-from .base import Example
+from .examples import Found, no_labels_problem
 
 Classes = dict[str, Any]  # name -> what stands for it in label files, as in the field `classes`
 
@@ -27,9 +28,11 @@ def _hex(color: Sequence[str]) -> str:
 
 
 def _names(lines: Sequence[str]) -> Classes:
-    """A name a line, ids 0, 1, … (class_names.txt of labelme, codes.txt of fast.ai)."""
+    """A name a line, ids 0, 1, … (class_names.txt of labelme, codes.txt of fast.ai), or an id and a name."""
     if any(is_image(line) for line in lines):
         return {}  # a list of files
+    if all(numbered := [re.fullmatch(r"(\d+)[\s:,;]+(\D.*)", line) for line in lines]):
+        return {matched[2]: int(matched[1]) for matched in numbered}
     return {name: i for i, name in enumerate(line for line in lines if line != "__ignore__")}
 
 
@@ -69,21 +72,24 @@ _READERS: dict[str, Callable[[Sequence[str]], Classes]] = {
 }
 
 
-def find_labels(args: DataArguments, others: Sequence[str], examples: Sequence[Example]) -> tuple[LabelImage, str]:
+def find_labels(args: DataArguments, found: Found) -> tuple[LabelImage, str]:
     """
-    Returns what the values in label files mean, by the recipe, by a file among the paths `others` in `data_dir`, or as
-    in Pascal VOC, and what says so ("" for the recipe and `id2label.json`).
+    Returns what the values in label files mean, by the recipe, by a file in `data_dir`, or as in Pascal VOC, and
+    what says so ("" for the recipe and `id2label.json`).
     """
-    root = args.data_dir or "."
-    paths = {path.rpartition("/")[2]: path for path in sorted(others, key=lambda path: -path.count("/"))}  # topmost
+    root, examples = args.data_dir or ".", found.examples
+    others = sorted(found.others, key=lambda path: -path.count("/"))
+    paths = {path.rpartition("/")[2]: path for path in others}  # the topmost
     if args.classes is not None or args.id2label or "id2label.json" in paths:
         return args.labels(Path(root, paths.get("id2label.json", ""))), ""
-    found = ((_read(Path(root, paths[name]), read), paths[name]) for name, read in _READERS.items() if name in paths)
-    classes, origin = next((each for each in found if each[0]), ({}, ""))
+    named = ((_read(Path(root, paths[name]), read), paths[name]) for name, read in _READERS.items() if name in paths)
+    classes, origin = next((each for each in named if each[0]), ({}, ""))
     labels = [path for example in examples for path in example.labels.values()] if not classes else []
     if any("/SegmentationClass/" in path for path in labels[:1]) and "/JPEGImages/" in examples[0].image:
         classes, origin = {name: i for i, name in enumerate(VOC)}, "Pascal VOC"
     if not classes:
+        if not labels:
+            raise InputError(no_labels_problem(examples, examples[0].split, found))
         raise InputError(f"{args.data_dir or 'classes'}: {_describe_values(labels)}")
     if args.label_map or args.reduce_labels:
         return replace(args, id2label=dict(enumerate(classes))).labels(Path()), origin
@@ -103,14 +109,12 @@ def _describe_values(labels: Sequence[str]) -> str:
     """Says what some labels hold, and how to name it."""
     some = labels[:: len(labels) // 20 + 1]
     found = Counter(value for path in some for value, _ in count_values(path, LabelImage(decode=False)))
-    if not found:
-        return "id2label.json is missing; write classes: {NAME: 0, …} in the recipe"
     values = sorted(found, key=lambda value: (isinstance(value, str), value))
-    ignored = [value for value in values if value == IGNORE_INDEX and len(values) > 2]
+    ignored = [value for value in values if value == IGNORE_INDEX and len(values) > 2 and values[-1] == value]
     forms = [f'"{value}"' if isinstance(value, str) else str(value) for value in values]
     named = first_few((f"NAME: {form}" for form in forms if form not in map(str, ignored)), 20)
+    named += ", NAME: a value of others" * (len(forms) == 1)
     return (
         f"no id2label.json or other file names the classes; {len(some)} of its labels hold the values "
-        f"{first_few(forms, 20)}: "
-        f"write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
+        f"{first_few(forms, 20)}: write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
     )

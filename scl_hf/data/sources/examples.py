@@ -1,6 +1,7 @@
 """Finds the examples of a folder of your own, by fields of the recipe or by the names of folders, files and lists."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from ..images import is_image
 from .base import Example
 from .lists import find_files, find_lists, read_images
 from .matching import match, split_by_name
-from .tree import SPLIT_OF, File, Tree, file_at, read_tree
+from .tree import SPLIT_OF, File, Tree, file_at, read_name, read_tree
 
 FIELDS = "train_images: FOLDER and train_labels: FOLDER"
 _TEXTS = frozenset(".txt .json .xml .csv .md .html .yaml .yml .db .ini .pdf .m .py .sh".split())  # beside images
@@ -40,11 +41,15 @@ def find_examples(args: DataArguments) -> Found:
     images, labels = ([file for file in files if file.role == role] for role in ("image", "label"))
     if not images:
         there = first_few(sorted(os.listdir(root)), 5) or "nothing"
-        raise InputError(f"{args.data_dir}: holds no images, but {there}; correct data_dir, or write {FIELDS}")
+        what = "no folder whose name says that it has the images" if files else "no images"
+        raise InputError(f"{args.data_dir}: holds {what}, but {there}; correct data_dir, or write {FIELDS}")
 
-    # 2. The label of each image
-    found, label_of = match(images, labels, args.label_suffix), {}
-    for label, image in found.pairs.items():
+    # 2. The label of each image, by the names in folders of fields and those in other ones
+    found, label_of = {}, {}
+    for is_given in (False, True):
+        own = ([file for file in group if (file.split in given) == is_given] for group in (images, labels))
+        found[is_given] = match(*own, args.label_suffix)
+    for label, image in (pair for each in found.values() for pair in each.pairs.items()):
         if label_of.setdefault(image, label.path) != label.path:
             few = f"{label_of[image]} and {label.path}"
             raise InputError(f"{image.path}: has two labels, {few}; remove the folder of one, or write {FIELDS}")
@@ -57,10 +62,13 @@ def find_examples(args: DataArguments) -> Found:
             lists[own.get(split, split)] = read_images(
                 os.path.join(root, path), path, loose, [file.path for file in files]
             )
-    by_path, splits, left_out = {image.path: image for image in images} if lists else {}, {}, []
+    by_path, splits, left_out = {file.path: file for file in files} if lists else {}, {}, []
     for split, entries in lists.items():
-        splits[split] = [by_path[path] for path, _ in entries]
-        label_of |= {by_path[path]: label for path, label in entries if label}
+        below = (os.path.relpath(path, root) for path, _ in entries)
+        splits[split] = [
+            by_path.get(path) or file_at(path, split, "", name) for (path, _), name in zip(entries, below)
+        ]
+        label_of |= {image: label for image, (_, label) in zip(splits[split], entries) if label}
     listed = {path for entries in lists.values() for entry in entries for path in entry}
     for image in images:
         split = image.split or train
@@ -75,38 +83,68 @@ def find_examples(args: DataArguments) -> Found:
         for image in own:
             labels = {"labels": label_of[image]} if image in label_of else {}
             examples.append(Example(split, image.folder + image.stem, image.path, labels, kinds[image in label_of]))
-    matched = {*label_of.values()} if found.alone else ()
-    for label in found.alone:
-        split, stem = label.split or train, label.stem.removesuffix(found.affix)
-        if label.path not in matched and split not in lists:
+    alone = [label for each in found.values() for label in each.alone]
+    matched = {*label_of.values()} if alone else ()
+    for label in alone:
+        split, stem = label.split or train, label.stem.removesuffix(found[label.split in given].affix)
+        if split in lists:
+            left_out.append(label.path)
+        elif label.path not in matched:
             folder = os.path.join(root, split, "images")
             if split in splits:
                 first = splits[split][0]
                 folder = os.path.dirname(first.path).removesuffix(first.folder.rstrip("/"))
             image = os.path.join(folder, label.folder, f"{stem}.*")
             examples.append(Example(split, label.folder + stem, image, {"labels": label.path}, frozenset({"labels"})))
-    left_out += [file.path for file in found.left_out] + [file.path for file in files if not file.role]
+    left_out += [file.path for each in found.values() for file in each.left_out]
+    left_out += [file.path for file in files if not file.role]
     places = {path.rpartition("/")[0] for example in examples for path in (example.image, *example.labels.values())}
     odd = [name for name in tree.others if os.path.splitext(name)[1].lower() not in _TEXTS]
     left_out += [path for path in (os.path.join(root, name) for name in odd) if os.path.dirname(path) in places]
-    notes = [note for split in sorted(splits) if (note := _describe(root, split, examples, found.affix))]
+    notes = [
+        note for split in sorted(splits) if (note := _describe(root, split, examples, found[split in given].affix))
+    ]
     pool = [os.path.join(os.path.abspath(folder), "") for folder in args.unlabeled_dirs]
-    left_out = [path for path in left_out if not any(map(path.startswith, pool))]
+    left_out = [path for path in left_out if path not in listed and not any(map(path.startswith, pool))]
     if left_out:
-        what = "neither images nor labels" + " of a list" * bool(lists)
-        first = os.path.relpath(min(left_out), root)
-        notes.append(f"left out: {_count(len(left_out), 'file')} such as {first}: {what}")
+        first, of = os.path.relpath(min(left_out), root), "list" if lists else "split"
+        count = _count(len(left_out), "file")
+        notes.append(f"left out: {count} such as {first}: neither images nor labels of a {of}")
     return Found(examples, left_out, notes, tree.others)
+
+
+def no_labels_problem(images: Sequence[Example], split: str, found: Found, is_evaluated: bool = False) -> str:
+    """Says that no image of a split has a label, and where labels may be."""
+    folder, hint = os.path.dirname(images[0].image), f"write {FIELDS}"
+    if is_evaluated:
+        hint = f"{hint.replace('train', 'validation')}, or validation_fraction: 0.2 to hold out labeled images"
+    others = dict.fromkeys(map(os.path.dirname, filter(is_image, found.left_out)))
+    stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
+    # COCO's single file, or a.json, a.jpg.json and a.npy
+    coco = re.compile(r"(coco|instances|annotations|panoptic)[^/]*\.json$", re.IGNORECASE)
+    drawn = [path for path in found.others if coco.search(path) or not stems.isdisjoint(_stems_of(path))]
+    own = [name for name in others if SPLIT_OF.get(split) in {read_name(part)[0] for part in name.split("/")}]
+    if folders := " or ".join([name for name in own or others if name != folder][:3]):
+        hint = hint.replace("FOLDER", folder, 1).replace("FOLDER", folders) + ", if that is the folder of its labels"
+    elif drawn:
+        hint = (
+            f"{drawn[0]} is no image: draw the objects of COCO or labelme with scripts/prepare_dataset.py masks, or "
+            "save labels as PNG"
+        )
+    return f"{folder}: none of the {len(images)} images of split {split} has a label; {hint}"
+
+
+def _stems_of(path: str) -> set[str]:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return {stem, os.path.splitext(stem)[0]}
 
 
 def _describe(root: str, split: str, examples: Sequence[Example], affix: str) -> str | None:
     """Says what was taken for a split, if its folders are not called images and labels."""
     images = [example.image for example in examples if example.split == split and "image" in example.present]
     labels = [path for example in examples if example.split == split for path in example.labels.values()]
-    usual = {"images": images, "labels": labels}
-    if not affix and all(
-        path.startswith(f"{root}/{split}/{name}/") for name, paths in usual.items() for path in paths
-    ):
+    usual = all(path.startswith(f"{root}/{split}/images/") for path in images)
+    if usual and not affix and all(path.startswith(f"{root}/{split}/labels/") for path in labels):
         return None
     text = f"{split}: {_count(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
     if labels:
@@ -132,6 +170,9 @@ def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File]
             own = [path for path, _ in lists[split] if labels or path not in known]
             top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
             files += [file_at(path, split, "image", os.path.relpath(path, top)) for path in own]
+        elif images and os.path.isdir(path) and not labels:  # it may hold them, too
+            found = read_tree(os.path.normpath(path), [split])
+            files += [file._replace(split=split) for file in found.files]
         elif images:
             files += find_files(images, root, f"{name}_images", split, "image")
         if labels:

@@ -1,7 +1,6 @@
 """A folder of your own, in any layout that [`find_examples`] reads."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,9 +11,9 @@ from ..arguments import DataArguments
 from ..images import is_image
 from ..palette import palette_of
 from . import cityscapes
-from .base import Example, Source, check_fields, open_examples
+from .base import Example, Source, check_fields, log_notes, open_examples
 from .class_files import find_labels
-from .examples import FIELDS, find_examples
+from .examples import FIELDS, Found, find_examples, no_labels_problem
 from .tree import walk
 
 TITLE = "a folder"
@@ -32,13 +31,20 @@ def open_source(args: DataArguments) -> Source:
     splits = {}
     for example in found.examples:
         splits.setdefault(example.split, []).append(example)
-    labels, origin = find_labels(args, found.others, found.examples)
+    try:
+        labels, origin = find_labels(args, found)
+    except InputError:
+        log_notes(found.notes)  # what was found is half of the answer
+        raise
     copied = any(cityscapes.is_official_id(example.id.rpartition("/")[2]) for example in found.examples)
     return Source(
         name=args.data_dir or "the data",
         labels=labels,
         palette=palette_of(labels.id2label),
-        splits={split: partial(_open, examples, split, found.left_out) for split, examples in splits.items()},
+        splits={
+            split: partial(_open, examples, split, found, split == args.eval_split)
+            for split, examples in splits.items()
+        },
         labeled_splits=[split for split, examples in splits.items() if any(example.labels for example in examples)],
         expected_at=lambda split: f"{split}/images",
         license=cityscapes.LICENSE if copied else None,
@@ -49,32 +55,28 @@ def open_source(args: DataArguments) -> Source:
     )
 
 
-def _open(examples: Sequence[Example], split: str, left_out: Sequence[str], require_labels: bool) -> datasets.Dataset:
+def _open(
+    examples: Sequence[Example], split: str, found: Found, is_evaluated: bool, require_labels: bool
+) -> datasets.Dataset:
     """Opens a split, which must have an image for each label."""
     ids = {}
     for example in examples:
         if "image" in example.present and ids.setdefault(example.id, example.image) != example.image:
-            raise InputError(f"{example.image}: a second image named {example.id}; rename one of them")
-    _check_partners(examples, split, left_out, require_labels)
+            hint = f"{example.image}: a second image named {example.id}; rename one of them"
+            are_apart = os.path.dirname(ids[example.id]) != os.path.dirname(example.image)
+            raise InputError(hint + f", or if it is a label, write {FIELDS}" * are_apart)
+    images = _check_partners(examples, split)
+    if require_labels and not any(example.labels for example in images):
+        raise InputError(no_labels_problem(images, split, found, is_evaluated))
     return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
 
 
-def _check_partners(examples: Sequence[Example], split: str, left_out: Sequence[str], require_labels: bool) -> None:
-    """Rejects labels without an image and, with `require_labels`, a split without any label."""
+def _check_partners(examples: Sequence[Example], split: str) -> list[Example]:
+    """Rejects labels without an image; returns the others."""
     images = [example for example in examples if "image" in example.present]
     if alone := [example for example in examples if "image" not in example.present]:
         near = [each.id for each in images if not each.labels] or [each.id for each in images]
         count = f"{len(alone)} labels of split {split} have no image" if len(alone) > 1 else "1 label has no image"
         where = f"{alone[0].labels['labels']}: its image is missing, looked for {alone[0].image}"
         raise InputError(f"{where} ({count}); rename or remove what has none.{did_you_mean(alone[0].id, near)}")
-    if require_labels and not any(example.labels for example in images):
-        stems = {_stem_of(example.image) for example in images}
-        alike = Counter(os.path.dirname(path) for path in left_out if _stem_of(path) in stems).most_common(1)
-        folder, hint = os.path.dirname(images[0].image), FIELDS
-        if alike:
-            hint = f"train_images: {folder} and train_labels: {alike[0][0]}, if that is the folder of its labels"
-        raise InputError(f"{folder}: none of the {len(images)} images of split {split} has a label; write {hint}")
-
-
-def _stem_of(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    return images

@@ -31,6 +31,10 @@ def find_layout(data_dir: str | os.PathLike | None, recipe: DataArguments | None
     own = recipe.classes is not None or recipe.id2label or os.path.isfile(os.path.join(data_dir, "id2label.json"))
     names = ("folder",) if recipe.dataset == "folder" else ("cityscapes", "folder") if own else LAYOUTS
     layout = next((name for name in names if LAYOUTS[name].is_layout(data_dir)), None)
+    inside = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and entry.name[0] != "."]
+    for official in (cityscapes, mapillary):
+        if layout == "folder" and len(inside) == 1 and official.is_layout(inside[0]):
+            raise InputError(f"{data_dir}: {official.TITLE} lies in {inside[0]}; name that folder")
     if layout is None:
         there = first_few(sorted(os.listdir(data_dir)), 5) or "nothing"
         raise InputError(f"{data_dir}: holds no images, but {there}; name the folder that has images and labels")

@@ -67,10 +67,8 @@ def find_lists(paths: Sequence[str]) -> dict[str, str]:
     for path in sorted(paths, key=lambda path: ("Segmentation/" not in path, path.count("/"), path)):
         name = re.sub(r"[-_]?(list|ids?|files?|images?|set|names?)?\.txt$", ".txt", path.rpartition("/")[2].lower())
         by_name.setdefault(name, path)
-    names = {
-        split: [f"{name}.txt" for name in names.split() if f"{name}.txt" in by_name] for split, names in LISTS.items()
-    }
-    return {split: by_name[found[0]] for split, found in names.items() if found}
+    found = {split: [by_name.get(f"{name}.txt") for name in names.split()] for split, names in LISTS.items()}
+    return {split: next(filter(None, paths)) for split, paths in found.items() if any(paths)}
 
 
 def read_images(path: str, field: str, images: Sequence[str], files: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -108,9 +106,10 @@ def find_files(value: str, base: str, field: str, split: str, role: str) -> list
     if os.path.isdir(path):
         roots = {path: ""}
     else:
-        pattern = re.compile(re.sub(r"\*\*/|[*?]+|\[[^]]+\]|.", _to_regex, path))
-        found = [(each, pattern.fullmatch(each)) for each in sorted(glob.glob(path, recursive=True))]
-        roots = {each: "/".join(filter(None, matched.groups())) for each, matched in found if matched}
+        pattern = re.compile(re.sub(r"\*\*/|[*?]+|\[[^]]+\]|.", _to_regex, value))
+        found = [(each, pattern.fullmatch(each)) for each in sorted(glob.glob(value, root_dir=base, recursive=True))]
+        found = [(os.path.join(base, each), matched) for each, matched in found if matched]
+        roots = {each: "/".join(filter(None, matched.groups())) for each, matched in found}
     for root, key in roots.items():
         if os.path.isdir(root):
             for parts, names in walk(root):

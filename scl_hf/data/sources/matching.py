@@ -21,8 +21,9 @@ class Match(NamedTuple):
 
 def match(images: Sequence[File], labels: Sequence[File], suffix: str | None = None) -> Match:
     """Matches labels with images. Their names may have `suffix` more or, without it, what most of them have."""
-    others = [label for label in labels if suffix is not None and not label.stem.endswith(suffix)]
-    labels = list(_join_instances(images, labels)) if suffix is None else [*{*labels} - {*others}]
+    others = [label for label in labels if not label.stem.endswith(suffix or "")]
+    labels = [label for label in labels if label.stem.endswith(suffix or "")]
+    labels = _join_instances(images, labels) if suffix is None else labels
     skip, own_skip = _common_folder(labels, images), _common_folder(images, labels)
     best, affixes = {}, {}
     for step in (1, -1) if suffix is None else (1,):  # from behind, mask_1 has a suffix more than 1
@@ -52,19 +53,23 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
     """Tells labels from images by their names, where folders do not: `a_mask.png` is the label of `a.jpg`."""
 
     def is_label(file: File) -> bool:
-        return read_name(re.split(r"[\W_]+", file.stem)[-1])[1:] == ("label", False)
+        words = re.split(r"[\W_]+", file.stem)  # a_mask, mask_a
+        return any(read_name(word)[1:] == ("label", False) for word in (words[0], words[-1]))
 
     photos = {file.folder + file.stem for file in files if file.path.lower().endswith((".jpg", ".jpeg"))}
-    named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))} or {
-        file for file in files if file.path.lower().endswith(".png") and file.folder + file.stem in photos
-    }
+    named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))}
+    if not named and suffix is None:  # a.png or a_m.png beside a.jpg
+        pngs = [file for file in files if file.path.lower().endswith(".png")]
+        named = {
+            png for png in pngs for n in _lengths(png.stem) if png.folder + png.stem[: len(png.stem) - n] in photos
+        }
     found = match([file for file in files if file not in named], sorted(named), suffix).pairs if named else {}
     if 2 * len(found) < len(named):
         named, found = (), {}
     taken = {image.folder + image.stem for image in found.values()}
 
     def role_of(file: File) -> str | None:
-        more = re.fullmatch(r"(.+?)[\W_]+[^\W\d_]+", file.stem) if taken else None
+        more = re.fullmatch(r"(.+?)[\W_]+\d*[^\W\d_]+\d*", file.stem) if taken else None
         drawn = more and file.folder + more[1] in taken and file.folder + file.stem not in taken  # a_overlay.png
         return "label" if file in named else None if drawn else "image"
 
@@ -102,19 +107,25 @@ def _choose(
     return Match(pairs, affix, alone, left_out)
 
 
-def _lengths(stem: str, suffix: str | None) -> Iterator[int]:
+def _lengths(stem: str, suffix: str | None = None) -> Iterator[int]:
     """Yields how much longer the name of a label may be than that of its image, the least first."""
     yield len(suffix or "")
+    letters = False  # a_2 is no label of a
     for length in range(1, len(stem) + 1) if suffix is None else ():
-        if not stem[-length].isalnum():
+        letters |= stem[-length].isalpha()
+        if letters and not stem[-length].isalnum():
             yield length
 
 
 def _ends(stems: Iterable[str]) -> Iterator[str]:
     """Yields what all stems may have at their ends, such as `_sat`: nothing first, then the shortest."""
     yield ""
-    common = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
-    yield from (common[start:] for start in range(len(common) - 1, -1, -1) if not common[start].isalnum())
+    turned = [stem[::-1] for stem in stems]
+    common = os.path.commonprefix(turned)[::-1]
+    for start in range(len(common) - 1, -1, -1):
+        end = common[start:]
+        if not end[0].isalnum() and (len(turned) > 1 or end[0] != "/" and end[1:2].isalpha()):  # of one image, a word
+            yield end
 
 
 def _common_folder(files: Sequence[File], others: Sequence[File]) -> int:
@@ -135,13 +146,13 @@ def _join_instances(images: Sequence[File], labels: Sequence[File]) -> Sequence[
         named[image.split, f"{image.folder}{image.stem}/"] = image  # masks/<its name>/1.png
     for label in labels:
         groups.setdefault((label.split, label.folder), []).append(label)
-    joined, folders = [], 0
+    joined, sizes = [], []
     for key, group in groups.items():
         image, folder = named.get(key) or only.get(key), os.path.dirname(group[0].path)
         beside = image and (key in named or os.path.dirname(os.path.dirname(image.path)) == os.path.dirname(folder))
         if beside and not any(label.stem == image.stem for label in group):
             joined.append(File(folder, image.split, "label", image.folder, image.stem))
-            folders += 1
+            sizes.append(len(group))
         else:
             joined += group
-    return joined if 2 * folders >= len(groups) and any(len(group) > 1 for group in groups.values()) else labels
+    return joined if 2 * len(sizes) >= len(groups) and max(sizes, default=0) > 1 else labels

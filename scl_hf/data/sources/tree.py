@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -11,13 +12,13 @@ from ..images import is_image
 _SPLITS = {"train": "train training trainval tr", "validation": "val valid validation", "test": "test testing ts"}
 _ROLES = {
     "image": "image images img imgs input inputs jpegimages original originals raw rgb sat",
-    "label": "label labels mask masks annotation annotations ann anns annot annots gt gts groundtruth truth seg "
-    "segmentation segmentations segmentationclass semantic",
+    "label": "label labels lbl lbls mask masks annotation annotations ann anns annot annots gt gts groundtruth truth "
+    "seg manual segmentation segmentations segmentationclass semantic target targets",
 }
 SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
 ROLE_OF = {word: role for role, words in _ROLES.items() for word in words.split()}
 # What says nothing in the name of a folder
-_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg png tif tiff".split()])
+_FILLERS = frozenset(["", *"bmp class data dataset dir ground jpeg jpg nd png st tif tiff".split()])
 
 
 class File(NamedTuple):
@@ -39,7 +40,7 @@ class Tree(NamedTuple):
 
 def file_at(path: str, split: str | None, role: str | None, below: str) -> File:
     """Returns a file by its path below the folders that stand for split and role."""
-    folder, slash, name = below.rpartition("/")
+    folder, slash, name = unicodedata.normalize("NFC", below).rpartition("/")
     return File(path, split, role, folder + slash, name_stem(name))
 
 
@@ -107,12 +108,9 @@ def read_tree(root: str, train_splits: Collection[str], other_splits: Collection
             split, folders = folders[0], []  # extra/images
         elif split is None and has_train:
             role = None
-        folder, parent, split = (
-            "".join(f"{name}/" for name in folders),
-            "/".join([root, *parts]),
-            own.get(split, split),
-        )
-        files += [File(f"{parent}/{name}", split, role, folder, name[: name.rfind(".")]) for name in images]
+        parent, split = "/".join([root, *parts]), own.get(split, split)
+        below = "".join(f"{name}/" for name in folders)
+        files += [file_at(f"{parent}/{name}", split, role, below + name) for name in images]
     return Tree(files, others)
 
 
@@ -133,7 +131,7 @@ def _read_folders(parts: list[str], named: Collection[str]) -> tuple[str | None,
         own_split, own_role, unknown = read_name(name)
         if index == 0 and name in named:
             split, role = name, own_role or role
-        elif unknown and own_role and not role and not (index == 0 and own_split):
+        elif unknown and own_role == "label" and not role and not (index == 0 and own_split):
             role = None  # SegmentationClassVisualization, semantic_rgb
         elif unknown and not (index == 0 and own_split) or not (own_split or own_role):
             folders.append(name)

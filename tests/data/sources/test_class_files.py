@@ -12,7 +12,9 @@ from scl_hf.errors import InputError
 # The file, the pixels of a label, the names, and what the pixels are read as
 FILES = {
     "class_names.txt": ("__ignore__\n_background_\ncat\n", [255, 0, 1], ["_background_", "cat"], [255, 0, 1]),
+    "classes.txt": ("1: sky\n2: road\n", [2, 1, 0], ["sky", "road"], [1, 0, 255]),
     "codes.txt": ("Sky\r\nRoad\r\n\r\nVoid\r\n", [0, 2, 255], ["Sky", "Road", "Void"], [0, 2, 255]),
+    "labels.txt": ("1: sky\n0: road\n", [1, 0, 255], ["sky", "road"], [0, 1, 255]),
     "class_dict.csv": (
         "name, r, g, b\nsky,128,128,128\nroad,128,64,128\n",
         [(128, 64, 128), (128, 128, 128)],
@@ -91,13 +93,16 @@ def test_pascal_voc(tmp_path):
     [
         ([0, 3, 255], "1 of its labels hold the values 0, 3, 255: write classes: {NAME: 0, NAME: 3}, ignore: [255]"),
         ([0, 255], "hold the values 0, 255: write classes: {NAME: 0, NAME: 255}"),
+        ([255], "hold the values 255: write classes: {NAME: 255, NAME: a value of others}"),
+        ([(0, 0, 255), (255,) * 3], 'values 255, "#0000ff": write classes: {NAME: 255, NAME: "#0000ff"}'),
         ([(255, 0, 0), (0, 0, 0)], 'hold the values 0, "#ff0000": write classes: {NAME: 0, NAME: "#ff0000"}'),
     ],
 )
-def test_without_a_file(tmp_path, pixels, said):
+def test_without_a_file(tmp_path, caplog, pixels, said):
     put_label(tmp_path, pixels)
     with pytest.raises(InputError) as error:
         open_labels(tmp_path)
+    assert "train: 1 image such as train/images/a.png, 1 label such as train/masks/a.png" in caplog.text
     assert said in str(error.value) and str(error.value).startswith(
         f"{tmp_path}: no id2label.json or other file names"
     )

@@ -285,7 +285,43 @@ LAYOUTS = {
     ),
     "CVC": (["PNG/Original/1.png", "PNG/Ground Truth/1.png"], {"train": {"1": "PNG/Ground Truth/1.png"}}, ""),
     "CXR": (["CXR_png/a.png", "mask/a_mask.png"], {"train": {"CXR_png/a": "mask/a_mask.png"}}, ""),
-    "nnU-Net": (["imagesTr/a_0000.png", "labelsTr/a.png"], {"train": {"a_0000": "labelsTr/a.png"}}, ""),
+    "nnU-Net": (
+        ["imagesTr/a_0000.png", "imagesTr/b_0000.png", "labelsTr/a.png"],
+        {"train": {"a_0000": "labelsTr/a.png", "b_0000": None}},
+        "",
+    ),
+    "LandCover.ai": (
+        [
+            "output/M-1_0.jpg",
+            "output/M-1_0_m.png",
+            "output/M-1_1.jpg",
+            "output/M-1_1_m.png",
+            "train.txt=M-1_0",
+            "val.txt=M-1_1",
+        ],
+        {"train": {"M-1_0": "output/M-1_0_m.png"}, "validation": {"M-1_1": "output/M-1_1_m.png"}},
+        "with _m in their names",
+    ),
+    "Potsdam": (
+        ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
+        {"train": {"2_Ortho_RGB/top_2_10_RGB": None}},
+        "left out: 1 file such as 5_Labels_all/top_2_10_label.tif",
+    ),
+    "a single image in a folder": (
+        ["train/images/1.jpg", "train/images/2.jpg", "train/masks/1_mask.png", "train/masks/2_mask.png"]
+        + ["val/easy/images/3.jpg", "val/easy/masks/3_mask.png", "val/hard/images/4.jpg", "val/hard/masks/4_mask.png"],
+        {
+            "train": {"1": "train/masks/1_mask.png", "2": "train/masks/2_mask.png"},
+            "validation": {"easy/3": "val/easy/masks/3_mask.png", "hard/4": "val/hard/masks/4_mask.png"},
+        },
+        "with _mask in their names",
+    ),
+    "words in front": (
+        ["P0/img_0.png", "P0/seg_0.png", "P1/img_1.png", "P1/seg_1.png"],
+        {"train": {"P0/img_0": "P0/seg_0.png", "P1/img_1": "P1/seg_1.png"}},
+        "with seg_ in their names",
+    ),
+    "umlauts of macOS": (["images/u\u0308.jpg", "masks/ü.png"], {"train": {"ü": "masks/ü.png"}}, ""),
     "lists of pairs": (
         ["p/a.png", "p/b c.png", "q/1.png", "q/2.png", "train.txt=p/a.png\tq/1.png|p/b c.png,q/2.png"],
         {"train": {"p/a": "q/1.png", "p/b c": "q/2.png"}},
@@ -311,6 +347,9 @@ def test_training_images_of_ade20k_are_not_taken_for_mapillary(tmp_path):
     put(tmp_path, ["config_v1.2.json={}"])
     assert find_layout(tmp_path).dataset == "mapillary"
     assert find_layout(tmp_path, DataArguments(dataset="folder")).dataset == "folder"
+    put(tmp_path / "unpacked", ["cs/leftImg8bit/train/ulm/a.png"])
+    with pytest.raises(InputError, match="unpacked: the layout of Cityscapes lies in .*unpacked/cs; name that folder"):
+        find_layout(tmp_path / "unpacked")
 
 
 def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
@@ -324,6 +363,7 @@ def test_the_names_of_splits_are_those_of_the_recipe(tmp_path):
 
 
 FILES = ["raw/x/deep/a.jpg", "raw/x/b.jpg", "raw/y/c.jpg", "drawn/deep/a.png", "v/c.png", "raw/x/x_b_gt.png"]
+FILES += ["both/images/a.jpg", "both/masks/a_m.png"]
 FILES += [
     "list.txt=raw/x/deep/a.jpg|b",
     "pairs.txt=raw/x/deep/a.jpg drawn/deep/a.png|# none|raw/x/b.jpg raw/x/x_b_gt.png",
@@ -345,6 +385,7 @@ FIELDS = [
     ("raw", {"train_images": "x/*.jpg", "train_labels": "x/x_*_gt.png"}, {"train": {"b": "raw/x/x_b_gt.png"}}),
     (".", {"train_images": "list.txt", "train_labels": "drawn"}, {"train": TWO}),
     (".", {"train_images": "pairs.txt"}, {"train": {"x/deep/a": "drawn/deep/a.png", "x/b": "raw/x/x_b_gt.png"}}),
+    (None, {"train_images": "both"}, {"train": {"a": "both/masks/a_m.png"}}),
     (None, {"train_images": "pairs.txt"}, {"train": {"deep/a": "drawn/deep/a.png", "b": "raw/x/x_b_gt.png"}}),
 ]
 
@@ -360,11 +401,21 @@ def test_fields(tmp_path, monkeypatch, data_dir, fields, expected):
 
 # files, fields, and what the error says
 MESSAGES = {
+    "labels that are no images, classes unknown": (
+        ["images/a.jpg", "coco/instances.json={}"],
+        {"classes": None},
+        "none of the 1 images of split train has a label; coco/instances.json is no image: draw the objects of COCO",
+    ),
+    "two annotators": (
+        ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"],
+        {},
+        r"label_suffix: .* several, _1stHO \(2\), _2ndHO \(2\), such as .*label_suffix: _1stHO$",
+    ),
     "nothing": ([], {}, "data: holds no images, but nothing; name the folder"),
     "only labels": (
         ["train/labels/a.png"],
         {},
-        "data: holds no images, but train; correct data_dir, or write train_images",
+        "data: holds no folder whose .*, but train; correct data_dir, or write train_images",
     ),
     "two kinds of labels": (
         ["images/a.jpg", "masks/a.png", "gt/a.png"],
@@ -381,11 +432,47 @@ MESSAGES = {
         {},
         r"labels/dig.png: its image is missing, looked for .*images/dig.\* \(1 label has no image\).* mean 'dog'\?",
     ),
+    "no labels to evaluate on": (
+        ["train/images/a.jpg", "train/labels/a.png", "validation/images/a.jpg"],
+        {},
+        "none of the 1 images of split validation has a label; write validation_images: .* and validation_labels",
+    ),
+    "another image": (["images/IMG_1.jpg", "labels/IMG_7.png"], {}, "labels/IMG_7.png: its image is missing"),
+    "another number": (
+        ["images/a.jpg", "images/bird.jpg", "labels/a.png", "labels/bird_2.png"],
+        {},
+        "labels/bird_2.png: its image is missing, looked for .*images/bird_2.*mean 'bird'",
+    ),
+    "DRIVE": (
+        ["training/images/1_training.tif", "training/1st_manual/1_manual1.gif", "training/mask/1_training_mask.gif"],
+        {},
+        "1_manual1.gif: its image is missing",
+    ),
     "labels in another folder": (
         ["train/images/a.jpg", "train/masks_old/a.png"],
         {},
         "none of the 1 images of split train has a label; write train_images: .*/train/images and train_labels: "
         ".*/train/masks_old, if",
+    ),
+    "folders of other names": (
+        ["2_Ortho_RGB/top_2_10_RGB.tif", "5_Labels_all/top_2_10_label.tif"],
+        {},
+        "none of the 1 images of split train has a label; write train_images: .*RGB and train_labels: .*/5_Labels_all",
+    ),
+    "folders of other names in each split": (
+        ["train/rgb/1_Clipped.jpg", "train/GT_color/1_mask.png", "val/rgb/2_Clipped.jpg", "val/GT_color/2_mask.png"],
+        {},
+        "write train_images: .*/train/rgb and train_labels: .*/train/GT_color, if that",
+    ),
+    "two folders without a role": (
+        ["X_train/a.png", "y_train/a.png"],
+        {},
+        "y_train/a.png: a second image named a; rename one of them, or if it is a label, write train_images",
+    ),
+    "labels that are no images": (
+        ["images/a.jpg", "masks/a.npy"],
+        {},
+        "none of the 1 images of split train has a label; masks/a.npy is no image: draw .*, or save labels as PNG",
     ),
     "unknown lines": (
         ["images/a.jpg", "masks/a.png", "train.txt=a|b|c|d|e"],
@@ -417,7 +504,8 @@ def test_messages(tmp_path, case):
     put(tmp_path / "data", files)
     with pytest.raises(InputError, match=message) as error:
         _, source = read(tmp_path / "data", **fields)
-        source.open("train", True)
+        for split in source.splits:
+            source.open(split, True)
     assert "\n" not in str(error.value)
 
 
@@ -425,3 +513,28 @@ def test_a_list_of_the_recipe_means_images_where_labels_have_the_same_names(tmp_
     put(tmp_path, ["images/a.jpg", "images/b.jpg", "labels/a.png", "labels/b.png", "lists/x.txt=a"])
     splits, _ = read(tmp_path, train_images="lists/x.txt")
     assert splits["train"] == {"a": "labels/a.png"}
+
+
+def test_labels_of_another_suffix_are_no_images(tmp_path):
+    put(tmp_path, ["1L.jpg", "1L_1stHO.png", "1L_2ndHO.png", "1R.jpg", "1R_1stHO.png", "1R_2ndHO.png"])
+    splits, source = read(tmp_path, label_suffix="_1stHO")
+    assert splits == {"train": {"1L": "1L_1stHO.png", "1R": "1R_1stHO.png"}}
+    assert sorted(map(os.path.basename, source.left_out)) == ["1L_2ndHO.png", "1R_2ndHO.png"]
+
+
+def test_names_of_other_splits_do_not_matter_to_fields(tmp_path):
+    drive = [
+        f"training/{name}" for i in (1, 2) for name in (f"images/{i}_training.tif", f"1st_manual/{i}_manual1.png")
+    ]
+    masks = [f"test/{name}" for i in (3, 4) for name in (f"images/{i}_test.tif", f"mask/{i}_test_mask.png")]
+    put(tmp_path, drive + masks)
+    fields = {"train_images": "training/images", "train_labels": "training/1st_manual"}
+    splits, source = read(tmp_path, **fields)
+    assert splits["train"] == {f"{i}_training": f"training/1st_manual/{i}_manual1.png" for i in (1, 2)}
+    assert splits["test"] == {f"{i}_test": f"test/mask/{i}_test_mask.png" for i in (3, 4)}
+
+
+def test_images_to_evaluate_on_without_labels(tmp_path):
+    put(tmp_path, ["train/images/a.jpg", "train/masks/a.png", "val/images/b.jpg"])
+    with pytest.raises(InputError, match="write validation_images: FOLDER and validation_labels: FOLDER, or valid"):
+        read(tmp_path)[1].open("validation", True)
