@@ -57,7 +57,8 @@ def first_sentence(text: str) -> str:
 
 
 # The core schema of YAML 1.2
-_NUMBERS = {
+_SCALARS = {
+    "tag:yaml.org,2002:bool": r"true|True|TRUE|false|False|FALSE",
     "tag:yaml.org,2002:int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
     "tag:yaml.org,2002:float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
@@ -65,10 +66,10 @@ _NUMBERS = {
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Reads numbers as YAML 1.2 (by PyYAML's 1.1, 1_8 is 18 and 1e-2 is text), and rejects a field given twice."""
+    """Reads scalars as YAML 1.2 (by 1.1, 1_8 is 18, 1e-2 is text and no is false), and rejects a field given twice."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _SCALARS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -81,8 +82,8 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-for _tag, _pattern in _NUMBERS.items():
-    _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789"))
+for _tag, _pattern in _SCALARS.items():
+    _RecipeLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), list("-+.0123456789tTfF"))
 _RecipeLoader.add_constructor(
     "tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value.startswith(("0o", "0x")) else 10)
 )

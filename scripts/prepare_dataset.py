@@ -27,7 +27,7 @@ from scl_hf.files import check_writable
 def main() -> int:
     parser = argparse.ArgumentParser(description="Prepares a dataset.")
     commands = parser.add_subparsers(dest="command", required=True)
-    layouts = "Cityscapes, Mapillary Vistas, or <split>/images, <split>/labels and id2label.json"
+    layouts = "Cityscapes, Mapillary Vistas, or any folders of images and labels"
     fields = "takes the classes and the other data fields from there, for a folder of your own"
     empty = "a folder that does not exist yet or is empty"
     terms = "Cityscapes and Mapillary Vistas forbid redistribution: all who see the private repository accepted that"

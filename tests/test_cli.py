@@ -467,3 +467,10 @@ def test_the_old_name_of_a_field_is_still_read_with_a_warning(tmp_path, caplog):
     assert parse(tmp_path, "seed: 1", "--teacher_renewal_steps=0.5").teacher_update_interval == 0.5
     said = "teacher_renewal_steps is now called teacher_update_interval"
     assert [said in record.getMessage() for record in caplog.records].count(True) == 3
+
+
+def test_no_is_a_word_and_false_where_a_field_is_a_switch(tmp_path):
+    (tmp_path / "a.yaml").write_text("eval_strategy: no\nbf16: no\noutput_dir: x\nuse_cpu: yes\n")
+    recipe = RecipeParser(TRAINING_RECIPE).parse_recipe([str(tmp_path / "a.yaml")])
+    (args,) = (part for part in recipe if hasattr(part, "eval_strategy"))
+    assert (args.eval_strategy, args.bf16, args.use_cpu) == ("no", False, True)

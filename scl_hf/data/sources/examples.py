@@ -165,7 +165,8 @@ def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File]
         path = os.path.join(root, images or "")
         if images and os.path.isfile(path) and not is_image(path):
             known = dict.fromkeys(file.path for file in tree.files)
-            lists[split] = read_images(path, f"{name}_images", [*known], [*known])
+            no_labels = [file.path for file in tree.files if file.role != "label"]  # which may have the same names
+            lists[split] = read_images(path, f"{name}_images", no_labels, [*known])
             own = [path for path, _ in lists[split] if labels or path not in known]
             top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
             files += [file_at(path, split, "image", os.path.relpath(path, top)) for path in own]
