@@ -57,11 +57,11 @@ LAYERS = {
 # Lines of the package that a script imports, with all that those modules import. Lower a number that has become too
 # large; raising one means that a user of that script pays for more: a decision to be made in a diff.
 REACH = {
-    "app": 7900,
-    "benchmark": 10800,
+    "app": 8000,
+    "benchmark": 10900,
     "convert_checkpoint": 5700,
     "convert_efficientnet_lite": 1800,
-    "eval": 7900,
+    "eval": 8000,
     "export": 6800,
     "plot_curves": 1100,
     "predict": 7700,
@@ -80,7 +80,7 @@ DOOR = {
 }
 
 # Without the files of EfficientNet-Lite. Raising it is a decision to be made in a diff.
-PACKAGE_LINES = 12_695
+PACKAGE_LINES = 12_781
 
 
 @cache
