@@ -61,7 +61,8 @@ def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[C
             f"({first_few(first.values())}). Compare two of the same classes."
         )
     for checkpoint in checkpoints:
-        checkpoint.model.to(torch.accelerator.current_accelerator() or "cpu")
+        # Unchecked, a CUDA build of torch, as PyPI has it, says cuda on a machine without a GPU.
+        checkpoint.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     return checkpoints
 
 
