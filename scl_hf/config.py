@@ -14,6 +14,7 @@ from .data.sampler import SamplingArguments
 from .errors import check_field
 from .evaluation.scoring import EvaluationArguments
 from .pretrained import ModelArguments
+from .processes import check_joined
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
 # Steps of the run, or below 1 a share of them
@@ -189,6 +190,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(self, "report_to", known, f"none, or any installed one of {', '.join(installed)}")
         for inherited in (SamplingArguments, AugmentationArguments, TrainingArguments):
             inherited.__post_init__(self)
+        check_joined()
 
         for name in LENGTHS:
             value = getattr(self, name)

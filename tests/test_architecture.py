@@ -41,7 +41,7 @@ LAYERS = {
     "pretrained": "checkpointing.finite data errors heads hub image_processors inference models processes",
     "evaluation": "checkpointing.signals data errors files heads inference metrics pretrained processes progress",
     "visualization": "data.normalization errors files",
-    "config": "data errors evaluation pretrained",
+    "config": "data errors evaluation pretrained processes",
     "cli": "checkpointing.signals errors files processes",
     "model_card": "cli config data errors evaluation files visualization",
     "objective": "config losses",
