@@ -54,6 +54,21 @@ def test_processes_that_do_not_know_each_other(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
+def test_sharding_by_the_launcher_is_refused_as_the_field_is(tmp_path, monkeypatch, launcher):
+    monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
+    with pytest.raises(InputError, match=f"ACCELERATE_USE_{launcher}: must be left out: several GPUs work with DDP"):
+        SemiSupervisedConfig(str(tmp_path))
+
+
+def test_half_precision_on_the_cpu_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="^fp16: needs a GPU"):
+        SemiSupervisedConfig(str(tmp_path), fp16=True, use_cpu=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(InputError, match="^fp16: needs a GPU"):
+        SemiSupervisedConfig(str(tmp_path), use_cpu=True)
+
+
 def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):
     for field in (
         {"class_uniform_share": 2},

@@ -349,7 +349,7 @@ def test_one_labeled_crop_is_too_few_for_batch_norm(make_trainer):
 
 def test_one_process_with_several_gpus_trains_nothing(make_trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(SemiSupervisedConfig, "n_gpu", 2)
-    with pytest.raises(InputError, match="^CUDA_VISIBLE_DEVICES: one process sees 2 GPUs. Start with accelerate launch"):
+    with pytest.raises(InputError, match="^CUDA_VISIBLE_DEVICES: one process sees 2 GPUs. Start with accelerate"):
         make_trainer()
     assert not (tmp_path / "run").exists()
 
