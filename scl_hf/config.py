@@ -207,6 +207,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
                 setattr(self, name, int(value))  # steps, not a share: how the log, the card and a checkpoint show it
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory  # the host need not wait for a batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the token out: every checkpoint holds the pickled settings, and they are pushed."""
