@@ -104,6 +104,7 @@ def small_step(monkeypatch):
     monkeypatch.setitem(case.DEMO, "model_config", SIZES)
     monkeypatch.setattr(case, "deeplab", lambda **fields: deeplab(**(fields or SIZES)))
     monkeypatch.setattr(case, "SegformerConfig", functools.partial(case.SegformerConfig, **narrow))
+    monkeypatch.setattr(grid, "STEPS", 1)
     monkeypatch.setattr(grid, "ENCODERS", {"tiny encoder": (lambda: case.deeplab(), 32, "adamw")})
     for name, values in {"BOXES": (4,), "BATCHES": (2,)}.items():
         monkeypatch.setattr(growth, name, values)
@@ -166,10 +167,10 @@ def test_step_everything(benchmark, small_step, monkeypatch, tmp_path):
     assert list(table_of(printed, "Steps: tiny encoder, 32×32")) == ["1 + 1", "4 + 4"]
 
     # Again: what the file holds is not measured again, and what it lacks is begun only within the time
-    file.write_text(printed.replace("(growth took", "(growth"))
+    file.write_text(printed.replace("(the start took", "(the start"))
     assert "\n### " not in benchmark("step", "--everything", "--minutes", 0, *arguments)
     again = benchmark("step", "--everything", *arguments)
-    assert "Growth with the crop" in again and "Variants" not in again and file.read_text().endswith(again)
+    assert "From the command" in again and "Variants" not in again and file.read_text().endswith(again)
 
 
 def test_step_skips_what_fails(benchmark, small_step, monkeypatch):
