@@ -179,7 +179,7 @@ def test_step_skips_what_fails(benchmark, small_step, monkeypatch):
     def fail(*given):
         raise RuntimeError("no such device")
 
-    for name in ("measure_step", "measure_variants", "measure_growth", "measure_processes"):
+    for name in ("measure_grid", "measure_step", "measure_variants", "measure_growth", "measure_processes"):
         monkeypatch.setattr(step, name, fail)
     monkeypatch.setattr(step, "measure_start", lambda *given: print("the start was measured"))
     printed = benchmark("step", "--everything", "--models", "tiny")

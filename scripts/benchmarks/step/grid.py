@@ -11,9 +11,9 @@ from scl_hf.errors import InputError
 
 from ..common import print_table
 from ..encoders import CASES as ENCODERS
+from . import variants
 from .case import NAMES, Case, ToyImages, build_trainer
 from .growth import TOO_LARGE, release
-from .variants import first_round
 
 SMALL = 112  # side of the crops on a CPU; a multiple of all encoders' patches
 ADAMW = {"optim": "adamw_torch", "optim_args": None, "learning_rate": 1e-5}
@@ -46,11 +46,11 @@ def grid_rows(case: Case, toy_images: ToyImages) -> Iterator[list[object]]:
     precisions = ("bf16", "float32") if torch.cuda.is_available() else ("float32",)  # bfloat16 is slow on a CPU
     rows = [(images, precision, False) for images in (1, 4) for precision in precisions]
     for images, precision, compiled in [*rows, (1, precisions[0], True)]:
-        fields = {"per_device_train_batch_size": images, "torch_compile": compiled}
+        fields = {"per_device_train_batch_size": images} | (variants.VARIANTS["torch.compile"][0] if compiled else {})
         row = [f"{images} + {images}", precision, "yes" if compiled else ""]
         trainer = build_trainer(case, toy_images, **fields, bf16=precision == "bf16")
         try:
-            note = first_round(trainer)
+            note = variants.first_round(trainer)
             seconds = statistics.median(trainer.round() for _ in range(case.rounds))
             yield [*row, 1e3 * seconds, 2 * images / seconds, trainer.peak_bytes() / 2**20, note]
         except InputError:  # out of memory
