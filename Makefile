@@ -21,7 +21,7 @@ data/streets: | $(VENV)/installed
 	$(BIN)/python scripts/prepare_dataset.py streets $@
 
 demo: $(VENV)/installed data/streets
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	$(BIN)/accelerate launch --num_processes 1 --gpu_ids 0 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) scripts/train.py recipes/demo.yaml --overwrite_output_dir true
 
 test: $(VENV)/installed

@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from .checkpointing.signals import Interrupted, leaving
-from .errors import RESUME_HINT, InputError, NotFiniteError, did_you_mean, first_line
+from .errors import RESUME_HINT, InputError, SharedError, did_you_mean, first_line
 from .files import disk_full, is_disk_full
 from .processes import are_several, is_main_process
 
@@ -318,7 +318,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
                 problem = f"a file cannot be read or written ({first_line(error)})"
             else:
                 raise
-        if is_main or not isinstance(error, NotFiniteError):  # which all processes raise
+        if is_main or not isinstance(error, SharedError):
             line = f"error: {problem}"
     if line is not None:
         tqdm.write(line, file=sys.stderr)  # on a line of its own, below a progress bar

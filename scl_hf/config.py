@@ -1,23 +1,27 @@
 """Settings of a run: `transformers.TrainingArguments` and the fields of the method."""
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from math import ceil
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from .data import DataArguments
 from .data.augmentation import AugmentationArguments
 from .data.sampler import SamplingArguments
-from .errors import check_field
+from .errors import InputError, check_field
 from .evaluation.scoring import EvaluationArguments
 from .pretrained import ModelArguments
+from .processes import check_joined
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
 # Steps of the run, or below 1 a share of them
 LENGTHS = ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval")
+DDP = "several GPUs work with DDP"
 LENGTH = "a number of steps, or a share of the run below 1"
 
 
@@ -28,7 +32,7 @@ def _is_length(value: float) -> bool:
 # (fields, test of each value that is not None, its words in a message)
 _RULES = (
     # Sharding would split the student and leave the EMA teacher behind.
-    ("fsdp deepspeed", lambda given: not given, "left out: several GPUs work with DDP"),
+    ("fsdp deepspeed", lambda given: not given, f"left out: {DDP}"),
     # These would break an evaluation, a resumed run or the collator.
     ("bf16_full_eval fp16_full_eval ignore_data_skip remove_unused_columns", lambda given: not given, "left out"),
     ("enable_jit_checkpoint", lambda given: not given, "left out: on a signal train.py saves a checkpoint"),
@@ -178,6 +182,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             for name in names.split():
                 value = getattr(self, name)
                 check_field(self, name, value is None or holds(value), expected)
+        for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):  # `accelerate launch` sets these
+            if parse_flag_from_env(variable):
+                remedy = "Configure accelerate launch as in recipes/accelerate_configs."
+                raise InputError(f"{variable}: must be left out: {DDP}, got {os.environ[variable]!r}. {remedy}")
         boxes, interval = self.num_boxes, self.teacher_update_interval
         check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= boxes, f"1 to num_boxes ({boxes})")
         follows = interval is None or self.ema_teacher
@@ -189,6 +197,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(self, "report_to", known, f"none, or any installed one of {', '.join(installed)}")
         for inherited in (SamplingArguments, AugmentationArguments, TrainingArguments):
             inherited.__post_init__(self)
+        check_joined()
+        if self.mixed_precision == "fp16" and self.device.type == "cpu":  # Accelerate would compute in float32
+            raise InputError("fp16: needs a GPU. Leave it out, of the options of accelerate launch as well.")
 
         for name in LENGTHS:
             value = getattr(self, name)
@@ -196,6 +207,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
                 setattr(self, name, int(value))  # steps, not a share: how the log, the card and a checkpoint show it
         # Pinned memory serves copies to a GPU; without one torch warns at every loader.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory  # the host need not wait for a batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the token out: every checkpoint holds the pickled settings, and they are pushed."""

@@ -20,7 +20,11 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))  # names of files may hold anything
 
 
-class NotFiniteError(InputError):
+class SharedError(InputError):
+    """An error that all processes raise, and that the first one prints."""
+
+
+class NotFiniteError(SharedError):
     """A step has numbers that are not finite. All processes raise it at that step."""
 
 

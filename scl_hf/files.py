@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import RESUME_HINT, InputError
-from .processes import is_main_process
+from .processes import check_joined, is_main_process
 
 logger = logging.getLogger(__name__)
 LOCK = "_run.lock"  # what begins with _ is never pushed to the Hub
@@ -87,6 +87,7 @@ class FolderLock:
         self.path = folder / LOCK
         self.release: Callable[[], None] = lambda: None
         held = (os.getpid(), self.path.absolute())
+        check_joined()
         if not is_main_process() or held in _held:
             return
         check_writable(field, folder)

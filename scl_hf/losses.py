@@ -226,8 +226,11 @@ def gather(probs: Tensor, pixels: Tensor) -> Tensor:
     Returns the vectors p_i (B, ..., C) of `probs` (B, C, H, W) at `pixels` (B, ...), flat indices into H·W; any vector
     at -1. Of all boxes at once: the backward pass of a slice per box would write a whole map for each.
     """
+    maps, flat = probs.flatten(2), pixels.flatten(1)
     images = torch.arange(len(probs), device=probs.device)[:, None]
-    return probs.flatten(2)[images, :, pixels.flatten(1).clamp(min=0)].view(*pixels.shape, probs.shape[1])
+    # Distinct pixels at -1: CUDA adds up the gradients of one pixel one after the other, be they 0.
+    spread = torch.arange(flat.shape[1], device=probs.device) % maps.shape[2]
+    return maps[images, :, torch.where(flat >= 0, flat, spread)].view(*pixels.shape, probs.shape[1])
 
 
 def _gather_both(student_probs: Tensor, teacher_probs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,9 @@ def open_model(
     """Returns model, settings and image processor of a trainer; `model` may be a name, the others None."""
     name = model if isinstance(model, str) else model.config._name_or_path
     args = args or SemiSupervisedConfig(f"{Path(name or 'model').name}-SCL")
+    if train_dataset is not None and args.n_gpu > 1:  # nn.DataParallel would drop mixed precision and SyncBatchNorm
+        remedy = "Start with accelerate launch, a process on each, or set CUDA_VISIBLE_DEVICES=0 to use one."
+        raise InputError(f"CUDA_VISIBLE_DEVICES: one process sees {args.n_gpu} GPUs. {remedy}")
     if isinstance(model, str):
         set_seed(args.seed)  # of a new head
         label = (getattr(train_dataset, "features", None) or {}).get("label")

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
 
-from .errors import InputError
+from .errors import InputError, SharedError
 
 Found = TypeVar("Found")
 
@@ -14,6 +15,15 @@ Found = TypeVar("Found")
 def are_several() -> bool:
     """Returns whether this process has joined others, which all take part in each collective operation."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def check_joined() -> None:
+    """Raises an error if a launcher started several processes and they have not joined: each would run alone."""
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    # Without a GPU and `use_cpu`, Accelerate lets torch join them and then takes each for the only one.
+    if started > 1 and PartialState._shared_state.get("num_processes", 1) < started:
+        remedy = "Add --use_cpu true, make a GPU visible to each, or start one process with python."
+        raise SharedError(f"WORLD_SIZE: the {started} processes of this launch work alone, without a GPU. {remedy}")
 
 
 def is_main_process() -> bool:

@@ -1,17 +1,16 @@
 """The teacher: an exponential moving average (EMA) of the student's weights."""
 
 import copy
-from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
 from .processes import are_several
 
 
-class EMATeacher(AveragedModel):
+class EMATeacher(nn.Module):
     """
     θ_teacher ← decay · θ_teacher + (1 − decay) · θ_student, once per training step, for parameters and BatchNorm
     statistics. Starts as a copy of the student, stays in evaluation mode, takes no gradient. `.module` is the network.
@@ -22,30 +21,31 @@ class EMATeacher(AveragedModel):
     """
 
     def __init__(self, student: nn.Module, decay: float = 0.999):
-        average = get_ema_multi_avg_fn(decay)
-
-        def average_floats(teacher: list[torch.Tensor], student: list[torch.Tensor], num_averaged: int) -> None:
-            if teacher[0].is_floating_point():  # counters and indices stay: an average of integers rounds down
-                average(teacher, student, num_averaged)
-
-        super().__init__(student, multi_avg_fn=average_floats, use_buffers=True)
-        # AveragedModel copies at its first update, whatever the decay: spend that one on the initial weights.
-        super().update_parameters(student)
-        _broadcast(self.module.state_dict().values())  # DDP trains the weights of rank 0; a random head may differ
-        self.requires_grad_(False)
+        super().__init__()
+        self.module, self.decay = copy.deepcopy(student).requires_grad_(False), decay
+        _broadcast(_floats(self.module))  # DDP trains the weights of rank 0; a random head may differ
         self.eval()
 
     @torch.no_grad()
     def update_parameters(self, student: nn.Module) -> None:
         """Takes one step of the average. Under DDP every rank calls it, and all teachers stay equal."""
-        _broadcast(student.buffers())  # each rank's BatchNorm has seen its own images
-        super().update_parameters(student)
+        _broadcast([buffer for buffer in student.buffers() if buffer.is_floating_point()])  # of its own images each
+        # Not by torch's AveragedModel: the host would read its counter, and wait for the device, in every step.
+        torch._foreach_lerp_(_floats(self.module), _floats(student), 1 - self.decay)
 
 
-def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    if are_several():
-        for tensor in tensors:
-            torch.distributed.broadcast(tensor, src=0)
+def _floats(model: nn.Module) -> list[torch.Tensor]:
+    """Returns parameters and buffers without counters and indices: an average of integers rounds down."""
+    return [tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point()]
+
+
+def _broadcast(tensors: list[torch.Tensor]) -> None:
+    """Copies the values of rank 0 to all ranks, in one message."""
+    if tensors and are_several():
+        values = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.broadcast(values, src=0)
+        sizes = [tensor.numel() for tensor in tensors]
+        torch._foreach_copy_(tensors, [part.view_as(to) for part, to in zip(values.split(sizes), tensors)])
 
 
 class TeacherCallback(TrainerCallback):

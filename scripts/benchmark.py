@@ -47,7 +47,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
         if args.output is not None:
-            file = stack.enter_context(args.output.open("w", encoding="utf-8"))
+            mode = "a" if getattr(args, "everything", False) else "w"  # --everything adds what the file lacks
+            file = stack.enter_context(args.output.open(mode, encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(Also(file)))
         print_machine(args.threads)
         BENCHMARKS[args.benchmark].run(args)

@@ -58,6 +58,7 @@ def main() -> int:
     output = Path("runs/evaluation", default) if args.output is None else args.output
     check_writable("output", output)
     output = Path(output)
+    accelerator = make_accelerator(args.dtype)  # the processes join
     lock = FolderLock("output", output)
     settings = score_settings(checkpoints, data_args, evaluation, args)
     if (output / "scores.json").is_file() and not args.overwrite:
@@ -68,7 +69,6 @@ def main() -> int:
         if data_args.dataset != "cityscapes":
             raise InputError(f"official: scores Cityscapes' label files only, not dataset {data_args.dataset}")
         import_official_scorer()
-    accelerator = make_accelerator(args.dtype)
     logging.disable_progress_bar()
 
     # 2. The evaluation split, and the models: all are checked before the first is scored

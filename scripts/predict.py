@@ -19,7 +19,7 @@ import time
 from transformers.utils import logging
 
 from scl_hf.cli import RecipeParser, run_script, split_command_line
-from scl_hf.errors import InputError
+from scl_hf.errors import InputError, SharedError
 from scl_hf.evaluation.scoring import EvaluationArguments
 from scl_hf.files import FolderLock
 from scl_hf.prediction.inputs import find_inputs
@@ -38,7 +38,7 @@ def main() -> int:
         raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
     args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE).parse_recipe(fields)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise InputError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
+        raise SharedError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
     lock = FolderLock("output", args.output)
     inputs = find_inputs(given[1:], earlier_predictions(args.output))
     if args.submission:

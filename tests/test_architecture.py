@@ -42,7 +42,7 @@ LAYERS = {
     "export": "errors files inference pretrained",
     "evaluation": "checkpointing.signals data errors files heads inference metrics pretrained processes progress",
     "visualization": "data.normalization errors files",
-    "config": "data errors evaluation pretrained",
+    "config": "data errors evaluation pretrained processes",
     "cli": "checkpointing.signals errors files processes",
     "model_card": "cli config data errors evaluation files visualization",
     "objective": "config losses",

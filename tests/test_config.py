@@ -8,8 +8,9 @@ from transformers import TrainingArguments
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.data import AugmentationArguments, SamplingArguments
-from scl_hf.errors import InputError
+from scl_hf.errors import InputError, SharedError
 from scl_hf.evaluation.scoring import EvaluationArguments
+from scl_hf.files import FolderLock
 
 
 def defaults(dataclass_type):
@@ -42,6 +43,30 @@ def test_every_own_field_is_documented_with_its_default(part):
     for name, written in documented.items():
         value = defaults(part)[name]
         assert str(value) == (written.strip("`").strip('"') or "None") or written == "1/3", name
+
+
+def test_processes_that_do_not_know_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does; no group is joined, as without a GPU and `use_cpu`
+    with pytest.raises(SharedError, match="WORLD_SIZE: the 2 processes of this launch .* Add --use_cpu true"):
+        SemiSupervisedConfig(str(tmp_path / "run"))
+    with pytest.raises(SharedError, match="WORLD_SIZE"):
+        FolderLock("output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
+def test_sharding_by_the_launcher_is_refused_as_the_field_is(tmp_path, monkeypatch, launcher):
+    monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
+    with pytest.raises(InputError, match=f"ACCELERATE_USE_{launcher}: must be left out: several GPUs work with DDP"):
+        SemiSupervisedConfig(str(tmp_path))
+
+
+def test_half_precision_on_the_cpu_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="^fp16: needs a GPU"):
+        SemiSupervisedConfig(str(tmp_path), fp16=True, use_cpu=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(InputError, match="^fp16: needs a GPU"):
+        SemiSupervisedConfig(str(tmp_path), use_cpu=True)
 
 
 def test_ranges_of_the_parts_are_checked_in_the_whole(tmp_path):

@@ -9,6 +9,7 @@ from scl_hf.cutmix import sample_boxes
 from scl_hf.losses import (
     adjust_logits,
     consistency_loss,
+    gather,
     relaxed_cross_entropy,
     structured_consistency_loss,
     window_class_sets,
@@ -284,6 +285,13 @@ def test_a_shared_map_serves_every_image():
     shared = covered_boxes()[0]
     both = structured_consistency_loss(student, teacher, shared.expand(2, -1, -1), NUM_BOXES, 3)
     assert structured_consistency_loss(student, teacher, shared, NUM_BOXES, 3) == both
+
+
+def test_what_fills_up_a_box_takes_distinct_pixels():
+    probs, pixels = random_probs(1, 3, 4, 6), torch.tensor([[[5, -1, -1], [2, 7, -1]]])
+    vectors = gather(probs, pixels)
+    assert torch.equal(vectors[0, 1, 1], probs[0, :, 1, 1])
+    assert len(vectors[pixels < 0].unique(dim=0)) == 3
 
 
 @pytest.mark.parametrize("num_pairs", [None, 4])

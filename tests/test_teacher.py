@@ -2,6 +2,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scl_hf.teacher import EMATeacher
 
@@ -51,3 +52,17 @@ def test_it_is_in_evaluation_mode_and_takes_no_gradient():
     teacher = EMATeacher(student)
     assert student.training and not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_the_average_has_the_bits_of_torchs():
+    student = make_student()
+    teacher, torchs = EMATeacher(student), AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    torchs.update_parameters(student)  # a copy
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        for average in (teacher, torchs):
+            average.update_parameters(student)
+    for ours, theirs in zip(teacher.parameters(), torchs.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

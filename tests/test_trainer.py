@@ -22,7 +22,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, SemiSupervisedTrainer
+from scl_hf import (
+    DeepLabV3PlusConfig,
+    DeepLabV3PlusForSemanticSegmentation,
+    SemiSupervisedConfig,
+    SemiSupervisedTrainer,
+)
 from scl_hf.checkpointing.manifest import seal
 from scl_hf.checkpointing.trainer import CheckpointedTrainer
 from scl_hf.cutmix import mix
@@ -340,6 +345,13 @@ def test_one_labeled_crop_is_too_few_for_batch_norm(make_trainer):
         with pytest.raises(InputError, match="per_device_train_batch_size: must be 2 or more"):
             make_trainer(per_device_train_batch_size=1, **fields)
     make_trainer(per_device_train_batch_size=1)  # with a mixed crop beside it
+
+
+def test_one_process_with_several_gpus_trains_nothing(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(SemiSupervisedConfig, "n_gpu", 2)
+    with pytest.raises(InputError, match="^CUDA_VISIBLE_DEVICES: one process sees 2 GPUs. Start with accelerate"):
+        make_trainer()
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_user_can_mend_is_one_line(make_trainer, monkeypatch):

@@ -151,8 +151,10 @@ class CheckpointedTrainer(Trainer):
             self.accelerator.unscale_gradients()
             grad_norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         terms = {name: total for name, (total, _) in self._terms.items()} | {"loss": self._tr_loss}
-        if self.accelerator.scaler is None:  # the scaler of fp16 skips a step with infinite gradients itself
-            terms["gradient"] = grad_norm
+        terms["gradient"], scaler = grad_norm, self.accelerator.scaler
+        if scaler is not None:
+            # The scaler of fp16 skips a step with infinite gradients and halves its scale. It never gives up itself.
+            terms["gradient"] = torch.where(scaler._scale < 1, grad_norm, 0.0)
         # The one host read of a step, in which the processes also agree on a signal.
         wrong = ~torch.stack([term.detach().float() for term in terms.values()]).isfinite()
         *wrong, self._signals.number = agree(wrong)

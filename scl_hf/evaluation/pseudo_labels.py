@@ -36,7 +36,7 @@ class PseudoLabelShares:
         """Returns `pseudo_label_share_{class}` over all processes, prints the lowest, warns of classes that fade."""
         if self._pixels is None:  # in no process: all of them take the same steps
             return {}
-        pixels, self._pixels = accelerator.reduce(self._pixels).double().cpu(), None
+        pixels, self._pixels = accelerator.reduce(self._pixels).cpu().double(), None
         shares = (pixels / pixels.sum().clamp(min=1)).tolist()
         labels = self.label_shares().tolist()
         ratios = {self.id2label[i]: share / of for i, (share, of) in enumerate(zip(shares, labels)) if of > 0}

@@ -99,6 +99,8 @@ def make_accelerator(dtype: str) -> Accelerator:
     """Returns the accelerator of this process, on a GPU if there is one, with mixed precision by `dtype`."""
     if dtype not in MIXED_PRECISION:
         raise InputError(f"dtype: must be {', '.join(MIXED_PRECISION)}, got {dtype!r}.")
+    if dtype == "float16" and not torch.accelerator.is_available():  # Accelerate would compute in float32
+        raise InputError("dtype: float16 needs a GPU. Give bfloat16, or leave it out.")
     try:
         # Without a GPU, several processes find each other only if they are told that they run on the CPU.
         return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=MIXED_PRECISION[dtype])

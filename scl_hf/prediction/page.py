@@ -64,7 +64,8 @@ def load_models(names: Sequence[str], trust_remote_code: bool = False) -> list[C
         both = f"value_range or bands are not those of {names[0]}. Compare two that read images alike"
         raise InputError(f"checkpoint {names[-1]}: its {both}.")
     for checkpoint in checkpoints:
-        checkpoint.model.to(torch.accelerator.current_accelerator() or "cpu")
+        # Unchecked, a CUDA build of torch, as PyPI has it, says cuda on a machine without a GPU.
+        checkpoint.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     return checkpoints
 
 

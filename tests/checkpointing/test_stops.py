@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -236,8 +237,12 @@ def test_fp16_leaves_infinite_gradients_to_its_scaler_but_no_loss(make_trainer):
     trainer._tr_loss = torch.tensor(1.0)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.full_like(parameter, float("inf"))
-    trainer.accelerator.scaler = object()
+    trainer.accelerator.scaler = SimpleNamespace(_scale=torch.tensor(1.0))
     assert trainer._get_grad_norm(trainer.model).isinf()
+    trainer.accelerator.scaler._scale /= 2  # it has skipped as many steps in a row as it could
+    with pytest.raises(NotFiniteError, match="^step 1: the gradient as a whole is not a finite number"):
+        trainer._get_grad_norm(trainer.model)
+    trainer.accelerator.scaler._scale *= 2
     trainer._terms["loss_c"] = (torch.tensor(float("nan")), 1)
     with pytest.raises(NotFiniteError, match="^step 1: loss_c is not a finite number"):
         trainer._get_grad_norm(trainer.model)

@@ -125,6 +125,8 @@ def test_fields():
         ScoringArguments(ema=True, student=True)
     with pytest.raises(InputError, match="dtype: must be float32"):
         make_accelerator("half")
+    with pytest.raises(InputError, match="dtype: float16 needs a GPU"):
+        make_accelerator("float16")
     with pytest.raises(InputError, match="panel_images: must be 0 or more"):
         ScoringArguments(panel_images=-1)
     assert make_accelerator("float32").mixed_precision == "no"

@@ -12,6 +12,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import load_script, tiny_model
 from gradio_client import Client, handle_file
@@ -66,6 +67,15 @@ def app(monkeypatch):
         return script.main()
 
     return run
+
+
+def test_a_cuda_build_of_torch_without_a_gpu(checkpoints, monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: None if check_available else cuda
+    )
+    (model,) = load_models([str(checkpoints / "one")])
+    assert model.model.device.type == "cpu"
 
 
 def pixels(path):

@@ -97,13 +97,15 @@ def test_checkpoints(benchmark, monkeypatch, tmp_path):
 @pytest.fixture
 def small_step(monkeypatch):
     """The models of `step`, a few channels wide."""
-    from benchmarks.step import case, growth, processes, start, variants
+    from benchmarks.step import case, grid, growth, processes, start, variants
     from conftest import TINY as SIZES
 
     deeplab, narrow = case.deeplab, {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16}
     monkeypatch.setitem(case.DEMO, "model_config", SIZES)
     monkeypatch.setattr(case, "deeplab", lambda **fields: deeplab(**(fields or SIZES)))
     monkeypatch.setattr(case, "SegformerConfig", functools.partial(case.SegformerConfig, **narrow))
+    monkeypatch.setattr(grid, "STEPS", 1)
+    monkeypatch.setattr(grid, "ENCODERS", {"tiny encoder": (lambda: case.deeplab(), 32, "adamw")})
     for name, values in {"BOXES": (4,), "BATCHES": (2,)}.items():
         monkeypatch.setattr(growth, name, values)
     monkeypatch.setattr(growth, "scaled_crops", lambda case: [(32, 32)])
@@ -162,6 +164,13 @@ def test_step_everything(benchmark, small_step, monkeypatch, tmp_path):
         assert f"\n### {title}" in printed
     assert "graph(s)" in table_of(printed, "Variants")["torch.compile"][-1]
     assert table_of(printed, "From the command")["in all"][0] == "3"
+    assert list(table_of(printed, "Steps: tiny encoder, 32×32")) == ["1 + 1", "4 + 4"]
+
+    # Again: what the file holds is not measured again, and what it lacks is begun only within the time
+    file.write_text(printed.replace("(the start took", "(the start"))
+    assert "\n### " not in benchmark("step", "--everything", "--minutes", 0, *arguments)
+    again = benchmark("step", "--everything", *arguments)
+    assert "From the command" in again and "Variants" not in again and file.read_text().endswith(again)
 
 
 def test_step_skips_what_fails(benchmark, small_step, monkeypatch):
@@ -170,7 +179,7 @@ def test_step_skips_what_fails(benchmark, small_step, monkeypatch):
     def fail(*given):
         raise RuntimeError("no such device")
 
-    for name in ("measure_step", "measure_variants", "measure_growth", "measure_processes"):
+    for name in ("measure_grid", "measure_step", "measure_variants", "measure_growth", "measure_processes"):
         monkeypatch.setattr(step, name, fail)
     monkeypatch.setattr(step, "measure_start", lambda *given: print("the start was measured"))
     printed = benchmark("step", "--everything", "--models", "tiny")

@@ -2,7 +2,8 @@
 The training step: its parts, its cost beside a plain step, and how that grows.
 
 By default it measures the parts of the step, its rate and memory, and the ratio to a plain step, for each of three
-models. --variants, --grow and --start measure what they say instead; --everything measures all, for example on a GPU:
+models. --variants, --grow and --start measure what they say instead; --everything measures all, the encoders of the
+recipes first, into one file. After --minutes it begins nothing more, and the same command again does the rest:
 
     python scripts/benchmark.py step --everything --output step.md
 
@@ -24,6 +25,7 @@ from scl_hf.errors import InputError
 
 from ..common import Measured, in_turn, print_table, print_targets
 from .case import Case, ToyImages, build_trainer, cases, matrix_rate, repeat
+from .grid import encoder_cases, measure_grid
 from .growth import measure_growth, release
 from .parts import METHOD, host_reads, measure_parts, parts_table
 from .plain import PlainStep
@@ -45,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", action="store_true", help="seconds from the command to the first step instead")
     parser.add_argument("--everything", action="store_true", help="all of this; a failure is named and skipped")
     parser.add_argument(
+        "--minutes", type=float, default=12, help="after which --everything begins no table (default: 12)"
+    )
+    parser.add_argument(
         "--images", type=int, nargs=2, default=[2975, 500], help="of the tree that --start opens (default: 2975 500)"
     )
 
@@ -55,11 +60,14 @@ def run(args: argparse.Namespace) -> None:
     # The model of the tables for one model: on a GPU the paper's, if it is in --models
     main = "full" if on_gpu and "full" in found else next(iter(found))
     alone = not (args.variants or args.grow or args.start)
-    summary, targets = [], []
+    summary, targets, begun = [], [], time.perf_counter()
+    earlier = args.output.read_text(encoding="utf-8") if args.everything and args.output else ""
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
         toy_images = ToyImages(Path(folder), images=8 if on_gpu else 2)
         sections: dict[str, Callable[[], object]] = {}
+        for case in encoder_cases(args.crop_size) if args.everything else ():
+            sections[f"the encoder {case.name}"] = lambda case=case: measure_grid(case, toy_images)
         if alone or args.everything:
             for name, case in found.items():
                 sections[f"the step of {case}"] = lambda name=name, case=case: summary.append(
@@ -75,6 +83,11 @@ def run(args: argparse.Namespace) -> None:
             sections["the start"] = lambda: measure_start(Path(folder), args.images, args.threads)
         for name, measure in sections.items():
             start = time.perf_counter()
+            if args.everything and f"\n({name} took " in earlier:
+                continue
+            if args.everything and start - begun > 60 * args.minutes:
+                print(f"\n{name} and what follows: the time is up; the same command does the rest", flush=True)
+                break
             try:
                 measure()
             except Exception as error:  # one failing table must not lose the others
