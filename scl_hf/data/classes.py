@@ -71,7 +71,7 @@ def _read_yaml(path: str) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))  # JSON is YAML
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"classes: cannot read {path} ({first_line(error)}); name a file with {_FORM}") from None
+        raise InputError(f"classes: cannot read {path} ({first_line(error)}); correct the path, or {_FORM}") from None
 
 
 def _values_of(value: Any, where: str) -> list[int | str | tuple[int, int, int]]:
