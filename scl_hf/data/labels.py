@@ -153,7 +153,7 @@ def check_count(where: str, names: list[str], other: int = IGNORE_INDEX, value: 
 def read_label(source: Source, labels: LabelImage) -> np.ndarray:
     """
     Reads a label as (H, W) uint8 of train ids, from a file of 1 to 32 bits a pixel with or without a palette, or of
-    colors. Of a palette its indices count and, where none is named, its colors. White in a file of 1 bit is 1 or 255.
+    colors. Of a palette its indices count and, where none is named, its colors. White of an index without a class is 255.
     """
     name, content = label_bytes(source)
     values, train_ids = _look_up(name, content, labels)
@@ -258,9 +258,9 @@ def _byte_table(image: Image.Image, labels: LabelImage) -> np.ndarray:
     """Returns (256,) int16, byte in an image -> train id; one that is no id stands for its color, if that is named."""
     table = labels.table[:256].copy()
     palette = np.reshape(image.getpalette("RGB") if image.mode == "P" else np.arange(256).repeat(3), (-1, 3))
-    if image.mode == "1":
-        palette = palette[[0, 255]]
-        table[1] = table[255] if table[1] < 0 else table[1]
+    palette = palette[[0, 255]] if image.mode == "1" else palette
+    white = np.flatnonzero((palette == 255).all(axis=1) & (table[: len(palette)] < 0))
+    table[white] = table[255]
     if labels.colors:
         for value in np.flatnonzero(table[: len(palette)] < 0):
             red, green, blue = palette[value].tolist()

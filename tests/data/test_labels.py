@@ -142,6 +142,14 @@ def test_black_and_white_in_every_mode(tmp_path, mode):
         assert read_label(path, read_classes({"background": background, "cell": cell})).tolist() == [[0, 1]]
 
 
+def test_white_of_a_palette_is_255(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "label.gif")  # as masks of Carvana
+    assert read_label(tmp_path / "label.gif", read_classes({"background": 0, "car": 255})).tolist() == [[0, 1]]
+    assert read_label(tmp_path / "label.gif", LabelImage.of({0: "background", 1: "car"})).tolist() == [[0, 1]]
+
+
 def test_three_equal_channels_are_an_id(tmp_path):
     path = colored(tmp_path / "label.png", [[(2, 2, 2), (0, 0, 0), (255, 255, 255)]])
     assert read_label(path, LABELS).tolist() == [[2, 0, 255]]
