@@ -153,7 +153,7 @@ def check_count(where: str, names: list[str], other: int = IGNORE_INDEX, value: 
 def read_label(source: Source, labels: LabelImage) -> np.ndarray:
     """
     Reads a label as (H, W) uint8 of train ids, from a file of 1 to 32 bits a pixel with or without a palette, or of
-    colors. Of a palette its indices count and, where none is named, its colors. White of an index without a class is 255.
+    colors. Of a palette the indices count; of those without a class, the colors, and white as 255.
     """
     name, content = label_bytes(source)
     values, train_ids = _look_up(name, content, labels)
