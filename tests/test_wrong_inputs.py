@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 import traceback
+import unittest.mock
 import zlib
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
@@ -58,6 +59,10 @@ def fields(**values):
 
 def token():
     os.environ["HF_TOKEN"] = "hf_MadeUp"
+
+
+def launched(**variables):
+    return lambda: os.environ.update(variables)
 
 
 def recipe(content):
@@ -258,7 +263,10 @@ CASES = {
     "prefetch without workers": (fields(dataloader_prefetch_factor=2), TRAIN, "prefetch_factor"),
     "gpu precision": (fields(fp16_full_eval=True), TRAIN, "fp16_full_eval"),
     "both precisions": (fields(fp16=True, bf16=True), TRAIN, "fp16"),
+    "half precision without a gpu": (fields(fp16=True, use_cpu=True), TRAIN, "fp16: needs a GPU"),
     "sharding": (fields(fsdp="full_shard"), TRAIN, "fsdp"),
+    "sharding by accelerate launch": (launched(ACCELERATE_USE_FSDP="true"), TRAIN, "ACCELERATE_USE_FSDP"),
+    "processes apart": (both(launched(WORLD_SIZE="2"), fields(use_cpu=False)), TRAIN, "WORLD_SIZE: the 2 processes"),
     "evaluation scales": (fields(eval_scales=[1.0, INF]), TRAIN, "eval_scales"),
     "evaluation scales empty": (fields(eval_scales=[]), TRAIN, "eval_scales"),
     "no tile": (fields(eval_tile=[0, 8]), TRAIN, "eval_tile"),
@@ -619,6 +627,7 @@ CASES = {
         "write: probabilities of a video",
     ),
     "predictions' precision": (None, f"{PREDICT} --dtype int8", "dtype"),
+    "predictions in half precision": (None, f"{PREDICT} --dtype float16", "dtype: float16 needs a GPU"),
     "predictions' scales": (None, f"{PREDICT} --eval_scales 0", "eval_scales"),
     "predictions' tile": (None, f"{PREDICT} --eval_tile 1 2 3", "eval_tile"),
     "predictions' workers": (None, f"{PREDICT} --dataloader_num_workers -1", "dataloader_num_workers"),
@@ -735,6 +744,8 @@ def world(own_folder, model, tmp_path, monkeypatch):
     shutil.copytree(model, "model")
     fields()()
     log(json.dumps({"global_step": 2, "log_history": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}))()
+    with unittest.mock.patch.dict(os.environ):  # the launchers' variables go again
+        yield
 
 
 def run(script, *arguments):
