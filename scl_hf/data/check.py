@@ -59,18 +59,17 @@ def check_data(
     if not data_dir and recipe and recipe.dataset not in LAYOUTS:
         raise InputError(f"dataset: {recipe.dataset} is opened by `datasets`; check opens folders of files, name one")
     args = find_layout(data_dir, recipe)
-    source = open_source(args)
-    kinds = list(dict.fromkeys(kind for example in source.examples for kind in example.labels))
-    sources = dict.fromkeys(kinds, source)
-    if args.dataset == "mapillary":
-        sources = {kind: open_source(replace(args, dataset_config=kind)) for kind in kinds}
-    tables = {kind: each.labels for kind, each in sources.items()}
-    first = sources[kinds[0]] if kinds else source
-    title = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}"
-    report = Report(
-        args.title, args.data_dir or "", title, kinds, first.labels.id2label, first.palette, notes=list(source.notes)
-    )
-    examples = list(source.examples)
+    if args.dataset == "mapillary":  # each version of its labels is a source, of which a folder may have one
+        examples = mapillary.find_examples(os.path.abspath(args.data_dir), args.dataset_config)
+        sources = {kind: open_source(replace(args, dataset_config=kind)) for kind in _kinds(examples)}
+        source = next(iter(sources.values()), None) or open_source(args)
+    else:
+        source = open_source(args)
+        examples = list(source.examples)
+        sources = dict.fromkeys(_kinds(examples), source)
+    kinds, tables = list(sources), {kind: each.labels for kind, each in sources.items()}
+    title, notes = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}", list(source.notes)
+    report = Report(args.title, args.data_dir or "", title, kinds, source.labels.id2label, source.palette, notes=notes)
     for folder in args.unlabeled_dirs:
         for name in list_images(folder):
             examples.append(Example(folder, name, os.path.join(folder, name), {}, frozenset({"image"})))
@@ -90,6 +89,10 @@ def check_data(
     elif args.dataset == "mapillary":
         _compare(report, {(split, None): number for split, number in mapillary.NUM_IMAGES.items()})
     return report
+
+
+def _kinds(examples: Sequence[Example]) -> list[str]:
+    return list(dict.fromkeys(kind for example in examples for kind in example.labels))
 
 
 def _candidates(examples: Sequence[Example], kinds: Sequence[str]) -> set[int]:

@@ -272,17 +272,24 @@ def test_samples_show_all_classes():
     assert len(chosen) == 6 and {sample.label[0, 0] for sample in chosen} == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("place", ["labels", "v1.2/labels"])
-def test_mapillary(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    "place, version, config",
+    [
+        ("labels", "v1.2", "config.json"),
+        ("v1.2/labels", "v1.2", "config.json"),
+        ("v2.0/labels", "v2.0", "config_v2.0.json"),  # alone, without a class table of v1.2
+    ],
+)
+def test_mapillary(tmp_path, monkeypatch, place, version, config):
     monkeypatch.setattr(mapillary, "NUM_IMAGES", {"training": 2, "validation": 1, "testing": 1})
     labels = [{"name": n, "readable": n, "evaluate": n != "void", "color": [9, 9, 9]} for n in ("bird", "sky", "void")]
-    (tmp_path / "config.json").write_text(json.dumps({"labels": labels}))
+    (tmp_path / config).write_text(json.dumps({"labels": labels}))
     for split, name in (("training", "a"), ("training", "b"), ("validation", "c"), ("testing", "d")):
         put(tmp_path / split / f"images/{name}.jpg", mode="RGB")
         if split != "testing":
             put(tmp_path / split / place / f"{name}.png", value=2)
     report = check_data(tmp_path, num_proc=1)
-    assert report.sound and report.kinds == ["v1.2"] and report.counts["training", None]["v1.2"] == 2
+    assert report.sound and report.kinds == [version] and report.counts["training", None][version] == 2
     put(tmp_path / "training" / place / "a.png", value=3)
     (tmp_path / "testing/images/d.jpg").unlink()
     report = check_data(tmp_path, num_proc=1)

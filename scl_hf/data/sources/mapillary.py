@@ -106,5 +106,4 @@ def open_source(args: DataArguments) -> Source:
         labeled_splits=("train", "validation"),
         expected_at=lambda split: f"{_SPLIT_FOLDERS.get(split, split)}/images/*.jpg",
         license=LICENSE,
-        examples=find_examples(root, args.dataset_config),
     )
