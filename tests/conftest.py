@@ -5,7 +5,9 @@ import gc
 import importlib.util
 import json
 import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 # Before torch is imported: one thread is fastest for tiny models, and repeats bit for bit.
@@ -88,6 +90,15 @@ def load_script(path):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
+
+
+def write_png(path, width, height, bits, kind, rows):
+    """Writes a PNG of any header, also of one that does not fit `rows`."""
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
 
 @pytest.fixture

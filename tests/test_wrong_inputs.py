@@ -10,11 +10,9 @@ import re
 import runpy
 import shutil
 import signal
-import struct
 import sys
 import traceback
 import unittest.mock
-import zlib
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -23,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL_RUN, TINY, tiny_model
+from conftest import SMALL_RUN, TINY, tiny_model, write_png
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -116,14 +114,7 @@ def image_file(path, mode="L", size=(60, 40), value=0, dtype=None):
 
 def bomb(path, width=32768, height=32768):
     """The header of a PNG of 2³⁰ pixels, and a few bytes."""
-
-    def spoil():
-        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
-        body = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
-        Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
-
-    return spoil
+    return lambda: write_png(path, width, height, 8, 2, bytes(1000))
 
 
 def edit_json(path, **values):

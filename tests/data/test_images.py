@@ -2,7 +2,6 @@ import os
 import re
 import struct
 import sys
-import zlib
 from unittest.mock import Mock
 
 import cv2
@@ -10,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import tifffile
+from conftest import write_png
 from PIL import Image
 
 from scl_hf.data import InputImage, labels
@@ -32,14 +32,6 @@ TWELVE_BITS = InputImage(value_range=[0, 4095])
 
 def read_label(path):
     return labels.read_label(path, labels.LabelImage.of({i: f"class {i}" for i in range(255)}))
-
-
-def write_png(path, width, height, bits, kind, rows):
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-            file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])

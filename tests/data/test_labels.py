@@ -1,10 +1,9 @@
 import dataclasses
-import struct
-import zlib
 
 import datasets
 import numpy as np
 import pytest
+from conftest import write_png
 from PIL import Image, ImageDraw
 
 from scl_hf.data.classes import read_classes
@@ -73,14 +72,6 @@ def test_label_is_the_indices_of_a_palette(tmp_path):
     with Image.open(tmp_path / "label.png") as stored:
         assert stored.mode == "P"
     assert read_label(tmp_path / "label.png", ANY).tolist() == [[3, 1], [0, 2]]
-
-
-def write_png(path, width, height, bits, kind, rows):
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-            file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
 
 def gray_png(path, values, bits):
