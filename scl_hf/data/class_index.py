@@ -18,7 +18,7 @@ from datasets import Dataset, Features, List, Value
 from ..errors import InputError, first_few, killed_workers
 from ..files import check_writable, writing
 from .columns import with_names
-from .images import IGNORE_INDEX, CorruptFileError, find_images
+from .images import IGNORE_INDEX, CorruptFileError, files_of
 from .labels import LabelImage, read_label
 
 logger = logging.getLogger(__name__)
@@ -168,10 +168,10 @@ def _fingerprint(labels: Dataset, *settings: object) -> str:
             if content is None:
                 path = os.path.abspath(label["path"])
                 content = path.encode()
-                for file in ("", *(find_images(path) if os.path.isdir(path) else ())):  # masks of instances
+                for file in files_of(path):
                     with contextlib.suppress(OSError):  # reading it names the file
-                        status = os.stat(os.path.join(path, file) if file else path)
-                        content += f"{file} {status.st_size} {status.st_mtime_ns}".encode()
+                        status = os.stat(file)
+                        content += f"{file.removeprefix(path)} {status.st_size} {status.st_mtime_ns}".encode()
             known.update(hashlib.sha256(content).digest())
     return known.hexdigest()[:32]
 

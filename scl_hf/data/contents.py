@@ -7,7 +7,7 @@ import os
 from datasets import Dataset
 
 from .columns import stored_files
-from .images import CorruptFileError, find_images, read_bytes
+from .images import CorruptFileError, files_of, read_bytes
 
 
 def sizes_of(dataset: Dataset, column: str) -> str:
@@ -21,9 +21,7 @@ def labels_of(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for batch in dataset.select_columns("label").with_format("arrow").iter(batch_size=1000):
         for label in batch["label"].to_pylist():
-            files = [label]
-            if label["bytes"] is None and os.path.isdir(label["path"]):
-                files = [os.path.join(label["path"], name) for name in find_images(label["path"])]
+            files = files_of(label["path"]) if label["bytes"] is None else [label]
             with contextlib.suppress(CorruptFileError):  # `skip_corrupt` may allow it
                 for file in files:
                     digest.update(hashlib.sha256(read_bytes(file)[1]).digest())

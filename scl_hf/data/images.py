@@ -107,15 +107,25 @@ def is_image(name: str, suffixes: Collection[str] | None = None) -> bool:
 
 def find_images(folder: str | os.PathLike, suffixes: Collection[str] | None = None) -> list[str]:
     """Returns the sorted paths within a folder of all images at any depth, without hidden ones."""
-    found, seen = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in seen:  # a link leads back
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if is_image(name, suffixes)]
+    found = [os.path.join(*parts, name) for parts, names in walk(folder) for name in names if is_image(name, suffixes)]
     return sorted(found)
+
+
+def walk(root: str | os.PathLike) -> Iterator[tuple[list[str], list[str]]]:
+    """Yields the names of the folders that lead to each folder below `root`, and its sorted files; nothing hidden."""
+    seen = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if real not in seen and name[0] != ".")
+        if real not in seen:  # else a link leads back
+            below = os.path.relpath(parent, root)
+            yield [] if below == "." else below.split(os.sep), sorted(name for name in files if name[0] != ".")
+        seen.add(real)
+
+
+def files_of(path: str) -> list[str]:
+    """Returns the file at a path or, if it is a folder with a mask for each instance, these."""
+    return [os.path.join(path, name) for name in find_images(path)] or [path] if os.path.isdir(path) else [path]
 
 
 def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:

@@ -21,7 +21,7 @@ from .images import (
     IGNORE_INDEX,
     Source,
     exif_orientation,
-    find_images,
+    files_of,
     in_one_thread,
     name_of,
     open_image,
@@ -167,14 +167,15 @@ def label_bytes(source: Source) -> tuple[str, bytes]:
     """Returns name and content of a label; of a folder with a mask for each instance, their maximum as PNG."""
     name = name_of(source)
     stored = isinstance(source, Mapping) and source.get("bytes") is not None
-    if stored or not os.path.isdir(name) or not (names := find_images(name)):
+    if stored or (files := files_of(name)) == [name]:
         return read_bytes(source)
     joined = None
-    for file in names:
-        mask = np.asarray(open_image(*read_bytes(os.path.join(name, file))))
+    for file in files:
+        mask = np.asarray(open_image(*read_bytes(file)))
         if joined is not None and joined.shape != mask.shape:
-            sizes = "{1}×{0} pixels, but {2} beside it {4}×{3}".format(*mask.shape[:2], names[0], *joined.shape[:2])
-            raise InputError(f"{os.path.join(name, file)}: is {sizes}; give masks of one size and mode")
+            first = os.path.relpath(files[0], name)
+            sizes = "{1}×{0} pixels, but {2} beside it {4}×{3}".format(*mask.shape[:2], first, *joined.shape[:2])
+            raise InputError(f"{file}: is {sizes}; give masks of one size and mode")
         joined = mask if joined is None else np.maximum(joined, mask)
     stream = io.BytesIO()
     Image.fromarray(joined).save(stream, "PNG", compress_level=1)

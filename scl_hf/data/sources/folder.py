@@ -8,13 +8,12 @@ import datasets
 
 from ...errors import InputError, did_you_mean
 from ..arguments import DataArguments
-from ..images import is_image
+from ..images import is_image, walk
 from ..palette import palette_of
 from . import cityscapes
 from .base import Example, Source, check_fields, log_notes, open_examples
 from .class_files import find_labels
 from .examples import FIELDS, Found, find_examples, no_labels_problem
-from .tree import walk
 
 TITLE = "a folder"
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError, first_few
-from ..images import is_image
-from .tree import File, file_at, name_stem, walk
+from ..images import is_image, walk
+from .tree import File, file_at, name_stem
 
 # The name of a list -> the split of its images; the first one that is there
 LISTS = {"train": "train trainval default", "validation": "val valid validation", "test": "test"}

@@ -4,10 +4,10 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
-from ..images import is_image
+from ..images import is_image, walk
 
 _SPLITS = {"train": "train training trainval tr", "validation": "val valid validation", "test": "test testing ts"}
 _ROLES = {
@@ -69,19 +69,7 @@ def _split_word(word: str) -> tuple[str, str]:
 
 def name_stem(name: str) -> str:
     """Returns the name of an image without its suffix."""
-    return os.path.splitext(name)[0] if is_image(name) else name
-
-
-def walk(root: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Yields the names of the folders that lead to each folder below `root`, and its sorted files; nothing hidden."""
-    seen = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if real not in seen and name[0] != "." and name != "__MACOSX")
-        if real not in seen:  # else a link leads back
-            below = os.path.relpath(parent, root)
-            yield [] if below == "." else below.split(os.sep), sorted(name for name in files if name[0] != ".")
-        seen.add(real)
+    return name[: name.rfind(".")] if _is_suffix(name[name.rfind(".") :]) else name
 
 
 def read_tree(root: str, train_splits: Collection[str], other_splits: Collection[str] = ()) -> Tree:
