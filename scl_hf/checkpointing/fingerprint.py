@@ -109,8 +109,8 @@ def _may_change(name: str) -> bool:
 
 def _input_of(name: str, dataset: datasets.Dataset) -> dict[str, Any]:
     """Returns what says how the images of a dataset are read, where something does."""
-    keys, image = ("value_range", "bands"), dataset.features["image"]
-    return {f"{key} of the {name}": value for key in keys if (value := getattr(image, key, None))}
+    given = getattr(dataset.features["image"], "given", {})  # of an `InputImage`
+    return {f"{key} of the {name}": value for key, value in given.items()}
 
 
 def _ids_of(dataset: datasets.Dataset) -> str:

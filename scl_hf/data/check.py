@@ -21,7 +21,7 @@ from .findings import TINY, is_map_like, is_tiny, palette_of_file, palettes_diff
 from .images import IGNORE_INDEX, InputImage, describe_values, in_one_thread, read_bytes, read_image
 from .labels import MANY_VALUES, LabelImage, check_sizes, count_values, read_label
 from .sources import cityscapes, mapillary
-from .sources.base import Example, Source, list_images
+from .sources.base import Example, Source, list_images, unlabeled_note
 from .sources.layouts import LAYOUTS, find_layout, open_source
 
 _SHOWN, _CANDIDATES = 6, 40  # examples to show, and to choose those with labels from
@@ -68,8 +68,9 @@ def check_data(
         examples = list(source.examples)
         sources = dict.fromkeys(_kinds(examples), source)
     kinds, tables = list(sources), {kind: each.labels for kind, each in sources.items()}
-    title, notes = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}", list(source.notes)
-    report = Report(args.title, args.data_dir or "", title, kinds, source.labels.id2label, source.palette, notes=notes)
+    title = f"{args.data_dir}: {LAYOUTS[args.dataset].TITLE}"
+    report = Report(args.title, args.data_dir or "", title, kinds, source.labels.id2label, source.palette)
+    report.notes += source.notes
     for folder in args.unlabeled_dirs:
         for name in list_images(folder):
             examples.append(Example(folder, name, os.path.join(folder, name), {}, frozenset({"image"})))
@@ -225,9 +226,7 @@ def _enter_files(
         elif unlabeled == number and split in (*own.train_splits, *evaluated):
             report.problems.append(f"{split}: none of its {number:,} images has a label")
         elif unlabeled and split not in (*evaluated, *own.unlabeled_dirs):
-            report.notes.append(
-                f"{split}: {unlabeled:,} of its {number:,} images have no label: they are unlabeled images"
-            )
+            report.notes.append(unlabeled_note(split, unlabeled, number))
 
 
 def _enter_left_out(report: Report, examples: Sequence[Example], left_out: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from PIL import ImageColor
 
 from ..errors import InputError, first_few, first_line
 from .images import IGNORE_INDEX, Source
-from .labels import NUM_IDS, LabelImage, check_count, count_values
+from .labels import NUM_IDS, LabelImage, check_count, count_values, id_bounds
 
 _MOST_LABELS = 20  # to look at for what their values may mean
 _MOST_NAMES = 8  # in a line to write
@@ -99,8 +99,7 @@ def _bounds(key: int | str) -> tuple[int, int]:
     """Returns the first and last id of a key; colors are numbered after all ids."""
     if isinstance(key, str) and key.startswith("#"):
         return (_LARGEST_ID + 1 + int(key[1:], 16),) * 2
-    first, _, last = str(key).partition("-")
-    return int(first), int(last or first)
+    return id_bounds(key)
 
 
 def _twice(where: str, *owners: tuple[int | str, str]) -> str:

@@ -6,7 +6,6 @@ import io
 import os
 import stat
 import struct
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,17 @@ from pathlib import Path
 import cv2
 import datasets
 import numpy as np
-from datasets.features.features import register_feature
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from ..errors import InputError, check_field, first_few, first_line
 
 IGNORE_INDEX = 255
+INPUT_FIELDS = ("value_range", "bands")  # of a recipe, an image processor and [`InputImage`]
 
 # Formats that Pillow registers but that are no pictures, or that it opens only with other programs or on Windows
 _NOT_OPENED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _HEIF = {".heic", ".heif", ".hif"}  # by pillow-heif
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TAGS = (256, 257, 258, 262, 277, 284, 339, 338, 274)  # width to kind of values, as read below; alpha, orientation
 _PNM = (b"P5", b"P6")
@@ -81,16 +80,16 @@ class InputImage(datasets.Image):
     @classmethod
     def of(cls, owner: object) -> "InputImage | None":
         """Returns the feature that the fields of a recipe or of an image processor describe, if they do."""
-        given = {name: value for name in ("value_range", "bands") if (value := getattr(owner, name, None))}
+        given = {name: value for name in INPUT_FIELDS if (value := getattr(owner, name, None))}
         return cls(decode=False, **given) if given else None
+
+    @property
+    def given(self) -> dict[str, list]:
+        """The fields that are not left out."""
+        return {name: value for name in INPUT_FIELDS if (value := getattr(self, name))}
 
     def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> Image.Image:
         return Image.fromarray(read_image(value, self))
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # "experimental"; a test reads a stored table of images
-    register_feature(InputImage, "InputImage")
 
 
 @functools.cache
@@ -124,7 +123,7 @@ def walk(root: str | os.PathLike) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def files_of(path: str) -> list[str]:
-    """Returns the file at a path or, if it is a folder with a mask for each instance, these."""
+    """Returns the file at a path or, if it is a folder, such as of a mask for each instance, the images in it."""
     return [os.path.join(path, name) for name in find_images(path)] or [path] if os.path.isdir(path) else [path]
 
 
@@ -156,7 +155,7 @@ def read_image(source: Source, form: datasets.Image | None = None) -> np.ndarray
     name, content = read_bytes(source)
     form = form if isinstance(form, InputImage) else InputImage()
     # OpenCV decodes a PNG of plain 8-bit colors in a sixth less time than Pillow
-    if content[:8] == _PNG and content[24:26] == b"\x08\x02" and not form.bands and b"eXIf" not in content:
+    if content[:8] == PNG and content[24:26] == b"\x08\x02" and not form.bands and b"eXIf" not in content:
         with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
             if (image := cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)) is not None:
                 return image
@@ -237,7 +236,7 @@ def _read_stored(name: str, content: bytes, form: InputImage, deep: bool) -> np.
     """
     if tags := _tiff_tags(content):
         return _read_tiff(name, content, tags, form, deep)
-    if deep and (content[24:25] == b"\x10" if content[:8] == _PNG else content.startswith((*_PNM, *_JPEG_2000))):
+    if deep and (content[24:25] == b"\x10" if content[:8] == PNG else content.startswith((*_PNM, *_JPEG_2000))):
         values = _decode(content)
         if values is not None and values.dtype != np.uint8:
             values = values if form.bands or values.ndim == 2 else values[..., :3]  # without alpha

@@ -19,6 +19,8 @@ from PIL import Image
 from ..errors import InputError, first_few
 from .images import (
     IGNORE_INDEX,
+    PNG,
+    InputImage,
     Source,
     exif_orientation,
     files_of,
@@ -104,8 +106,7 @@ class LabelImage(datasets.Image):
     @functools.cached_property
     def ranges(self) -> list[tuple[int, int, int]]:
         """(first id, last id, train id) of ids and ranges of ids."""
-        bounds = [(str(key).split("-"), train_id) for key, train_id in self.train_ids.items() if str(key)[0] != "#"]
-        return [(int(ends[0]), int(ends[-1]), train_id) for ends, train_id in bounds]
+        return [(*id_bounds(key), train_id) for key, train_id in self.train_ids.items() if str(key)[0] != "#"]
 
     @functools.cached_property
     def colors(self) -> dict[int, int]:
@@ -134,8 +135,15 @@ class LabelImage(datasets.Image):
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # "experimental"; a test reads a stored table of labels
-    register_feature(LabelImage, "LabelImage")
+    warnings.simplefilter("ignore")  # "experimental"; tests read stored tables of both
+    for feature in (InputImage, LabelImage):
+        register_feature(feature, feature.__name__)
+
+
+def id_bounds(key: int | str) -> tuple[int, int]:
+    """Returns the first and the last id of an id or a range of ids."""
+    first, _, last = str(key).partition("-")
+    return int(first), int(last or first)
 
 
 def check_count(where: str, names: list[str], other: int = IGNORE_INDEX, value: Any = 0) -> None:
@@ -166,8 +174,8 @@ def read_label(source: Source, labels: LabelImage) -> np.ndarray:
 def label_bytes(source: Source) -> tuple[str, bytes]:
     """Returns name and content of a label; of a folder with a mask for each instance, their maximum as PNG."""
     name = name_of(source)
-    stored = isinstance(source, Mapping) and source.get("bytes") is not None
-    if stored or (files := files_of(name)) == [name]:
+    files = [name] if isinstance(source, Mapping) and source.get("bytes") is not None else files_of(name)
+    if files == [name]:
         return read_bytes(source)
     joined = None
     for file in files:
@@ -189,7 +197,7 @@ def _look_up(name: str, content: bytes, labels: LabelImage) -> tuple[np.ndarray,
         reason = f"is a {kind}, which blurs the values of a label (are images and labels swapped?)"
         raise InputError(f"{name}: {reason}; export the labels as PNG")
     pixels = None
-    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:26] in (b"\x08\x02", b"\x08\x06"):  # OpenCV is faster
+    if content[:8] == PNG and content[24:26] in (b"\x08\x02", b"\x08\x06"):  # OpenCV is faster
         with contextlib.suppress(cv2.error):  # of a damaged one, Pillow says how
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:

@@ -17,7 +17,7 @@ from .classes import missing_classes_problem
 from .columns import check_labels, has_image
 from .images import CorruptFileError, describe_values
 from .labels import LabelImage, read_label
-from .sources.base import License, log_notes, open_images
+from .sources.base import License, log_notes, open_images, unlabeled_note
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
 from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, hold_out, read_ids
@@ -109,11 +109,8 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
         trained_on = datasets.concatenate_datasets([labeled, coarse]) if coarse else labeled
         _check_shared_images(trained_on, unlabeled, evaluation)
     if source.own_classes:
-        _check_classes(
-            source.labels,
-            [labeled, *(train.datasets[split].select(candidates[split]) for split in chosen)]
-            + ([evaluation] if evaluation is not None else []),
-        )
+        others = [train.datasets[split].select(own) for split, own in candidates.items()]
+        _check_classes(source.labels, [labeled, *others, *([] if evaluation is None else [evaluation])])
     for part, images in (("labeled", labeled), ("unlabeled", unlabeled)):  # few, evenly spaced and the last
         note = describe_values(images[:: -(len(images) // 8 + 1)]["image"], images.features["image"])
         log_notes([f"{part} {note}"] if note else [])
@@ -150,13 +147,12 @@ def _open_train(args: DataArguments, open_split: Callable[..., datasets.Dataset]
     train = {split: open_split(split) for split in args.train_splits}
     has_label, units = {}, {}
     for split, dataset in train.items():
-        if "label" not in dataset.column_names or not has_image(dataset, "label").any():
+        found = has_image(dataset, "label") if "label" in dataset.column_names else np.zeros(len(dataset), bool)
+        if not found.any():
             open_split(split, True)  # says what is missing
-        has_label[split], units[split] = has_image(dataset, "label"), dataset["id"][:]
-        if missing := np.count_nonzero(~has_label[split]):
-            log_notes(
-                [f"{split}: {missing:,} of its {len(dataset):,} images have no label: they are unlabeled images"]
-            )
+        has_label[split], units[split] = found, dataset["id"][:]
+        if missing := np.count_nonzero(~found):
+            log_notes([unlabeled_note(split, missing, len(dataset))])
         if args.validation_by == "folder":
             in_city = "city" in dataset.column_names
             units[split] = dataset["city"][:] if in_city else [name.rpartition("/")[0] for name in units[split]]
@@ -195,7 +191,7 @@ def _check_classes(labels: LabelImage, parts: Sequence[datasets.Dataset]) -> Non
 
 def _with_coarse_labels(dataset: datasets.Dataset, data_dir: str) -> datasets.Dataset:
     """Returns the examples of train_extra that have a coarse label."""
-    annotated = np.flatnonzero(dataset.data.column("label").is_valid().to_numpy())
+    annotated = np.flatnonzero(has_image(dataset, "label"))
     if not len(annotated):
         raise InputError(
             f"{data_dir}: no coarse labels of train_extra, looked for gtCoarse/train_extra/<city>/"

@@ -176,7 +176,7 @@ def _card(
         recipe |= {"validation_fraction": args.validation_fraction or 0.2, "validation_by": args.validation_by}
     own_ids = source.labels.train_ids != LabelImage.of(source.labels.id2label).train_ids
     recipe |= fields_of(source.labels) if own_ids else {}
-    recipe |= {name: value for name in ("value_range", "bands") if (value := getattr(args, name))}
+    recipe |= source.input.given if source.input else {}
     metadata = {"license": license, "pretty_name": repo.split("/")[-1]}
     metadata |= {"task_categories": ["image-segmentation"], "task_ids": ["semantic-segmentation"]}
     if own := source.license:

@@ -113,7 +113,7 @@ def check_input(checkpoint: Checkpoint, image: datasets.Image) -> None:
     """Rejects data whose feature of images reads them in another way than those that a checkpoint was trained on."""
     theirs = checkpoint.input
     if theirs and theirs != image:
-        given = ", ".join(f"{name}: {v}" for name in ("value_range", "bands") if (v := getattr(theirs, name)))
+        given = ", ".join(f"{name}: {value}" for name, value in theirs.given.items())
         raise InputError(f"checkpoint {checkpoint.name}: was trained with {given}; write that into the recipe.")
 
 

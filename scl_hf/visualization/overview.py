@@ -9,13 +9,13 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageOps
 
 from .confusion import GRAY, save_figure
-from .panels import overlay
+from .panels import INK, overlay
 
 WIDTH = 12  # inches
 SIDE = 480  # pixels; smaller images are enlarged to about this, by a whole factor
 MOST_BARS = 30
 IGNORED = 255
-INK, ALARM = "#212529", "#d55e00"
+TEXT, ALARM = tuple(np.divide(INK, 255)), "#d55e00"
 
 Sample = tuple[str, np.ndarray, np.ndarray | None]  # name, image (H, W, 3) and label (H, W)
 
@@ -87,7 +87,7 @@ def _draw(image: np.ndarray, label: np.ndarray | None, palette: np.ndarray) -> n
 def _plot_samples(
     part: SubFigure, heading: str, samples: Sequence[tuple[str, np.ndarray]], rows: int, columns: int
 ) -> None:
-    part.suptitle(heading, x=0.01, ha="left", fontsize="medium", color=INK)
+    part.suptitle(heading, x=0.01, ha="left", fontsize="medium", color=TEXT)
     width = 150 // columns  # letters
     for axes, (name, image) in zip(part.subplots(rows, columns, squeeze=False).flat, samples):
         axes.imshow(image)
@@ -117,14 +117,14 @@ def _plot_bars(
 
 def _plot_shares(axes: Axes, title: str, ids: Sequence[int], palette: np.ndarray, shares: np.ndarray) -> None:
     colors = ["white" if i == IGNORED else palette[i] / 255 for i in ids]
-    bars = axes.barh(range(len(ids)), 100 * shares[ids], color=colors, edgecolor=INK, linewidth=0.5)
+    bars = axes.barh(range(len(ids)), 100 * shares[ids], color=colors, edgecolor=TEXT, linewidth=0.5)
     for bar, i in zip(bars, ids):
         bar.set_hatch("////" if i == IGNORED else None)
         none = not shares[i]
         text = " none: no label shows it" if none else f" {_percent(shares[i])}"
         at = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
-        axes.text(*at, text, va="center", fontsize="x-small", color=ALARM if none else INK)
-    axes.set_title(title, loc="left", fontsize="small", color=INK)
+        axes.text(*at, text, va="center", fontsize="x-small", color=ALARM if none else TEXT)
+    axes.set_title(title, loc="left", fontsize="small", color=TEXT)
     axes.set_xlim(0, 115 * max(shares[ids]))
     axes.margins(y=0.01)
     axes.set_xticks([])

@@ -19,7 +19,7 @@ from ...errors import InputError, first_few, first_line
 from ...files import check_writable
 from ...processes import is_main_process
 from ..arguments import DataArguments
-from ..images import InputImage, check_files, find_images, is_image
+from ..images import InputImage, check_files, files_of, find_images, is_image
 from ..labels import LabelImage
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,11 @@ def log_notes(notes: Iterable[str]) -> None:
     if is_main_process():
         for note in notes:
             logger.warning(note)
+
+
+def unlabeled_note(split: str, number: int, total: int) -> str:
+    """Says how many images of a split have no label."""
+    return f"{split}: {number:,} of its {total:,} images have no label: they are unlabeled images"
 
 
 def check_fields(args: DataArguments, owner: str | None = None) -> None:
@@ -186,10 +191,8 @@ def list_images(path: str | os.PathLike) -> list[str]:
         folder = _unzip(path)
         names = [os.path.join(folder, name) for name in find_images(folder)]
     elif found := sorted(glob.glob(os.path.abspath(path), recursive=True)):
-        inside = {name: find_images(name) for name in found if os.path.isdir(name)}
-        names = [name for name in found if os.path.isfile(name) and is_image(os.path.basename(name))]
-        names += [os.path.join(folder, name) for folder, images in inside.items() for name in images]
-        names = list(dict.fromkeys(names))
+        files = dict.fromkeys(file for name in sorted(found, key=os.path.isdir) for file in files_of(name))
+        names = [file for file in files if os.path.isfile(file) and is_image(os.path.basename(file))]
     else:
         raise InputError(f"unlabeled_dirs: there is no folder {path}; correct the path")
     if not names:

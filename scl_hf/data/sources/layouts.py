@@ -9,7 +9,7 @@ from ..images import InputImage
 from . import cityscapes, folder, hf_dataset, mapillary
 from .base import Source
 
-# `dataset` -> a module with TITLE, is_layout, find_examples and open_source; `folder` is the most general layout.
+# `dataset` -> a module with TITLE, is_layout and open_source; `folder` is the most general layout.
 LAYOUTS = {"cityscapes": cityscapes, "mapillary": mapillary, "folder": folder}
 
 
