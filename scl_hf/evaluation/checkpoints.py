@@ -111,9 +111,8 @@ def load_for_data(name: str, args: ScoringArguments, id2label: Mapping[int, str]
 
 def check_input(checkpoint: Checkpoint, image: datasets.Image) -> None:
     """Rejects data whose feature of images reads them in another way than those that a checkpoint was trained on."""
-    theirs = checkpoint.input
-    if theirs and theirs != image:
-        given = ", ".join(f"{name}: {value}" for name, value in theirs.given.items())
+    if checkpoint.input not in (None, image):
+        given = ", ".join(f"{name}: {value}" for name, value in checkpoint.input.given.items())
         raise InputError(f"checkpoint {checkpoint.name}: was trained with {given}; write that into the recipe.")
 
 

@@ -79,8 +79,7 @@ def read_tree(root: str, train_splits: Collection[str], other_splits: Collection
     found, others = [], []
     for parts, names in walk(root):
         images = [name for name in names if _is_suffix(name[name.rfind(".") :])]
-        if len(images) < len(names):
-            others += ["/".join([*parts, name]) for name in sorted({*names} - {*images})]
+        others += ["/".join([*parts, name]) for name in names if not _is_suffix(name[name.rfind(".") :])]
         if images:
             found.append((parts, images))
     common = os.path.commonprefix([parts for parts, _ in found])
