@@ -33,6 +33,9 @@ NOT_PASSED_ON = tuple(
     "allow_changed_recipe dry_run hub_ model_card_template overwrite_output_dir project push_to_hub report_to "
     "resume_from_checkpoint run_name trackio_".split()
 )
+# The wheel carries scripts/ and recipes/ within the package; a checkout has them beside it.
+HOME = Path(__file__).resolve().parents[0 if (Path(__file__).parent / "recipes").is_dir() else 1]
+RECIPES = {path.stem: path for glob in ("*.yaml", "tables/*.yaml") for path in sorted((HOME / "recipes").glob(glob))}
 
 
 def split_command_line(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -112,17 +115,16 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class RecipeParser(HfArgumentParser):
     """
     Parses `script.py recipe.yaml --field value …`: the recipe's values replace the dataclasses' defaults, and the
-    command line replaces both. A recipe with `base: other.yaml`, a path from its own folder, holds only the fields
-    that differ from that one. In all texts `~` and variables such as `$HOME` are replaced. `--help` shows the first
-    sentence of each field's docstring.
+    command line replaces both. A recipe with `base: other.yaml`, a path from its own folder, holds only what differs
+    from that one. This project's recipes go by their names. In all texts `~` and variables such as `$HOME` are
+    replaced. `--help` shows the first sentence of each field's docstring.
     """
 
-    def __init__(self, dataclass_types: type | Iterable[type], **kwargs: Any):
+    def __init__(self, dataclass_types: type | Iterable[type], usage: str = "[RECIPE.yaml] [--field value …]"):
         self.source = "command line"  # named in error messages
         self.alternatives: dict[str, set[type]] = {}  # field -> the types that it may have
         self.given: dict[str, Any] = {}  # fields in the recipe or not at their defaults, as parsed
-        defaults = {"usage": "%(prog)s [RECIPE.yaml] [--field value …]", "formatter_class": _HelpFormatter}
-        super().__init__(dataclass_types, **defaults | kwargs)
+        super().__init__(dataclass_types, usage=f"%(prog)s {usage}", formatter_class=_HelpFormatter)
         self.own_defaults = {  # of the dataclasses, before a recipe replaces them
             action.dest: self._get_value(action, action.default) if isinstance(action.default, str) else action.default
             for action in reversed(self._actions)  # `--no_x` comes after `--x`
@@ -134,7 +136,7 @@ class RecipeParser(HfArgumentParser):
         in_recipe = set()
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
-            for self.source, values in _read_with_base(Path(recipe)):
+            for self.source, values in _read_with_base(recipe_file(recipe)):
                 values = {now: v for name, v in values.items() if (now := self._current(str(name))) not in ignored}
                 self._set_recipe_defaults(values)
                 in_recipe |= values.keys()
@@ -229,19 +231,22 @@ def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
     values = read_yaml(path)
     if "base" not in values:
         return [(str(path), values)]
-    base = path.parent / _expanded(str(values.pop("base")), f"{path}: base")
-    if not os.path.isfile(base):
-        raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
-    inherited = read_yaml(base)
+    base = recipe_file(_expanded(str(values.pop("base")), f"{path}: base"), path.parent)
+    inherited = read_yaml(base, f"{path}: base: ")
     if "base" in inherited:
         raise InputError(f"{path}: base: {base} has a base itself. Name a recipe that has none.")
     return [(str(base), inherited), (str(path), values)]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads the fields of a recipe file."""
+def recipe_file(name: str, folder: Path = Path()) -> Path:
+    """Returns the file of a recipe or table: a path from a folder, or the name of one of this project's."""
+    return RECIPES.get(name, folder / name) if not os.path.isfile(folder / name) else folder / name
+
+
+def read_yaml(path: Path, where: str = "") -> dict[str, Any]:
+    """Reads the fields of a recipe file, which is named `where`."""
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such recipe. The recipes of this project are in recipes/.")
+        raise InputError(f"{where}{path}: no such recipe.{did_you_mean(path.stem, RECIPES, 3)} See {HOME}/recipes.")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_RecipeLoader)
         json.dumps(values, default=str, skipkeys=True)  # finds an alias within its own anchor

@@ -48,10 +48,10 @@ def first_few(items: Iterable[str], n: int = 3) -> str:
     return ", ".join(few[:n] + ["…"] * (len(few) > n))
 
 
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """Returns a question that names the most similar known name, or nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
+def did_you_mean(name: Any, known: Iterable[str], n: int = 1) -> str:
+    """Returns a question that names the `n` most similar known names, or nothing."""
+    close = " or ".join(f"'{similar}'" for similar in difflib.get_close_matches(str(name), list(known), n))
+    return f" Did you mean {close}?" if close else ""
 
 
 def first_line(error: Exception) -> str:

@@ -47,7 +47,7 @@ class ExportArguments:
                 import onnx  # noqa: F401
                 import onnxruntime  # noqa: F401
             except ImportError as error:
-                remedy = "Run pip install -c constraints.txt -e '.[export]' in this project"
+                remedy = "Run pip install 'scl_hf[export]'"
                 raise InputError(f"format: onnx needs what is not installed ({error}). {remedy}.") from error
 
 

@@ -200,7 +200,7 @@ class Push:
             return self.push(message)
         except Exception as error:
             self._said = None
-            command = f"python scripts/push.py {shlex.quote(str(self.folder))}"
+            command = f"scl-hf push {shlex.quote(str(self.folder))}"
             self._say(error, f"All is in {self.folder}; this completes it: {command}")
             return None
 

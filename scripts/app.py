@@ -24,7 +24,7 @@ from scl_hf.prediction.inputs import find_inputs
 from scl_hf.prediction.space import check_space, write_space
 from scl_hf.prediction.views import read_upload
 
-USAGE = "app.py CHECKPOINT [CHECKPOINT_B] [--field value …]"
+USAGE = "CHECKPOINT [CHECKPOINT_B] [--field value …]"
 EXAMPLES = [str(Path(__file__).parents[1] / "docs/images/street_*.png")]
 
 
@@ -48,15 +48,15 @@ def main() -> None:
     names, fields = split_command_line(sys.argv[1:])
     if len(names) not in (1, 2) and not {"-h", "--help"} & set(fields):
         raise InputError(f"one checkpoint or two come first: {USAGE}")
-    (args,) = RecipeParser(AppArguments, usage=USAGE).parse_recipe(fields)
+    (args,) = RecipeParser(AppArguments, USAGE).parse_recipe(fields)
     examples = [item.path for item in find_inputs(args.examples or EXAMPLES) if not item.is_video]
     if args.space is not None:
         check_space(args.space, names)
     try:
         from scl_hf.prediction.page import launch, load_models, make_page
     except ImportError as error:
-        remedy = "run pip install -c constraints.txt -e '.[app]' in this project"
-        raise InputError(f"app.py: Gradio is not installed ({error}); {remedy}.") from error
+        remedy = "run pip install 'scl_hf[app]'"
+        raise InputError(f"Gradio is not installed ({error}); {remedy}.") from error
 
     logging.disable_progress_bar()
     checkpoints = load_models(names, args.trust_remote_code)

@@ -31,7 +31,7 @@ from scl_hf.errors import InputError, first_few
 from scl_hf.files import check_writable, writing
 from scl_hf.image_processors import load_processor
 
-USAGE = "convert_checkpoint.py SOURCE.pth --output DIR [--field value …]"
+USAGE = "SOURCE.pth --output DIR [--field value …]"
 Tensors = Mapping[str, torch.Tensor]
 NEEDED = "A checkpoint of DeepLabV3+ on WideResNet-38, or of its ImageNet trunk, is needed."
 
@@ -75,7 +75,7 @@ def main() -> None:
     given, fields = split_command_line(sys.argv[1:])
     if len(given) != 1 and not {"-h", "--help"} & set(fields):
         raise InputError(f"one checkpoint comes first: {USAGE}")
-    (args,) = RecipeParser(ConversionArguments, usage=USAGE).parse_recipe(fields)
+    (args,) = RecipeParser(ConversionArguments, USAGE).parse_recipe(fields)
     source, output = Path(given[0]), Path(args.output)
     check_writable("output", args.output)
     if os.path.lexists(output):

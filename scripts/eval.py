@@ -13,6 +13,7 @@ sample predictions, confusion.png and .csv. Exit code 1: the official scorer dif
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
 
 import contextlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from scl_hf.cli import RecipeParser, run_script, split_command_line
+from scl_hf.cli import RecipeParser, recipe_file, run_script, split_command_line
 from scl_hf.config import other_fields
 from scl_hf.data import DataArguments, load_evaluation
 from scl_hf.data.labels import read_pair
@@ -40,15 +41,15 @@ from scl_hf.visualization.confusion import plot_confusion_matrix
 from scl_hf.visualization.names import folder_names, short_names
 from scl_hf.visualization.panels import comparison_panel
 
-USAGE = "eval.py CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
+USAGE = "CHECKPOINT [CHECKPOINT …] [RECIPE.yaml] [--field value …]"
 
 
 def main() -> int:
     # 1. Checkpoints, the recipe, and the command line on top of it
     given, command_line = split_command_line(sys.argv[1:])
-    recipes = [argument for argument in given if argument.endswith((".yaml", ".yml"))]
+    recipes = [name for name in given if recipe_file(name).suffix in (".yaml", ".yml") and not os.path.isdir(name)]
     checkpoints = [argument for argument in given if argument not in recipes]
-    parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), usage=USAGE)
+    parser = RecipeParser((DataArguments, EvaluationArguments, ScoringArguments), USAGE)
     not_ours = other_fields(DataArguments, EvaluationArguments)
     data_args, evaluation, args = parser.parse_recipe([*recipes[:1], *command_line], not_ours)
     if not checkpoints or len(recipes) > 1:

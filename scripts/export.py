@@ -22,14 +22,14 @@ from scl_hf.errors import InputError
 from scl_hf.export import ExportArguments, export
 from scl_hf.pretrained import load_checkpoint
 
-USAGE = "export.py CHECKPOINT --output FILE [--field value …]"
+USAGE = "CHECKPOINT --output FILE [--field value …]"
 
 
 def main() -> None:
     given, fields = split_command_line(sys.argv[1:])
     if len(given) != 1 and not {"-h", "--help"} & set(fields):
         raise InputError(f"one checkpoint comes first: {USAGE}")
-    (args,) = RecipeParser(ExportArguments, usage=USAGE).parse_recipe(fields)
+    (args,) = RecipeParser(ExportArguments, USAGE).parse_recipe(fields)
     logging.disable_progress_bar()
     difference = export(load_checkpoint(given[0], args.trust_remote_code), args)
     print(f"{args.output}: written; its logits agree with the model's to {difference:.0e}")

@@ -28,7 +28,7 @@ from scl_hf.prediction.submission import check_test_images, write_submission
 from scl_hf.prediction.writers import earlier_predictions
 from scl_hf.pretrained import load_checkpoint
 
-USAGE = "predict.py CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
+USAGE = "CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
 
 
 def main() -> int:
@@ -36,9 +36,9 @@ def main() -> int:
     given, fields = split_command_line(sys.argv[1:])
     if len(given) < 2 and not {"-h", "--help"} & set(fields):
         raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
-    args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), usage=USAGE).parse_recipe(fields)
+    args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), USAGE).parse_recipe(fields)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise SharedError("predict.py runs in one process; start it with python, not with torchrun or accelerate.")
+        raise SharedError("predict runs in one process; start it without torchrun and accelerate launch.")
     lock = FolderLock("output", args.output)
     inputs = find_inputs(given[1:], earlier_predictions(args.output))
     if args.submission:

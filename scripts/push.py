@@ -19,14 +19,14 @@ from scl_hf.errors import InputError
 from scl_hf.files import FolderLock
 from scl_hf.hub import HubArguments, Push, check_token, has_ended, is_refusal, reason_of, settings_of
 
-USAGE = "push.py OUTPUT_DIR [--field value …]"
+USAGE = "OUTPUT_DIR [--field value …]"
 
 
 def main() -> int:
     given, fields = split_command_line(sys.argv[1:])
     if len(given) != 1 and not {"-h", "--help"} & set(fields):
         raise InputError(f"the folder of one run comes first: {USAGE}")
-    (arguments,) = RecipeParser((HubArguments,), usage=USAGE).parse_recipe(fields)
+    (arguments,) = RecipeParser((HubArguments,), USAGE).parse_recipe(fields)
     folder = Path(given[0])
     if not any(folder.glob("checkpoint-*")) and not (folder / "config.json").is_file():
         raise InputError(f"{folder}: holds no run. Name the output_dir of one.")

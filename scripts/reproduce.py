@@ -26,7 +26,7 @@ from reproduction.table import Table, read_table
 from transformers.hf_argparser import string_to_bool
 
 from scl_hf.checkpointing.signals import Interrupted
-from scl_hf.cli import run_script
+from scl_hf.cli import recipe_file, run_script
 from scl_hf.data import load_data
 from scl_hf.errors import InputError
 from scl_hf.files import check_writable, replacing
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("table", type=Path, metavar="TABLE.yaml", help="one of recipes/tables, or your own")
+    parser.add_argument("table", type=recipe_file, metavar="TABLE.yaml", help="one of recipes/tables, or your own")
     parser.add_argument("--output_dir", type=Path, metavar="DIR", help="default: runs/<name of the table>")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once; default: one for each GPU or core")
     parser.add_argument("--dry_run", type=string_to_bool, default=False, metavar="true|false", help="only list runs")

@@ -12,7 +12,7 @@ import sys
 from types import FrameType
 
 PROCESS, LAUNCHER = os.getpid(), os.getppid()
-SCRIPT = os.path.basename(sys.argv[0])
+SCRIPT = os.path.basename(sys.argv[0]).removeprefix("scl-hf ").removesuffix(".py")
 LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
 
 
@@ -21,7 +21,7 @@ def leave(number: int, frame: FrameType | None) -> None:
     if os.getpid() != PROCESS and number != signal.SIGTERM:
         return
     if os.getpid() == PROCESS and os.environ.get("RANK", "0") == "0":
-        resume = " (with --resume_from_checkpoint true where there are checkpoints)" * (SCRIPT == "train.py")
+        resume = " (with --resume_from_checkpoint true where there are checkpoints)" * (SCRIPT == "train")
         line = f"stopped by {signal.Signals(number).name}; the same command can be given again{resume}\n"
         with contextlib.suppress(OSError):  # nobody may be there to read it
             os.write(sys.__stderr__.fileno(), line.encode())
@@ -43,7 +43,7 @@ def _follow_launcher() -> None:
         _leave_with_launcher(signal.SIGRTMIN, None)  # it may have ended before
 
 
-if __name__ != "__main__" and SCRIPT in ("train.py", "eval.py", "predict.py", "push.py", "app.py"):
+if __name__ != "__main__" and SCRIPT in ("train", "eval", "predict", "push", "app"):
     for _name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) != signal.SIG_IGN:  # as of nohup
             signal.signal(getattr(signal, _name), leave)

@@ -52,6 +52,7 @@ LAYERS = {
     "optim preparation pretrained progress teacher visualization",
     "dry_run": "config data errors inference optim",
     "prediction": "data errors evaluation files hub inference pretrained processes visualization",
+    "__main__": "cli errors",
 }
 
 # Lines of the package that a script imports, with all that those modules import. Lower a number that has become too

@@ -9,7 +9,7 @@ import yaml
 from transformers import TrainingArguments
 
 from scl_hf import SemiSupervisedConfig
-from scl_hf.cli import RecipeParser, field_help, first_sentence, split_command_line
+from scl_hf.cli import RecipeParser, field_help, first_sentence, recipe_file, split_command_line
 from scl_hf.config import TRAINING_RECIPE, other_fields, steps_of
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, check_field, first_few
@@ -175,8 +175,24 @@ def test_a_wrong_command_line(tmp_path):
         parse(tmp_path, "seed: 1", "--lerning_rate", "1")
     with pytest.raises(InputError, match="unknown field 'second.yaml'"):
         parse(tmp_path, "seed: 1", "second.yaml")
-    with pytest.raises(InputError, match="no such recipe"):
+    with pytest.raises(InputError, match="none.yaml: no such recipe. See .*/recipes."):
         RecipeParser(TRAINING_RECIPE).parse_recipe(["recipes/none.yaml"])
+    with pytest.raises(
+        InputError, match="your_data: no such recipe. Did you mean 'your_data_[a-z0-9]+' or 'your_data_"
+    ):
+        RecipeParser(TRAINING_RECIPE).parse_recipe(["your_data"])
+
+
+def test_a_recipe_of_this_project_needs_only_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert recipe_file("demo") == RECIPES["demo"] and recipe_file("method").parent.name == "tables"
+    assert recipe_file("demo.yaml") == Path("demo.yaml") and recipe_file("none") == Path("none")
+    mine = write(tmp_path / "mine", my="base: demo\nmax_steps: 7") / "my.yaml"
+    _, data, args = RecipeParser(TRAINING_RECIPE).parse_recipe([str(mine)])
+    assert (data.data_dir, args.max_steps, args.logit_adjustment) == ("data/streets", 7, 0.5)
+    (tmp_path / "mine/demo").write_text("seed: 3")  # the user's own file comes first
+    assert parse_recipe(mine).seed == 3 and recipe_file("demo", mine.parent) == mine.parent / "demo"
 
 
 def test_leading_arguments_come_before_the_fields():
@@ -237,8 +253,8 @@ def test_fields_for_another_script_may_stand_in_a_base(tmp_path):
 @pytest.mark.parametrize(
     ("base", "mine", "message"),
     [
-        ("seed: 1", "base: none.yaml", r"my.yaml: base: there is no .*none.yaml. Name a recipe by its path"),
-        ("seed: 1", "base: null", r"my.yaml: base: there is no"),
+        ("seed: 1", "base: none.yaml", r"my.yaml: base: .*none.yaml: no such recipe. See "),
+        ("seed: 1", "base: null", r"my.yaml: base: .*None: no such recipe"),
         ("base: my.yaml", "base: base.yaml", r"my.yaml: base: .*base.yaml has a base itself"),
         ("sed: 1", "base: base.yaml", r"base.yaml: unknown field 'sed'. Did you mean 'seed'\?"),
         ("seed: x", "base: base.yaml\nseed: 1", "base.yaml: seed: invalid int value: 'x'"),

@@ -117,7 +117,7 @@ def test_a_push_that_fails_loses_nothing_and_is_completed_later(hub, train, tmp_
         assert len(lines) <= 3 and all(line.startswith(f"push_to_hub me/{name}: ") for line in lines), said
         if reason is not None:
             assert re.search(reason, lines[-1]), said
-            assert lines[-1].endswith(f"All is in {run}; this completes it: python scripts/push.py {run}")
+            assert lines[-1].endswith(f"All is in {run}; this completes it: scl-hf push {run}")
         else:
             assert "All is in" not in said
         assert (run / "checkpoint-4/modeling_deeplabv3plus.py").is_file()  # of which each revision has a copy
@@ -264,7 +264,7 @@ def test_saves_during_a_push_are_pushed_after_it_and_a_reason_is_said_once(recor
     recorder.errors[:] = [ConnectionError("no route")] * 3
     assert push.end("end") is None
     line = f"push_to_hub me/run: the Hub cannot be reached (no route). All is in {run}; this completes it: "
-    assert capsys.readouterr().err == f"{line}python scripts/push.py {run}\n"
+    assert capsys.readouterr().err == f"{line}scl-hf push {run}\n"
 
 
 def test_what_cannot_pass_is_not_tried_again(recorder, tmp_path):

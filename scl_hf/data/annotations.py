@@ -167,7 +167,7 @@ def _open(source: Path, classes: Sequence[str], findings: Findings) -> tuple[lis
 def _instances(path: Path, names: dict[Any, str], images: Images, findings: Findings) -> Masks:
     """Draws COCO's instances: polygons, RLE and crowds."""
     if find_spec("pycocotools") is None:
-        remedy = "run pip install -c constraints.txt -e '.[masks]' in this project"
+        remedy = "run pip install 'scl_hf[masks]'"
         raise InputError(f"{path}: pycocotools, which reads its objects, is not installed; {remedy}")
 
     def masks(image: _Image) -> Iterator[tuple[str | None, np.ndarray]]:

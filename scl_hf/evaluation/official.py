@@ -40,7 +40,7 @@ def import_official_scorer():
     try:
         from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
     except ImportError as error:
-        remedy = "run pip install 'scl_hf[cityscapes]', or pip install -e '.[cityscapes]' in this project"
+        remedy = "run pip install 'scl_hf[cityscapes]'"
         raise InputError(f"official: the Cityscapes scorer is not installed ({error}); {remedy}") from error
     return evalPixelLevelSemanticLabeling
 

@@ -14,13 +14,14 @@ from ..files import check_writable, writing
 from ..hub import on_the_hub
 
 PACKAGE = Path(__file__).parents[1]
+NOT_SENT = shutil.ignore_patterns("__pycache__", "docs", "recipes", "scripts")
 # The requirements of the page; the Space itself installs Gradio.
 NEEDED = (
     "accelerate", "datasets", "filelock", "huggingface-hub", "numpy", "opencv-python-headless", "pillow", "PyYAML",
     "safetensors", "torch", "transformers",
 )  # fmt: skip
 
-APP = '''"""The page, written by scripts/app.py of scl_hf, whose code is in the folder scl_hf."""
+APP = '''"""The page, written by app.py of scl_hf, whose code is in the folder scl_hf."""
 
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def check_space(space: str, names: Sequence[str]) -> None:
     for name in names:
         if on_the_hub(name) is None:
             problem = f"a Space takes its model from the Hub, and {name} is not there"
-            raise InputError(f"space {space}: {problem}. Push it first with scripts/push.py, and name it user/repo.")
+            raise InputError(f"space {space}: {problem}. Push it first with scl-hf push, and name it user/repo.")
 
 
 def write_space(space: str, names: Sequence[str], examples: Sequence[str], trust_remote_code: bool = False) -> None:
@@ -73,7 +74,7 @@ def write_space(space: str, names: Sequence[str], examples: Sequence[str], trust
     versions = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in NEEDED]
     folder = Path(space)
     with writing(space, folder.parent):
-        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=NOT_SENT)
         for name, text in (("app.py", app), ("README.md", page), ("requirements.txt", "".join(versions))):
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "examples").mkdir()

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from scipy.ndimage import center_of_mass
     except ImportError as error:
-        raise InputError("SciPy is not installed; install it with pip install -e '.[benchmark]'") from error
+        raise InputError("SciPy is not installed; install it with pip install 'scl_hf[benchmark]'") from error
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")

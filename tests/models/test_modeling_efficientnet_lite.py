@@ -144,7 +144,7 @@ def test_config_entries_must_agree():
 
 def test_script_without_the_package_or_with_a_folder_that_is_there(folder, tmp_path, monkeypatch):
     script = load_script(SCRIPT)
-    for target, message in ((folder, "is there already"), (tmp_path / "new", r"pip install -e '.\[evidence\]'")):
+    for target, message in ((folder, "is there already"), (tmp_path / "new", r"pip install 'scl_hf\[evidence\]'")):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(target)])
         monkeypatch.setattr(script, "PACKAGE", "no_such_package")
         with pytest.raises(InputError, match=message):

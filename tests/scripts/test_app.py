@@ -165,7 +165,7 @@ def test_wrong_input_is_one_line(app, checkpoints, tmp_path, monkeypatch):
             app(*arguments)
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "scl_hf.prediction.page")
-    with pytest.raises(InputError, match=r"Gradio is not installed .* '\.\[app\]'"):
+    with pytest.raises(InputError, match=r"Gradio is not installed .* 'scl_hf\[app\]'"):
         app(one)
     assert not (tmp_path / "space").exists()
 

@@ -61,7 +61,7 @@ def test_wrong_folders_and_no_token(push, run, tmp_path, monkeypatch):
         with pytest.raises(InputError, match="holds no run. Name the output_dir of one"):
             push(*folders)
     for folders in ([], [run, run]):
-        with pytest.raises(InputError, match="the folder of one run comes first: push.py OUTPUT_DIR"):
+        with pytest.raises(InputError, match="the folder of one run comes first: OUTPUT_DIR"):
             push(*folders)
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))

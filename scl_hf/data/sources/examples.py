@@ -127,10 +127,7 @@ def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> st
     hint = f"write {field}_images: {folder} and {field}_labels: {folders or 'FOLDER'}"
     hint += ", or validation_fraction: 0.2 to hold out labeled images" * (field != "train")
     if drawn and not folders:
-        hint = (
-            f"{drawn[0]} is no image: draw the objects of COCO or labelme with scripts/prepare_dataset.py masks, or "
-            "save labels as PNG"
-        )
+        hint = f"{drawn[0]} is no image: draw the objects of COCO or labelme with scl-hf masks, or save labels as PNG"
     return f"{folder}: none of the {len(images)} images of split {split} has a label; {hint}"
 
 
