@@ -134,7 +134,7 @@ class RecipeParser(HfArgumentParser):
         in_recipe = set()
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
-            for self.source, values in _read_with_base(Path(recipe)):
+            for self.source, values in _read_with_bases(Path(recipe)):
                 values = {now: v for name, v in values.items() if (now := self._current(str(name))) not in ignored}
                 self._set_recipe_defaults(values)
                 in_recipe |= values.keys()
@@ -224,18 +224,17 @@ class RecipeParser(HfArgumentParser):
             action.required = False
 
 
-def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (file, fields) of a recipe, after those of its base if it names one."""
+def _read_with_bases(path: Path, above: Sequence[Path] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (file, fields) of a recipe, after those of the bases that it names; `above` are those that name it."""
     values = read_yaml(path)
     if "base" not in values:
         return [(str(path), values)]
     base = path.parent / _expanded(str(values.pop("base")), f"{path}: base")
     if not os.path.isfile(base):
         raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
-    inherited = read_yaml(base)
-    if "base" in inherited:
-        raise InputError(f"{path}: base: {base} has a base itself. Name a recipe that has none.")
-    return [(str(base), inherited), (str(path), values)]
+    if any(os.path.samefile(base, recipe) for recipe in (path, *above)):
+        raise InputError(f"{path}: base: {base} is based on this recipe itself. Name another one.")
+    return [*_read_with_bases(base, (path, *above)), (str(path), values)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

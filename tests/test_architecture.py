@@ -26,6 +26,7 @@ LAYERS = {
     "processes": "errors",
     "files": "errors processes",
     "progress": "errors",
+    "rounds": "progress",
     "cutmix": "",
     "pairs": "",
     "losses": "pairs",
@@ -44,12 +45,12 @@ LAYERS = {
     "visualization": "data.normalization errors files",
     "config": "data errors evaluation pretrained processes",
     "cli": "checkpointing.signals errors files processes",
-    "model_card": "cli config data errors evaluation files visualization",
+    "model_card": "cli config data errors evaluation files rounds visualization",
     "objective": "config losses",
     "optim": "config errors",
     "preparation": "config data errors image_processors inference model_card models optim pretrained",
     "trainer": "checkpointing config cutmix data evaluation files image_processors inference model_card objective "
-    "optim preparation pretrained progress teacher visualization",
+    "optim preparation pretrained progress rounds teacher visualization",
     "dry_run": "config data errors inference optim",
     "prediction": "data errors evaluation files hub inference pretrained processes visualization",
 }

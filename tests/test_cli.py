@@ -228,6 +228,12 @@ def test_a_variable_that_is_not_set_is_named(tmp_path, text):
         parse(tmp_path, text)
 
 
+def test_a_base_may_have_a_base_itself(tmp_path):
+    recipes = {"first": "seed: 1\nmax_steps: 2\nnum_boxes: 3", "base": "base: first.yaml\nseed: 4\nmax_steps: 5"}
+    args = parse_recipe(write(tmp_path, **recipes, my="base: base.yaml\nseed: 6") / "my.yaml")
+    assert (args.seed, args.max_steps, args.num_boxes) == (6, 5, 3)
+
+
 def test_fields_for_another_script_may_stand_in_a_base(tmp_path):
     folder = write(tmp_path, base="learning_rate: x\neval_split: test", my="base: base.yaml\ndata_dir: here")
     (data,) = RecipeParser(DataArguments).parse_recipe([str(folder / "my.yaml")], other_fields(DataArguments))
@@ -239,7 +245,8 @@ def test_fields_for_another_script_may_stand_in_a_base(tmp_path):
     [
         ("seed: 1", "base: none.yaml", r"my.yaml: base: there is no .*none.yaml. Name a recipe by its path"),
         ("seed: 1", "base: null", r"my.yaml: base: there is no"),
-        ("base: my.yaml", "base: base.yaml", r"my.yaml: base: .*base.yaml has a base itself"),
+        ("base: my.yaml", "base: base.yaml", r"base.yaml: base: .*my.yaml is based on this recipe itself"),
+        ("seed: 1", "base: my.yaml", r"my.yaml: base: .*my.yaml is based on this recipe itself"),
         ("sed: 1", "base: base.yaml", r"base.yaml: unknown field 'sed'. Did you mean 'seed'\?"),
         ("seed: x", "base: base.yaml\nseed: 1", "base.yaml: seed: invalid int value: 'x'"),
         ("seed: 1", "base: base.yaml\nseed: x", "my.yaml: seed: invalid int value: 'x'"),

@@ -53,7 +53,7 @@ def fingerprint_of(
     """
     settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)} | lengths
     settings["data_seed"] = args.sample_seed
-    settings["labeled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    settings["labeled crops of a step"] = args.step_batch_size
     config = {"architecture": type(model).__name__, "config": model.config.to_dict()}
     config["normalization"] = normalization._asdict()
     described = {}
