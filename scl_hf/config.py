@@ -238,7 +238,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         for name in ("semi_supervised_start_step", "teacher_update_interval"):
             given = getattr(self, name)
             if given not in (None, length, 1 / phases):
-                raise InputError(f"{name}: {given} is not the length of a phase. {remedy}")
+                raise InputError(f"{name}: {given:g} is not the length of a phase. {remedy}")
             setattr(self, name, length)
         self.lr_scheduler_type = self.lr_scheduler_type or RESTARTS
         if self.lr_scheduler_type == RESTARTS:

@@ -132,8 +132,8 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             self.remove_callback(callback)
         self._teaching, self._epochs = TeacherCallback(self.teacher), EpochCallback()
         self._throughput, self._skipped = Throughput(), SkippedFiles()
-        shown = RoundsCallback(), LogLines(), *[ProgressBar()] * (not args.disable_tqdm)
-        for callback in (self._teaching, self._epochs, self._throughput, self._skipped, *shown):
+        own = self._teaching, self._epochs, self._throughput, self._skipped, RoundsCallback(), LogLines()
+        for callback in (*own, *[ProgressBar()] * (not args.disable_tqdm)):
             self.add_callback(callback)
         self.palette = palette_of(self.id2label) if palette is None else palette
         self.last_pair: dict[str, Tensor] | None = None  # unlabeled image of the last step, for the panel
@@ -150,14 +150,13 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         return loader
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        args = self.args
-        given = (self._labeled_sampler, len(self._crops.unlabeled or ()), args.sample_seed, args.step_batch_size)
+        args, unlabeled = self.args, len(self._crops.unlabeled or ())
+        given = (self._labeled_sampler, unlabeled, args.sample_seed, args.step_batch_size)
         self._epochs.sampler = PairSampler(*given, start_step=args.start_step(self._max_steps))
         return self._epochs.sampler
 
     @property
     def _max_steps(self) -> int:
-        """Steps of the run."""
         return self.args.total_steps(len(self._crops), self.args.step_batch_size)
 
     @property

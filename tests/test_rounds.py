@@ -28,7 +28,7 @@ def test_phases_are_equal_and_each_round_begins_with_a_copy():
     assert [settings.phase_of(step, 1200) for step in (0, 1, 400, 401, 800, 801, 1200)] == [0, 0, 0, 1, 1, 2, 2]
     assert settings.phase_ends(1000) == [333, 667, 1000]  # that do not divide the run
     assert [step for step in range(1001) if settings.updates_teacher(step, 1000)] == [333, 667]
-    assert settings.lengths(1000)["semi_supervised_start_step"] == 333
+    assert args(max_steps=1000).lengths(1000)["semi_supervised_start_step"] == 333
     single = args(self_training_rounds=0)
     assert single.lr_scheduler_type == "linear" and single.semi_supervised_start_step == 0.0625
 
