@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.cli import RecipeParser, field_help, first_sentence, split_command_line
-from scl_hf.config import TRAINING_RECIPE, other_fields, steps_of
+from scl_hf.config import TRAINING_RECIPE, other_fields
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, check_field, first_few
 
