@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from ..errors import InputError, check_field, first_few, first_line
+from ..errors import InputError, check_field, counted, first_few, first_line
 
 IGNORE_INDEX = 255
 INPUT_FIELDS = ("value_range", "bands")  # of a recipe, an image processor and [`InputImage`]
@@ -291,8 +291,8 @@ def _to_rgb(name: str, values: np.ndarray, form: InputImage) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     count = values.shape[2]
     if form.bands and max(form.bands) >= count:
-        known = "1 band" if count == 1 else f"{count} bands"
-        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {known}; {_bands_to_write(count)}")
+        held = counted(count, "band")
+        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {held}; {_bands_to_write(count)}")
     values = values[..., form.bands] if form.bands else values
     if form.value_range and values.dtype != np.uint8:
         low, high = form.value_range

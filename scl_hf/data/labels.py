@@ -16,7 +16,7 @@ import numpy as np
 from datasets.features.features import register_feature
 from PIL import Image
 
-from ..errors import InputError, first_few
+from ..errors import InputError, counted, first_few
 from .images import (
     IGNORE_INDEX,
     PNG,
@@ -284,7 +284,7 @@ def _problem(values: np.ndarray, unknown: np.ndarray, labels: LabelImage) -> str
     found, counts = np.unique(values[unknown], return_counts=True)
     named, of_colors = _written(found), values.dtype == np.uint32
     kind = "color" if of_colors else "id"
-    listed = [f"{value} ({count:,} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(named, counts)]
+    listed = [f"{value} ({counted(count, 'pixel')})" for value, count in zip(named, counts)]
     named_so_far = [f"{labels.names[i]}: {value}" for value, i in labels.train_ids.items() if i != IGNORE_INDEX]
     remedy = f"classes: {{{', '.join(named_so_far[:2])}{', …' * (len(named_so_far) > 2)}, NAME: {named[0]}}}"
     if of_colors and not labels.colors:

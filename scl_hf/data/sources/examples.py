@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...errors import InputError, first_few
+from ...errors import InputError, counted, first_few
 from ..arguments import DataArguments
 from ..images import is_image
 from .base import Example
@@ -108,7 +108,7 @@ def find_examples(args: DataArguments) -> Found:
     left_out = [path for path in left_out if path not in listed and not any(map(path.startswith, pool))]
     if left_out:
         first, of = os.path.relpath(min(left_out), root), "list" if lists else "split"
-        count = _count(len(left_out), "file")
+        count = counted(len(left_out), "file")
         notes.append(f"left out: {count} such as {first}: neither images nor labels of a {of}")
     return Found(examples, left_out, notes, tree.others)
 
@@ -146,15 +146,11 @@ def _describe(root: str, split: str, examples: Sequence[Example], affix: str) ->
     usual = all(path.startswith(f"{root}/{split}/images/") for path in images)
     if usual and not affix and all(path.startswith(f"{root}/{split}/labels/") for path in labels):
         return None
-    text = f"{split}: {_count(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
+    text = f"{split}: {counted(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
     if labels:
         joined = ", the masks of an image joined" * os.path.isdir(labels[0])
-        text += f", {_count(len(labels), 'label')} such as {os.path.relpath(labels[0], root)}{joined}"
+        text += f", {counted(len(labels), 'label')} such as {os.path.relpath(labels[0], root)}{joined}"
     return text + f", with {affix} in their names" * bool(affix and labels)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File], dict[str, list]]:
