@@ -297,9 +297,7 @@ def _flops(plan: RunPlan, cost: StepCost, rate: float | None) -> list[tuple]:
     if rate is not None:
         gpu_hours = total / (rate * 1e12) / 3600
         of_gpus = f" on {gpus} GPUs, {gpu_hours:,.2f} GPU-hours" if gpus > 1 else ""
-        hours = (
-            f"{gpu_hours / gpus:,.2f}{of_gpus}, at {rate:g} TFLOP/s a GPU, without waiting for data and evaluations"
-        )
+        hours = f"{gpu_hours / gpus:,.2f}{of_gpus}, at {rate:g} TFLOP/s a GPU, without evaluations and waits for data"
     return [
         ("FLOPs", f"{_unit(cost.student_flops)} an image in training, {_unit(cost.teacher_flops)} one of the teacher"),
         ("", plan.supervised_steps and f"{_unit(supervised)} a supervised step{on}"),

@@ -102,9 +102,7 @@ def find_problem(folder: Path) -> str | None:
     problems += [f"{name} does not belong to the checkpoint, take it out" for name in sorted(there - set(entries))]
     if not problems:
         with ThreadPoolExecutor(THREADS) as pool:
-            problems = list(
-                filter(None, pool.map(lambda name: _mismatch(folder / name, name, entries[name]), entries))
-            )
+            problems = list(filter(None, pool.map(lambda key: _mismatch(folder / key, key, entries[key]), entries)))
     # The damaged file may be the manifest itself.
     return f"{problems[0]} (see {MANIFEST_NAME})" if problems else None
 
