@@ -104,10 +104,7 @@ class ModelArguments:
 
 @dataclass
 class Checkpoint:
-    """
-    A trained model in float32, its path or Hub id, its normalization (by default ImageNet's), and how it reads images
-    where that is recorded.
-    """
+    """A trained model in float32, its path or Hub id, its normalization, and how it reads images where it says so."""
 
     name: str
     model: PreTrainedModel
