@@ -95,10 +95,8 @@ def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_ch
         remedy = "add --allow_changed_recipe true to resume with the new ones"
         if "optim" in found:  # an optimizer cannot take another one's state
             remedy = f"start a new run with --model_name_or_path {checkpoint}"
-        raise InputError(
-            f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. Give the checkpoint's,"
-            f" or {remedy}."
-        )
+        remedy = f"Give the checkpoint's, or {remedy}."
+        raise InputError(f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. {remedy}")
     logger.warning("%s is resumed with other values of %s", checkpoint, differ)
 
 

@@ -91,10 +91,8 @@ class LabelImage(datasets.Image):
         if train_id != IGNORE_INDEX:
             shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
             remedy = f"take {ignore_index} out of label_map" if label_map else f"give label_map: {{{shifted}, …}}"
-            raise InputError(
-                f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}, "
-                "or name an id that no class has"
-            )
+            remedy += ", or name an id that no class has"
+            raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
         ids[ignore_index] = IGNORE_INDEX
         return cls(decode=False, names=list(id2label.values()), train_ids=ids)
 

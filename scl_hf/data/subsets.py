@@ -20,9 +20,7 @@ def choose_images(
     chosen = {(part, index) for part, indices in on_top.items() for index in indices}
     available = sum(map(len, parts.values())) - len(chosen)
     if number > available:
-        raise InputError(
-            f"num_unlabeled: {number}, but the pool has {available} unlabeled images; leave the field out for all"
-        )
+        raise InputError(f"num_unlabeled: {number}, but there are {available} unlabeled images; leave it out for all")
     # By a hash of its id, the rank of an image does not depend on which other images there are
     ranked = sorted(
         (hashlib.sha256(f"{seed}/{part}/{image_id}".encode()).digest(), part, index)

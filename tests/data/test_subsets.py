@@ -32,7 +32,7 @@ def test_a_number_of_unlabeled_images_is_reproducible_nested_and_besides_the_lab
     assert all(set(few[part]) <= set(more[part]) and more[part] == sorted(more[part]) for part in pool)
     assert choose_images(pool, 5, 1, on_top) != few
     assert choose_images(pool, 0, 0, on_top) == {"train": [3, 8], "unlabeled_dirs 0": []}
-    with pytest.raises(InputError, match="num_unlabeled: 24, but the pool has 23 unlabeled images; leave the field"):
+    with pytest.raises(InputError, match="num_unlabeled: 24, but there are 23 unlabeled images; leave it out"):
         choose_images(pool, 24, 0, on_top)
 
 

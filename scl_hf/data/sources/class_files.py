@@ -114,7 +114,5 @@ def _describe_values(labels: Sequence[str]) -> str:
     named += ", NAME: a value of others" * (len(forms) == 1)
     named += "} or, for ids of instances, {NAME: 0, NAME: 1-65535" * (len(forms) > 20 and values[0] == 0)
     held = f"{len(some)} of its labels hold the values {first_few(forms, 20)}"
-    return (
-        f"no id2label.json or other file names the classes; {held}: write classes: {{{named}}}"
-        + f", ignore: {ignored}" * bool(ignored)
-    )
+    remedy = f"write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
+    return f"no id2label.json or other file names the classes; {held}: {remedy}"
