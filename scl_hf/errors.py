@@ -50,7 +50,7 @@ def first_few(items: Iterable[str], n: int = 3) -> str:
 
 def counted(number: int, what: str) -> str:
     """Returns a number of things in words, such as `1 label` and `1,200 labels`."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
