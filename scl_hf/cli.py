@@ -136,7 +136,7 @@ class RecipeParser(HfArgumentParser):
         in_recipe = set()
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)
-            for self.source, values in _read_with_base(recipe_file(recipe)):
+            for self.source, values in _read_with_bases(recipe_file(recipe)):
                 values = {now: v for name, v in values.items() if (now := self._current(str(name))) not in ignored}
                 self._set_recipe_defaults(values)
                 in_recipe |= values.keys()
@@ -226,16 +226,17 @@ class RecipeParser(HfArgumentParser):
             action.required = False
 
 
-def _read_with_base(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (file, fields) of a recipe, after those of its base if it names one."""
+def _read_with_bases(path: Path, above: Sequence[Path] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (file, fields) of a recipe, after those of the bases that it names; `above` are those that name it."""
     values = read_yaml(path)
     if "base" not in values:
         return [(str(path), values)]
     base = recipe_file(_expanded(str(values.pop("base")), f"{path}: base"), path.parent)
-    inherited = read_yaml(base, f"{path}: base: ")
-    if "base" in inherited:
-        raise InputError(f"{path}: base: {base} has a base itself. Name a recipe that has none.")
-    return [(str(base), inherited), (str(path), values)]
+    if not os.path.isfile(base):
+        raise InputError(f"{path}: base: there is no {base}. Name a recipe by its path from this one's folder.")
+    if any(os.path.samefile(base, recipe) for recipe in (path, *above)):
+        raise InputError(f"{path}: base: {base} is based on this recipe itself. Name another one.")
+    return [*_read_with_bases(base, (path, *above)), (str(path), values)]
 
 
 def recipe_file(name: str, folder: Path = Path()) -> Path:
@@ -243,10 +244,10 @@ def recipe_file(name: str, folder: Path = Path()) -> Path:
     return RECIPES.get(name, folder / name) if not os.path.isfile(folder / name) else folder / name
 
 
-def read_yaml(path: Path, where: str = "") -> dict[str, Any]:
-    """Reads the fields of a recipe file, which is named `where`."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads the fields of a recipe file."""
     if not os.path.isfile(path):
-        raise InputError(f"{where}{path}: no such recipe.{did_you_mean(path.stem, RECIPES, 3)} See {HOME}/recipes.")
+        raise InputError(f"{path}: no such recipe.{did_you_mean(path.stem, RECIPES, 3)} See {HOME}/recipes.")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_RecipeLoader)
         json.dumps(values, default=str, skipkeys=True)  # finds an alias within its own anchor

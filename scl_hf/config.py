@@ -1,7 +1,9 @@
 """Settings of a run: `transformers.TrainingArguments` and the fields of the method."""
 
+import json
 import os
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field, fields
 from math import ceil
 from typing import Any
@@ -21,6 +23,7 @@ from .processes import check_joined
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
 # Steps of the run, or below 1 a share of them
 LENGTHS = ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval")
+RESTARTS = "cosine_with_restarts"
 DDP = "several GPUs work with DDP"
 LENGTH = "a number of steps, or a share of the run below 1"
 
@@ -51,6 +54,7 @@ _RULES = (
     ("seed data_seed", lambda seed: 0 <= seed < 2**32, "0 to 4294967295"),  # NumPy's range
     ("semi_supervised_start_step semi_supervised_ramp_steps", _is_length, LENGTH),
     ("teacher_update_interval", lambda steps: steps > 0 and _is_length(steps), f"above 0: {LENGTH}"),
+    ("self_training_rounds", lambda rounds: rounds >= 0, "0 or more"),
     ("num_pairs", lambda pairs: pairs >= 1, "1 or more, or left out for all pairs"),
     ("cutmix_ratio", lambda ratio: 0 < ratio <= 1, "above 0 and at most 1"),
     ("relaxation_window", lambda window: window >= 1 and window % 2 == 1, "odd"),
@@ -92,8 +96,14 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             confirm each other's errors. By default, as in the paper, the EMA model of each step gives them.
         ema_validation (`bool`, *optional*, defaults to `True`):
             Whether the EMA model is evaluated and published. If not, it is the student (Table 3).
-        semi_supervised_start_step (`float`, *optional*, defaults to 0.0625):
-            Supervised steps at the start. They train a new head before the unlabeled images join.
+        self_training_rounds (`int`, *optional*, defaults to 0):
+            Rounds of self-training, after a supervised phase. Phase and rounds are equally long. At the start of each
+            round the EMA model becomes its frozen teacher; in each the learning rate falls to 0; each ends with an
+            evaluation. It sets `semi_supervised_start_step`, `teacher_update_interval`, `lr_scheduler_type` and
+            `lr_scheduler_kwargs`, unless a recipe gives them. 0: the single phase of the paper.
+        semi_supervised_start_step (`float`, *optional*):
+            Supervised steps at the start. They train a new head before the unlabeled images join. By default 0.0625,
+            or the first phase of `self_training_rounds`.
         semi_supervised_ramp_steps (`float`, *optional*, defaults to 0.0625):
             Steps of the ramp-up. After the supervised start λ_c and λ_sc grow linearly from 0 to their values.
         sync_batch_norm (`bool`, *optional*, defaults to `True`): Whether all GPUs share their BatchNorm statistics.
@@ -117,6 +127,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     > These fields have other defaults than in [`~transformers.TrainingArguments`]:
     > - `optim`: Defaults to `"adamw_torch"` instead of `"adamw_torch_fused"`.
     > - `learning_rate`: Defaults to `6e-05` instead of `5e-05`.
+    > - `lr_scheduler_type`: Defaults to `None` instead of `"linear"`, which it is without `self_training_rounds`.
     > - `weight_decay`: Defaults to `0.01` instead of `0.0`, and is on all parameters.
     > - `num_train_epochs`: Defaults to `175.0` instead of `3.0`. Epochs are those of the labeled images.
     > - `per_device_train_batch_size`: Defaults to `4` instead of `8`. As many mixed crops join them.
@@ -145,7 +156,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     ema_teacher: bool = True
     teacher_update_interval: float | None = None
     ema_validation: bool = True
-    semi_supervised_start_step: float = 0.0625
+    self_training_rounds: int = 0
+    semi_supervised_start_step: float | None = None
     semi_supervised_ramp_steps: float = 0.0625
     sync_batch_norm: bool = True
     evaluate_both: bool = False
@@ -160,6 +172,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     # TrainingArguments, with values for a pre-trained model …
     optim: str = "adamw_torch"
     learning_rate: float = 6e-5
+    lr_scheduler_type: str | None = None
     weight_decay: float = 0.01
     num_train_epochs: float = 175.0
     per_device_train_batch_size: int = 4
@@ -186,10 +199,11 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             if parse_flag_from_env(variable):
                 remedy = "Configure accelerate launch as in recipes/accelerate_configs."
                 raise InputError(f"{variable}: must be left out: {DDP}, got {os.environ[variable]!r}. {remedy}")
-        boxes, interval = self.num_boxes, self.teacher_update_interval
+        boxes = self.num_boxes
         check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= boxes, f"1 to num_boxes ({boxes})")
-        follows = interval is None or self.ema_teacher
-        check_field(self, "teacher_update_interval", follows, "left out where ema_teacher is off")
+        for name in ("teacher_update_interval", "self_training_rounds"):
+            check_field(self, name, not getattr(self, name) or self.ema_teacher, "left out where ema_teacher is off")
+        self._set_phases()
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
         installed = get_available_reporting_integrations()
         # transformers does not look whether flyte is installed.
@@ -209,6 +223,32 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory  # the host need not wait for a batch
 
+    def _set_phases(self) -> None:
+        """Sets the fields that `self_training_rounds` decides; rejects those that contradict it."""
+        phases = self.self_training_rounds + 1
+        if phases == 1:
+            self.lr_scheduler_type = self.lr_scheduler_type or "linear"
+            if self.semi_supervised_start_step is None:
+                self.semi_supervised_start_step = 0.0625
+            return
+        known = self.max_steps > 0
+        length = steps_of(1 / phases, self.max_steps) if known else 1 / phases
+        cut = f"max_steps {self.max_steps}" if known else "the run"
+        remedy = f"Leave it out, or self_training_rounds: {phases - 1} cuts {cut} into {phases} equal phases."
+        for name in ("semi_supervised_start_step", "teacher_update_interval"):
+            given = getattr(self, name)
+            if given not in (None, length, 1 / phases):
+                raise InputError(f"{name}: {given:g} is not the length of a phase. {remedy}")
+            setattr(self, name, length)
+        self.lr_scheduler_type = self.lr_scheduler_type or RESTARTS
+        if self.lr_scheduler_type == RESTARTS:
+            cycles, given = {"num_cycles": phases}, self.lr_scheduler_kwargs
+            self.lr_scheduler_kwargs = json.loads(given) if isinstance(given, str) else given or cycles
+            if self.lr_scheduler_kwargs != cycles:
+                raise InputError(f"lr_scheduler_kwargs: {given} is not one cycle a phase. {remedy}")
+            if self.warmup_steps:
+                raise InputError(f"warmup_steps: {self.warmup_steps} would delay the rate in each phase. {remedy}")
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the token out: every checkpoint holds the pickled settings, and they are pushed."""
         return self.__dict__ | {"hub_token": None}
@@ -223,6 +263,11 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         """True if unlabeled images take part in the training at all."""
         return self.consistency_weight > 0 or self.structured_consistency_weight > 0
 
+    @property
+    def step_batch_size(self) -> int:
+        """Labeled crops of a step, over all processes and accumulated batches."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
     def total_steps(self, num_labeled: int, batch_size: int) -> int:
         """Steps of a run whose step takes `batch_size` labeled crops."""
         return self.max_steps if self.max_steps > 0 else ceil(self.num_train_epochs * ceil(num_labeled / batch_size))
@@ -230,6 +275,15 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
     def lengths(self, max_steps: int) -> dict[str, int]:
         """The fields that are lengths, in steps of a run of `max_steps`."""
         return {name: steps_of(length, max_steps) for name in LENGTHS if (length := getattr(self, name)) is not None}
+
+    def phase_ends(self, max_steps: int) -> list[int]:
+        """Returns the last step, counted from 1, of each phase that `self_training_rounds` cuts a run into."""
+        phases = self.self_training_rounds + 1
+        return [steps_of(number / phases, max_steps) for number in range(1, phases)] + [max_steps]
+
+    def phase_of(self, step: int, max_steps: int) -> int:
+        """Returns the phase of a step, counted from 1: 0 is the supervised one, then come the rounds."""
+        return bisect_left(self.phase_ends(max_steps), step)
 
     def start_step(self, max_steps: int) -> int:
         """Returns the first step, counted from 0, with unlabeled images."""
@@ -244,6 +298,8 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     def updates_teacher(self, step: int, max_steps: int) -> bool:
         """Returns whether a new frozen copy of the EMA model is made before a step."""
+        if self.self_training_rounds:
+            return step in self.phase_ends(max_steps)[:-1]
         if self.teacher_update_interval is None:
             return False
         steps = step - self.start_step(max_steps)

@@ -20,7 +20,7 @@ from .config import SemiSupervisedConfig
 from .data.batch import pair_collator
 from .data.crops import PairedCrops
 from .data.sampler import LabeledSampler, PairSampler
-from .errors import InputError, check_field, check_finite
+from .errors import InputError, check_field, check_finite, counted
 from .inference import upsample_logits
 from .optim import encoder_of, small_optimizer
 
@@ -256,8 +256,8 @@ def _steps(plan: RunPlan, args: SemiSupervisedConfig, num_labeled: int, num_unla
         start = "all" if plan.supervised_steps == plan.steps else f"the first {plan.supervised_steps:,}"
         epochs += f"; {start} supervised"
     return [
-        ("a step", f"{_count(plan.batch_size, 'labeled crop')} of {height}×{width}{mixed}, on {gpus}"),
-        ("the run", f"{_count(plan.steps, 'step')}: {epochs}"),
+        ("a step", f"{counted(plan.batch_size, 'labeled crop')} of {height}×{width}{mixed}, on {gpus}"),
+        ("the run", f"{counted(plan.steps, 'step')}: {epochs}"),
         ("", f"{labeled:,} labeled crops, {labeled / num_labeled:,.1f} an image"),
         ("", unlabeled and f"{unlabeled:,} unlabeled crops, {unlabeled / num_unlabeled:,.1f} an image"),
     ]
@@ -297,9 +297,7 @@ def _flops(plan: RunPlan, cost: StepCost, rate: float | None) -> list[tuple]:
     if rate is not None:
         gpu_hours = total / (rate * 1e12) / 3600
         of_gpus = f" on {gpus} GPUs, {gpu_hours:,.2f} GPU-hours" if gpus > 1 else ""
-        hours = (
-            f"{gpu_hours / gpus:,.2f}{of_gpus}, at {rate:g} TFLOP/s a GPU, without waiting for data and evaluations"
-        )
+        hours = f"{gpu_hours / gpus:,.2f}{of_gpus}, at {rate:g} TFLOP/s a GPU, without evaluations and waits for data"
     return [
         ("FLOPs", f"{_unit(cost.student_flops)} an image in training, {_unit(cost.teacher_flops)} one of the teacher"),
         ("", plan.supervised_steps and f"{_unit(supervised)} a supervised step{on}"),
@@ -315,10 +313,6 @@ def _memory(parts: dict[str, float], args: SemiSupervisedConfig) -> list[tuple]:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     rows = [("memory", f"about {total / divisor:,.1f} {unit} a GPU, in {precision}; CUDA's own come on top")]
     return rows + [("", f"{size / divisor:>8,.1f}  {name}") for name, size in parts.items()]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _unit(number: float) -> str:

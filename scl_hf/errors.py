@@ -48,6 +48,11 @@ def first_few(items: Iterable[str], n: int = 3) -> str:
     return ", ".join(few[:n] + ["…"] * (len(few) > n))
 
 
+def counted(number: int, what: str) -> str:
+    """Returns a number of things in words, such as `1 label` and `1,200 labels`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def did_you_mean(name: Any, known: Iterable[str], n: int = 1) -> str:
     """Returns a question that names the `n` most similar known names, or nothing."""
     close = " or ".join(f"'{similar}'" for similar in difflib.get_close_matches(str(name), list(known), n))

@@ -160,9 +160,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def disk_full(
-    error: BaseException, what: str, folder: str | os.PathLike, remedy: str, needed: int = 0
-) -> DiskFullError:
+def disk_full(error: Exception, what: str, folder: str | os.PathLike, remedy: str, needed: int = 0) -> DiskFullError:
     """Returns one line on what was being written into `folder`, the bytes `needed` and free, and what to do."""
     folder = next((path for path in (Path(folder), *Path(folder).absolute().parents) if path.is_dir()), Path())
     reasons = [_FULL.get(getattr(found, "errno", None)) for found in (error, error.__cause__, error.__context__)]

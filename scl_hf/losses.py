@@ -296,10 +296,8 @@ def _inverse_norms(vectors: Tensor, visible: Tensor) -> Tensor:
 
 def _check_probs(student_probs: Tensor, teacher_probs: Tensor) -> None:
     if student_probs.dim() != 4 or student_probs.shape != teacher_probs.shape:
-        raise ValueError(
-            "student_probs and teacher_probs must have the same shape (B, C, H, W), "
-            f"got {tuple(student_probs.shape)} and {tuple(teacher_probs.shape)}"
-        )
+        got = f"got {tuple(student_probs.shape)} and {tuple(teacher_probs.shape)}"
+        raise ValueError(f"student_probs and teacher_probs must have the same shape (B, C, H, W), {got}")
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

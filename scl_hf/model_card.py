@@ -22,12 +22,13 @@ from .data.sources.base import License
 from .errors import InputError, first_line
 from .evaluation.scoring import SCORES, describe_settings, iou_name
 from .files import replacing, write_text
+from .rounds import scores_of_phases
 
 # Fields in the table of settings: two groups by the first sentence of their documentation, the last by their names
 SETTINGS = "relaxation_window logit_adjustment ema_decay class_uniform_share crop_size".split()
 SEMI_SUPERVISED_SETTINGS = (
     "consistency_weight structured_consistency_weight num_boxes num_loss_boxes num_pairs cutmix_ratio ema_teacher "
-    "teacher_update_interval semi_supervised_start_step semi_supervised_ramp_steps"
+    "self_training_rounds teacher_update_interval semi_supervised_start_step semi_supervised_ramp_steps"
 ).split()
 TRAINING_SETTINGS = "optim learning_rate lr_scheduler_type weight_decay seed".split()
 # Score -> its type in the model index, and its name there
@@ -138,6 +139,7 @@ def fill_model_card(
         "model_license": facts.license,
         "evaluation": evaluation,
         "metrics": facts.metrics,
+        "phases": scores_of_phases(facts.log_history),
         "ious": ious,
         "curves": CURVES if CURVES in images else None,
         "panel": PANEL if PANEL in images else None,
@@ -161,8 +163,7 @@ def _settings(args: SemiSupervisedConfig, steps: int) -> dict[str, Any]:
     names = (*SEMI_SUPERVISED_SETTINGS * args.semi_supervised, *SETTINGS)
     settings = {first_sentence(texts[name]): values[name] for name in names}
     settings |= {name.replace("_", " "): values[name] for name in TRAINING_SETTINGS}
-    crops = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    settings["labeled crops of a step" + ", and as many mixed ones" * args.semi_supervised] = crops
+    settings["labeled crops of a step" + ", and as many mixed ones" * args.semi_supervised] = args.step_batch_size
     return settings | {"processes": f"{args.world_size}, on {args.device.type.upper()}"}
 
 

@@ -29,7 +29,6 @@ from .checkpointing.finite import check_weights
 from .data.images import InputImage
 from .data.normalization import Normalization
 from .data.palette import palette_of
-from .data.sources import cityscapes
 from .errors import InputError, first_few, first_line
 from .heads import match_head
 from .hub import on_the_hub
@@ -48,15 +47,7 @@ HEADS = {
 }
 LABEL_FIELDS = {"id2label", "label2id", "num_labels"}  # the classes are those of the data
 # Fields of `DeepLabV3PlusConfig` that are WideResNet-38's, or set elsewhere
-TRUNK_FIELDS = {
-    "stem_channels",
-    "depths",
-    "channels",
-    "dilations",
-    "dropout_probs",
-    "backbone_config",
-    "output_stride",
-}
+TRUNK_FIELDS = set("stem_channels depths channels dilations dropout_probs backbone_config output_stride".split())
 
 
 @dataclass
@@ -113,10 +104,7 @@ class ModelArguments:
 
 @dataclass
 class Checkpoint:
-    """
-    A trained model in float32, its path or Hub id, its normalization (by default ImageNet's), and how it reads images
-    where that is recorded.
-    """
+    """A trained model in float32, its path or Hub id, its normalization, and how it reads images where it says so."""
 
     name: str
     model: PreTrainedModel
@@ -127,11 +115,6 @@ class Checkpoint:
     def id2label(self) -> dict[int, str]:
         """Train id -> name, in the order of the ids."""
         return dict(sorted(self.model.config.id2label.items()))
-
-    @property
-    def is_cityscapes(self) -> bool:
-        """Returns whether the classes are the 19 of Cityscapes, in their order."""
-        return cityscapes.is_cityscapes(self.id2label)
 
     @property
     def palette(self) -> np.ndarray:

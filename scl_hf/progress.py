@@ -102,19 +102,20 @@ def run_summary(
     """Returns a paragraph about model, data and settings of a run that is about to start."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     height, width = args.crop_size
-    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     data = f"{num_labeled} labeled, {num_unlabeled} unlabeled, {num_evaluated} to evaluate on"
     crops = " and as many CutMix ones" if num_unlabeled else ", no unlabeled ones"
     loss = f"L_x + {args.consistency_weight:g} L_c + {args.structured_consistency_weight:g} L_sc"
     start, ramp = args.semi_supervised_start_step, args.semi_supervised_ramp_steps
+    if args.self_training_rounds:
+        start, loss = 0, f"{loss}, self_training_rounds {args.self_training_rounds}"
     for what, length in (("unlabeled images after", start), ("ramp of", ramp)):
         if length and num_unlabeled:
             loss += f", {what} {100 * length:g} % of the run" if length < 1 else f", {what} {length} steps"
     return (
         f"model      {type(model).__name__}, {millions:.2f} M parameters, on {args.device}{processes}\n"
         f"images     {data}, {len(model.config.id2label)} classes\n"
-        f"a step     {batch_size} labeled crops of {height}×{width}{crops}\n"
+        f"a step     {args.step_batch_size} labeled crops of {height}×{width}{crops}\n"
         f"loss       {loss}\nwrites to  {args.output_dir}"
     )
 

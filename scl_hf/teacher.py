@@ -49,7 +49,7 @@ def _broadcast(tensors: list[torch.Tensor]) -> None:
 
 
 class TeacherCallback(TrainerCallback):
-    """Updates the teacher after each step, and its frozen copy after each `teacher_update_interval`."""
+    """Updates the teacher after each step, and its frozen copy at each `teacher_update_interval` or round."""
 
     def __init__(self, teacher: EMATeacher):
         self.teacher = teacher

@@ -42,6 +42,7 @@ from .optim import decayed_parameters, encoder_of, split_off_encoder
 from .preparation import check_batch_size, check_settings_of, open_model
 from .pretrained import load_weights
 from .progress import LogLines, ProgressBar, SkippedFiles, Throughput, write
+from .rounds import RoundsCallback
 from .teacher import EMATeacher, TeacherCallback
 from .visualization.panels import training_panel
 
@@ -131,10 +132,9 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             self.remove_callback(callback)
         self._teaching, self._epochs = TeacherCallback(self.teacher), EpochCallback()
         self._throughput, self._skipped = Throughput(), SkippedFiles()
-        for callback in (self._teaching, self._epochs, self._throughput, self._skipped, LogLines()):
+        own = self._teaching, self._epochs, self._throughput, self._skipped, RoundsCallback(), LogLines()
+        for callback in (*own, *[ProgressBar()] * (not args.disable_tqdm)):
             self.add_callback(callback)
-        if not args.disable_tqdm:
-            self.add_callback(ProgressBar())
         self.palette = palette_of(self.id2label) if palette is None else palette
         self.last_pair: dict[str, Tensor] | None = None  # unlabeled image of the last step, for the panel
         self._scores: tuple[int, dict[str, float]] | None = None  # the last evaluation, and its step
@@ -150,21 +150,19 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         return loader
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
-        batch_size, max_steps = self._plan
-        given = (self._labeled_sampler, len(self._crops.unlabeled or ()), self.args.sample_seed, batch_size)
-        self._epochs.sampler = PairSampler(*given, start_step=self.args.start_step(max_steps))
+        args, unlabeled = self.args, len(self._crops.unlabeled or ())
+        given = (self._labeled_sampler, unlabeled, args.sample_seed, args.step_batch_size)
+        self._epochs.sampler = PairSampler(*given, start_step=args.start_step(self._max_steps))
         return self._epochs.sampler
 
     @property
-    def _plan(self) -> tuple[int, int]:
-        """Labeled crops of a step, over all processes and accumulated batches, and steps of the run."""
-        batch_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return batch_size, self.args.total_steps(len(self._crops), batch_size)
+    def _max_steps(self) -> int:
+        return self.args.total_steps(len(self._crops), self.args.step_batch_size)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a resumed run must share with the run that wrote its checkpoint."""
-        of_data = self._crops.datasets, self._crops.contents, self.args.lengths(self._plan[1])
+        of_data = self._crops.datasets, self._crops.contents, self.args.lengths(self._max_steps)
         return fingerprint_of(self.args, self.evaluated_model, self.normalization, *of_data)
 
     def images_of_step(self, step: int) -> list[str]:
@@ -335,7 +333,9 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         return PredictionOutput(predictions, labels, metrics)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds images per second and the minutes left to a training log."""
+        """Adds the round, and to a training log images per second and the minutes left."""
+        if self.args.self_training_rounds and "train_runtime" not in logs:
+            logs["round"] = self.args.phase_of(self.state.global_step, self.state.max_steps)
         if "loss" in logs:
             step = self.state.global_step
             logs |= self._throughput.figures(step, self.state.max_steps, self.args.world_size)

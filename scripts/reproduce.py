@@ -6,14 +6,17 @@ Trains a table of runs, rows × label shares × seeds, each one a process of scr
 
 Further `--field value` are fields of train.py for all runs; the table's rows override them. After any stop the same
 command resumes: it keeps finished runs, and resumes an unfinished one from its checkpoint.
-Each run gets a result.json and its logs. In the end the script writes a page of Markdown, a figure and the scores of
-all runs as CSV, named after the table.
+Each run gets a result.json and its logs. A page of Markdown, a figure and the scores of all runs as CSV, named after
+the table, are written anew whenever a run has ended. The figure of a table whose shares are numbers of labels
+("10 labels", three or more) shows the scores over that number.
 Exit code 1: a run failed and the others are done; the same command tries it again. 2: wrong input. 130: stopped.
 """
 
 import argparse
 import shlex
 import signal
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,14 +25,14 @@ from reproduction.figure import plot_table
 from reproduction.report import markdown_page, scores_csv
 from reproduction.running import check_folder, command, only_one, read_result, run_all, slots
 from reproduction.summary import Summary
-from reproduction.table import Table, read_table
+from reproduction.table import Run, Table, read_table
 from transformers.hf_argparser import string_to_bool
 
 from scl_hf.checkpointing.signals import Interrupted
 from scl_hf.cli import recipe_file, run_script
 from scl_hf.data import load_data
 from scl_hf.errors import InputError
-from scl_hf.files import check_writable, replacing
+from scl_hf.files import check_writable, write_text
 from scl_hf.pretrained import load_model
 
 
@@ -65,26 +68,29 @@ def main() -> int:
             run = next(run for run in todo if run.share == share)
             load_model(run.model, load_data(run.data).id2label)
 
-        # 3. The runs that are left
+        # 3. The runs that are left, and what they show, anew whenever one has ended
         print(f"{len(todo)} of {len(table.runs)} runs to train, {len(environments)} at once, in {output_dir}")
-        failed = run_all(todo, table.gpus, environments, lock)
-
-        # 4. The page, the figure and the scores
-        results = {run: result for run in table.runs if (result := read_result(run))}
-        scores = {(run.share, run.row, run.seed): result["scores"] for run, result in results.items()}
-        summary = Summary(table.rows, table.shares, table.baseline, scores)
-        page = output_dir / f"{table.path.stem}.md"
-        figure, scores_file = page.with_suffix(".png"), page.with_suffix(".csv")
-        if results:
-            plot_table(summary, table.title, figure)
-            with replacing(scores_file) as partial:
-                partial.write_text(scores_csv(results.values()), encoding="utf-8")
-        hours = sum(result["seconds"] for result in results.values()) / 3600
-        with replacing(page) as partial:
-            partial.write_text(markdown_page(table, summary, failed, hours, figure.name), encoding="utf-8")
-    beside = f", beside it are {figure.name} and {scores_file.name}" if results else ""
+        report = partial(write_page, table, output_dir)
+        failed = run_all(todo, table.gpus, environments, lock, report)
+        page, *others = report(failed)
+    beside = f", beside it are {' and '.join(path.name for path in others)}" if others else ""
     print(f"\n{page.read_text(encoding='utf-8')}\nthe table is {page}{beside}")
     return 1 if failed else 0
+
+
+def write_page(table: Table, output_dir: Path, failed: Mapping[Run, str]) -> list[Path]:
+    """Writes the page, and the figure and the scores if there are any; returns the files."""
+    results = {run: result for run in table.runs if (result := read_result(run))}
+    scores = {(run.share, run.row, run.seed): result["scores"] for run, result in results.items()}
+    summary = Summary(table.rows, table.shares, table.baseline, scores)
+    page = output_dir / f"{table.path.stem}.md"
+    figure, scores_file = page.with_suffix(".png"), page.with_suffix(".csv")
+    if results:
+        plot_table(summary, table.title, figure)
+        write_text(scores_file, scores_csv(results.values()))
+    seconds = [result["seconds"] for result in results.values()]
+    write_text(page, markdown_page(table, summary, failed, seconds, figure.name))
+    return [page, figure, scores_file] if results else [page]
 
 
 def list_runs(table: Table, seconds_per_step: float | None) -> str:

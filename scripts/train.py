@@ -36,6 +36,7 @@ from scl_hf.preparation import check_settings_of
 from scl_hf.pretrained import ModelArguments, load_model
 from scl_hf.processes import is_main_process
 from scl_hf.progress import run_summary, usage
+from scl_hf.rounds import describe_gains
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
 
     # 5. How to use it
     if trainer.is_world_process_zero():
-        print(usage(model, args))
+        print(describe_gains(trainer.state.log_history) + usage(model, args))
     trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
     trainer.accelerator.end_training()
 

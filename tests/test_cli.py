@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from scl_hf import SemiSupervisedConfig
 from scl_hf.cli import RecipeParser, field_help, first_sentence, recipe_file, split_command_line
-from scl_hf.config import TRAINING_RECIPE, other_fields, steps_of
+from scl_hf.config import TRAINING_RECIPE, other_fields
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, check_field, first_few
 
@@ -186,6 +186,8 @@ def test_a_wrong_command_line(tmp_path):
 def test_a_recipe_of_this_project_needs_only_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
+    tables = {path.stem for path in (RECIPES["demo"].parent / "tables").glob("*.yaml")}
+    assert not tables & RECIPES.keys()  # they go by their names, too
     assert recipe_file("demo") == RECIPES["demo"] and recipe_file("method").parent.name == "tables"
     assert recipe_file("demo.yaml") == Path("demo.yaml") and recipe_file("none") == Path("none")
     mine = write(tmp_path / "mine", my="base: demo\nmax_steps: 7") / "my.yaml"
@@ -244,6 +246,12 @@ def test_a_variable_that_is_not_set_is_named(tmp_path, text):
         parse(tmp_path, text)
 
 
+def test_a_base_may_have_a_base_itself(tmp_path):
+    recipes = {"first": "seed: 1\nmax_steps: 2\nnum_boxes: 7", "base": "base: first.yaml\nseed: 4\nmax_steps: 5"}
+    args = parse_recipe(write(tmp_path, **recipes, my="base: base.yaml\nseed: 6") / "my.yaml")
+    assert (args.seed, args.max_steps, args.num_boxes) == (6, 5, 7)
+
+
 def test_fields_for_another_script_may_stand_in_a_base(tmp_path):
     folder = write(tmp_path, base="learning_rate: x\neval_split: test", my="base: base.yaml\ndata_dir: here")
     (data,) = RecipeParser(DataArguments).parse_recipe([str(folder / "my.yaml")], other_fields(DataArguments))
@@ -253,9 +261,10 @@ def test_fields_for_another_script_may_stand_in_a_base(tmp_path):
 @pytest.mark.parametrize(
     ("base", "mine", "message"),
     [
-        ("seed: 1", "base: none.yaml", r"my.yaml: base: .*none.yaml: no such recipe. See "),
-        ("seed: 1", "base: null", r"my.yaml: base: .*None: no such recipe"),
-        ("base: my.yaml", "base: base.yaml", r"my.yaml: base: .*base.yaml has a base itself"),
+        ("seed: 1", "base: none.yaml", r"my.yaml: base: there is no .*none.yaml. Name a recipe by its path"),
+        ("seed: 1", "base: null", r"my.yaml: base: there is no"),
+        ("base: my.yaml", "base: base.yaml", r"base.yaml: base: .*my.yaml is based on this recipe itself"),
+        ("seed: 1", "base: my.yaml", r"my.yaml: base: .*my.yaml is based on this recipe itself"),
         ("sed: 1", "base: base.yaml", r"base.yaml: unknown field 'sed'. Did you mean 'seed'\?"),
         ("seed: x", "base: base.yaml\nseed: 1", "base.yaml: seed: invalid int value: 'x'"),
         ("seed: 1", "base: base.yaml\nseed: x", "my.yaml: seed: invalid int value: 'x'"),
@@ -370,14 +379,20 @@ def test_the_parsed_values_of_the_recipes(name):
     assert {field: args[field] for field in expected} == expected
 
 
-def test_the_defaults_are_those_of_the_recipe_for_your_data():
+def test_the_recipe_for_your_data_has_the_defaults_but_for_its_rounds():
     recipe = RecipeParser(TRAINING_RECIPE).parse_recipe([str(RECIPES["your_data_segformer"]), "--use_cpu", "true"])
-    args = SemiSupervisedConfig(recipe[-1].output_dir, max_steps=8000, use_cpu=True)
+    own = {"self_training_rounds": 2, "structured_consistency_weight": 1.0, "logit_adjustment": 0.5}
+    args = SemiSupervisedConfig(recipe[-1].output_dir, max_steps=7500, use_cpu=True, **own)
     differing = {field.name for field in fields(args) if getattr(args, field.name) != getattr(recipe[-1], field.name)}
-    length = {"semi_supervised_start_step", "semi_supervised_ramp_steps"}
     workers = {"dataloader_num_workers", "dataloader_persistent_workers"}
-    assert differing == length | workers | {"lr_scheduler_type", "lr_scheduler_kwargs", "seed"}
-    assert all(steps_of(getattr(args, name), 8000) == getattr(recipe[-1], name) for name in length)
+    assert differing == {"semi_supervised_ramp_steps", "seed"} | workers
+
+
+def test_the_recipes_for_your_data_have_one_shape():
+    cpu, *larger = (parse_recipe(RECIPES[f"your_data_{name}"]) for name in ("cpu", "segformer", "dinov2"))
+    shared = "self_training_rounds consistency_weight structured_consistency_weight logit_adjustment lr_scheduler_type"
+    for name in shared.split():
+        assert {getattr(args, name) for args in larger} == {getattr(cpu, name)}
 
 
 @pytest.mark.parametrize("name", [name for name, values in VALUES.items() if "base" in values])
@@ -445,6 +460,8 @@ def test_the_recipe_that_is_passed_on_is_the_same_run(tmp_path, name):
         "/home/me/toy_dataset",
         "--optim",
         "adamw_torch",
+        "--lr_scheduler_type",
+        "polynomial",
         "--lr_scheduler_kwargs",
     ]
     given += ['{"power": 0.9}', "--unlabeled_dirs", "../drive", "more/drives", "--labeled_seed", "1", "--seed", "5"]

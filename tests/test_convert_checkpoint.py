@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from scl_hf.cli import run_script
 from scl_hf.data.normalization import Normalization
-from scl_hf.data.sources.cityscapes import ID2LABEL
+from scl_hf.data.sources.cityscapes import ID2LABEL, is_cityscapes
 from scl_hf.errors import InputError
 from scl_hf.image_processors import normalization_of
 from scl_hf.pretrained import load_checkpoint
@@ -197,7 +197,7 @@ def test_files_from_before_torch_1_6_and_numpy_2(convert, weights, tmp_path):
 
 def test_the_folder_is_a_checkpoint_like_any_other(convert, weights, tmp_path):
     convert(weights)
-    assert load_checkpoint(str(tmp_path / "out")).is_cityscapes
+    assert is_cityscapes(load_checkpoint(str(tmp_path / "out")).id2label)
     assert normalization_of(AutoImageProcessor.from_pretrained(tmp_path / "out")) == Normalization()
     assert (tmp_path / "out/modeling_deeplabv3plus.py").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source.pth"]

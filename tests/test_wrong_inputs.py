@@ -173,6 +173,33 @@ CASES = {
     "no box": (fields(num_boxes=0), TRAIN, "num_boxes"),
     "more loss boxes than boxes": (fields(num_loss_boxes=5), TRAIN, "num_loss_boxes"),
     "adjustment beyond reason": (fields(logit_adjustment=5.0), TRAIN, "logit_adjustment"),
+    "rounds without an unlabeled image": (
+        fields(
+            **{"self_training_rounds": 1, "semi_supervised_start_step": None, "max_steps": 2},
+            **{"labeled_fraction": 1.0, "unlabeled_includes_labeled": False},
+        ),
+        TRAIN,
+        "no unlabeled images",
+    ),
+    "fewer steps than phases": (
+        fields(self_training_rounds=9, semi_supervised_start_step=None, lr_scheduler_type="constant", max_steps=9),
+        TRAIN,
+        "self_training_rounds: must be below the run's 9 steps",
+    ),
+    "rounds against a start step": (
+        fields(self_training_rounds=1, semi_supervised_start_step=9, max_steps=10),
+        TRAIN,
+        "semi_supervised_start_step: 9 is not the length of a phase",
+    ),
+    "rounds against a rate": (
+        fields(
+            **{"self_training_rounds": 1, "semi_supervised_start_step": None},
+            **{"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 5}},
+        ),
+        TRAIN,
+        "lr_scheduler_kwargs: .* is not one cycle a phase",
+    ),
+    "negative rounds": (fields(self_training_rounds=-1), TRAIN, "self_training_rounds"),
     "no step for a teacher": (fields(teacher_update_interval=0), TRAIN, "teacher_update_interval"),
     "copies without an EMA teacher": (
         fields(teacher_update_interval=10, ema_teacher=False),

@@ -47,20 +47,19 @@ def fingerprint_of(
     files: Mapping[str, str],
     lengths: Mapping[str, int],
 ) -> dict[str, Any]:
-    """
-    Returns all that the samples and steps of a run depend on: `data` by name, what their `files` hold, and `lengths`
-    of the run in steps.
-    """
+    """Returns all that samples and steps depend on: also `data` by name, what `files` hold, and `lengths` in steps."""
     settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)} | lengths
     settings["data_seed"] = args.sample_seed
-    settings["labeled crops of a step"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    settings["labeled crops of a step"] = args.step_batch_size
     config = {"architecture": type(model).__name__, "config": model.config.to_dict()}
     config["normalization"] = normalization._asdict()
     described = {}
     for name, dataset in data.items():
         if dataset is not None:
-            described[name] = _ids_of(dataset)
-            described |= _input_of(name, dataset)
+            ids = dataset.with_format(None).select_columns("id")["id"]
+            described[name] = f"{len(ids)} ids {hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:12]}"
+            reading = getattr(dataset.features["image"], "given", {})  # of an `InputImage`
+            described |= {f"{key} of the {name}": value for key, value in reading.items()}
             if "label" in dataset.column_names:
                 described[f"label_map of the {name}"] = dataset.features["label"].train_ids
     fingerprint = {"settings": settings, "model": config, "data": described, "files": files}
@@ -96,26 +95,13 @@ def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_ch
         remedy = "add --allow_changed_recipe true to resume with the new ones"
         if "optim" in found:  # an optimizer cannot take another one's state
             remedy = f"start a new run with --model_name_or_path {checkpoint}"
-        raise InputError(
-            f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. Give the checkpoint's,"
-            f" or {remedy}."
-        )
+        remedy = f"Give the checkpoint's, or {remedy}."
+        raise InputError(f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. {remedy}")
     logger.warning("%s is resumed with other values of %s", checkpoint, differ)
 
 
 def _may_change(name: str) -> bool:
     return any(name == may or may.endswith("_") and name.startswith(may) for may in MAY_CHANGE)
-
-
-def _input_of(name: str, dataset: datasets.Dataset) -> dict[str, Any]:
-    """Returns what says how the images of a dataset are read, where something does."""
-    given = getattr(dataset.features["image"], "given", {})  # of an `InputImage`
-    return {f"{key} of the {name}": value for key, value in given.items()}
-
-
-def _ids_of(dataset: datasets.Dataset) -> str:
-    ids = dataset.with_format(None).select_columns("id")["id"]
-    return f"{len(ids)} ids {hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:12]}"
 
 
 def _differences(before: Mapping, now: Mapping, parent: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -18,9 +18,7 @@ def check_weights(name: str, model: nn.Module, remedy: str) -> None:
     tensors = {key: value for key, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     if tensors and not torch.stack(torch._foreach_norm(list(tensors.values()), float("inf"))).isfinite().all():
         wrong = [key for key, value in tensors.items() if not value.isfinite().all()]
-        raise InputError(
-            f"{name}: {len(wrong)} of its {len(tensors)} tensors hold NaN or infinity ({wrong[0]}). {remedy}"
-        )
+        raise InputError(f"{name}: {len(wrong)} of {len(tensors)} tensors hold NaN or infinity ({wrong[0]}). {remedy}")
 
 
 def name_of_gradient(model: nn.Module) -> str:

@@ -102,9 +102,7 @@ def find_problem(folder: Path) -> str | None:
     problems += [f"{name} does not belong to the checkpoint, take it out" for name in sorted(there - set(entries))]
     if not problems:
         with ThreadPoolExecutor(THREADS) as pool:
-            problems = list(
-                filter(None, pool.map(lambda name: _mismatch(folder / name, name, entries[name]), entries))
-            )
+            problems = list(filter(None, pool.map(lambda key: _mismatch(folder / key, key, entries[key]), entries)))
     # The damaged file may be the manifest itself.
     return f"{problems[0]} (see {MANIFEST_NAME})" if problems else None
 
@@ -126,10 +124,8 @@ def newest_complete(output_dir: Path) -> Path:
             return folder
         logger.warning("%s is passed over: %s", folder, problem)
     none = f"none of the {len(found)} checkpoints is complete" if found else "holds no checkpoint-*"
-    raise InputError(
-        f"resume_from_checkpoint: {output_dir}: {none}. Name another folder, or start anew with"
-        " --overwrite_output_dir true."
-    )
+    remedy = "Name another folder, or start anew with --overwrite_output_dir true."
+    raise InputError(f"resume_from_checkpoint: {output_dir}: {none}. {remedy}")
 
 
 def _mismatch(path: Path, name: str, entry: Mapping) -> str | None:
@@ -205,10 +201,8 @@ def check_output_dir(output_dir: str | os.PathLike, resume: str | None, overwrit
     found = bool(checkpoints_in(path))
     if not overwrite and (found or any((path / name).exists() for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME))):
         remedy = "--resume_from_checkpoint true to resume it, " if found else ""
-        raise InputError(
-            f"output_dir {path}: holds another run. Add {remedy}--overwrite_output_dir true to replace it,"
-            " or name another --output_dir."
-        )
+        remedy += "--overwrite_output_dir true to replace it, or name another --output_dir."
+        raise InputError(f"output_dir {path}: holds another run. Add {remedy}")
     return None
 
 

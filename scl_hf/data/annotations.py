@@ -25,19 +25,6 @@ from .images import IGNORE_INDEX, find_images, read_image
 
 _BACKGROUND, _IGNORED = ("background", "_background_"), "__ignore__"  # the latter are labelme's
 
-# What malformed annotations raise
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-_MALFORMED = (*_MALFORMED, Image.DecompressionBombError)
-
 
 @dataclass
 class _Image:
@@ -394,6 +381,6 @@ def _reading(where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except _MALFORMED as error:
+    except Exception as error:  # files of others may hold anything
         reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{where}: cannot be read ({reason}); correct it, or export the annotations again") from error

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..cutmix import mix, sample_boxes
-from ..errors import InputError
+from ..errors import InputError, check_field
 from ..pairs import sample_pairs, visible_pixels
 from .augmentation import Augmentation
 from .class_index import ClassIndex
@@ -33,6 +33,8 @@ def training_crops(
             "consistency_weight and structured_consistency_weight: above 0, but there are no unlabeled images."
             " Add some (unlabeled_dataset; in a recipe unlabeled_dirs or unlabeled_splits), or set both to 0."
         )
+    steps = args.total_steps(len(train_dataset), args.step_batch_size)
+    check_field(args, "self_training_rounds", args.self_training_rounds < steps, f"below the run's {steps} steps")
     augmentation = Augmentation(args, normalization)
     labeled = labeled_dataset(train_dataset, "train_dataset", id2label)
     check_labels(labeled, "train_dataset")

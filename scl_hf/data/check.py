@@ -17,7 +17,7 @@ from ..errors import InputError, did_you_mean, first_few, killed_workers
 from .arguments import DataArguments
 from .check_report import LISTED, Report, Sample
 from .classes import missing_classes_problem
-from .findings import TINY, is_map_like, is_tiny, palette_of_file, palettes_differ
+from .findings import TINY, is_map_like, palette_of_file, palettes_differ
 from .images import IGNORE_INDEX, InputImage, describe_values, in_one_thread, read_bytes, read_image
 from .labels import MANY_VALUES, LabelImage, check_sizes, count_values, read_label
 from .sources import cityscapes, mapillary
@@ -40,6 +40,9 @@ class _Found:
     map_like: bool = False
     tiny: bool = False
     sample: Sample | None = None
+
+
+Opened = Sequence[tuple[Example, _Found]]
 
 
 def check_data(
@@ -76,13 +79,13 @@ def check_data(
             examples.append(Example(folder, name, os.path.join(folder, name), {}, frozenset({"image"})))
     if not examples:
         raise InputError(f"{args.data_dir}: its folders hold no images; unpack the data there")
-    found = _open_all(examples, _candidates(examples, kinds), tables, source.input, num_proc)
+    opened = _open_all(examples, _candidates(examples, kinds), tables, source.input, num_proc)
     own = args if args.dataset == "folder" else None
     _enter_left_out(report, examples, source.left_out)
-    _enter_files(report, examples, found, own, source)
-    _enter_classes(report, examples, found, tables, own is not None, source.own_classes)
-    _enter_notes(report, examples, found, tables, source.input)
-    samples = [each.sample for each in found if each.sample]
+    _enter_files(report, opened, own, source)
+    _enter_classes(report, opened, tables, own is not None, source.own_classes)
+    _enter_notes(report, opened, tables, source.input)
+    samples = [each.sample for _, each in opened if each.sample]
     report.labeled = _choose([sample for sample in samples if sample.label is not None])
     report.unlabeled = [sample for sample in samples if sample.label is None]
     if args.dataset == "cityscapes":
@@ -115,14 +118,14 @@ def _open_all(
     tables: dict[str, LabelImage],
     form: InputImage | None,
     num_proc: int | None,
-) -> list[_Found]:
+) -> Opened:
     """Opens all files; those examples `shown` are kept."""
     processes = min(num_proc or os.cpu_count() or 1, len(examples))
     chunk = min(16, -(-len(examples) // processes))
     with ProcessPoolExecutor(processes) as executor:
         keep = [index in shown for index in range(len(examples))]
         found = executor.map(partial(_open, tables=tables, form=form), examples, keep, chunksize=chunk)
-        return list(tqdm(found, "Opening every file", len(examples)))
+        return list(zip(examples, list(tqdm(found, "Opening every file", len(examples)))))
 
 
 def _open(example: Example, keep: bool, tables: dict[str, LabelImage], form: InputImage | None) -> _Found:
@@ -133,7 +136,7 @@ def _open(example: Example, keep: bool, tables: dict[str, LabelImage], form: Inp
         try:
             image = read_image(example.image, form)
             found.map_like = is_map_like(image)
-            found.tiny = is_tiny(image.shape[1::-1])
+            found.tiny = min(image.shape[:2]) < TINY
         except InputError as error:
             found.broken.append(str(error))
     for kind, path in example.labels.items():
@@ -180,17 +183,15 @@ def _choose(samples: Sequence[Sample]) -> list[Sample]:
     return [samples[i] for i in sorted([*chosen, *_evenly(others, _SHOWN - len(chosen))])]
 
 
-def _enter_files(
-    report: Report, examples: Sequence[Example], found: Sequence[_Found], own: DataArguments | None, source: Source
-) -> None:
+def _enter_files(report: Report, opened: Opened, own: DataArguments | None, source: Source) -> None:
     """Enters counts, broken and missing files; of a folder of one's `own`, images without a label may be unlabeled."""
-    images = Counter(example.split for example in examples if "image" in example.present)
+    images = Counter(example.split for example, _ in opened if "image" in example.present)
     files, alone = {}, {split: [] for split in images}  # ids of images without a label
-    for example in examples:
+    for example, _ in opened:
         if example.present == {"image"}:
             alone[example.split].append(example.id)
     evaluated = [own.eval_split] if own and own.validation_fraction is None else []
-    for example, each in zip(examples, found):
+    for example, each in opened:
         split, has_image = example.split, "image" in example.present
         missing = report.missing.setdefault(split, [])
         before = len(missing) + len(report.broken)
@@ -241,22 +242,17 @@ def _enter_left_out(report: Report, examples: Sequence[Example], left_out: Seque
 
 
 def _enter_classes(
-    report: Report,
-    examples: Sequence[Example],
-    found: Sequence[_Found],
-    tables: Mapping[str, LabelImage],
-    is_folder: bool,
-    own: bool,
+    report: Report, opened: Opened, tables: Mapping[str, LabelImage], is_folder: bool, own: bool
 ) -> None:
     """Enters the shares of classes, and those that no label shows, which is wrong where they are the user's `own`."""
     for kind, labels in tables.items():
-        values = [each.unknown[kind] for each in found if kind in each.unknown]
+        values = [each.unknown[kind] for _, each in opened if kind in each.unknown]
         unknown = Counter(itertools.chain(*values))
         if len(unknown) > min(5, max(map(len, values), default=5)):  # more than the first problem names
             listed = first_few((f"{value} ({count:,})" for value, count in unknown.most_common()), LISTED)
             report.problems.append(f"values without a class, and how many labels hold them: {listed}")
         totals = {}  # of each split: (2, 256), of pixels and of labels that show them
-        for example, each in zip(examples, found):
+        for example, each in opened:
             if kind in each.pixels:
                 total = totals.setdefault(example.split, np.zeros((2, IGNORE_INDEX + 1), np.int64))
                 total += each.pixels[kind], each.pixels[kind] > 0
@@ -265,12 +261,12 @@ def _enter_classes(
             continue
         total = sum(totals.values())
         if kind == report.kinds[0]:
-            num_labels = sum(kind in each.pixels and example.split in totals for example, each in zip(examples, found))
+            num_labels = sum(kind in each.pixels and example.split in totals for example, each in opened)
             report.shares = total / [[total[0].sum()], [num_labels]]
-        if any(each.broken for each in found):  # what cannot be read may show more
+        if any(each.broken for _, each in opened):  # what cannot be read may show more
             continue
         if own or not total[0, :IGNORE_INDEX].any():
-            paths = (example.labels[kind] for example in examples if kind in example.present)
+            paths = (example.labels[kind] for example, _ in opened if kind in example.present)
             problem = missing_classes_problem(labels, np.flatnonzero(total[1]), paths)
             report.problems += [problem] if problem else []
         for split, (_, images) in totals.items() if kind == report.kinds[0] else ():
@@ -278,33 +274,27 @@ def _enter_classes(
                 report.notes.append(f"{split}: no label shows {first_few(absent, 5)}")
 
 
-def _enter_notes(
-    report: Report,
-    examples: Sequence[Example],
-    found: Sequence[_Found],
-    tables: Mapping[str, LabelImage],
-    form: InputImage | None,
-) -> None:
+def _enter_notes(report: Report, opened: Opened, tables: Mapping[str, LabelImage], form: InputImage | None) -> None:
     """Enters what is unusual, and may be right."""
-    if tiny := [example.image for example, each in zip(examples, found) if each.tiny]:
+    if tiny := [example.image for example, each in opened if each.tiny]:
         report.problems.append(f"{_such_as(tiny)}: smaller than {TINY} pixels; remove it")
-    if map_like := [example.image for example, each in zip(examples, found) if each.map_like]:
+    if map_like := [example.image for example, each in opened if each.map_like]:
         report.notes.append(f"{_such_as(map_like)}: few colors in flat areas, as in a label; is it an image?")
     names = {}  # of files -> names of the images
-    for example in examples:
+    for example, _ in opened:
         if "image" in example.present:
             names.setdefault(os.path.basename(example.image), []).append(f"{example.split}/{example.id}")
     if twice := [of for of in names.values() if len(of) > 1]:
         what = "name occurs" if len(twice) == 1 else "names occur"
         pair = " and ".join(twice[0][:2])
         report.notes.append(f"{len(twice):,} {what} in several folders, such as {pair}, taken for different images")
-    palettes = dict(item for each in found for item in each.palettes.items() if item[0])
+    palettes = dict(item for _, each in opened for item in each.palettes.items() if item[0])
     if palettes_differ({*palettes}) and not any(labels.colors for labels in tables.values()):
         files = first_few(palettes.values(), 2)
         report.notes.append(f"palettes of label files differ, as in {files}: their indices count, not their colors")
     for part, labeled in (("labeled", True), ("unlabeled", False)):
-        opened = (example for example, each in zip(examples, found) if bool(each.pixels) == labeled)
-        paths = [example.image for example in opened if "image" in example.present]
+        own = (example for example, each in opened if bool(each.pixels) == labeled)
+        paths = [example.image for example in own if "image" in example.present]
         with contextlib.suppress(InputError):  # it is named as broken
             if note := describe_values(_evenly(paths, 8), form):
                 report.notes.append(f"{part} {note}")

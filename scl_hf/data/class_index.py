@@ -73,14 +73,10 @@ class ClassIndex:
     ) -> "ClassIndex":
         """Reads each label, once until it is edited. `skip_corrupt` leaves unreadable ones out, with a warning."""
         if coarse_classes and coarse is None:
-            raise InputError(
-                "coarse_classes: there are no coarse labels; set use_coarse_labels to true, or leave it out"
-            )
+            raise InputError("coarse_classes: needs coarse labels; set use_coarse_labels to true, or leave it out")
         names = labeled.features["label"].names
         if unknown := sorted(set(coarse_classes) - set(range(len(names)))):
-            raise InputError(
-                f"coarse_classes: names {unknown}, but the dataset has the classes 0 to {len(names) - 1}."
-            )
+            raise InputError(f"coarse_classes: names {unknown}, but the dataset has the classes 0 to {len(names) - 1}")
         fine = _centroids_by_class(labeled, tile, num_proc, skip_corrupt)
         found = _centroids_by_class(coarse, tile, num_proc, skip_corrupt) if coarse_classes else ()
         index = cls(fine, [found[i] if i in coarse_classes else fine[i][:0] for i in range(len(names))])

@@ -203,10 +203,8 @@ def missing_classes_problem(labels: LabelImage, shown: Collection[int], sources:
     if len(classes) - len(missing) > 1:
         line = _recipe_line({name: value for name, value in classes.items() if name not in missing}, fields["ignore"])
         remedies.append(f"leave out what is not there, {line}")
-    return (
-        f"no label shows {{{_flow(absent)}}}; of the pixels {first_few(held, 6)}; "
-        f"{', or '.join([*remedies, 'correct the labels'])}"
-    )
+    remedy = ", or ".join([*remedies, "correct the labels"])
+    return f"no label shows {{{_flow(absent)}}}; of the pixels {first_few(held, 6)}; {remedy}"
 
 
 def _recipe_line(classes: Mapping[str, Any], ignored: list[int | str]) -> str:

@@ -82,9 +82,7 @@ def standard_columns(
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
         files = list(zip(*stored_files(dataset, column)))
         if name == "image" and (missing := files.count((None, None))):
-            raise InputError(
-                f"{fields[name]}: {missing} of the {len(dataset)} examples{where} have no image; remove them"
-            )
+            raise InputError(f"{fields[name]}: {missing} of {len(dataset)} examples{where} have no image; remove them")
         try:
             check_files(path for path, size in files if size is None and path is not None)
         except InputError as error:

@@ -5,15 +5,12 @@ import io
 import numpy as np
 from PIL import Image
 
-TINY = 8  # the smallest side that a crop may have
+TINY = 8  # the smallest side that a crop may have; a smaller image is a placeholder
 
 
 def is_map_like(image: np.ndarray) -> bool:
-    """
-    Returns whether an image (H, W, 3) uint8 is a mask rather than a photo: few colors, in flat areas with clean edges.
-    An image of one color is a blank frame.
-    """
-    if is_tiny(image.shape[:2]):
+    """Returns whether an image (H, W, 3) uint8 is a mask, few colors in flat areas; no photo, and no blank frame."""
+    if min(image.shape[:2]) < TINY:
         return False
     if np.mean((image[::8, 1:] == image[::8, :-1]).all(axis=2)) < 0.75:  # nearly all photos leave here
         return False
@@ -25,11 +22,6 @@ def is_map_like(image: np.ndarray) -> bool:
     # In the dark and in overexposed parts a photo is flat, too, but its noise leaves single pixels.
     is_clean = np.count_nonzero(equal == 0) <= 0.06 * edges
     return bool(0 < edges < 0.25 * inner.size and is_clean and len(np.unique(colors)) <= 256)
-
-
-def is_tiny(size: tuple[int, int]) -> bool:
-    """Returns whether (width, height) are those of a placeholder rather than an image."""
-    return min(size) < TINY
 
 
 def palette_of_file(content: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from ..errors import InputError, check_field, first_few, first_line
+from ..errors import InputError, check_field, counted, first_few, first_line
 
 IGNORE_INDEX = 255
 INPUT_FIELDS = ("value_range", "bands")  # of a recipe, an image processor and [`InputImage`]
@@ -175,10 +175,7 @@ def read_image(source: Source, form: datasets.Image | None = None) -> np.ndarray
 
 
 def describe_values(images: Iterable[Source], form: datasets.Image | None = None) -> str | None:
-    """
-    Returns a line if images of 16 bits use only a small part of their range, which then needs `value_range`; raises as
-    [`read_image`] does where value_range or bands is missing. Only images of more than 8 bits are decoded: give a few.
-    """
+    """Returns a line if images of 16 bits, a few, seem to need `value_range`; raises where [`read_image`] would."""
     form = form if isinstance(form, InputImage) else InputImage()
     ends = []
     for source in images:
@@ -187,8 +184,8 @@ def describe_values(images: Iterable[Source], form: datasets.Image | None = None
             # PGM and PPM say themselves which value is white.
             deep = not form.value_range and not content.startswith(_PNM)
             values = _read_stored(name, content, form, deep)
-            if values is None and deep and _header(content).mode[0] in "IF":
-                values = np.asarray(open_image(name, content))
+            if values is None and deep and (image := open_image(name, content)).mode[0] in "IF":
+                values = np.asarray(image)
             if values is not None and values.dtype != np.uint8 and deep:
                 _to_rgb(name, values, form)
                 ends += [int(values.min()), int(values.max())]
@@ -202,18 +199,10 @@ def describe_values(images: Iterable[Source], form: datasets.Image | None = None
 
 def exif_orientation(source: Source) -> int:
     """Returns the EXIF orientation of an image, 1 where it has none; from 5 on, width and height are swapped."""
-    content, found = read_bytes(source)[1], 1
+    content, found = read_bytes(source)[1], [1]
     with contextlib.suppress(*_BROKEN):
-        found = _tiff_tags(content).get(274, (_header(content).getexif().get(274),))[0]
-    return found if found in range(1, 9) else 1
-
-
-def _header(content: bytes) -> Image.Image:
-    """Opens an image without decoding it; an empty one in place of a damaged one."""
-    try:
-        return Image.open(io.BytesIO(content))
-    except _BROKEN:
-        return Image.new("L", (1, 1))
+        found = _tiff_tags(content).get(274) or [Image.open(io.BytesIO(content)).getexif().get(274)]
+    return found[0] if found[0] in range(1, 9) else 1
 
 
 def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
@@ -230,10 +219,7 @@ def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def _read_stored(name: str, content: bytes, form: InputImage, deep: bool) -> np.ndarray | None:
-    """
-    Returns the values (H, W) or (H, W, bands), upright, of a file that Pillow does not open, or of which it drops
-    bands or, where they count (`deep`), bits; None of others.
-    """
+    """Returns values (H, W, …), upright, where Pillow opens none or drops bands or, if they count (`deep`), bits."""
     if tags := _tiff_tags(content):
         return _read_tiff(name, content, tags, form, deep)
     if deep and (content[24:25] == b"\x10" if content[:8] == PNG else content.startswith((*_PNM, *_JPEG_2000))):
@@ -302,8 +288,8 @@ def _to_rgb(name: str, values: np.ndarray, form: InputImage) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     count = values.shape[2]
     if form.bands and max(form.bands) >= count:
-        known = "1 band" if count == 1 else f"{count} bands"
-        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {known}; {_bands_to_write(count)}")
+        held = counted(count, "band")
+        raise InputError(f"{name}: bands names {max(form.bands)}, but it has {held}; {_bands_to_write(count)}")
     values = values[..., form.bands] if form.bands else values
     if form.value_range and values.dtype != np.uint8:
         low, high = form.value_range

@@ -16,7 +16,7 @@ import numpy as np
 from datasets.features.features import register_feature
 from PIL import Image
 
-from ..errors import InputError, first_few
+from ..errors import InputError, counted, first_few
 from .images import (
     IGNORE_INDEX,
     PNG,
@@ -91,10 +91,8 @@ class LabelImage(datasets.Image):
         if train_id != IGNORE_INDEX:
             shifted = ", ".join(f"{i + 1}: {i}" for i in list(id2label)[:2])
             remedy = f"take {ignore_index} out of label_map" if label_map else f"give label_map: {{{shifted}, …}}"
-            raise InputError(
-                f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}, "
-                "or name an id that no class has"
-            )
+            remedy += ", or name an id that no class has"
+            raise InputError(f"ignore_index: {ignore_index} is the id of class {id2label[train_id]!r}, too; {remedy}")
         ids[ignore_index] = IGNORE_INDEX
         return cls(decode=False, names=list(id2label.values()), train_ids=ids)
 
@@ -246,10 +244,7 @@ def _by_runs(values: np.ndarray, look_up: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str, int]]:
-    """
-    Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one. While
-    no class is named, raises if it is a photo or was smoothed.
-    """
+    """Counts the pixels of each (id or color, train id or -1); without classes, rejects photos and smoothed masks."""
     name, content = label_bytes(source)
     values, train_ids = _look_up(name, content, labels)
     found, first, counts = np.unique(values, return_index=True, return_counts=True)
@@ -284,7 +279,7 @@ def _problem(values: np.ndarray, unknown: np.ndarray, labels: LabelImage) -> str
     found, counts = np.unique(values[unknown], return_counts=True)
     named, of_colors = _written(found), values.dtype == np.uint32
     kind = "color" if of_colors else "id"
-    listed = [f"{value} ({count:,} {'pixel' if count == 1 else 'pixels'})" for value, count in zip(named, counts)]
+    listed = [f"{value} ({counted(count, 'pixel')})" for value, count in zip(named, counts)]
     named_so_far = [f"{labels.names[i]}: {value}" for value, i in labels.train_ids.items() if i != IGNORE_INDEX]
     remedy = f"classes: {{{', '.join(named_so_far[:2])}{', …' * (len(named_so_far) > 2)}, NAME: {named[0]}}}"
     if of_colors and not labels.colors:

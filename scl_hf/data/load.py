@@ -20,7 +20,8 @@ from .labels import LabelImage, read_label
 from .sources.base import License, log_notes, open_images, unlabeled_note
 from .sources.cityscapes import labeled_split_file
 from .sources.layouts import open_source
-from .subsets import choose_fraction, choose_images, choose_listed, find_shared_images, hold_out, read_ids
+from .sources.lists import read_list
+from .subsets import choose_images, choose_listed, find_shared_images, hold_out
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,13 @@ def load_data(args: DataArguments, evaluate: bool = True) -> SegmentationData:
     if args.labeled_split or args.labeled_ids:
         path = labeled_split_file(args.labeled_split) if args.labeled_split else args.labeled_ids
         name = f"labeled_split {args.labeled_split}" if args.labeled_split else args.labeled_ids
-        listed = choose_listed(train.datasets, read_ids(path), name, train.has_label)
+        listed = choose_listed(train.datasets, {*read_list(path, "labeled_ids", "id")}, name, train.has_label)
         chosen = {split: np.intersect1d(listed[split], own) for split, own in candidates.items()}
     else:
         few = {split: train.datasets[split].select(own) for split, own in candidates.items()}
-        found = choose_fraction(few, args.labeled_fraction, args.labeled_seed)
+        total = sum(map(len, few.values()))
+        number = min(total, max(1, round(args.labeled_fraction * total)))
+        found = choose_images(few, number, args.labeled_seed, {})
         chosen = {split: own[found[split]] for split, own in candidates.items()}
     labeled = datasets.concatenate_datasets([train.datasets[split].select(own) for split, own in chosen.items()])
     labeled = labeled.select_columns(_LABELED)

@@ -118,9 +118,9 @@ def _hub_errors(repo: str, remedy: str = "") -> Iterator[None]:
         raise InputError(f"{repo}: {reason_of(error)}{remedy}") from error
 
 
-def _open_splits(source: Source, args: DataArguments) -> dict[str, datasets.Dataset]:
+def _open_splits(source: Source, args: DataArguments) -> datasets.DatasetDict:
     """Opens all splits with plain `datasets.Image` columns, which can be read without this package."""
-    splits = {}
+    splits = datasets.DatasetDict()
     for split in source.splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
             remedy = "`datasets` allows only letters, digits, _ and . in a split; rename the folder"
@@ -131,7 +131,7 @@ def _open_splits(source: Source, args: DataArguments) -> dict[str, datasets.Data
     return splits
 
 
-def _write_parquet(splits: dict[str, datasets.Dataset], folder: Path) -> None:
+def _write_parquet(splits: datasets.DatasetDict, folder: Path) -> None:
     """Writes `<split>-00000-of-00001.parquet`, …, with the images in them."""
     # Dataset.to_parquet would keep paths, and push_to_hub holds a whole shard in memory
     folder.mkdir(parents=True)
@@ -159,9 +159,7 @@ def _join(batch: pa.Table) -> pa.Table:
     return batch.set_column(position, kind, pa.array(labels, kind.type))
 
 
-def _card(
-    source: Source, args: DataArguments, splits: dict[str, datasets.Dataset], repo: str, license: str | None
-) -> str:
+def _card(source: Source, args: DataArguments, splits: datasets.DatasetDict, repo: str, license: str | None) -> str:
     """Returns the README of the dataset, with the recipe fields that read it."""
     labeled = [split for split in splits if split in source.labeled_splits]
     train = [split for split in labeled if split == "train"] or labeled[:1]

@@ -1,7 +1,6 @@
 """Chooses labeled and unlabeled images, and finds images that two datasets share."""
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +10,7 @@ import numpy as np
 from ..errors import InputError, first_few
 from .columns import stored_files
 from .images import check_files, read_bytes
-from .sources.lists import Names, read_list
-
-
-def choose_fraction(labeled: dict[str, datasets.Dataset], fraction: float, seed: int) -> dict[str, list[int]]:
-    """Chooses a share of all images at random, at least one, as [`choose_images`] does."""
-    total = sum(map(len, labeled.values()))
-    return choose_images(labeled, min(total, max(1, round(fraction * total))), seed, {})
+from .sources.lists import Names
 
 
 def choose_images(
@@ -27,9 +20,7 @@ def choose_images(
     chosen = {(part, index) for part, indices in on_top.items() for index in indices}
     available = sum(map(len, parts.values())) - len(chosen)
     if number > available:
-        raise InputError(
-            f"num_unlabeled: {number}, but the pool has {available} unlabeled images; leave the field out for all"
-        )
+        raise InputError(f"num_unlabeled: {number}, but there are {available} unlabeled images; leave it out for all")
     # By a hash of its id, the rank of an image does not depend on which other images there are
     ranked = sorted(
         (hashlib.sha256(f"{seed}/{part}/{image_id}".encode()).digest(), part, index)
@@ -44,10 +35,7 @@ def choose_images(
 def choose_listed(
     train: dict[str, datasets.Dataset], listed: set[str], source: str, labeled: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, list[int]]:
-    """
-    Chooses the listed images, by ids or file names: split -> sorted indices. `source` names the list in messages, and
-    `labeled` says which images (N,) of a split have a label, by default all.
-    """
+    """Chooses the images that `source` lists, by ids or file names: split -> indices; all must be `labeled` (N,)."""
     places = [(split, index) for split, dataset in train.items() for index in range(len(dataset))]
     ids = [image_id for dataset in train.values() for image_id in dataset["id"][:]]
     by_id, chosen, unknown = defaultdict(list), set(), listed.difference(ids)
@@ -78,10 +66,7 @@ def choose_listed(
 def hold_out(
     units: Mapping[str, Sequence[str]], labeled: Mapping[str, np.ndarray], fraction: float, seed: int
 ) -> dict[str, np.ndarray]:
-    """
-    Chooses units, such as folders, at random until they have a share of all labeled images, at least one of them: part
-    -> whether each image (N,) is of one. `units` are those of the images of a part.
-    """
+    """Chooses units, such as folders, until they have a share of the labels: part -> which images are of them (N,)."""
     counts = Counter(
         (part, unit) for part, names in units.items() for unit, has_label in zip(names, labeled[part]) if has_label
     )
@@ -98,11 +83,6 @@ def hold_out(
         chosen.add(each)
         number += counts[each]
     return {part: np.array([(part, unit) in chosen for unit in names], bool) for part, names in units.items()}
-
-
-def read_ids(path: str | os.PathLike) -> set[str]:
-    """Reads the ids in a text file, one a line."""
-    return {*read_list(path, "labeled_ids", "id")}
 
 
 def find_shared_images(dataset: datasets.Dataset, evaluation: datasets.Dataset) -> list[tuple[str, str]]:

@@ -140,10 +140,7 @@ def score_checkpoint(
     shown: Sequence[int] = (),
     label_ids: Path | None = None,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """
-    Returns the results of [`score`] and the predicted train ids (H, W) of the examples in `shown`, both the same in
-    each process. With a folder `label_ids`, all predictions are written there, as Cityscapes' label ids.
-    """
+    """Returns what [`score`] does, and predictions (H, W) of examples `shown`; writes all to a folder `label_ids`."""
     images, predictions = EvaluationImages(dataset, checkpoint.normalization), {}
     bar = tqdm(total=len(dataset), unit=" images", leave=False, disable=not accelerator.is_main_process)
 

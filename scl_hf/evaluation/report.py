@@ -69,15 +69,13 @@ def _aligned(blocks: Sequence[Sequence[Sequence[str]]]) -> str:
     )
 
 
-def markdown_page(
-    reports: Sequence[Report], data: str, num_images: int, evaluation: EvaluationArguments, dtype: str
-) -> str:
+def markdown_page(reports: Sequence[Report], data: str, num_images: int, args: EvaluationArguments, dtype: str) -> str:
     """Returns scores as Markdown, a line for each checkpoint, for Cityscapes' classes as in the paper's Table 1."""
     classes, mean, *summary = zip(*map(_sections, reports))
     names = TABLE_NAMES if "category_iou" in reports[0] else list(classes[0])
     parts = [
         f"# {data}",
-        f"{num_images} images, {describe_settings(evaluation)}, {dtype}. IoU and accuracy in percent.",
+        f"{num_images} images, {describe_settings(args)}, {dtype}. IoU and accuracy in percent.",
         _markdown_table(reports, [*names, "mIoU"], [classes, mean]),
         _markdown_table(reports, [name for sections in summary for name in sections[0]], summary),
     ]

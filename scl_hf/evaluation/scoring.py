@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -130,17 +130,6 @@ def predict_image(
         raise InputError(message) from error
 
 
-def predicted_images(
-    model: nn.Module, images: Dataset, indices: Sequence[int], args: EvaluationArguments, accelerator: Accelerator
-) -> Iterator[tuple[int, dict[str, Any], torch.Tensor]]:
-    """Yields each of these indices of `images`, its item, and its probabilities (1, C, H, W)."""
-    workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": signals.worker_init()}
-    # A generator of its own: an evaluation takes nothing from the random numbers of training.
-    loader = DataLoader(Subset(images, indices), batch_size=None, generator=torch.Generator(), **workers)
-    for index, item in zip(indices, loader):
-        yield index, item, predict_image(model, item, args, accelerator)
-
-
 @killed_workers()
 def score(
     model: nn.Module,
@@ -160,7 +149,11 @@ def score(
     metric = MeanIoU(num_classes=model.config.num_labels)
     # Not a prepared loader, which would repeat images to fill up the last batch
     indices = range(accelerator.process_index, len(images), accelerator.num_processes)
-    for index, item, probs in predicted_images(model, images, indices, args, accelerator):
+    workers = {"num_workers": args.dataloader_num_workers, "worker_init_fn": signals.worker_init()}
+    # A generator of its own: an evaluation takes nothing from the random numbers of training.
+    loader = DataLoader(Subset(images, indices), batch_size=None, generator=torch.Generator(), **workers)
+    for index, item in zip(indices, loader):
+        probs = predict_image(model, item, args, accelerator)
         try:
             if "labels" in item:
                 metric.add_batch(predictions=probs.argmax(dim=1), references=item["labels"].unsqueeze(0))

@@ -101,9 +101,7 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
         if isinstance(backbone, dict):
             kind = backbone.get("model_type")
             if kind not in CONFIG_MAPPING:
-                raise ValueError(
-                    f"backbone_config: model_type must be one of transformers, such as resnet, got {kind}"
-                )
+                raise ValueError(f"backbone_config: model_type must be one of transformers, as resnet is, got {kind}")
             backbone = CONFIG_MAPPING[kind].from_dict(backbone)
         else:
             backbone = copy.deepcopy(backbone)

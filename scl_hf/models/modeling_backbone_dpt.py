@@ -6,11 +6,7 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
-from transformers.models.dpt.modeling_dpt import (
-    DPTFeatureFusionStage,
-    DPTReassembleLayer,
-    DPTSemanticSegmentationHead,
-)
+from transformers.models.dpt.modeling_dpt import DPTFeatureFusionStage, DPTReassembleLayer, DPTSemanticSegmentationHead
 
 from .configuration_backbone_dpt import BackboneDPTConfig
 

@@ -27,10 +27,8 @@ class DeepLabV3PlusConvLayer(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1):
         super().__init__()
-        padding = dilation * (kernel_size // 2)
-        self.convolution = nn.Conv2d(
-            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
-        )
+        spacing = {"padding": dilation * (kernel_size // 2), "dilation": dilation}
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False, **spacing)
         self.normalization = nn.BatchNorm2d(out_channels)
         self.activation = nn.ReLU(inplace=True)
 

@@ -44,10 +44,8 @@ def check_test_images(inputs: Sequence[Input]) -> None:
     given = Counter(frame.partition("_")[0] for frame in frames)
     wrong = [f"{given[city]} of {number} of {city}" for city, number in TEST_IMAGES.items() if given[city] != number]
     if wrong:
-        raise InputError(
-            f"submission: not exactly the {sum(TEST_IMAGES.values())} test images ({', '.join(wrong)}); give all of "
-            "leftImg8bit/test."
-        )
+        problem = f"not exactly the {sum(TEST_IMAGES.values())} test images ({', '.join(wrong)})"
+        raise InputError(f"submission: {problem}; give all of leftImg8bit/test.")
 
 
 def write_submission(path: str | os.PathLike, folder: PredictionFolder, inputs: Sequence[Input]) -> None:

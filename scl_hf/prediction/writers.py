@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..data.sources.cityscapes import LABEL_IDS
+from ..data.sources.cityscapes import LABEL_IDS, is_cityscapes
 from ..errors import InputError, first_few
 from ..evaluation.scoring import read_record
 from ..files import check_writable, clear_partial_files, replacing, write_json
@@ -73,7 +73,7 @@ class PredictionFolder:
         # Path, size and modification time of the file of each prediction: of earlier runs, and of this one
         self.sources: dict[str, list] = {}
         self._new_sources: dict[str, list] = {}
-        if "label_ids" in kinds and not checkpoint.is_cityscapes:
+        if "label_ids" in kinds and not is_cityscapes(self.id2label):
             raise InputError(
                 f"write: label_ids are those of the 19 Cityscapes classes, but the classes of {checkpoint.name} are "
                 f"{first_few(self.id2label.values())}; take train_ids, or correct id2label in its config.json."

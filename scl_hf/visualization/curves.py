@@ -28,7 +28,7 @@ Log = list[dict[str, float]]
 def plot_curves(runs: Mapping[str, Log], path: str | Path) -> Path:
     """
     Draws losses and mean IoU over the steps, one color a run (its name -> its `log_history`), to a file of a type that
-    matplotlib knows. A dotted line marks where unlabeled images join.
+    matplotlib knows. Dotted lines mark where unlabeled images join, or where each round begins.
     """
     for name, log in runs.items():
         if not any(key in entry for key in (*TERMS, "eval_mean_iou") for entry in log):
@@ -44,12 +44,14 @@ def plot_curves(runs: Mapping[str, Log], path: str | Path) -> Path:
         for term in terms:
             _draw_loss(axes[term], log, term, color)
         handles += _draw_scores(axes.get("mean IoU"), log, name, color)
-        if join := _join_step(log):
+        for step in _phase_ends(log):
             joins = True
             for one in axes.values():
-                one.axvline(join, color=color if len(runs) > 1 else GRAY, zorder=1, **DOTTED)
+                one.axvline(step, color=color if len(runs) > 1 else GRAY, zorder=1, **DOTTED)
     if joins:
-        handles.append(Line2D([], [], color=GRAY, label="unlabeled images join", **DOTTED))
+        rounds = any("round" in entry for log in runs.values() for entry in log)
+        label = "a round begins" if rounds else "unlabeled images join"
+        handles.append(Line2D([], [], color=GRAY, label=label, **DOTTED))
 
     limits = [limit for one in axes.values() for limit in one.get_xlim()]
     for key, one in axes.items():
@@ -99,8 +101,11 @@ def _series(log: Log, key: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(points, float).reshape(-1, 2).T)
 
 
-def _join_step(log: Log) -> float | None:
-    """Returns the last step logged without a loss of unlabeled images, if they came later."""
+def _phase_ends(log: Log) -> list[float]:
+    """Returns the last step before each round; without rounds, that before the first loss of unlabeled images."""
+    last = {entry["round"]: entry["step"] for entry in log if "round" in entry}
+    if last:
+        return [last[number] for number in sorted(last)[:-1]]
     steps = [entry["step"] for entry in log if "loss" in entry]
     joined = [entry["step"] for entry in log if "loss_c" in entry or "loss_sc" in entry]
-    return max((step for step in steps if step < min(joined)), default=None) if joined else None
+    return [step for step in steps if step < min(joined)][-1:] if joined else []

@@ -29,16 +29,8 @@ def plot_overview(
     path: str | Path,
 ) -> Path:
     """
-    Draws examples with their labels over them, unlabeled images, and how often labels show each class.
-
-    Args:
-        labeled (`Sequence[Sample]`): Name, image (H, W, 3) uint8 and label (H, W) of train ids.
-        unlabeled (`Sequence[Sample]`): The same with None as label.
-        id2label (`dict[int, str]`): Train id -> name.
-        palette (`np.ndarray`): (num_classes, 3) uint8, a color for each class.
-        shares (`np.ndarray`):
-            (2, 256) float, of the pixels and of the labels those that show a train id; 255 is ignored.
-        path (`str`): The file, of a type that matplotlib knows.
+    Draws examples with their labels over them, unlabeled images (None as label), and how often labels show each class:
+    `shares` (2, 256) of the pixels and of the labels those that show a train id; 255 is ignored.
     """
     drawn = [(name, _draw(image, label, palette)) for name, image, label in labeled]
     plain = [(name, _draw(image, None, palette)) for name, image, _ in unlabeled]
@@ -98,11 +90,7 @@ def _plot_samples(
 
 
 def _plot_bars(
-    part: SubFigure,
-    ids: Sequence[int],
-    id2label: Mapping[int, str],
-    palette: np.ndarray,
-    shares: np.ndarray,
+    part: SubFigure, ids: Sequence[int], id2label: Mapping[int, str], palette: np.ndarray, shares: np.ndarray
 ) -> None:
     left, right = part.subplots(1, 2, sharey=True)
     names = ["(ignored)" if i == IGNORED else id2label[i] for i in ids]

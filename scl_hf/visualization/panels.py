@@ -85,13 +85,11 @@ def panel(rows: list[list[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, 
             canvas.paste(image, (left, top + caption_height))
             left += column + MARGIN
         top += caption_height + image_height + MARGIN
-    if not legend:
-        return canvas
-    key = draw_legend(legend, width - 2 * MARGIN)
-    page = Image.new("RGB", (width, height - MARGIN + key.height), "white")
-    page.paste(canvas)
-    page.paste(key, (0, height - MARGIN))
-    return page
+    if legend:
+        key = draw_legend(legend, width - 2 * MARGIN)
+        canvas = ImageOps.expand(canvas, (0, 0, 0, key.height - MARGIN), "white")
+        canvas.paste(key, (0, height - MARGIN))
+    return canvas
 
 
 def comparison_panel(
@@ -135,9 +133,8 @@ def training_panel(
         guess = colorize(prediction.numpy(), palette)
         rows.append([("image", image), ("label", truth), (f"prediction ({evaluated_name})", guess)])
     if last_pair is not None:
-        maps = [
-            last_pair[name].masked_fill(~last_pair["valid"], 255).cpu().numpy() for name in ("pseudo_label", "student")
-        ]
+        padding, names = ~last_pair["valid"], ("pseudo_label", "student")
+        maps = (last_pair[name].masked_fill(padding, 255).cpu().numpy() for name in names)
         pseudo_label, student = (colorize(ids, palette) for ids in maps)
         image = ("unlabeled, CutMix", normalization.to_image(last_pair["image"]))
         rows.append([image, ("pseudo-label (teacher)", pseudo_label), ("prediction (student)", student)])

@@ -1,5 +1,7 @@
-"""Plots a table's results: scores, differences to the baseline, gains of each class."""
+"""Plots a table's results: scores over numbers of labels; or scores, differences to the baseline, gains of classes."""
 
+from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,105 @@ from matplotlib.ticker import MaxNLocator
 
 from scl_hf.visualization.confusion import GRAY, save_figure
 
+from .labels import label_counts
 from .report import signed_number
 from .summary import Estimate, Summary
 
 # Colors of Okabe and Ito, as in the curves of a run; blue is a gain
 BLUE, ORANGE = "#0072B2", "#D55E00"
+ROW_COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GAINS = LinearSegmentedColormap.from_list("gains", [ORANGE, "#F8F9FA", BLUE])
 
 
 def plot_table(summary: Summary, title: str, path: Path) -> Path:
-    """Plots three axes for each label share, with a line for each row of the table."""
+    """Plots mean IoU over the number of labels if the shares are such numbers, else three axes for each share."""
+    counts = label_counts(summary.shares)
+    figure = _plot_curves(summary, counts) if counts else _plot_rows(summary)
+    several = any(len(summary.values(share, row)) > 1 for share in summary.shares for row in summary.rows)
+    key = "mean over seeds, bars: 95 % interval, pale: single seeds" + ", bold: interval without 0" * (not counts)
+    figure.suptitle(f"{title}\n{key if several else 'one seed'}", fontsize="medium", parse_math=False)
+    return save_figure(figure, path)
+
+
+def _plot_curves(summary: Summary, counts: Mapping[str, int]) -> Figure:
+    """Draws a curve for each row, with its name beside its end."""
+    rows = summary.rows
+    counts = {share: number for share, number in counts.items() if any(summary.mean(share, row) for row in rows)}
+    numbers = [*counts.values()]
+    figure = Figure(figsize=(6.4 + max(map(len, rows)) * 0.085, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    _frame(axes)
+    axes.set_xscale("log")
+    octaves = max(1.0, np.log2(numbers[-1] / numbers[0]))
+    bases = [row for row in rows if row in summary.baseline.values()]
+    colors = dict(zip([row for row in rows if row not in bases], cycle(ROW_COLORS)))
+    ends, step = {}, 0.06 * octaves / max(3, len(rows))
+    for index, row in enumerate(rows):
+        # The intervals of rows, and the seeds of each, stand side by side.
+        asides = 2 ** (step * (index - (len(rows) - 1) / 2 + np.array([0, 0.4])))
+        style = "--" if row in bases[1:] else "-"
+        ends[row] = _draw_curve(axes, summary, row, counts, asides, style, colors.get(row, GRAY))
+    _limit_scores(axes, summary)
+    ticks = numbers[:1]
+    for number in numbers:  # those that have the space
+        if np.log2(number / ticks[-1]) > 0.05 * octaves:
+            ticks.append(number)
+    axes.set_xticks(ticks, [f"{number:,}" for number in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="number of labels", ylabel="mean IoU (%)")
+    _name_curves(axes, ends, colors)
+    return figure
+
+
+def _draw_curve(
+    axes: Axes, summary: Summary, row: str, counts: Mapping[str, int], asides: np.ndarray, style: str, color: str
+) -> tuple[float, float] | None:
+    """Draws means with their intervals and, beside them, the single values of a row; returns its last point."""
+    points = []
+    for share, number in counts.items():
+        values = [*summary.values(share, row).values()]
+        if mean := summary.mean(share, row):
+            points.append((number * asides[0], mean.mean, 0 if np.isnan(mean.half) else mean.half))
+        if len(values) > 1:
+            x = [number * asides[1]] * len(values)
+            axes.plot(x, values, "o", color=color, alpha=0.45, markersize=3.5, markeredgewidth=0)
+    if not points:
+        return None
+    x, means, halves = zip(*points)
+    style = {"fmt": "o" + style, "markersize": 5.5, "capsize": 3, "linewidth": 1.8, "elinewidth": 1}
+    axes.errorbar(x, means, yerr=halves, color=color, **style)
+    return x[-1], means[-1]
+
+
+def _limit_scores(axes: Axes, summary: Summary) -> None:
+    """Cuts off intervals that would leave the curves no height, such as those of two seeds."""
+    scores = [
+        value for share in summary.shares for row in summary.rows for value in summary.values(share, row).values()
+    ]
+    low, high = min(scores), max(scores)
+    space = max(1.0, (high - low) / 2)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - space), min(top, high + space))
+
+
+def _name_curves(axes: Axes, ends: Mapping[str, tuple[float, float] | None], colors: Mapping[str, str]) -> None:
+    """Writes the names of the rows at the right, one below the other, each with a line from the end of its curve."""
+    bottom, top = axes.get_ylim()
+    right, free = axes.get_xlim()[1], top
+    axes.set_xlim(right=right)
+    for row, end in sorted(ends.items(), key=lambda item: -item[1][1] if item[1] else -bottom):
+        y = min(free, end[1] if end else bottom)
+        color = colors.get(row, GRAY)
+        if end:
+            axes.plot([end[0], right], [end[1], y], ":", color=color, linewidth=0.9)
+        name = row if end else f"{row}: no result"
+        where = {"textcoords": "offset points", "va": "center", "annotation_clip": False, "parse_math": False}
+        axes.annotate(name, (right, y), (4, 0), color=color, **where)
+        free = y - 0.05 * (top - bottom)
+
+
+def _plot_rows(summary: Summary) -> Figure:
+    """Draws three axes for each label share, with a line for each row of the table."""
     shares, rows = summary.shares, summary.rows
     classes = max((summary.classes[share] for share in shares), key=len)
     widths = [3.4, 3.0, max(1.5, 0.44 * len(classes))]
@@ -52,12 +143,7 @@ def plot_table(summary: Summary, title: str, path: Path) -> Path:
     bar = figure.colorbar(image, ax=list(axes[:, 2]), pad=0.02, fraction=0.05, aspect=12 * len(shares))
     bar.set_label("percentage points of IoU", fontsize="small")
     bar.ax.tick_params(labelsize="small")
-    several = any(len(summary.values(share, row)) > 1 for share in shares for row in rows)
-    key = (
-        "mean over seeds, bars: 95 % interval, pale: single seeds, bold: interval without 0" if several else "one seed"
-    )
-    figure.suptitle(f"{title}\n{key}", fontsize="medium", parse_math=False)
-    return save_figure(figure, path)
+    return figure
 
 
 def _draw_scores(axes: Axes, summary: Summary, share: str) -> None:

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from .labels import Worth, label_counts, worth_in_labels
 from .running import VERSIONS
 from .summary import MEAN, Estimate, Summary
 from .table import Run, Table
 
 
-def markdown_page(table: Table, summary: Summary, failed: Mapping[Run, str], hours: float, figure: str) -> str:
-    """Returns the main table, its gaps with their reasons, a figure, differences between rows, gains of each class."""
-    number = len(table.runs) - len(failed)
+def markdown_page(
+    table: Table, summary: Summary, failed: Mapping[Run, str], seconds: Sequence[float], figure: str
+) -> str:
+    """
+    Returns the main table, its gaps with their reasons, a figure, what unlabeled images are worth in labels,
+    differences between rows, gains of each class. `seconds` are those of the finished runs.
+    """
     several = len(table.seeds) > 1
     parts = [
         f"# {table.title}",
@@ -28,15 +33,17 @@ def markdown_page(table: Table, summary: Summary, failed: Mapping[Run, str], hou
     ]
     if failed:
         parts += ["Gaps:", "\n".join(f"- {run}: {_plain(reason)}" for run, reason in failed.items())]
-    if number:
+    if seconds:
         parts.append(f"![{_plain(table.title)}]({quote(figure)})")
+    parts += _worth(table, summary)
     for share in summary.shares:
         if summary.classes[share] and len(summary.rows) > 2:
             parts += [f"Each row minus each other, {_plain(share)}:", _row_table(summary, share)]
         if summary.classes[share] and len(summary.rows) > 1:
             parts += [f"Gains of each class, {_plain(share)}:", _class_table(summary, share)]
     versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
-    parts.append(f"{number} of {len(table.runs)} runs, {hours:.1f} hours in all, one run at a time. {versions}.")
+    hours = sum(seconds) / 3600
+    parts.append(f"{len(seconds)} of {len(table.runs)} runs, {hours:.1f} hours in all, one run at a time. {versions}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -97,6 +104,41 @@ def _baselines(table: Table, summary: Summary) -> str:
     return f"Baseline: of {named} the one with the higher mean. {'; '.join(chosen)}."
 
 
+def _worth(table: Table, summary: Summary) -> list[str]:
+    """Returns what the unlabeled images are worth at each number of labels, where the baseline does without them."""
+    counts = label_counts(summary.shares)
+    rows = dict.fromkeys(run.row for run in table.runs if run.semi_supervised)
+    if not rows.keys().isdisjoint(table.baseline):
+        return []
+    lines = [
+        f"- {_plain(row)}: {_plural(counts[share], 'label')} and the unlabeled images are worth {_in_labels(worth)}"
+        for row in rows
+        for share in counts
+        if (worth := worth_in_labels(summary, counts, share, row))
+    ]
+    method = (
+        "What the unlabeled images are worth: the least number of labels at which the baseline reaches the same mean, "
+        "on a curve that runs straight between the shares over the logarithm of the number. The interval: the "
+        "numbers around it at which the interval of the difference, paired by seed, holds 0."
+    )
+    return [method, "\n".join(lines)] if lines else []
+
+
+def _in_labels(worth: Worth) -> str:
+    """Formats a number of labels with its interval and the seeds beyond their own curve."""
+
+    def end(number: float) -> str:
+        if number < worth.first:
+            return f"fewer than {worth.first:,}"
+        return f"more than {worth.last:,}" if number > worth.last else f"{number:,}"
+
+    number, low, high = map(end, worth[:3])
+    notes = [f"95 % interval {low}" + f" to {high}" * (high != low)] if worth.seeds > 1 else ["one seed, no interval"]
+    if worth.outside and worth.seeds > 1:
+        notes.append(f"seeds beyond their own curve: {worth.outside} of {worth.seeds}")
+    return f"{number} label{'s' * (number != '1')} alone ({'; '.join(notes)})"
+
+
 def plus_minus(value: Estimate | None, signed: bool = False) -> str:
     """Formats a mean with its interval, a difference in bold where the interval excludes 0."""
     if value is None:
@@ -123,4 +165,4 @@ def _plain(text: str) -> str:
 
 
 def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
+    return f"{number:,} {noun}" + "s" * (number != 1)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,18 +134,31 @@ def slots(table: Table, jobs: int | None) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": groups[i % len(groups)]} for i in range(jobs or len(groups))]
 
 
-def run_all(runs: Sequence[Run], gpus: int, environments: Sequence[dict[str, str]], lock: int) -> dict[Run, str]:
-    """Trains runs, one at a time in each environment; returns why some failed. An exception ends those that run."""
+def run_all(
+    runs: Sequence[Run],
+    gpus: int,
+    environments: Sequence[dict[str, str]],
+    lock: int,
+    report: Callable[[Mapping[Run, str]], object],
+) -> dict[Run, str]:
+    """
+    Trains runs, one at a time in each environment; returns why some failed, and reports it whenever a run has ended.
+    An exception ends those that run.
+    """
     waiting, free = list(runs), list(environments)
     running: dict[subprocess.Popen, tuple[Run, dict[str, str]]] = {}
     failed: dict[Run, str] = {}
+    ended: list[subprocess.Popen] = []
     try:
         while waiting or running:
             while waiting and free:
                 run, environment = waiting.pop(0), free.pop(0)
                 running[_start(run, gpus, environment, lock)] = (run, environment)
+            if ended:  # the next ones run meanwhile
+                report(failed)
             time.sleep(0.1)
-            for process in [process for process in running if process.poll() is not None]:
+            ended = [process for process in running if process.poll() is not None]
+            for process in ended:
                 run, environment = running.pop(process)
                 free.append(environment)
                 if process.returncode:

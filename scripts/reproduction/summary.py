@@ -27,14 +27,18 @@ class Estimate(NamedTuple):
         return abs(self.mean) > self.half
 
 
+def t_quantile(number: int) -> float:
+    """Returns the factor of the standard error of a mean of two or more values."""
+    return T_QUANTILES[min(number - 1, len(T_QUANTILES)) - 1]
+
+
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Returns the mean of one or more values with its interval."""
     if not values:
         return None
     half = math.nan
     if len(values) > 1:
-        quantile = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
-        half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+        half = t_quantile(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(statistics.fmean(values), half, len(values))
 
 

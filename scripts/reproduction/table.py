@@ -41,6 +41,11 @@ class Run:
         """`max_steps`, or None where the recipe counts in epochs."""
         return self.settings["max_steps"] if self.settings["max_steps"] > 0 else None
 
+    @property
+    def semi_supervised(self) -> bool:
+        """True if unlabeled images take part in the training at all."""
+        return self.settings["consistency_weight"] > 0 or self.settings["structured_consistency_weight"] > 0
+
 
 @dataclass(frozen=True)
 class Table:

@@ -186,7 +186,7 @@ def test_labels_that_say_what_they_mean_are_kept(own):
         (lambda own: own.with_transform(lambda example: example), "its transform .* would be left out"),
         (
             lambda own: own.map(lambda example: {"image": None if example["n"] else example["image"]}),
-            "4 of the 5 examples have no ima",
+            "4 of 5 examples have no ima",
         ),
         (
             lambda own: own.map(lambda example: {"label": None if example["n"] else example["label"]}),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scl_hf.data.findings import is_map_like, is_tiny, palette_of_file, palettes_differ
+from scl_hf.data.findings import is_map_like, palette_of_file, palettes_differ
 
 RNG = np.random.default_rng(0)
 IDS = cv2.resize(RNG.integers(0, 5, (6, 8), np.uint8), (160, 120), interpolation=cv2.INTER_NEAREST)
@@ -39,10 +39,6 @@ def test_masks_are_found(image):
 )
 def test_photos_are_none(image):
     assert not is_map_like(np.broadcast_to(image.clip(0, 255).astype(np.uint8), (*image.shape[:2], 3)))
-
-
-def test_tiny_images():
-    assert is_tiny((1, 1)) and is_tiny((640, 1)) and not is_tiny((32, 8))
 
 
 def test_palettes():

@@ -115,7 +115,7 @@ def test_a_part_of_the_unlabeled_images(folder):
     )
     extra = {"unlabeled_dirs": [str(folder / "more")], "labeled_fraction": 1.0, "num_unlabeled": 2}
     assert len(open_folder(folder, **extra).unlabeled) == 18
-    with pytest.raises(InputError, match="num_unlabeled: 16, but the pool has 15 unlabeled images"):
+    with pytest.raises(InputError, match="num_unlabeled: 16, but there are 15 unlabeled images"):
         open_folder(folder, **fields | {"num_unlabeled": 16})
     with pytest.raises(InputError, match="num_unlabeled: must be 0 or more, got -1"):
         open_folder(folder, num_unlabeled=-1)

@@ -6,7 +6,8 @@ import pytest
 from scl_hf.data import DataArguments, subsets
 from scl_hf.data.arguments import LABELED_SPLITS
 from scl_hf.data.sources.cityscapes import labeled_split_file
-from scl_hf.data.subsets import choose_fraction, choose_images, choose_listed, find_shared_images, read_ids
+from scl_hf.data.sources.lists import read_list
+from scl_hf.data.subsets import choose_images, choose_listed, find_shared_images
 from scl_hf.errors import InputError
 
 
@@ -14,17 +15,13 @@ def ids(number):
     return datasets.Dataset.from_dict({"id": [f"a{index:02}" for index in range(number)]})
 
 
-def test_fraction_is_rounded_reproducible_and_nested():
-    splits = {"train": ids(16), "validation": ids(4)}
-    half, quarter = choose_fraction(splits, 0.47, 0), choose_fraction(splits, 0.25, 0)
-    assert len(half["train"]) + len(half["validation"]) == 9 and half == choose_fraction(splits, 0.47, 0)
-    assert all(set(quarter[split]) <= set(half[split]) and half[split] == sorted(half[split]) for split in splits)
-    assert choose_fraction(splits, 0.25, 1) != quarter
-    assert sum(map(len, choose_fraction(splits, 0.001, 0).values())) == 1
-    # Further images change no image's rank among the others.
-    assert set(choose_fraction({"train": ids(17)}, 8 / 17, 0)["train"]) - {16} <= set(
-        choose_fraction({"train": ids(16)}, 0.5, 0)["train"]
-    )
+def read_ids(path):
+    return {*read_list(path, "labeled_ids", "id")}
+
+
+def test_further_images_change_no_rank_among_the_others():
+    first = choose_images({"train": ids(16)}, 8, 0, {})["train"]
+    assert set(choose_images({"train": ids(17)}, 8, 0, {})["train"]) - {16} <= set(first)
 
 
 def test_a_number_of_unlabeled_images_is_reproducible_nested_and_besides_the_labeled_ones():
@@ -35,7 +32,7 @@ def test_a_number_of_unlabeled_images_is_reproducible_nested_and_besides_the_lab
     assert all(set(few[part]) <= set(more[part]) and more[part] == sorted(more[part]) for part in pool)
     assert choose_images(pool, 5, 1, on_top) != few
     assert choose_images(pool, 0, 0, on_top) == {"train": [3, 8], "unlabeled_dirs 0": []}
-    with pytest.raises(InputError, match="num_unlabeled: 24, but the pool has 23 unlabeled images; leave the field"):
+    with pytest.raises(InputError, match="num_unlabeled: 24, but there are 23 unlabeled images; leave it out"):
         choose_images(pool, 24, 0, on_top)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from scl_hf import SemiSupervisedConfig
 from scl_hf.cli import RecipeParser
 from scl_hf.errors import InputError
-from scl_hf.evaluation.scoring import EvaluationArguments, predicted_images, score
+from scl_hf.evaluation.scoring import EvaluationArguments, predict_image, score
 from scl_hf.inference import predict_probs
 
 NUM_CLASSES = 4
@@ -42,8 +42,9 @@ def model_of_noise():
 def test_images_are_predicted_as_the_fields_say(accelerator):
     model = model_of_noise()
     args = EvaluationArguments(**SETTINGS, eval_overlap=0.5)
-    predicted = list(predicted_images(model, IMAGES, [3, 1], args, accelerator))
-    assert [(index, item["id"]) for index, item, _ in predicted] == [(3, "image 3"), (1, "image 1")]
+    predicted = []
+    score(model, IMAGES, args, accelerator, lambda *prediction: predicted.append(prediction))
+    assert [(index, item["id"]) for index, item, _ in predicted] == [(i, f"image {i}") for i in range(5)]
     for index, _, probs in predicted:
         pixel_values = IMAGES[index]["pixel_values"].unsqueeze(0)
         expected = predict_probs(model, pixel_values, (0.5, 1.0), True, (16, 24), 0.5, max_tiles_per_batch=3)
@@ -54,7 +55,7 @@ def test_images_are_predicted_as_the_fields_say(accelerator):
 def test_an_evaluation_leaves_the_global_random_stream_alone(accelerator, num_workers):
     model, args = model_of_noise(), EvaluationArguments(dataloader_num_workers=num_workers)
     before = torch.get_rng_state()
-    assert len(list(predicted_images(model, IMAGES, [0, 1], args, accelerator))) == 2
+    score(model, IMAGES[:2], args, accelerator)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -70,9 +71,9 @@ def test_mixed_precision_reaches_the_model_and_not_the_average():
 
     model.forward = forward
     args = EvaluationArguments(eval_scales=[0.5, 1.0], eval_flip=True, eval_tile=16)
-    ((_, item, probs),) = predicted_images(model, IMAGES, [0], args, accelerator)
+    probs = predict_image(model, IMAGES[0], args, accelerator)
     assert set(kinds) == {torch.bfloat16} and probs.dtype == torch.float32
-    expected = predict_probs(model, item["pixel_values"].unsqueeze(0), (0.5, 1.0), True)
+    expected = predict_probs(model, IMAGES[0]["pixel_values"].unsqueeze(0), (0.5, 1.0), True)
     torch.testing.assert_close(probs, expected, atol=0.01, rtol=0)
 
 

@@ -30,7 +30,7 @@ def test_submission(tmp_path, frames_of_test):
     assert sum(submission.TEST_IMAGES.values()) == 3
     args = PredictionArguments(output=str(tmp_path / "out"), submission=str(tmp_path / "out.zip"))
     assert args.write == ["label_ids"]
-    checkpoint = SimpleNamespace(id2label=ID2LABEL, palette=PALETTE, is_cityscapes=True)
+    checkpoint = SimpleNamespace(id2label=ID2LABEL, palette=PALETTE)
     folder = PredictionFolder(args.output, args.write, checkpoint, {})
     for item in frames_of_test:
         folder.write(item, np.zeros((4, 8, 3), np.uint8), np.full((4, 8), 13, np.uint8), None)

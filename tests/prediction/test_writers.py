@@ -25,9 +25,8 @@ def touch(path):
 
 
 def make_folder(path, id2label=cityscapes.ID2LABEL, settings=SETTINGS, write=("color", "overlay"), overwrite=False):
-    is_cityscapes = id2label == cityscapes.ID2LABEL
     palette = np.arange(3 * len(id2label), dtype=np.uint8).reshape(-1, 3)
-    checkpoint = SimpleNamespace(name="run", id2label=id2label, palette=palette, is_cityscapes=is_cityscapes)
+    checkpoint = SimpleNamespace(name="run", id2label=id2label, palette=palette)
     return PredictionFolder(path, write, checkpoint, settings, overwrite)
 
 

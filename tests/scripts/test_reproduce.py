@@ -171,7 +171,7 @@ def test_killed_twice_on_the_way_it_ends_with_the_same_bits(reproduce, toy_datas
 def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
     changes = {"seeds": [0, 1, 3], "shares": {"2 labels": TABLE["shares"]["2 labels"], "all": "toy_dataset.yaml"}}
     changes["rows"] = TABLE["rows"] | {"longer": SUPERVISED | {"max_steps": "x2"}}
-    assert reproduce("--jobs", "4", baseline=["supervised", "longer"], **changes) == 0
+    assert reproduce("--jobs", "9", baseline=["supervised", "longer"], **changes) == 0
     page = (tmp_path / "out/table.md").read_text()
     # 40, 41, 43: standard deviation 1.528, times 4.303 / √3; the differences are 10 with each seed.
     assert "| supervised | 41.33 ± 3.79 | baseline | 41.33 ± 3.79 | baseline |" in page
@@ -194,7 +194,7 @@ def test_the_page_of_a_table(reproduce, stand_in, tmp_path, capsys):
     (tmp_path / "out/table.md").unlink()
     assert reproduce(baseline=["supervised", "longer"], **changes) == 0
     assert (tmp_path / "out/table.md").read_text() == page
-    assert reproduce(baseline=["supervised", "longer"], **changes | {"seeds": [0, 1, 3, 4]}) == 0
+    assert reproduce("--jobs", "6", baseline=["supervised", "longer"], **changes | {"seeds": [0, 1, 3, 4]}) == 0
     assert len((tmp_path / "out/all/both/seed_0/starts.txt").read_text().splitlines()) == 1
 
 
@@ -219,6 +219,13 @@ def test_a_failed_run_is_a_gap_with_its_reason_and_is_tried_again(reproduce, sta
     shutil.rmtree(tmp_path / "out")
     assert reproduce(rows={"broken": {"run_name": str(tmp_path / "none")}}, baseline=None) == 1
     assert ".png" not in (tmp_path / "out/table.md").read_text() and not (tmp_path / "out/table.csv").exists()
+
+
+def test_the_page_is_there_before_the_last_run_and_a_dry_run_writes_none(reproduce, stand_in, tmp_path):
+    page = tmp_path / "out/table.md"
+    rows = TABLE["rows"] | {"needs the page": {"run_name": str(page)}}
+    assert reproduce("--dry_run", "true", rows=rows) == 0 and not page.exists()
+    assert reproduce("--jobs", "1", rows=rows) == 0 and "3 of 3 runs" in page.read_text()
 
 
 def test_an_unfinished_run_resumes_from_its_last_complete_checkpoint(reproduce, stand_in, tmp_path):

@@ -70,10 +70,7 @@ class Source:
     input: InputImage | None = None  # how images are read, where a field says it
 
     def open(self, split: str, require_labels: bool = False, remedy: str | None = None) -> datasets.Dataset:
-        """
-        Opens a split, its labels as [`LabelImage`], and its images as [`InputImage`] where a field says how; `remedy`
-        says what to do if there is none.
-        """
+        """Opens a split: labels as [`LabelImage`], images as `input` says; `remedy` is what to do if it is missing."""
         if split not in self.splits:
             looked = f" (looked for {self.expected_at(split)})" if self.expected_at else ""
             others = f"only {first_few(self.splits, 5)}" if self.splits else "nor any other"

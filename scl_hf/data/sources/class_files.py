@@ -74,10 +74,7 @@ _READERS: dict[str, Callable[[Sequence[str]], Classes]] = {
 
 
 def find_labels(args: DataArguments, found: Found) -> tuple[LabelImage, str]:
-    """
-    Returns what the values in label files mean, by the recipe, by a file in `data_dir`, or as in Pascal VOC, and
-    what says so ("" for the recipe and `id2label.json`).
-    """
+    """Returns what the values in labels mean, and what says so: a file, Pascal VOC, or "" for recipe and id2label."""
     root, examples = args.data_dir or ".", found.examples
     others = sorted(found.others, key=lambda path: -path.count("/"))
     paths = {path.rpartition("/")[2]: path for path in others}  # the topmost
@@ -117,7 +114,5 @@ def _describe_values(labels: Sequence[str]) -> str:
     named += ", NAME: a value of others" * (len(forms) == 1)
     named += "} or, for ids of instances, {NAME: 0, NAME: 1-65535" * (len(forms) > 20 and values[0] == 0)
     held = f"{len(some)} of its labels hold the values {first_few(forms, 20)}"
-    return (
-        f"no id2label.json or other file names the classes; {held}: write classes: {{{named}}}"
-        + f", ignore: {ignored}" * bool(ignored)
-    )
+    remedy = f"write classes: {{{named}}}" + f", ignore: {ignored}" * bool(ignored)
+    return f"no id2label.json or other file names the classes; {held}: {remedy}"

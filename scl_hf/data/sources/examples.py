@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...errors import InputError, first_few
+from ...errors import InputError, counted, first_few
 from ..arguments import DataArguments
 from ..images import is_image
 from .base import Example
@@ -59,15 +59,12 @@ def find_examples(args: DataArguments) -> Found:
     if loose and not lists:
         own = {SPLIT_OF[name]: name for name in (*named, *args.train_splits) if name in SPLIT_OF}
         for split, path in find_lists(tree.others).items():
-            lists[own.get(split, split)] = read_images(
-                os.path.join(root, path), path, loose, [file.path for file in files]
-            )
+            known = [file.path for file in files]
+            lists[own.get(split, split)] = read_images(os.path.join(root, path), path, loose, known)
     by_path, splits, left_out = {file.path: file for file in files} if lists else {}, {}, []
     for split, entries in lists.items():
         below = (os.path.relpath(path, root) for path, _ in entries)
-        splits[split] = [
-            by_path.get(path) or file_at(path, split, "", name) for (path, _), name in zip(entries, below)
-        ]
+        splits[split] = [by_path.get(path) or file_at(path, split, "", key) for (path, _), key in zip(entries, below)]
         label_of |= {image: label for image, (_, label) in zip(splits[split], entries) if label}
     listed = {path for entries in lists.values() for entry in entries for path in entry}
     for image in images:
@@ -101,14 +98,13 @@ def find_examples(args: DataArguments) -> Found:
     places = {path.rpartition("/")[0] for example in examples for path in (example.image, *example.labels.values())}
     odd = [name for name in tree.others if os.path.splitext(name)[1].lower() not in _TEXTS]
     left_out += [path for path in (os.path.join(root, name) for name in odd) if os.path.dirname(path) in places]
-    notes = [
-        note for split in sorted(splits) if (note := _describe(root, split, examples, found[split in given].affix))
-    ]
+    described = (_describe(root, split, examples, found[split in given].affix) for split in sorted(splits))
+    notes = [note for note in described if note]
     pool = [os.path.join(os.path.abspath(folder), "") for folder in args.unlabeled_dirs]
     left_out = [path for path in left_out if path not in listed and not any(map(path.startswith, pool))]
     if left_out:
         first, of = os.path.relpath(min(left_out), root), "list" if lists else "split"
-        count = _count(len(left_out), "file")
+        count = counted(len(left_out), "file")
         notes.append(f"left out: {count} such as {first}: neither images nor labels of a {of}")
     return Found(examples, left_out, notes, tree.others)
 
@@ -120,7 +116,8 @@ def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> st
     stems = {os.path.basename(os.path.splitext(example.image)[0]) for example in images}
     # COCO's single file, or a.json, a.jpg.json and a.npy
     coco = re.compile(r"(coco|instances|annotations|panoptic)[^/]*\.json$", re.IGNORECASE)
-    drawn = [path for path in found.others if coco.search(path) or not stems.isdisjoint(_stems_of(path))]
+    named = {path: os.path.splitext(os.path.basename(path))[0] for path in found.others}
+    drawn = [path for path, stem in named.items() if coco.search(path) or {stem, os.path.splitext(stem)[0]} & stems]
     own = [name for name in others if SPLIT_OF.get(split) in {read_name(part)[0] for part in name.split("/")}]
     folders = " or ".join([name for name in own or others if name != folder][:3])
     field = "train" if SPLIT_OF.get(split, "train") == "train" else "validation"
@@ -131,11 +128,6 @@ def no_labels_problem(images: Sequence[Example], split: str, found: Found) -> st
     return f"{folder}: none of the {len(images)} images of split {split} has a label; {hint}"
 
 
-def _stems_of(path: str) -> set[str]:
-    stem = os.path.splitext(os.path.basename(path))[0]
-    return {stem, os.path.splitext(stem)[0]}
-
-
 def _describe(root: str, split: str, examples: Sequence[Example], affix: str) -> str | None:
     """Says what was taken for a split, if its folders are not called images and labels."""
     images = [example.image for example in examples if example.split == split and "image" in example.present]
@@ -143,15 +135,11 @@ def _describe(root: str, split: str, examples: Sequence[Example], affix: str) ->
     usual = all(path.startswith(f"{root}/{split}/images/") for path in images)
     if usual and not affix and all(path.startswith(f"{root}/{split}/labels/") for path in labels):
         return None
-    text = f"{split}: {_count(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
+    text = f"{split}: {counted(len(images), 'image')} such as {os.path.relpath(images[0], root)}"
     if labels:
         joined = ", the masks of an image joined" * os.path.isdir(labels[0])
-        text += f", {_count(len(labels), 'label')} such as {os.path.relpath(labels[0], root)}{joined}"
+        text += f", {counted(len(labels), 'label')} such as {os.path.relpath(labels[0], root)}{joined}"
     return text + f", with {affix} in their names" * bool(affix and labels)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _read_fields(args: DataArguments, root: str, tree: Tree) -> tuple[list[File], dict[str, list]]:

@@ -36,10 +36,8 @@ def open_source(args: DataArguments) -> Source:
         remedy = "{name}_column: {column}"
         dataset = standard_columns(splits[split], named, labels, fields, remedy, where, f"{split}_")
         if require_labels and (missing := np.count_nonzero(~has_image(dataset, "label"))):
-            raise InputError(
-                f"label_column: {missing} of the {len(dataset)} examples{where} have no label; remove them, "
-                "or use them unlabeled"
-            )
+            problem = f"{missing} of the {len(dataset)} examples{where} have no label"
+            raise InputError(f"label_column: {problem}; remove them, or use them unlabeled")
         return dataset
 
     opened = {name: partial(open_split, name) for name in splits}

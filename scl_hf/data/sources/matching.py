@@ -60,9 +60,7 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
     named = {file for file in files if (is_label(file) if suffix is None else file.stem.endswith(suffix))}
     if len(named) in (0, len(files)) and suffix is None:  # a.png or a_m.png beside a.jpg
         pngs = [file for file in files if file.path.lower().endswith(".png")]
-        named = {
-            png for png in pngs for n in _lengths(png.stem) if png.folder + png.stem[: len(png.stem) - n] in photos
-        }
+        named = {png for png in pngs for n in _lengths(png.stem) if png.folder + png.stem[: -n or None] in photos}
     found = match([file for file in files if file not in named], sorted(named), suffix).pairs if named else {}
     if 2 * len(found) < len(named):
         named, found = (), {}
@@ -76,9 +74,7 @@ def split_by_name(files: Sequence[File], suffix: str | None) -> list[File]:
     return [file._replace(role=role_of(file)) for file in files]
 
 
-def _choose(
-    labels: Sequence[File], found: dict[File, File], affixes: dict[File, str], others: Sequence[File]
-) -> Match:
+def _choose(labels: Sequence[File], found: dict[File, File], affixes: dict[File, str], rest: Sequence[File]) -> Match:
     """Keeps the labels with the affix that most have, and those that are called like their image."""
     counts = Counter(affixes.values())
     rivals = [affix for affix, count in counts.most_common() if 2 * count >= counts.most_common(1)[0][1]]
@@ -99,7 +95,7 @@ def _choose(
         exact = (label for label, own in affixes.items() if own == "" and found[label] not in taken)
         pairs |= {label: found[label] for label in exact}
     taken = {(image.split, image.stem) for image in pairs.values()} if len(pairs) < len(labels) else ()
-    alone, left_out = [], list(others)
+    alone, left_out = [], list(rest)
     for label in labels:
         if label not in pairs:
             image = found.get(label, label)  # a second label of the same image, perhaps in another folder

@@ -62,7 +62,7 @@ def test_columns_that_are_no_images(path, columns, message):
 
 
 def test_examples_whose_image_is_missing(path):
-    with pytest.raises(InputError, match="1 of the 2 examples in split train have no image"):
+    with pytest.raises(InputError, match="1 of 2 examples in split train have no image"):
         select(table(path, image=[path, None]), "image", None)
     with pytest.raises(InputError, match="^image_column: 1 file is empty or missing: gone.png"):
         select(table(path, image=[path, "gone.png"]), "image", None)
