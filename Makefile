@@ -23,6 +23,8 @@ data/streets: | $(VENV)/installed
 demo: $(VENV)/installed data/streets
 	$(BIN)/accelerate launch --num_processes 1 --gpu_ids 0 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) scripts/train.py recipes/demo.yaml --overwrite_output_dir true
+	$(BIN)/python scripts/eval.py runs/demo/checkpoint-500 runs/demo recipes/demo.yaml --output runs/demo_gain \
+		--overwrite true
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal

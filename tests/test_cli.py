@@ -451,7 +451,7 @@ def test_the_pre_training_of_the_baseline():
     assert args.class_uniform_share == 0.5 and args.class_uniform_tile == 1024
 
 
-@pytest.mark.parametrize("name", ["demo", "cityscapes_1_8_dinov2", "your_data_segformer"])
+@pytest.mark.parametrize("name", ["camvid", "cityscapes_1_8_dinov2", "your_data_segformer"])
 def test_the_recipe_that_is_passed_on_is_the_same_run(tmp_path, name):
     given = [
         "--use_cpu",
@@ -470,7 +470,7 @@ def test_the_recipe_that_is_passed_on_is_the_same_run(tmp_path, name):
     parsed = parser.parse_recipe([str(RECIPES[name]), *given, "--output_dir", "/home/me/runs/toy_dataset"])
     text = parser.portable_recipe()
     assert not {"/home", "..", "me/secret", "first", "Strategy", "Names", "!!", "hub_", "base"} & set(text.split())
-    assert "relaxation_window: 3" in text or name != "demo"  # as the recipe says, though it is the default
+    assert "relaxation_window: 3" in text or name != "camvid"  # as the recipe says, though it is the default
     assert "include_num_input_tokens_seen" not in text  # a default that argparse converts
     assert "/home" not in text and "secret" not in text and "unlabeled_dirs: [drive, more/drives]\n" in text
     (tmp_path / "recipe.yaml").write_text(text)

@@ -67,6 +67,8 @@ def test_two_processes_train_a_recipe_by_its_name(toy_dataset, tmp_path):
     fields |= {"data_dir": toy_dataset, "output_dir": tmp_path / "run", "max_steps": 1, "eval_strategy": "no"}
     fields |= {"ddp_backend": "gloo", "report_to": "none", "disable_tqdm": True}
     arguments = [text for name, value in fields.items() for text in (f"--{name}", value)]
-    result = run_processes(2, "scl_hf.__main__", "train", "demo", "--crop_size", 32, 32, *arguments)
+    result = run_processes(
+        2, "scl_hf.__main__", "train", "camvid", "--dataset", "cityscapes", "--crop_size", 32, 32, *arguments
+    )
     assert result.returncode == 0, result.stderr
     assert "--num_processes 2" in (tmp_path / "run/README.md").read_text()

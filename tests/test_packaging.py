@@ -92,7 +92,8 @@ def test_a_new_user_trains_in_an_empty_folder(installed, toy_dataset, tmp_path):
     fields = {name: value for name, value in SMALL_RUN.items() if not isinstance(value, (dict, list))}
     fields |= {"data_dir": toy_dataset, "output_dir": "mine", "max_steps": 1, "eval_strategy": "no"}
     (tmp_path / "mine.yaml").write_text(
-        "base: demo\ncrop_size: [32, 32]\n" + "".join(f"{name}: {value}\n" for name, value in fields.items())
+        "base: camvid\ndataset: cityscapes\ncrop_size: [32, 32]\n"
+        + "".join(f"{name}: {value}\n" for name, value in fields.items())
     )
     environment = os.environ | {"PYTHONPATH": str(installed), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "scl_hf", "train", "mine.yaml", "--report_to", "none"]

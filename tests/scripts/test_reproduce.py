@@ -399,13 +399,13 @@ def test_the_dry_run_lists_the_runs_of_each_table_of_the_project(reproduce, tmp_
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     tables = sorted(Path("recipes/tables").glob("*.yaml"))
-    assert len(tables) == 7
+    assert len(tables) == 11
     printed = {}
     for table in tables:
         monkeypatch.setattr(sys, "argv", ["reproduce.py", str(table), "--dry_run", "true", "--seconds_per_step", "2"])
         assert load_script(SCRIPT).main() == 0
         *lines, printed[table.stem] = capsys.readouterr().out.splitlines()
-        number = sum(" recipes/c" in line for line in lines)
+        number = sum(" recipes/" in line for line in lines)
         assert printed[table.stem].startswith(f"{number} runs") and re.search(
             rf"\b{number} (cells|runs)\b", table.read_text()
         )
