@@ -49,7 +49,7 @@ def time_start(data_dir: Path, folder: Path, more: list[str], threads: int) -> d
     stamps = folder.with_suffix(".json")
     train = [str(ROOT / "scripts/train.py"), str(ROOT / "recipes/demo.yaml"), "--data_dir", str(data_dir)]
     train += ["--output_dir", str(folder), "--overwrite_output_dir", "true", "--report_to", "none"]
-    train += ["--semi_supervised_start_step", "0", *more]
+    train += ["--self_training_rounds", "0", "--semi_supervised_start_step", "0", *more]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_DATASETS_CACHE": str(folder.parent / "cache")}
     started = time.time()
     result = subprocess.run(
