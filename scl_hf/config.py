@@ -22,9 +22,11 @@ from .processes import check_joined
 
 NOT_DECAYED = ("norms", "biases", "position_embeddings")
 # Steps of the run, or below 1 a share of them
-LENGTHS = ("semi_supervised_start_step", "semi_supervised_ramp_steps", "teacher_update_interval")
+START, INTERVAL = "semi_supervised_start_step", "teacher_update_interval"
+LENGTHS = (START, "semi_supervised_ramp_steps", INTERVAL)
 RESTARTS = "cosine_with_restarts"
 DDP = "several GPUs work with DDP"
+WITHOUT_EMA = "where ema_teacher is off"
 LENGTH = "a number of steps, or a share of the run below 1"
 
 
@@ -97,10 +99,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         ema_validation (`bool`, *optional*, defaults to `True`):
             Whether the EMA model is evaluated and published. If not, it is the student (Table 3).
         self_training_rounds (`int`, *optional*, defaults to 0):
-            Rounds of self-training, after a supervised phase. Phase and rounds are equally long. At the start of each
-            round the EMA model becomes its frozen teacher; in each the learning rate falls to 0; each ends with an
-            evaluation. It sets `semi_supervised_start_step`, `teacher_update_interval`, `lr_scheduler_type` and
-            `lr_scheduler_kwargs`, unless a recipe gives them. 0: the single phase of the paper.
+            Rounds of self-training, after a supervised phase. All phases are equally long. At the start of each round
+            the EMA model becomes its frozen teacher; each phase ends with an evaluation. It sets
+            `semi_supervised_start_step`, `teacher_update_interval` and, where none is given, an `lr_scheduler_type`
+            that falls to 0 in each phase (`cosine_with_restarts`). 0: the single phase of the paper.
         semi_supervised_start_step (`float`, *optional*):
             Supervised steps at the start. They train a new head before the unlabeled images join. By default 0.0625,
             or the first phase of `self_training_rounds`.
@@ -201,8 +203,10 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
                 raise InputError(f"{variable}: must be left out: {DDP}, got {os.environ[variable]!r}. {remedy}")
         boxes = self.num_boxes
         check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= boxes, f"1 to num_boxes ({boxes})")
-        for name in ("teacher_update_interval", "self_training_rounds"):
-            check_field(self, name, not getattr(self, name) or self.ema_teacher, "left out where ema_teacher is off")
+        check_field(self, INTERVAL, self.ema_teacher or not self.teacher_update_interval, f"left out {WITHOUT_EMA}")
+        check_field(
+            self, "self_training_rounds", self.ema_teacher or not self.self_training_rounds, f"0 {WITHOUT_EMA}"
+        )
         self._set_phases()
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
         installed = get_available_reporting_integrations()
@@ -231,21 +235,20 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             if self.semi_supervised_start_step is None:
                 self.semi_supervised_start_step = 0.0625
             return
-        known = self.max_steps > 0
-        length = steps_of(1 / phases, self.max_steps) if known else 1 / phases
+        share, known = 1 / phases, self.max_steps > 0
         cut = f"max_steps {self.max_steps}" if known else "the run"
         remedy = f"Leave it out, or self_training_rounds: {phases - 1} cuts {cut} into {phases} equal phases."
-        for name in ("semi_supervised_start_step", "teacher_update_interval"):
+        for name in (START, INTERVAL):
             given = getattr(self, name)
-            if given not in (None, length, 1 / phases):
+            if given not in (None, share) and not (known and given == self.phase_ends(self.max_steps)[0]):
                 raise InputError(f"{name}: {given:g} is not the length of a phase. {remedy}")
-            setattr(self, name, length)
+            setattr(self, name, share)
         self.lr_scheduler_type = self.lr_scheduler_type or RESTARTS
         if self.lr_scheduler_type == RESTARTS:
             cycles, given = {"num_cycles": phases}, self.lr_scheduler_kwargs
-            self.lr_scheduler_kwargs = json.loads(given) if isinstance(given, str) else given or cycles
-            if self.lr_scheduler_kwargs != cycles:
+            if given and given not in (cycles, json.dumps(cycles)):
                 raise InputError(f"lr_scheduler_kwargs: {given} is not one cycle a phase. {remedy}")
+            self.lr_scheduler_kwargs = cycles
             if self.warmup_steps:
                 raise InputError(f"warmup_steps: {self.warmup_steps} would delay the rate in each phase. {remedy}")
 
@@ -274,12 +277,15 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     def lengths(self, max_steps: int) -> dict[str, int]:
         """The fields that are lengths, in steps of a run of `max_steps`."""
-        return {name: steps_of(length, max_steps) for name in LENGTHS if (length := getattr(self, name)) is not None}
+        steps = {name: steps_of(length, max_steps) for name in LENGTHS if (length := getattr(self, name)) is not None}
+        if self.self_training_rounds:
+            steps |= dict.fromkeys((START, INTERVAL), self.phase_ends(max_steps)[0])
+        return steps
 
     def phase_ends(self, max_steps: int) -> list[int]:
         """Returns the last step, counted from 1, of each phase that `self_training_rounds` cuts a run into."""
         phases = self.self_training_rounds + 1
-        return [steps_of(number / phases, max_steps) for number in range(1, phases)] + [max_steps]
+        return [ceil(number * max_steps / phases) for number in range(1, phases + 1)]  # where the rate begins anew
 
     def phase_of(self, step: int, max_steps: int) -> int:
         """Returns the phase of a step, counted from 1: 0 is the supervised one, then come the rounds."""
@@ -287,7 +293,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
 
     def start_step(self, max_steps: int) -> int:
         """Returns the first step, counted from 0, with unlabeled images."""
-        return steps_of(self.semi_supervised_start_step, max_steps)
+        return self.lengths(max_steps)[START]
 
     def ramp(self, step: int, max_steps: int) -> float:
         """Returns the factor of λ_c and λ_sc at a step: 0 during the supervised start, then rising to 1."""

@@ -139,7 +139,7 @@ def fill_model_card(
         "model_license": facts.license,
         "evaluation": evaluation,
         "metrics": facts.metrics,
-        "phases": scores_of_phases(facts.log_history),
+        "phases": scores_of_phases(facts.log_history, args.semi_supervised),
         "ious": ious,
         "curves": CURVES if CURVES in images else None,
         "panel": PANEL if PANEL in images else None,

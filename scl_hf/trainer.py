@@ -42,7 +42,7 @@ from .optim import decayed_parameters, encoder_of, split_off_encoder
 from .preparation import check_batch_size, check_settings_of, open_model
 from .pretrained import load_weights
 from .progress import LogLines, ProgressBar, SkippedFiles, Throughput, write
-from .rounds import RoundsCallback
+from .rounds import RoundsCallback, entry_of_round
 from .teacher import EMATeacher, TeacherCallback
 from .visualization.panels import training_panel
 
@@ -123,7 +123,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=list(callbacks or []),
+            callbacks=[RoundsCallback(), *(callbacks or [])],
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False
@@ -132,7 +132,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             self.remove_callback(callback)
         self._teaching, self._epochs = TeacherCallback(self.teacher), EpochCallback()
         self._throughput, self._skipped = Throughput(), SkippedFiles()
-        own = self._teaching, self._epochs, self._throughput, self._skipped, RoundsCallback(), LogLines()
+        own = self._teaching, self._epochs, self._throughput, self._skipped, LogLines()
         for callback in (*own, *[ProgressBar()] * (not args.disable_tqdm)):
             self.add_callback(callback)
         self.palette = palette_of(self.id2label) if palette is None else palette
@@ -334,8 +334,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the round, and to a training log images per second and the minutes left."""
-        if self.args.self_training_rounds and "train_runtime" not in logs:
-            logs["round"] = self.args.phase_of(self.state.global_step, self.state.max_steps)
+        logs |= entry_of_round(self.args, self.state, logs)
         if "loss" in logs:
             step = self.state.global_step
             logs |= self._throughput.figures(step, self.state.max_steps, self.args.world_size)

@@ -95,7 +95,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: SemiSuperv
 
     # 5. How to use it
     if trainer.is_world_process_zero():
-        print(describe_gains(trainer.state.log_history) + usage(model, args))
+        print(describe_gains(trainer.state.log_history, args.semi_supervised) + usage(model, args))
     trainer.accelerator.wait_for_everyone()  # a process that leaves early would take the others' connections with it
     trainer.accelerator.end_training()
 

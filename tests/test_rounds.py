@@ -26,9 +26,9 @@ def test_phases_are_equal_and_each_round_begins_with_a_copy():
     assert [step for step in range(1201) if settings.updates_teacher(step, 1200)] == [400, 800]
     assert settings.lr_scheduler_type == "cosine_with_restarts" and settings.lr_scheduler_kwargs == {"num_cycles": 3}
     assert [settings.phase_of(step, 1200) for step in (0, 1, 400, 401, 800, 801, 1200)] == [0, 0, 0, 1, 1, 2, 2]
-    assert settings.phase_ends(1000) == [333, 667, 1000]  # that do not divide the run
-    assert [step for step in range(1001) if settings.updates_teacher(step, 1000)] == [333, 667]
-    assert args(max_steps=1000).lengths(1000)["semi_supervised_start_step"] == 333
+    assert settings.phase_ends(1000) == [334, 667, 1000]  # that do not divide the run
+    assert [step for step in range(1001) if settings.updates_teacher(step, 1000)] == [334, 667]
+    assert settings.lengths(1000)["semi_supervised_start_step"] == settings.start_step(1000) == 334
     single = args(self_training_rounds=0)
     assert single.lr_scheduler_type == "linear" and single.semi_supervised_start_step == 0.0625
 
@@ -40,6 +40,15 @@ def test_fields_given_by_hand():
     same = {"semi_supervised_start_step": 400, "teacher_update_interval": 1 / 3}
     same |= {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": '{"num_cycles": 3}'}
     assert args(**same) == args() == dataclasses.replace(args())
+    assert dataclasses.replace(args(), max_steps=2400).start_step(2400) == 800
+
+
+def test_the_rate_begins_anew_with_each_round(make_trainer):
+    trainer = make_trainer(**ROUNDS | {"max_steps": 1000})
+    trainer.create_optimizer_and_scheduler(1000)
+    rate = trainer.lr_scheduler.lr_lambdas[0]
+    assert [rate(end) for end in args().phase_ends(1000)[:2]] == pytest.approx([1, 1], abs=1e-4)
+    assert max(rate(end - 1) for end in args().phase_ends(1000)) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,7 @@ def test_fields_given_by_hand():
             {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
             r"lr_scheduler_kwargs: \{'num_cycles': 2\} is not one cycle a phase",
         ),
+        ({"lr_scheduler_kwargs": "num_cycles=3"}, "lr_scheduler_kwargs: num_cycles=3 is not one cycle a phase"),
         ({"warmup_steps": 10}, "warmup_steps: 10 would delay the rate in each phase"),
     ],
 )
@@ -61,7 +71,7 @@ def test_fields_that_contradict_the_rounds(fields, said):
 
 
 def test_rounds_need_a_teacher():
-    with pytest.raises(InputError, match="self_training_rounds: must be left out where ema_teacher is off"):
+    with pytest.raises(InputError, match="self_training_rounds: must be 0 where ema_teacher is off"):
         args(ema_teacher=False)
     with pytest.raises(InputError, match="self_training_rounds: must be 0 or more, got -1"):
         args(self_training_rounds=-1)
@@ -105,9 +115,9 @@ def test_a_run_in_rounds(make_trainer, capsys):
     printed = capsys.readouterr().out
     assert "supervised, steps 1 to 2\n" in printed
     assert "round 2, steps 5 to 6: pseudo-labels from the EMA model of step 4\n" in printed
-    scores = scores_of_phases(log)
+    scores = scores_of_phases(log, True)
     assert [*scores] == ["supervised", "round 1", "round 2"] and scores["round 2"] == log[-2]["eval_mean_iou"]
-    assert describe_gains(log).startswith(f"\nmean IoU   supervised {100 * scores['supervised']:.2f} → round 1 ")
+    assert describe_gains(log, True).startswith(f"\nmean IoU   supervised {100 * scores['supervised']:.2f} → round 1 ")
 
 
 def test_labels_alone_have_the_same_phases(toy_data, tmp_path):
@@ -116,6 +126,15 @@ def test_labels_alone_have_the_same_phases(toy_data, tmp_path):
     trainer.train()
     assert [entry["round"] for entry in trainer.state.log_history if "eval_mean_iou" in entry] == [0, 1, 2]
     assert trainer._teaching.frozen is None
+    assert describe_gains(trainer.state.log_history, False).startswith("\nmean IoU   supervised phase 1 ")
+
+
+def test_evaluations_within_a_phase_are_not_its_score(make_trainer):
+    trainer = make_trainer(**ROUNDS | {"eval_steps": 1})
+    trainer.train()
+    log = trainer.state.log_history
+    assert [entry["step"] for entry in log if {"round", "eval_mean_iou"} <= entry.keys()] == [2, 4, 6]
+    assert scores_of_phases([entry for entry in log if entry["step"] > 4], True) == {}  # one phase alone adds nothing
 
 
 def test_fewer_steps_than_phases(make_trainer, tmp_path):
@@ -134,7 +153,7 @@ def test_a_resumed_run_goes_on_in_its_round(make_trainer):
     resumed.train(resume_from_checkpoint=checkpoint)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
-    assert scores_of_phases(resumed.state.log_history) == scores_of_phases(whole.state.log_history)
+    assert scores_of_phases(resumed.state.log_history, True) == scores_of_phases(whole.state.log_history, True)
     with pytest.raises(InputError, match=r"other values of self_training_rounds \(2 → 1\)"):
         make_trainer(**ROUNDS | {"self_training_rounds": 1}).train(resume_from_checkpoint=checkpoint)
 
@@ -142,4 +161,4 @@ def test_a_resumed_run_goes_on_in_its_round(make_trainer):
 def test_a_run_without_rounds_says_nothing_of_them(make_trainer):
     trainer = make_trainer(eval_strategy="steps", eval_steps=2, panel_images=0)
     trainer.train()
-    assert scores_of_phases(trainer.state.log_history) == {} and describe_gains(trainer.state.log_history) == ""
+    assert describe_gains(trainer.state.log_history, True) == ""

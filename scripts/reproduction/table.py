@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from scl_hf.cli import RecipeParser, read_yaml
+from scl_hf.cli import RecipeParser, read_yaml, recipe_file
 from scl_hf.config import TRAINING_RECIPE, other_fields
 from scl_hf.data import DataArguments
 from scl_hf.errors import InputError, did_you_mean
@@ -137,7 +137,7 @@ def _share(path: Path, name: Any, value: Any) -> tuple[Path, dict[str, Any]]:
     fields = dict(value) if isinstance(value, dict) else {"recipe": value}
     if not isinstance(fields.get("recipe"), str):
         raise InputError(f"{path}: shares: {name}: has no recipe; name one by its path from the table's folder.")
-    recipe = Path(os.path.normpath(path.parent / fields.pop("recipe")))
+    recipe = Path(os.path.normpath(recipe_file(fields.pop("recipe"), path.parent)))
     if not recipe.is_file():
         raise InputError(
             f"{path}: shares: {name}: there is no {recipe}; name a recipe by its path from the table's folder."
