@@ -1,6 +1,5 @@
 """Settings of a run: `transformers.TrainingArguments` and the fields of the method."""
 
-import json
 import os
 import re
 from bisect import bisect_left
@@ -201,13 +200,11 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             if parse_flag_from_env(variable):
                 remedy = "Configure accelerate launch as in recipes/accelerate_configs."
                 raise InputError(f"{variable}: must be left out: {DDP}, got {os.environ[variable]!r}. {remedy}")
-        boxes = self.num_boxes
+        boxes, rounds = self.num_boxes, self.self_training_rounds
         check_field(self, "num_loss_boxes", 1 <= self.num_loss_boxes <= boxes, f"1 to num_boxes ({boxes})")
         check_field(self, INTERVAL, self.ema_teacher or not self.teacher_update_interval, f"left out {WITHOUT_EMA}")
-        check_field(
-            self, "self_training_rounds", self.ema_teacher or not self.self_training_rounds, f"0 {WITHOUT_EMA}"
-        )
-        self._set_phases()
+        check_field(self, "self_training_rounds", self.ema_teacher or not rounds, f"0 {WITHOUT_EMA}")
+        self.lr_scheduler_type = self.lr_scheduler_type or (RESTARTS if rounds else "linear")
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
         installed = get_available_reporting_integrations()
         # transformers does not look whether flyte is installed.
@@ -215,6 +212,7 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         check_field(self, "report_to", known, f"none, or any installed one of {', '.join(installed)}")
         for inherited in (SamplingArguments, AugmentationArguments, TrainingArguments):
             inherited.__post_init__(self)
+        self._set_phases()  # after upstream has read lr_scheduler_kwargs, which may be JSON
         check_joined()
         if self.mixed_precision == "fp16" and self.device.type == "cpu":  # Accelerate would compute in float32
             raise InputError("fp16: needs a GPU. Leave it out, of the options of accelerate launch as well.")
@@ -231,7 +229,6 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
         """Sets the fields that `self_training_rounds` decides; rejects those that contradict it."""
         phases = self.self_training_rounds + 1
         if phases == 1:
-            self.lr_scheduler_type = self.lr_scheduler_type or "linear"
             if self.semi_supervised_start_step is None:
                 self.semi_supervised_start_step = 0.0625
             return
@@ -243,10 +240,9 @@ class SemiSupervisedConfig(SamplingArguments, AugmentationArguments, EvaluationA
             if given not in (None, share) and not (known and given == self.phase_ends(self.max_steps)[0]):
                 raise InputError(f"{name}: {given:g} is not the length of a phase. {remedy}")
             setattr(self, name, share)
-        self.lr_scheduler_type = self.lr_scheduler_type or RESTARTS
         if self.lr_scheduler_type == RESTARTS:
             cycles, given = {"num_cycles": phases}, self.lr_scheduler_kwargs
-            if given and given not in (cycles, json.dumps(cycles)):
+            if given and given != cycles:
                 raise InputError(f"lr_scheduler_kwargs: {given} is not one cycle a phase. {remedy}")
             self.lr_scheduler_kwargs = cycles
             if self.warmup_steps:

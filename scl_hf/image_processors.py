@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_processor(name: str | None, trust_remote_code: bool = False) -> BaseImageProcessor:
-    """Returns the processor to save: the checkpoint's at [`own_size`], SegFormer's where `pipeline` needs another."""
+    """Returns the processor to save: the checkpoint's at [`own_size`], or SegFormer's if `pipeline` cannot use it."""
     processor, normalization = None, Normalization()
     if name is not None:
         processor, normalization = open_processor(f"model_name_or_path {name}", name, trust_remote_code)

@@ -39,7 +39,8 @@ def test_fields_given_by_hand():
     assert {name: getattr(settings, name) for name in own} == own and settings.lr_scheduler_kwargs is None
     same = {"semi_supervised_start_step": 400, "teacher_update_interval": 1 / 3}
     same |= {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": '{"num_cycles": 3}'}
-    assert args(**same) == args() == dataclasses.replace(args())
+    spaced = same | {"lr_scheduler_kwargs": '{"num_cycles":3}'}
+    assert args(**same) == args(**spaced) == args() == dataclasses.replace(args())
     assert dataclasses.replace(args(), max_steps=2400).start_step(2400) == 800
 
 

@@ -219,7 +219,7 @@ def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def _read_stored(name: str, content: bytes, form: InputImage, deep: bool) -> np.ndarray | None:
-    """Returns values (H, W, …), upright, where Pillow opens none or drops bands or, if they count (`deep`), bits."""
+    """Returns values (H, W[, bands]), upright, of a file of which Pillow drops bands or (`deep`) bits; else None."""
     if tags := _tiff_tags(content):
         return _read_tiff(name, content, tags, form, deep)
     if deep and (content[24:25] == b"\x10" if content[:8] == PNG else content.startswith((*_PNM, *_JPEG_2000))):

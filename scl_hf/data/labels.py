@@ -244,7 +244,10 @@ def _by_runs(values: np.ndarray, look_up: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def count_values(source: Source, labels: LabelImage) -> Counter[tuple[int | str, int]]:
-    """Counts the pixels of each (id or color, train id or -1); without classes, rejects photos and smoothed masks."""
+    """
+    Counts the pixels of each value in a label, an id or a color `"#ff0000"`, and its train id, -1 without one. While
+    no class is named, raises if it is a photo or was smoothed.
+    """
     name, content = label_bytes(source)
     values, train_ids = _look_up(name, content, labels)
     found, first, counts = np.unique(values, return_index=True, return_counts=True)

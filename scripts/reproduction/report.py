@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from scl_hf.errors import counted
+
 from .labels import Worth, label_counts, worth_in_labels
 from .running import VERSIONS
 from .summary import MEAN, Estimate, Summary
@@ -23,7 +25,7 @@ def markdown_page(
     several = len(table.seeds) > 1
     parts = [
         f"# {table.title}",
-        f"Mean IoU in percent of the evaluated model at its last step, {_plural(len(table.seeds), 'seed')} "
+        f"Mean IoU in percent of the evaluated model at its last step, {counted(len(table.seeds), 'seed')} "
         f"({', '.join(map(str, table.seeds))})"
         + (", ± half of the 95 % interval (Student's t)" if several else "")
         + ". Differences are paired: to the baseline with the same label share and seed; bold ones have an interval "
@@ -111,7 +113,7 @@ def _worth(table: Table, summary: Summary) -> list[str]:
     if not rows.keys().isdisjoint(table.baseline):
         return []
     lines = [
-        f"- {_plain(row)}: {_plural(counts[share], 'label')} and the unlabeled images are worth {_in_labels(worth)}"
+        f"- {_plain(row)}: {counted(counts[share], 'label')} and the unlabeled images are worth {_in_labels(worth)}"
         for row in rows
         for share in counts
         if (worth := worth_in_labels(summary, counts, share, row))
@@ -162,7 +164,3 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + "s" * (number != 1)

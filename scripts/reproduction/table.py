@@ -32,6 +32,7 @@ class Run:
     settings: dict[str, Any]  # all of the recipe, as parsed
     model: ModelArguments
     data: DataArguments
+    semi_supervised: bool  # as of the config
 
     def __str__(self) -> str:
         return f"{self.share}, {self.row}, seed {self.seed}"
@@ -40,11 +41,6 @@ class Run:
     def steps(self) -> int | None:
         """`max_steps`, or None where the recipe counts in epochs."""
         return self.settings["max_steps"] if self.settings["max_steps"] > 0 else None
-
-    @property
-    def semi_supervised(self) -> bool:
-        """True if unlabeled images take part in the training at all."""
-        return self.settings["consistency_weight"] > 0 or self.settings["structured_consistency_weight"] > 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def _parse(where: str, arguments: Sequence[str]) -> Run:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     settings = json.loads(json.dumps(asdict(model) | asdict(data) | args.to_dict()))
-    return Run("", "", 0, Path(), tuple(arguments), settings, model, data)
+    return Run("", "", 0, Path(), tuple(arguments), settings, model, data, args.semi_supervised)
 
 
 def _mapping(path: Path, values: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
