@@ -6,7 +6,6 @@ from .images import InputImage
 from .labels import LabelImage
 from .load import SegmentationData, load_data, load_evaluation
 from .sampler import SamplingArguments
-from .sources.cityscapes import load_cityscapes
 
 __all__ = [
     "AugmentationArguments",
@@ -15,7 +14,6 @@ __all__ = [
     "LabelImage",
     "SamplingArguments",
     "SegmentationData",
-    "load_cityscapes",
     "load_data",
     "load_evaluation",
 ]

@@ -29,14 +29,14 @@ from scl_hf import (
     SemiSupervisedConfig,
     SemiSupervisedTrainer,
 )
-from scl_hf.data import AugmentationArguments, load_cityscapes
+from scl_hf.data import AugmentationArguments, DataArguments, load_data
 from scl_hf.data.augmentation import Augmentation
 from scl_hf.data.class_index import ClassIndex, tile_centroids
 from scl_hf.data.crops import Crops
 from scl_hf.data.labels import read_label, read_pair
 from scl_hf.data.normalization import Normalization
 from scl_hf.data.sampler import LabeledSampler, Sample
-from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE, open_source
 from scl_hf.errors import InputError
 
 from .common import print_table, print_targets
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
         draw_tree(Path(folder, "toy_dataset"), args)
-        dataset = load_cityscapes(Path(folder, "toy_dataset"))["train"].cast_column("label", LABEL_IMAGE)
+        dataset = load_data(DataArguments(data_dir=f"{folder}/toy_dataset"), evaluate=False).labeled
         start = time.process_time()
         class_index = ClassIndex.build(dataset, tile=TILE)
         index_seconds = time.process_time() - start
@@ -304,11 +304,11 @@ def measure_opening(root: Path, num_rows: int) -> float:
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        opened = [load_cityscapes(root, config) for config in ("fine", "coarse")]
+        source = open_source(DataArguments(data_dir=str(root)))
+        num_opened = sum(len(source.open(split, split in source.labeled_splits)) for split in source.splits)
         seconds.append(time.perf_counter() - start)
-    num_opened = sum(len(split) for splits in opened for split in splits.values())
     print_table(
-        f"Opening {num_rows} images with their fine and coarse annotations, {num_opened} examples in all, s",
+        f"Opening {num_opened} images with their annotations, s",
         ["first time", "again"],
         [seconds],
     )

@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
-from ...errors import InputError
 from ..arguments import DataArguments
 from ..images import IGNORE_INDEX
 from ..labels import LabelImage
@@ -151,61 +150,16 @@ def _find_folder(root: str | os.PathLike, kind: str, split: str) -> str | None:
     return next(filter(os.path.isdir, (os.path.join(root, folder, split) for folder in _FOLDERS[kind])), None)
 
 
-def _open(
-    examples: Sequence[Example],
-    kind: str | None,
-    split: str,
-    require_labels: bool,
-    skip_ids: Collection[str] = BROKEN_IMAGES,
-) -> datasets.Dataset:
-    """Opens a split with one kind of label, without the images of `skip_ids`."""
+def _open(examples: Sequence[Example], kind: str | None, split: str, require_labels: bool) -> datasets.Dataset:
+    """Opens a split with one kind of label, without broken images."""
     for example in examples:
-        if example.id in skip_ids and "image" in example.present:
-            broken = ", a broken image of the official data" if example.id in BROKEN_IMAGES else ""
-            logger.warning("%s: skipped%s", example.image, broken)
-    examples = [example for example in examples if example.id not in skip_ids]
+        if example.id in BROKEN_IMAGES and "image" in example.present:
+            logger.warning("%s: skipped, a broken image of the official data", example.image)
+    examples = [example for example in examples if example.id not in BROKEN_IMAGES]
     unlabeled = kind is None or split == "train_extra"
     remedy = f"unpack the zip of {kind} completely, or remove the image"
     remedy = "name the split in unlabeled_splits only" if unlabeled else remedy
     return open_examples(examples, kind, split, require_labels, remedy)
-
-
-def load_cityscapes(
-    data_dir: str | os.PathLike, config: str = "fine", skip_ids: Collection[str] = BROKEN_IMAGES
-) -> datasets.DatasetDict:
-    """
-    Opens data in the layout of Cityscapes: the official zips unpacked into `data_dir`, or each into its own folder
-    there (`leftImg8bit_trainvaltest/leftImg8bit/…`). No image is decoded.
-
-    Args:
-        data_dir (`str`): The folder with `leftImg8bit` and `gtFine` or `gtCoarse`.
-        config (`str`, *optional*, defaults to `"fine"`):
-            The annotations, `"fine"` (splits train, validation, test) or `"coarse"` (train, validation, train_extra).
-        skip_ids (`Collection[str]`, *optional*):
-            Images to leave out and name in the log; by default the one of train_extra that is a gray field.
-
-    Returns:
-        `datasets.DatasetDict`: The splits that exist, with the columns `image` and `label` (`Image(decode=False)`),
-        `id` (`<city>_<sequence>_<frame>`) and `city`. `label` is None in test and where train_extra has none.
-    """
-    root = os.path.abspath(data_dir)  # a relative path would break in another working directory
-    if config not in ("fine", "coarse"):
-        raise ValueError(f"config must be 'fine' or 'coarse', not {config!r}")
-    if not os.path.isdir(root):
-        raise InputError(f"{root}: no such folder; data_dir must name the folder that holds leftImg8bit and gtFine")
-    kind, extra = ("gtFine", "test") if config == "fine" else ("gtCoarse", "train_extra")
-    dataset = datasets.DatasetDict()
-    for split, examples in group_by_split(find_examples(root), _SPLIT_FOLDERS).items():
-        labeled = split in ("train", "validation")
-        # The coarse labels of these are optional: without them, the split does not exist
-        if split == extra or labeled and (config == "fine" or kind in examples[0].labels):
-            dataset[split] = _open(examples, None if split == "test" else kind, split, labeled, skip_ids)
-    if not dataset:
-        raise InputError(
-            f"{root}: no Cityscapes images with {kind} found; looked for leftImg8bit/{{train,val,{extra}}}/<city>/"
-            "*_leftImg8bit.png, also in leftImg8bit_trainvaltest and leftImg8bit_trainextra; unpack the zips there"
-        )
-    return dataset
 
 
 def open_source(args: DataArguments) -> Source:

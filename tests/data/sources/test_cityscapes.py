@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scl_hf.data import DataArguments
-from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE, LABELS, PALETTE, load_cityscapes, open_source
+from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE, LABELS, PALETTE, open_source
 from scl_hf.errors import InputError
 
 ONE_ROOT = {"leftImg8bit": "leftImg8bit", "extra": "leftImg8bit", "gtFine": "gtFine", "gtCoarse": "gtCoarse"}
@@ -45,18 +45,23 @@ def test_label_table():
     assert sorted(set(LABEL_IMAGE.table[LABEL_IMAGE.table >= 0].tolist())) == [*range(19), 255]
 
 
+def open_splits(root: Path):
+    source = open_source(DataArguments(data_dir=str(root)))
+    return {split: source.open(split, split in source.labeled_splits) for split in source.splits}
+
+
 @pytest.mark.parametrize("form", [ONE_ROOT, OWN_FOLDERS])
 def test_both_folder_forms(tmp_path, form):
     root = make_tree(tmp_path / "data", form)
-    fine, coarse = load_cityscapes(root), load_cityscapes(root, "coarse")
-    assert list(fine) == ["train", "validation", "test"] and list(coarse) == ["train", "validation", "train_extra"]
-    row = fine["validation"][0]
+    splits = open_splits(root)
+    assert set(splits) == {"train", "validation", "test", "train_extra"}
+    row = splits["validation"][0]
     assert (row["id"], row["city"]) == ("bonn_000000_000000", "bonn")
     image = root / form["leftImg8bit"] / "val/bonn/bonn_000000_000000_leftImg8bit.png"
     label = root / form["gtFine"] / "val/bonn/bonn_000000_000000_gtFine_labelIds.png"
     assert row["image"] == {"path": str(image), "bytes": None} and row["label"] == {"path": str(label), "bytes": None}
-    assert all(Path(row["label"]["path"]).is_file() for split in coarse.values() for row in split)
-    assert fine["test"]["label"][:] == [None] * 4
+    assert all(Path(row["label"]["path"]).is_file() for row in splits["train_extra"])
+    assert splits["test"]["label"][:] == [None] * 4
 
 
 def test_labels_of_train_ids_alone(tmp_path):
@@ -72,56 +77,36 @@ def test_labels_of_train_ids_alone(tmp_path):
 
 
 def test_only_splits_that_exist(tmp_path):
-    root = make_tree(tmp_path, splits=("val",), coarse=False)
-    assert list(load_cityscapes(root)) == ["validation"]
-    with pytest.raises(InputError, match="no Cityscapes images with gtCoarse"):
-        load_cityscapes(root, "coarse")
+    assert list(open_splits(make_tree(tmp_path, splits=("val",), coarse=False))) == ["validation"]
 
 
 def test_extra_images_need_no_label(tmp_path):
-    root = make_tree(tmp_path, splits=("train", "train_extra"), coarse=False)
-    coarse = load_cityscapes(root, "coarse")
-    assert list(coarse) == ["train_extra"] and coarse["train_extra"]["label"][:] == [None] * 4
+    extra = open_splits(make_tree(tmp_path, splits=("train", "train_extra"), coarse=False))["train_extra"]
+    assert extra["label"][:] == [None] * 4
 
 
 def test_missing_label_is_named(tmp_path):
     root = make_tree(tmp_path)
     (root / "gtFine/train/ulm/ulm_000000_000001_gtFine_labelIds.png").unlink()
     with pytest.raises(InputError, match="ulm_000000_000001_leftImg8bit.png: .*ulm_000000_000001_gtFine_labelIds.png"):
-        load_cityscapes(root)
+        open_splits(root)
 
 
 def test_empty_file_is_found_at_the_start(tmp_path):
     root = make_tree(tmp_path)
     (root / "leftImg8bit/val/ulm/ulm_000000_000000_leftImg8bit.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"1 file is empty.*val/ulm/ulm_000000_000000_leftImg8bit.png \(empty\)"):
-        load_cityscapes(root)
+        open_splits(root)
 
 
 def test_broken_image_is_skipped_and_named(tmp_path, caplog):
     root = make_tree(tmp_path)
     put(root / "leftImg8bit/train_extra/troisdorf/troisdorf_000000_000073_leftImg8bit.png")
     with caplog.at_level(logging.WARNING):
-        assert len(load_cityscapes(root, "coarse")["train_extra"]) == 4
-    assert "troisdorf_000000_000073" in caplog.text
-    assert len(load_cityscapes(root, "coarse", skip_ids=())["train_extra"]) == 5
-
-
-def test_other_images_can_be_skipped(tmp_path, caplog):
-    dataset = load_cityscapes(make_tree(tmp_path), skip_ids={"ulm_000000_000001"})["train"]
-    assert dataset["id"][:] == ["bonn_000000_000000", "bonn_000000_000001", "ulm_000000_000000"]
-    assert "train/ulm/ulm_000000_000001_leftImg8bit.png: skipped" in caplog.text
-
-
-def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such folder"):
-        load_cityscapes(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="looked for leftImg8bit/{train,val,test}"):
-        load_cityscapes(tmp_path)
-    with pytest.raises(ValueError, match="'fine' or 'coarse'"):
-        load_cityscapes(tmp_path, "medium")
+        assert len(open_splits(root)["train_extra"]) == 4
+    assert "troisdorf_000000_000073_leftImg8bit.png: skipped, a broken image of the official data" in caplog.text
 
 
 def test_examples_are_in_a_fixed_order(tmp_path):
-    ids = load_cityscapes(make_tree(tmp_path))["train"]["id"][:]
+    ids = open_splits(make_tree(tmp_path))["train"]["id"][:]
     assert ids == sorted(ids) and len(np.unique(ids)) == 4
