@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 from transformers.utils import logging
 
 from scl_hf.cli import RecipeParser, recipe_file, run_script, split_command_line
@@ -60,7 +61,20 @@ def main() -> int:
     check_writable("output", output)
     output = Path(output)
     accelerator = make_accelerator(args.dtype)  # the processes join
-    lock = FolderLock("output", output)
+    with FolderLock("output", output):
+        return evaluate(checkpoints, names, output, data_args, evaluation, args, accelerator)
+
+
+def evaluate(
+    checkpoints: list[str],
+    names: list[str],
+    output: Path,
+    data_args: DataArguments,
+    evaluation: EvaluationArguments,
+    args: ScoringArguments,
+    accelerator: Accelerator,
+) -> int:
+    """Scores the checkpoints and writes what it found to the folder `output`; returns the exit code."""
     settings = score_settings(checkpoints, data_args, evaluation, args)
     if (output / "scores.json").is_file() and not args.overwrite:
         read_record(output / "scores.json", settings)
@@ -120,7 +134,6 @@ def main() -> int:
         with replacing(output / "panel.png") as partial:
             comparison_panel(images, labels, predictions, label.id2label, palette).save(partial)
     print(f"{text_table(reports)}\n\nscores, sample predictions and confusion matrices are in {output}")
-    lock.release()
 
     # 5. Compare the two scorers
     differences = {report["name"]: report["official"]["difference"] for report in reports if args.official}

@@ -39,18 +39,17 @@ def main() -> int:
     args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), USAGE).parse_recipe(fields)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise SharedError("predict runs in one process; start it without torchrun and accelerate launch.")
-    lock = FolderLock("output", args.output)
-    inputs = find_inputs(given[1:], earlier_predictions(args.output))
-    if args.submission:
-        check_test_images(inputs)
+    with FolderLock("output", args.output):
+        inputs = find_inputs(given[1:], earlier_predictions(args.output))
+        if args.submission:
+            check_test_images(inputs)
 
-    # 2. Predict
-    logging.disable_progress_bar()
-    predictor = Predictor(load_checkpoint(given[0], args.trust_remote_code), args, evaluation)
-    start = time.perf_counter()
-    num_earlier, failures = predictor.predict(inputs)
-    seconds = time.perf_counter() - start
-    lock.release()
+        # 2. Predict
+        logging.disable_progress_bar()
+        predictor = Predictor(load_checkpoint(given[0], args.trust_remote_code), args, evaluation)
+        start = time.perf_counter()
+        num_earlier, failures = predictor.predict(inputs)
+        seconds = time.perf_counter() - start
     earlier = f", {num_earlier} were predicted earlier" if num_earlier else ""
     print(f"{args.output}: {len(inputs) - num_earlier - len(failures)} predicted in {seconds:.1f} s{earlier}")
 
