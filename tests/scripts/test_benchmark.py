@@ -50,7 +50,7 @@ TINY = {
 def test_data(benchmark):
     printed = benchmark("data", *(f"--{name}={value}" for name, value in TINY.items()))
     assert printed.count("\n### ") == 6 and "| opening 60 images, warm, s |" in printed
-    assert "60 images with their fine and coarse annotations, 68 examples in all" in printed
+    assert "Opening 60 images with their annotations" in printed
 
 
 def test_data_without_scipy(benchmark, monkeypatch, capsys):
@@ -101,7 +101,8 @@ def small_step(monkeypatch):
     from conftest import TINY as SIZES
 
     deeplab, narrow = case.deeplab, {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16}
-    monkeypatch.setitem(case.DEMO, "model_config", SIZES)
+    for name, value in SIZES.items():
+        monkeypatch.setitem(case.NARROW, name, value)
     monkeypatch.setattr(case, "deeplab", lambda **fields: deeplab(**(fields or SIZES)))
     monkeypatch.setattr(case, "SegformerConfig", functools.partial(case.SegformerConfig, **narrow))
     monkeypatch.setattr(grid, "STEPS", 1)
@@ -115,7 +116,7 @@ def small_step(monkeypatch):
     kept = {name: variants.VARIANTS[name] for name in ("default", "activation checkpointing", "optimizer fused")}
     eager = {"torch_compile": True, "torch_compile_backend": "eager"}
     monkeypatch.setattr(variants, "VARIANTS", kept | {"torch.compile": (eager, None)})
-    monkeypatch.setattr(start, "DEMO_IMAGES", {"num_train": 4, "num_train_extra": 4, "num_val": 1, "num_test": 1})
+    monkeypatch.setattr(start, "TOY_IMAGES", {"num_train": 4, "num_train_extra": 4, "num_val": 1, "num_test": 1})
 
 
 def as_forks(command, **kwargs):
@@ -140,7 +141,7 @@ def table_of(printed, title):
 def test_step(benchmark, small_step):
     printed = benchmark("step", *SMALL_STEP)
     assert printed.count("\n### Parts of the step: ") == printed.count("\n### Where the host reads values") == 3
-    for model in ("model of the demo", "SegFormer-B0", "DeepLabV3+, WideResNet-38"):
+    for model in ("narrow DeepLabV3+", "SegFormer-B0", "DeepLabV3+, WideResNet-38"):
         parts = table_of(printed, f"Parts of the step: {model}")
         step = float(parts.pop("step")[0])
         assert sum(float(ms or 0) for row in parts.values() for ms in row[:2]) == pytest.approx(step, rel=0.02)
@@ -149,7 +150,7 @@ def test_step(benchmark, small_step):
         for part in ("teacher", "CutMix", "EMA", "optimizer", "waiting for data"):
             assert float(parts[part][0]) > 0 and parts[part][1] == ""
     assert "losses.py" in printed and len(table_of(printed, "The step beside the plain one")) == 3
-    assert "| model of the demo: plain step / step |" in printed
+    assert "| narrow DeepLabV3+: plain step / step |" in printed
 
 
 def test_step_everything(benchmark, small_step, monkeypatch, tmp_path):

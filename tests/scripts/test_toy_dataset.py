@@ -40,13 +40,13 @@ def test_layout_names_and_formats_are_those_of_cityscapes(toy_dataset):
             city, sequence, frame, _ = path.stem.split("_")
             assert city == path.parent.name and len(sequence) == len(frame) == 6
             with Image.open(path) as image:
-                assert (image.format, image.mode, image.size) == ("PNG", "RGB", (192, 96))
+                assert (image.format, image.mode, image.size) == ("PNG", "RGB", (160, 80))
             for kind, present in (("gtFine", split != "train_extra"), ("gtCoarse", split != "test")):
                 label = toy_dataset / kind / split / city / f"{city}_{sequence}_{frame}_{kind}_labelIds.png"
                 assert label.exists() == present
                 if present:
                     with Image.open(label) as image:
-                        assert (image.format, image.mode, image.size) == ("PNG", "L", (192, 96))
+                        assert (image.format, image.mode, image.size) == ("PNG", "L", (160, 80))
     assert {path.name for path in toy_dataset.iterdir()} == {"leftImg8bit", "gtFine", "gtCoarse", DRAWN_MARKER}
     assert [path.name for path in toy_dataset.parent.iterdir()] == ["streets"]  # the unfinished folder is gone
 
@@ -54,6 +54,14 @@ def test_layout_names_and_formats_are_those_of_cityscapes(toy_dataset):
 def test_no_city_is_in_two_splits(toy_dataset):
     cities = [path.name for path in (toy_dataset / "leftImg8bit").glob("*/*")]
     assert len(cities) == len(set(cities)) > 10
+
+
+def test_training_images_show_one_city_on_clear_days(toy_dataset, tmp_path, monkeypatch):
+    assert len([*(toy_dataset / "leftImg8bit/train").iterdir()]) == 1
+    kinds, sample_light = [], streets.sample_light
+    monkeypatch.setattr(streets, "sample_light", lambda rng, given: kinds.append(given) or sample_light(rng, given))
+    draw_toy_dataset(tmp_path / "a", **SMALL)
+    assert kinds == [["clear"]] * 2 + [streets.LIGHT] * 3
 
 
 def test_all_classes_occur_and_only_ids_of_cityscapes(toy_dataset):

@@ -12,7 +12,6 @@ from typing import Any
 
 import datasets
 import torch
-import yaml
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import PreTrainedModel, SegformerConfig, SegformerForSemanticSegmentation
 
@@ -22,17 +21,34 @@ from scl_hf import (
     SemiSupervisedConfig,
     SemiSupervisedTrainer,
 )
-from scl_hf.data import load_cityscapes
-from scl_hf.data.sources.cityscapes import ID2LABEL, LABEL_IMAGE
+from scl_hf.data import DataArguments, load_data
+from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.dry_run import counting_flops
 from scl_hf.progress import LogLines
 
 from ..common import peak_memory
 from ..data import draw_tree
 
-DEMO = yaml.safe_load(Path(__file__).parents[3].joinpath("recipes/demo.yaml").read_text(encoding="utf-8"))
-SETTINGS_OF_DEMO = ("consistency_weight", "structured_consistency_weight", "num_boxes", "num_loss_boxes", "ema_decay")
-SETTINGS_OF_DEMO += ("optim", "optim_args", "weight_decay")
+NARROW = {
+    "stem_channels": 16,
+    "depths": [1, 1, 1, 1, 1, 1],
+    "channels": [[16, 16], [32, 32], [64, 64], [64, 64], [32, 64, 128], [64, 64, 128]],
+    "dropout_probs": [0, 0, 0, 0, 0, 0],
+    "aspp_channels": 32,
+    "aspp_dilations": [2, 4, 6],
+    "skip_channels": 16,
+    "decoder_channels": 32,
+}
+NARROW_SETTINGS = {
+    "consistency_weight": 0.2,
+    "structured_consistency_weight": 0.5,
+    "num_boxes": 4,
+    "num_loss_boxes": 4,
+    "optim": "adamw_torch",
+    "optim_args": None,
+    "weight_decay": 0.01,
+    "per_device_train_batch_size": 4,
+}
 PART = "part: "  # before the name of each of the profiler's ranges
 LOG_EVERY = 5  # steps
 DATA, TRANSFER, TEACHER, GRAD_NORM = "waiting for data", "transfer", "teacher", "gradient norm, NaN check"
@@ -73,12 +89,9 @@ def segformer() -> PreTrainedModel:
 def cases(args: argparse.Namespace) -> dict[str, Case]:
     """Returns the cases of `--models` by name."""
     on_gpu = torch.cuda.is_available()
-    demo = {name: DEMO[name] for name in SETTINGS_OF_DEMO} | {"per_device_train_batch_size": 4}
     full_size = 896 if on_gpu or args.full else 64
     found = {
-        "tiny": Case(
-            "model of the demo", functools.partial(deeplab, **DEMO["model_config"]), tuple(DEMO["crop_size"]), demo
-        ),
+        "tiny": Case("narrow DeepLabV3+", functools.partial(deeplab, **NARROW), (96, 192), NARROW_SETTINGS),
         "segformer": Case(
             "SegFormer-B0", segformer, (512, 512) if on_gpu else (128, 128), {"per_device_train_batch_size": 2}
         ),
@@ -109,8 +122,7 @@ class ToyImages:
         if not root.exists():
             with contextlib.redirect_stdout(io.StringIO()):
                 draw_tree(root, argparse.Namespace(width=width, images=self.images, labels=128))
-        dataset = load_cityscapes(root)["train"].select_columns(["image", "label", "id"])
-        return dataset.cast_column("label", LABEL_IMAGE)
+        return load_data(DataArguments(data_dir=str(root)), evaluate=False).labeled
 
 
 class MeasuredTrainer(SemiSupervisedTrainer):

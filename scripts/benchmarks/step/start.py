@@ -8,25 +8,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 from toy_dataset import draw_toy_dataset
 
 from ..common import print_table
 from ..data import file_in
+from .case import NARROW, NARROW_SETTINGS
 
 ROOT = Path(__file__).parents[3]
 STAMPED = Path(__file__).with_name("stamped.py")
-DEMO_IMAGES: dict[str, int] = {}  # the demo's defaults
+TOY_IMAGES = {"num_train": 20, "num_train_extra": 240}
 TINY_SIZE = (64, 32)
 
 
 def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
-    """Prints how long the demo, and its model on a tree of many tiny files, take to their first step, twice."""
-    toy_images, tree = folder / "demo", folder / "tree"
-    draw_toy_dataset(toy_images, **DEMO_IMAGES)
+    """Prints how long a run on the toy dataset, and one on many tiny files, take to their first step, twice."""
+    toy_images, tree = folder / "toy_dataset", folder / "tree"
+    draw_toy_dataset(toy_images, **TOY_IMAGES)
     draw_tiny_tree(tree, *images)
     cases = {
-        "the demo": (toy_images, []),
+        "the toy dataset": (toy_images, []),
         f"{images[0]} + {images[1]} tiny files": (tree, ["--crop_size", "32", "64"]),
     }
     columns, seconds = {}, {}
@@ -38,7 +40,7 @@ def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
     parts = list(next(iter(columns.values())))
     rows = [[part, *(column[part] for column in columns.values())] for part in parts]
     print_table(
-        "From the command to the end of the first step, recipes/demo.yaml, s",
+        "From the command to the end of the first step, narrow DeepLabV3+, s",
         ["until", *columns],
         [*rows, ["in all", *seconds.values()]],
     )
@@ -46,10 +48,11 @@ def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
 
 def time_start(data_dir: Path, folder: Path, more: list[str], threads: int) -> dict[str, float]:
     """Returns the seconds of each part of a start."""
-    stamps = folder.with_suffix(".json")
-    train = [str(ROOT / "scripts/train.py"), str(ROOT / "recipes/demo.yaml"), "--data_dir", str(data_dir)]
-    train += ["--output_dir", str(folder), "--overwrite_output_dir", "true", "--report_to", "none"]
-    train += ["--self_training_rounds", "0", "--semi_supervised_start_step", "0", *more]
+    stamps, recipe = folder.with_suffix(".json"), folder.with_suffix(".yaml")
+    fields = {"output_dir": str(folder), "data_dir": str(data_dir), "crop_size": [96, 192], "max_steps": 1500}
+    recipe.write_text(yaml.safe_dump(fields | {"model_config": NARROW} | NARROW_SETTINGS))
+    train = [str(ROOT / "scripts/train.py"), str(recipe), "--overwrite_output_dir", "true", "--report_to", "none"]
+    train += more
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_DATASETS_CACHE": str(folder.parent / "cache")}
     started = time.time()
     result = subprocess.run(
