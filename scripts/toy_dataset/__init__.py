@@ -38,8 +38,6 @@ CITIES = {
     "mandelfurt nusshagen tannbruck".split(),
 }
 RARE = ["bus", "train", "motorcycle", "truck", "rider"]  # every second image of a split has one of them, in turn
-
-
 LIGHT = ["clear", "overcast", "low sun", "fog", "night"]
 
 
@@ -140,7 +138,8 @@ def draw_split(
         # One generator per image, so that no image depends on another one
         rng = np.random.default_rng(np.random.SeedSequence([*seed, index]))
         city = list(cities)[index * len(cities) // count]
-        rare, kinds = RARE[index // 2 % len(RARE)] if index % 2 else None, ["clear"] if split == "train" else LIGHT
+        rare = RARE[index // 2 % len(RARE)] if index % 2 else None
+        kinds = ["clear"] if split == "train" else LIGHT
         image, label = draw_street(rng, cities[city], *size, rare, kinds)
         images_by_kind = {"leftImg8bit/leftImg8bit": image}
         if split != "test":

@@ -39,6 +39,7 @@ NARROW = {
     "skip_channels": 16,
     "decoder_channels": 32,
 }
+NARROW_CROP = (96, 192)
 NARROW_SETTINGS = {
     "consistency_weight": 0.2,
     "structured_consistency_weight": 0.5,
@@ -91,7 +92,7 @@ def cases(args: argparse.Namespace) -> dict[str, Case]:
     on_gpu = torch.cuda.is_available()
     full_size = 896 if on_gpu or args.full else 64
     found = {
-        "tiny": Case("narrow DeepLabV3+", functools.partial(deeplab, **NARROW), (96, 192), NARROW_SETTINGS),
+        "tiny": Case("narrow DeepLabV3+", functools.partial(deeplab, **NARROW), NARROW_CROP, NARROW_SETTINGS),
         "segformer": Case(
             "SegFormer-B0", segformer, (512, 512) if on_gpu else (128, 128), {"per_device_train_batch_size": 2}
         ),

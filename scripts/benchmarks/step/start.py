@@ -14,11 +14,11 @@ from toy_dataset import draw_toy_dataset
 
 from ..common import print_table
 from ..data import file_in
-from .case import NARROW, NARROW_SETTINGS
+from .case import NARROW, NARROW_CROP, NARROW_SETTINGS
 
 ROOT = Path(__file__).parents[3]
 STAMPED = Path(__file__).with_name("stamped.py")
-TOY_IMAGES = {"num_train": 20, "num_train_extra": 240}
+TOY_IMAGES = {"width": 192, "height": 96, "num_train": 20, "num_train_extra": 240}
 TINY_SIZE = (64, 32)
 
 
@@ -49,8 +49,9 @@ def measure_start(folder: Path, images: tuple[int, int], threads: int) -> None:
 def time_start(data_dir: Path, folder: Path, more: list[str], threads: int) -> dict[str, float]:
     """Returns the seconds of each part of a start."""
     stamps, recipe = folder.with_suffix(".json"), folder.with_suffix(".yaml")
-    fields = {"output_dir": str(folder), "data_dir": str(data_dir), "crop_size": [96, 192], "max_steps": 1500}
-    recipe.write_text(yaml.safe_dump(fields | {"model_config": NARROW} | NARROW_SETTINGS))
+    fields = {"output_dir": str(folder), "data_dir": str(data_dir), "max_steps": 1500, "model_config": NARROW}
+    fields |= {"crop_size": list(NARROW_CROP), "class_uniform_tile": NARROW_CROP[0]} | NARROW_SETTINGS
+    recipe.write_text(yaml.safe_dump(fields))
     train = [str(ROOT / "scripts/train.py"), str(recipe), "--overwrite_output_dir", "true", "--report_to", "none"]
     train += more
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_DATASETS_CACHE": str(folder.parent / "cache")}
