@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from .config import SemiSupervisedConfig
-from .data.batch import pair_collator
+from .data.batch import PairCollator
 from .data.crops import PairedCrops
 from .data.sampler import LabeledSampler, PairSampler
 from .errors import InputError, check_field, check_finite, counted
@@ -192,7 +192,7 @@ def batch_bytes(crops: PairedCrops, sampler: LabeledSampler, args: SemiSupervise
     """Returns the bytes of a batch of one GPU with unlabeled images, and of the images mixed from it."""
     size, num_unlabeled = args.per_device_train_batch_size, len(crops.unlabeled or ())
     pairs = PairSampler(sampler, num_unlabeled, args.sample_seed, size)
-    batch = pair_collator(args)([crops[sample] for sample in pairs.of_step(0)])
+    batch = PairCollator(args)([crops[sample] for sample in pairs.of_step(0)])
     held = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
     # The mixed images, and once more after the labeled ones, as the student sees them
     return held + (3 * batch["pixel_values"].numel() * 4 if num_unlabeled else 0)

@@ -22,7 +22,7 @@ def training_loss(
     Args:
         logits (`torch.Tensor`):
             The student's, (B, C, H, W): first of the labeled images, then, if there are `teacher_probs`, of the mixed.
-        inputs (`Mapping[str, torch.Tensor]`): A batch of [`~scl_hf.data.crops.PairCollator`].
+        inputs (`Mapping[str, torch.Tensor]`): A batch of [`~scl_hf.data.batch.PairCollator`].
         teacher_probs (`torch.Tensor`, *optional*): (B, C, H, W) of the mixed images; without them the loss is L_x.
         class_shares (`torch.Tensor`, *optional*): (C,) of the labels, for `logit_adjustment`.
         args ([`SemiSupervisedConfig`]): Weights and options of the losses.

@@ -25,7 +25,7 @@ from .checkpointing.fingerprint import fingerprint_of
 from .checkpointing.trainer import CheckpointedTrainer
 from .config import SemiSupervisedConfig
 from .cutmix import mix
-from .data.batch import pair_collator, training_crops
+from .data.batch import PairCollator, training_crops
 from .data.class_index import class_shares
 from .data.crops import PairedCrops
 from .data.palette import palette_of
@@ -119,7 +119,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=pair_collator(args),
+            data_collator=PairCollator(args),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -257,8 +257,6 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):
             metric_key_prefix, eval_dataset = f"{metric_key_prefix}_{eval_dataset}", self.eval_dataset[eval_dataset]
-        if eval_dataset is None:
-            raise ValueError("SemiSupervisedTrainer: evaluation requires an eval_dataset.")
         if isinstance(eval_dataset, dict):
             metrics = {}
             for name, dataset in eval_dataset.items():

@@ -256,7 +256,7 @@ def test_the_best_class_may_occur_nowhere(make_trainer):
 def test_evaluation_without_data_says_so(make_trainer):
     trainer = make_trainer()
     trainer.eval_dataset = None
-    with pytest.raises(ValueError, match="evaluation requires an eval_dataset"):
+    with pytest.raises(ValueError, match="eval_dataset: is a NoneType; give a datasets.Dataset"):
         trainer.evaluate()
 
 

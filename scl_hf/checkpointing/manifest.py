@@ -76,10 +76,8 @@ def seal(folder: Path) -> None:
         flushed = pool.map(_flush, [*paths, folder, *(path for path in folder.rglob("*") if path.is_dir())])
         entries = dict(zip(names, pool.map(_entry, paths)))
         list(flushed)  # raises what went wrong
-    with open(folder / MANIFEST_NAME, "w", encoding="utf-8") as file:
-        file.write(_render({"files": entries}))
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / MANIFEST_NAME).write_text(_render({"files": entries}), encoding="utf-8")
+    _flush(folder / MANIFEST_NAME)
     _flush(folder)
 
 

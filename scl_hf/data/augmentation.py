@@ -95,8 +95,6 @@ class Augmentation:
         Returns, of an image (H, W, 3) uint8 in RGB and its label (H, W) uint8, "pixel_values" (3, h, w) float32,
         "valid" (h, w) bool and "labels" (h, w) int64. Padding is 0 (the mean color), False and 255 in them.
         """
-        if label is not None and label.shape != image.shape[:2]:
-            raise ValueError(f"the label is (height, width) {label.shape}, the image {image.shape[:2]}")
         args = self.args
         rng = np.random.default_rng(sample.seed)
         scale, offset_x, offset_y, flip, blur, sigma = rng.random(6).tolist()

@@ -50,12 +50,6 @@ def training_crops(
     return PairedCrops(Crops(labeled, augmentation, args.skip_corrupt, coarse), unlabeled), sampler
 
 
-def pair_collator(args: TrainingArguments) -> "PairCollator":
-    """Returns the collator of a run."""
-    num_loss_boxes = args.num_loss_boxes if args.structured_consistency_weight > 0 else 0
-    return PairCollator(args.num_boxes, args.cutmix_ratio, num_loss_boxes, args.num_pairs)
-
-
 @dataclass
 class PairCollator:
     """
@@ -66,26 +60,24 @@ class PairCollator:
     False on padding, and for a structured loss "box_pixels" or "pairs", found here, where nothing waits for a device.
     """
 
-    num_boxes: int
-    ratio: float
-    num_loss_boxes: int  # 0: no structured loss
-    num_pairs: int | None  # None: all of them
+    args: TrainingArguments
 
     def __call__(self, items: Sequence[dict[str, torch.Tensor | int | list]]) -> dict[str, torch.Tensor | list]:
+        args = self.args
         tensors = [name for name, value in items[0].items() if isinstance(value, torch.Tensor)]
         batch = {name: torch.stack([item[name] for item in items]) for name in tensors}
         if "unlabeled_a" in batch:
             height, width = batch["labels"].shape[-2:]
             generators = [torch.Generator().manual_seed(item["cutmix_seed"]) for item in items]
-            box_ids = [sample_boxes(height, width, self.num_boxes, self.ratio, generator) for generator in generators]
-            batch["box_ids"] = torch.stack(box_ids)
+            boxes = height, width, args.num_boxes, args.cutmix_ratio
+            batch["box_ids"] = torch.stack([sample_boxes(*boxes, generator) for generator in generators])
             batch["valid"] = mix(batch.pop("valid_a"), batch.pop("valid_b"), batch["box_ids"])
-            if self.num_loss_boxes > 0:
+            if args.structured_consistency_weight > 0:
                 compared = batch["box_ids"].masked_fill(~batch["valid"], 0)
-                box_pixels = visible_pixels(compared, self.num_boxes, self.num_loss_boxes)
-                if self.num_pairs is None:
+                box_pixels = visible_pixels(compared, args.num_boxes, args.num_loss_boxes)
+                if args.num_pairs is None:
                     batch["box_pixels"] = box_pixels
                 else:
-                    batch["pairs"] = sample_pairs(box_pixels, self.num_pairs, generators)
+                    batch["pairs"] = sample_pairs(box_pixels, args.num_pairs, generators)
         skipped = [file for item in items for file in item["skipped"]]
         return batch | {"skipped": skipped} if skipped else batch

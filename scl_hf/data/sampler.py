@@ -127,8 +127,6 @@ class LabeledSampler:
 
 def unlabeled_samples(num_images: int, length: int, seed: int, stream: int, epoch: int) -> list[Sample]:
     """Samples the unlabeled crops of an epoch; a stream shows each image once, over epochs, before any repeats."""
-    if num_images < 1:
-        raise InputError("there is no unlabeled image: give some, or set both consistency weights to 0.")
     rows = shuffled_indices(num_images, epoch * length, (epoch + 1) * length, seed, stream)
     return [Sample(row, sample_seed(seed, stream, epoch, position)) for position, row in enumerate(rows.tolist())]
 

@@ -20,10 +20,3 @@ DeepLabV3PlusConfig.register_for_auto_class()
 DeepLabV3PlusForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 BackboneDPTConfig.register_for_auto_class()
 BackboneDPTForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
-
-__all__ = [
-    "BackboneDPTConfig",
-    "BackboneDPTForSemanticSegmentation",
-    "DeepLabV3PlusConfig",
-    "DeepLabV3PlusForSemanticSegmentation",
-]

@@ -18,8 +18,6 @@ LARGEST_NUMBERED = 24  # classes; in a larger matrix numbers are too small to re
 def plot_confusion_matrix(confusion_matrix: np.ndarray, id2label: Mapping[int, str], path: str | Path) -> Path:
     """Draws a matrix of pixels (C, C), row = label: each row in percent of the pixels of its class."""
     counts, size = np.asarray(confusion_matrix, float), len(id2label)
-    if counts.shape != (size, size):
-        raise ValueError(f"confusion_matrix is {counts.shape}, but id2label has {size} classes.")
     pixels = counts.sum(axis=1)
     percent = 100 * counts / np.maximum(pixels, 1)[:, None]
     numbered = size <= LARGEST_NUMBERED

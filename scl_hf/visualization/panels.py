@@ -33,24 +33,16 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.6) -> np.ndarray:
     """Returns an image (H, W, 3) under `alpha` of the colors of its classes (H, W); ignored pixels show the image."""
-    _check_size(image.shape[:2], label.shape)
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((label == 255)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
 def error_map(prediction: np.ndarray, label: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Returns the errors of a prediction (H, W) as (H, W, 3): wrong vermilion, right pale gray, ignored black."""
-    _check_size(prediction.shape, label.shape)
-    _check_size(image.shape[:2], label.shape)
     gray = image @ np.array([0.299, 0.587, 0.114])
     pale = np.rint(160 + gray[..., None] * 90 / 255).astype(np.uint8)
     errors = np.where((prediction != label)[..., None], np.array(WRONG, np.uint8), pale)
     return np.where((label == 255)[..., None], np.uint8(0), errors)
-
-
-def _check_size(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if shape != expected:
-        raise ValueError(f"an array is {shape} and not {expected}: image, label and prediction must be of one size.")
 
 
 def panel(rows: list[list[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, Sequence[int]]] = ()) -> Image.Image:
@@ -59,11 +51,6 @@ def panel(rows: list[list[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, 
     (H, W, 3) uint8; one whole factor brings all of them to a readable width. A row without captions is lower.
     """
     images = [image for row in rows for _, image in row]
-    if not images:
-        raise ValueError("a panel needs at least one image.")
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}.")
     num_columns = max(map(len, rows))
     widest, largest = max(image.shape[1] for image in images), min(LARGEST_WIDTH, LARGEST_PANEL // num_columns)
     enlarge, shrink = max(1, round(READABLE_WIDTH / widest)), math.ceil(widest / largest)

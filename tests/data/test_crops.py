@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -43,12 +45,17 @@ def sampler(seed=0):
     return PairSampler(LabeledSampler(6, seed=seed), num_unlabeled=6, seed=seed)
 
 
+def collator(num_pairs=None):
+    boxes = {"num_boxes": 4, "cutmix_ratio": 0.5, "num_loss_boxes": 2}
+    return PairCollator(SimpleNamespace(**boxes, num_pairs=num_pairs, structured_consistency_weight=1))
+
+
 def batches(crops, num_workers, **options):
     loader = DataLoader(
         crops,
         2,
         sampler=sampler(),
-        collate_fn=PairCollator(num_boxes=4, ratio=0.5, num_loss_boxes=2, num_pairs=None),
+        collate_fn=collator(),
         num_workers=num_workers,
         **options,
     )
@@ -88,23 +95,22 @@ def test_supervised_batch_has_the_labeled_part_alone(crops):
     supervised = PairedCrops(crops.labeled)
     pairs = [supervised[sample] for sample in PairSampler(LabeledSampler(6, seed=0), seed=0)]
     assert len(supervised) == len(pairs) == 6
-    assert set(PairCollator(4, 0.5, 4, None)(pairs)) == {"pixel_values", "labels"}
+    assert set(collator()(pairs)) == {"pixel_values", "labels"}
 
 
 def test_what_the_structured_loss_compares_is_in_the_boxes_and_no_padding(crops):
     pairs = [crops[sample] for sample in sampler()][:2]
     pairs[0]["valid_a"][:], pairs[0]["valid_b"][:] = True, False  # all that is pasted is padding
-    batch = PairCollator(4, 0.5, 2, None)(pairs)
+    batch = collator()(pairs)
     assert torch.equal(batch["valid"][0], batch["box_ids"][0] == 0)
     assert (batch["box_pixels"][0] == -1).all()
     kept = batch["box_pixels"][1][batch["box_pixels"][1] >= 0]
     shown = (batch["box_ids"][1] > 2) & batch["valid"][1]
     assert torch.equal(kept.sort().values, shown.flatten().nonzero().flatten())
-    sampled = PairCollator(4, 0.5, 2, 30)(pairs)
+    sampled = collator(num_pairs=30)(pairs)
     assert torch.equal(sampled["box_ids"], batch["box_ids"]) and "box_pixels" not in sampled
-    assert sampled["pairs"].shape == (2, 2, 2, 30) and torch.equal(
-        sampled["pairs"], PairCollator(4, 0.5, 2, 30)(pairs)["pairs"]
-    )
+    assert sampled["pairs"].shape == (2, 2, 2, 30)
+    assert torch.equal(sampled["pairs"], collator(num_pairs=30)(pairs)["pairs"])
 
 
 def test_a_coarse_sample_reads_the_coarse_dataset(dataset):

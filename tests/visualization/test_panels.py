@@ -26,8 +26,6 @@ def test_overlay_keeps_the_image_where_labels_are_ignored():
     mixed = overlay(image, np.array([[0, 1, 255]], np.uint8), PALETTE, alpha=0.5)
     assert mixed.dtype == np.uint8
     np.testing.assert_array_equal(mixed, [[[178, 50, 50], [50, 178, 50], [100, 100, 100]]])
-    with pytest.raises(ValueError, match="of one size"):
-        overlay(image, np.zeros((2, 3), np.uint8), PALETTE)
 
 
 def test_error_map():
@@ -37,10 +35,6 @@ def test_error_map():
     assert (np.ptp(errors[0, :2], axis=-1) == 0).all() and errors[0, :2].min() >= 160  # right: pale and gray
     np.testing.assert_array_equal(errors[0, 2:], [[213, 94, 0], [0, 0, 0]])
     assert errors[0, 0, 0] < errors[0, 1, 0]  # the image shows through
-    with pytest.raises(ValueError, match="of one size"):
-        error_map(np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.uint8), image)
-    with pytest.raises(ValueError, match="of one size"):
-        error_map(np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.uint8), image)
 
 
 def colors_of(image):
@@ -74,14 +68,6 @@ def test_panel_shows_captions_and_legend():
     # more names than fit into one line continue in the next
     assert panel([[("", image)]], legend * 10).height > with_legend.height
     assert panel([[("", image)]], [("n" * 300, (1, 2, 3))]).width == plain.width
-
-
-def test_panel_rejects_other_arrays():
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
-        with pytest.raises(ValueError, match="must be \\(H, W, 3\\) uint8"):
-            panel([[("image", wrong)]])
-    with pytest.raises(ValueError, match="at least one image"):
-        panel([[]])
 
 
 def test_panel_of_many_columns_stays_readable():

@@ -59,18 +59,12 @@ def _open(examples: Sequence[Example], split: str, found: Found, require_labels:
             hint = f"{example.image}: a second image named {example.id}; rename one of them"
             are_apart = os.path.dirname(ids[example.id]) != os.path.dirname(example.image)
             raise InputError(hint + f", or if it is a label, write {FIELDS}" * are_apart)
-    images = _check_partners(examples, split)
-    if require_labels and not any(example.labels for example in images):
-        raise InputError(no_labels_problem(images, split, found))
-    return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
-
-
-def _check_partners(examples: Sequence[Example], split: str) -> list[Example]:
-    """Rejects labels without an image; returns the others."""
     images = [example for example in examples if "image" in example.present]
     if alone := [example for example in examples if "image" not in example.present]:
         near = [each.id for each in images if not each.labels] or [each.id for each in images]
         count = f"{len(alone)} labels of split {split} have no image" if len(alone) > 1 else "1 label has no image"
         where = f"{alone[0].labels['labels']}: its image is missing, looked for {alone[0].image}"
         raise InputError(f"{where} ({count}); rename or remove what has none.{did_you_mean(alone[0].id, near)}")
-    return images
+    if require_labels and not any(example.labels for example in images):
+        raise InputError(no_labels_problem(images, split, found))
+    return open_examples(examples, "labels", split, require_labels, "add it, or take the image out of the split")
