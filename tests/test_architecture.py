@@ -19,7 +19,7 @@ FILES = {
 MODULES = {name: path for name, path in FILES.items() if name.partition(".")[0] == "scl_hf"}
 SCRIPTS = {name: path for name, path in FILES.items() if path.parent == ROOT / "scripts"}
 
-# A layer is a folder of the package or a module beside the folders; scl_hf/__init__.py, the front door, is none. A layer
+# A layer is a folder of the package or a module beside the folders; scl_hf/__init__.py, the front door, is none. It
 # imports only what its line names, and a line names only layers above it. `folder.module` allows that module alone.
 LAYERS = {
     "errors": "",
@@ -129,7 +129,7 @@ def test_no_circle_of_rooms():
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
-def test_each_layer_imports_only_rooms_above_it_in_the_table():
+def test_each_layer_imports_only_layers_above_it_in_the_table():
     layers, table = {layer(module) for module in MODULES.keys() - {"scl_hf"}}, f"LAYERS in {Path(__file__).name}"
     assert layers == LAYERS.keys(), (
         f"{table}: a line for each of {layers ^ LAYERS.keys()} is missing, or its layer is gone"
