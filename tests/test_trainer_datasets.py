@@ -101,7 +101,7 @@ def test_a_broken_label_without_a_file_is_named_by_its_example(toy_data, plain, 
         SemiSupervisedTrainer(tiny_model(toy_data.id2label), args, **plain | {"train_dataset": broken}).train()
 
 
-def test_a_model_by_its_name_gets_the_classes_of_the_data(toy_data, plain, tmp_path):
+def test_a_model_by_its_name_gets_the_classes_of_the_data(toy_data, tmp_path):
     tiny_model({i: f"class {i}" for i in range(4)}).save_pretrained(tmp_path / "starting")
     SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "starting")
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
@@ -152,7 +152,7 @@ def test_half_precision_weights_are_trained_in_whole(toy_data, tmp_path):
     assert 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
 
 
-def test_ids_that_are_no_class_are_named(toy_data, plain, tmp_path):
+def test_ids_that_are_no_class_are_named(plain, tmp_path):
     model = tiny_model({0: "a", 1: "b"})
     args = SemiSupervisedConfig(output_dir=str(tmp_path / "run"), **SETTINGS)
     with pytest.raises(InputError, match=r"train-\d.png: unknown class id"):
@@ -258,11 +258,6 @@ def test_evaluation_without_data_says_so(make_trainer):
     trainer.eval_dataset = None
     with pytest.raises(ValueError, match="eval_dataset: is a NoneType; give a datasets.Dataset"):
         trainer.evaluate()
-
-
-def test_a_label_column_that_knows_its_ids_is_kept(toy_data):
-    label = toy_data.labeled.features["label"]
-    assert isinstance(label, LabelImage) and label.id2label == toy_data.id2label and label.table[7] == 0
 
 
 def test_a_checkpoint_without_an_image_processor_takes_imagenets(toy_data, tmp_path, caplog):

@@ -182,7 +182,7 @@ MAY_DIFFER = {
 }
 
 
-def test_another_recipe_is_refused_with_its_fields_and_values(finished, make_trainer, toy_data):
+def test_another_recipe_is_refused_with_its_fields_and_values(finished, make_trainer):
     checkpoint = str(finished / "checkpoint-2")
     with pytest.raises(InputError) as error:
         make_trainer(**SAVING | CHANGED).train(resume_from_checkpoint=checkpoint)

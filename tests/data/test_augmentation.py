@@ -135,7 +135,7 @@ def test_each_color_change_acts_on_the_image_alone(frame, name):
     assert (changed["pixel_values"] <= high.view(3, 1, 1) + 1e-5).all()
 
 
-def test_hue_turns_by_parts_of_the_color_circle(frame):
+def test_hue_turns_by_parts_of_the_color_circle():
     red = np.full((24, 32, 3), (255, 0, 0), np.uint8)
     turns = set()
     for seed in range(60):

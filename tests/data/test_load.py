@@ -241,7 +241,7 @@ def test_listed_ids(folder, tmp_path):
     assert data.labeled["id"][:] == ["train01", "train03"] and len(data.unlabeled) == 14
 
 
-def test_labeled_and_evaluation_images_that_are_the_same_are_refused(folder, caplog):
+def test_labeled_and_evaluation_images_that_are_the_same_are_refused(folder):
     copy = folder / "validation/images/validation02.jpg"
     copy.write_bytes((folder / "train/images/train05.jpg").read_bytes())
     message = r"train_splits and eval_split: 1 of the 4 .*validation02.jpg \(as .*train05.jpg\);.*allow_shared_images"

@@ -161,7 +161,7 @@ def test_broken_files_are_not_written(own, tmp_path):
     assert "\n" not in str(error.value) and not (tmp_path / "parquet").exists()
 
 
-def test_push(own, toy_dataset, tmp_path):
+def test_push(own, tmp_path):
     cityscapes = tmp_path / "cityscapes"
     for folder in ("leftImg8bit", "gtFine"):
         (cityscapes / folder / "train/ulm").mkdir(parents=True)

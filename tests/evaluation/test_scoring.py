@@ -51,14 +51,6 @@ def test_images_are_predicted_as_the_fields_say(accelerator):
         assert torch.equal(probs, expected)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_evaluation_leaves_the_global_random_stream_alone(accelerator, num_workers):
-    model, args = model_of_noise(), EvaluationArguments(dataloader_num_workers=num_workers)
-    before = torch.get_rng_state()
-    score(model, IMAGES[:2], args, accelerator)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_mixed_precision_reaches_the_model_and_not_the_average():
     model, accelerator = nn.Module(), SimpleNamespace(device="cpu")
     accelerator.autocast = lambda: torch.autocast("cpu", torch.bfloat16)

@@ -73,7 +73,7 @@ def test_of_an_animation_the_first_frame(upload):
     assert upload(saved(frames[0], "MPO", save_all=True, append_images=frames[1:]), "photo.jpg")[1] == ""
 
 
-def test_a_large_image_is_made_smaller_and_a_huge_one_refused(upload, monkeypatch):
+def test_a_large_image_is_made_smaller_and_a_huge_one_refused(upload):
     image, note = upload(saved(Image.new("RGB", (4100, 30)), "PNG"))
     assert image.shape == (15, 2048, 3) and "from 4100×30 to 2048×15" in note
     bomb = bytearray(saved(Image.new("RGB", (8, 8)), "BMP"))

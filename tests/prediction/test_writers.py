@@ -11,7 +11,6 @@ from PIL import Image
 
 from scl_hf.data.sources import cityscapes
 from scl_hf.errors import InputError
-from scl_hf.files import replacing
 from scl_hf.prediction.inputs import Input, Video
 from scl_hf.prediction.writers import PredictionFolder, WriteQueue
 
@@ -28,18 +27,6 @@ def make_folder(path, id2label=cityscapes.ID2LABEL, settings=SETTINGS, write=("c
     palette = np.arange(3 * len(id2label), dtype=np.uint8).reshape(-1, 3)
     checkpoint = SimpleNamespace(name="run", id2label=id2label, palette=palette)
     return PredictionFolder(path, write, checkpoint, settings, overwrite)
-
-
-def test_files_appear_complete_or_not_at_all(tmp_path):
-    path = tmp_path / "new/label.png"
-    with pytest.raises(RuntimeError), replacing(path) as partial:
-        partial.write_bytes(b"half")
-        raise RuntimeError
-    assert list(path.parent.iterdir()) == []
-    with replacing(path) as partial:
-        partial.write_bytes(b"complete")
-        assert not path.exists()
-    assert [file.name for file in path.parent.iterdir()] == ["label.png"]
 
 
 def test_errors_of_writing_threads_come_up():

@@ -220,7 +220,7 @@ def test_dinov2_at_another_size_than_its_own(encoders):
         assert not torch.equal(model(whole).logits, before)
 
 
-def test_half_precision_and_bare_encoders_too(encoders, tmp_path):
+def test_half_precision_and_bare_encoders_too(tmp_path):
     halved, bare = tmp_path / "halved", tmp_path / "bare"
     model = Dinov2Model(CLASSIFIERS["dinov2"][1])
     model.save_pretrained(bare)
@@ -242,20 +242,6 @@ def test_no_table_of_missing_keys_in_the_log(encoders, caplog):
     with caplog.at_level(logging.INFO):
         built(encoders, "swin", "upernet")
     assert "LOAD REPORT" not in caplog.text
-
-
-def test_gradient_checkpointing_gives_the_same_gradients(encoders):
-    gradients = []
-    for checkpointing in (False, True):
-        model = built(encoders, "dinov2", "dpt", semantic_classifier_dropout=0.0).train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-            assert model.is_gradient_checkpointing
-        model(images()).logits.square().mean().backward()
-        gradients.append(model.backbone.embeddings.patch_embeddings.projection.weight.grad)
-    torch.testing.assert_close(*gradients)
-    with pytest.raises(ValueError, match="does not support"):  # the library's class has none
-        built(encoders, "resnet", "upernet").gradient_checkpointing_enable()
 
 
 def test_dpt_loads_where_the_package_is_not_installed(encoders, tmp_path):

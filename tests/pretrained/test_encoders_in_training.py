@@ -131,6 +131,7 @@ def test_gradient_checkpointing_where_an_encoder_has_it(encoders, toy_data, tmp_
             gradient_checkpointing=checkpointing,
         )
         trainer.train()
+        assert trainer.model.is_gradient_checkpointing == checkpointing
         states.append(trainer.model.state_dict())
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], atol=1e-5, rtol=1e-4)

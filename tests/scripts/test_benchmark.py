@@ -187,7 +187,7 @@ def test_step_skips_what_fails(benchmark, small_step, monkeypatch):
     assert "variants: not measured (RuntimeError: no such device)" in printed and "the start was measured" in printed
 
 
-def test_start_of_the_step(benchmark, small_step, toy_dataset, tmp_path):
+def test_start_of_the_step(benchmark, small_step, tmp_path):
     from benchmarks.step.start import draw_tiny_tree, time_start
 
     draw_tiny_tree(tmp_path / "tree", 6, 2)

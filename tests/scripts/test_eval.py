@@ -153,31 +153,6 @@ def test_classes_of_ones_own(evaluate, tmp_path):
         evaluate("model", *data, "--official")
 
 
-@pytest.mark.parametrize(
-    ("command_line", "message"),
-    [
-        ([], "at least one checkpoint"),
-        (["CHECKPOINT", "a.yaml", "b.yaml"], "at most one recipe"),
-        (["nowhere"], "^checkpoint nowhere: "),
-        (["CHECKPOINT", "--eval_scales", "0"], "eval_scales: must be scales above 0"),
-        (["CHECKPOINT", "--eval_tile", "2"], "eval_scales, eval_tile: image .* cannot be evaluated with tiles 2×2"),
-        (["CHECKPOINT", "--output", "file"], "output file: is a file"),
-        (["CHECKPOINT", "--eval_split", "val"], "no split val"),
-        (["CHECKPOINT", "--learning_rate", "1"], "unknown field 'learning_rate'"),
-        (["CHECKPOINT", "--output_dir", "out"], "unknown field 'output_dir'. Did you mean 'output'"),
-    ],
-)
-def test_what_is_wrong_is_one_line(evaluate, checkpoint, toy_dataset, command_line, message):
-    Path("file").write_text("")
-    for recipe in ("a.yaml", "b.yaml"):
-        Path(recipe).write_text("seed: 1\n")
-    command_line = [checkpoint if argument == "CHECKPOINT" else argument for argument in command_line]
-    with pytest.raises(InputError, match=message) as error:
-        evaluate(*command_line, "--data_dir", toy_dataset)
-    assert "\n" not in str(error.value)
-    assert sorted(path.name for path in Path().iterdir()) == ["a.yaml", "b.yaml", "file"]
-
-
 def test_an_image_that_cannot_be_read(evaluate, checkpoint, toy_dataset, tmp_path):
     shutil.copytree(toy_dataset, tmp_path / "toy_dataset")
     image = next(Path("toy_dataset/leftImg8bit/val").glob("*/*.png"))

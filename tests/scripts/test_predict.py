@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-import zlib
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import build_trainer, load_script, tiny_model
+from conftest import build_trainer, load_script, tiny_model, write_png
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -170,10 +169,7 @@ def test_continues_past_a_broken_file(predict, images, tmp_path, capsys):
     (images / "a/broken.png").write_bytes((images / "a/one.png").read_bytes()[:60])
     Image.new("RGB", (3, 3)).save(images / "a/icon.png")
     os.mkfifo(images / "a/pipe.png")
-    bomb = bytearray((images / "a/one.png").read_bytes())
-    bomb[16:24] = 2 * (2**15).to_bytes(4)  # its header claims 2³⁰ pixels
-    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4)
-    (images / "a/bomb.png").write_bytes(bomb)
+    write_png(images / "a/bomb.png", 2**15, 2**15, 8, 2, bytes(1000))
     assert predict("deeplab", images) == 1
     printed = capsys.readouterr().err
     assert "4 of 7 could not be predicted" in printed and "a/pipe.png: is no file" in printed

@@ -9,7 +9,6 @@ from PIL import Image
 from toy_dataset import coarsen, draw_toy_dataset
 
 from scl_hf.data.sources.cityscapes import DRAWN_MARKER
-from scl_hf.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_dataset.py"
 TRAINED = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
@@ -130,27 +129,10 @@ def test_any_size(tmp_path):
     assert {image.size for image in images} == {(250, 171)}
 
 
-def test_a_folder_with_something_in_it_is_refused(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="not an empty folder"):
-        draw_toy_dataset(tmp_path, **SMALL)
-    with pytest.raises(InputError, match="mine.txt"):
-        draw_toy_dataset(tmp_path / "mine.txt", **SMALL)
-    with pytest.raises(InputError, match="cannot be written"):
-        draw_toy_dataset(tmp_path / "mine.txt" / "streets", **SMALL)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "empty").mkdir()
     draw_toy_dataset(tmp_path / "empty", **SMALL)
     assert (tmp_path / "empty" / "leftImg8bit").is_dir()
-
-
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"num_val": -2}, {"height": 8}])
-def test_numbers_out_of_range_are_refused(tmp_path, wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
-        draw_toy_dataset(tmp_path / "streets", **{**SMALL, **wrong})
 
 
 def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
@@ -163,7 +145,7 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line(tmp_path, monkeypatch, capsys):
+def test_command_line(tmp_path, monkeypatch):
     options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", "streets", str(tmp_path / "a"), "--seed", "5", *options])
     with pytest.raises(SystemExit) as end:
@@ -171,9 +153,3 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert end.value.code == 0
     draw_toy_dataset(tmp_path / "b", seed=5, **SMALL)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert len(message.strip().splitlines()) == 1 and str(tmp_path / "a") in message

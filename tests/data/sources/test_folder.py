@@ -42,44 +42,11 @@ def test_splits_with_and_without_labels(folder):
     assert open_source(DataArguments(dataset="folder", data_dir=str(folder))).labeled_splits == ["train"]
 
 
-def break_folder(root, what):
-    if what == "label":
-        (root / "train/labels/b.png").unlink()
-    elif what == "labels":
-        (root / "train/labels").rename(root / "train/masks_old")
-    elif what == "empty":
-        (root / "train/labels/b.png").write_bytes(b"")
-    elif what == "twin":
-        put(root / "train/images/b.png")
-    elif what == "split":
-        (root / "train").rename(root / "first")
-    elif what == "no images":
-        for path in (root / "train/images").glob("*.jpg"):
-            path.unlink()
-
-
-@pytest.mark.parametrize(
-    "what, message",
-    [
-        ("label", "b.jpg: its label is missing .1 of the 2 images of split train have no label.; add it, or take"),
-        (
-            "labels",
-            "train/images: none of the 2 images of split train has a label; write train_images: .*train/masks_old",
-        ),
-        ("empty", "1 file is empty.*b.png"),
-        ("twin", "b.png: a second image named b"),
-        (
-            "split",
-            "data: no split train .looked for train/images., only first, more, validation; correct train_splits",
-        ),
-        (
-            "no images",
-            "labels/a.png: its image is missing, looked for .*train/images/a.* .2 labels of split train have",
-        ),
-    ],
-)
-def test_bad_folder_is_named(folder, what, message):
-    break_folder(folder, what)
-    with pytest.raises(InputError, match=message) as error:
+def test_labels_without_an_image_are_counted(folder):
+    for path in (folder / "train/images").glob("*.jpg"):
+        path.unlink()
+    message = (
+        "labels/a.png: its image is missing, looked for .*train/images/a.* .2 labels of split train have no image"
+    )
+    with pytest.raises(InputError, match=message):
         open_split(folder, "train", require_labels=True)
-    assert "\n" not in str(error.value)

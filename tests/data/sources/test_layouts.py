@@ -46,7 +46,6 @@ def splits_of(source, root):
     return splits
 
 
-BOTH = ["train", "validation"]
 # name -> files, split -> {id: label}, and a part of the notes
 LAYOUTS = {
     "this project's": (
