@@ -195,6 +195,9 @@ def test_another_recipe_is_refused_with_its_fields_and_values(finished, make_tra
         make_trainer(**SAVING, optim="adamw_torch", optim_args=None, allow_changed_recipe=True).train(
             resume_from_checkpoint=checkpoint
         )
+    with pytest.raises(InputError, match="/teacher: no such folder; resume with the ema_validation that wrote it"):
+        other = make_trainer(**SAVING, ema_validation=False, allow_changed_recipe=True)
+        other.train(resume_from_checkpoint=checkpoint)
     make_trainer(**SAVING | MAY_DIFFER).train(resume_from_checkpoint=checkpoint)
 
 
