@@ -1,6 +1,5 @@
 """The parts of every source: examples on disk, and `Source`, the form in which all datasets are opened."""
 
-import contextlib
 import glob
 import hashlib
 import logging
@@ -63,7 +62,7 @@ class Source:
     unlabeled_splits: Sequence[str] = ()  # those that join the unlabeled pool by default
     expected_at: Callable[[str], str] | None = None  # split -> where its images should be, for messages
     license: License | None = None
-    own_classes: bool = False  # the user's own: some label shows each
+    own_classes: bool = False  # the user's own: an error if no label shows one
     examples: Sequence[Example] = ()
     left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -211,8 +210,11 @@ def _unzip(path: str | os.PathLike) -> str:
                 images = [name for name in archive.namelist() if is_image(name.rpartition("/")[2])]
                 archive.extractall(f"{temporary}/images", images)  # leaves .. and / out of names
                 Path(temporary, "images").mkdir(exist_ok=True)
-                with contextlib.suppress(FileExistsError):  # of another process
+                try:
                     os.rename(f"{temporary}/images", folder)
+                except OSError:
+                    if not folder.is_dir():  # otherwise another process was faster
+                        raise
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
             reason = f"cannot extract {path} ({first_line(error)})"
             raise InputError(f"unlabeled_dirs: {reason}; unpack it yourself and name the folder") from error
