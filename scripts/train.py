@@ -28,8 +28,8 @@ from scl_hf.cli import RecipeParser, run_script
 from scl_hf.config import TRAINING_RECIPE
 from scl_hf.data import DataArguments, load_data
 from scl_hf.data.batch import training_crops
-from scl_hf.data.columns import check_labels, labeled_dataset
 from scl_hf.dry_run import DryRunArguments, estimate
+from scl_hf.evaluation.in_training import best_metric_of
 from scl_hf.files import FolderLock
 from scl_hf.image_processors import load_processor, normalization_of
 from scl_hf.preparation import check_settings_of
@@ -111,8 +111,7 @@ def describe_run(
     normalization = normalization_of(load_processor(model_args.origin, model_args.trust_remote_code))
     images = (data.labeled, data.unlabeled, data.coarse)
     crops, sampler = training_crops(args, data.id2label, normalization, *images)
-    if data.evaluation:
-        check_labels(labeled_dataset(data.evaluation, "eval_dataset", data.id2label), "eval_dataset")
+    best_metric_of(args.metric_for_best_model, data.evaluation or None, data.id2label)
     if is_main_process():
         print(estimate(model, args, crops, sampler, len(data.evaluation or ()), dry))
 

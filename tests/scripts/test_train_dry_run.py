@@ -72,6 +72,8 @@ def test_without_unlabeled_images_and_without_a_rate(dry_run):
 def test_wrong_data_is_what_it_is_in_a_run(dry_run, own_folder):
     with pytest.raises(InputError, match="crop_size: must be multiples of|crop_size"):
         dry_run("--crop_size", "0", "32")
+    with pytest.raises(InputError, match="metric_for_best_model: must be one of mean_iou"):
+        dry_run("--metric_for_best_model", "loss")
     next((own_folder / "train/images").glob("*.png")).write_bytes(b"")
     with pytest.raises(InputError, match="frame"):
         dry_run()
