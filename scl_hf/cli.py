@@ -226,6 +226,14 @@ class RecipeParser(HfArgumentParser):
             action.required = False
 
 
+def parse_leading(groups: type | Sequence[type], usage: str, first: str, least: int = 1, most: float = 1) -> list[Any]:
+    """Returns the words before the first `--field`, `least` to `most` of which come `first`, and the parsed groups."""
+    leading, fields = split_command_line(sys.argv[1:])
+    if not least <= len(leading) <= most and not {"-h", "--help"} & set(fields):
+        raise InputError(f"{first}: {usage}")
+    return [leading, *RecipeParser(groups, usage).parse_recipe(fields)]
+
+
 def _read_with_bases(path: Path, above: Sequence[Path] = ()) -> list[tuple[str, dict[str, Any]]]:
     """Returns (file, fields) of a recipe, after those of the bases that it names; `above` are those that name it."""
     values = read_yaml(path)

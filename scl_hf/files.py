@@ -57,8 +57,8 @@ def write_json(path: Path, values: Mapping) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def check_writable(name: str, path: str | os.PathLike) -> None:
-    """Raises where a folder, named by the field `name` and perhaps still to be made, cannot be written to."""
+def check_writable(name: str, path: str | os.PathLike, empty: bool = False) -> None:
+    """Raises where a folder of the field `name`, perhaps still to be made, cannot be written to, or is not `empty`."""
     if not os.fspath(path):
         raise InputError(f"{name}: is empty. Name a folder.")
     full = Path(path).absolute()
@@ -69,6 +69,8 @@ def check_writable(name: str, path: str | os.PathLike) -> None:
     if not existing.is_dir():
         kind = "is a link to nothing" if existing.is_symlink() and not existing.is_file() else "is a file"
         raise InputError(f"{name} {path}: {'' if existing == full else f'{existing} '}{kind}. Name another folder.")
+    if empty and existing == full and any(full.iterdir()):
+        raise InputError(f"{name} {path}: is not an empty folder. Remove it or name another one.")
     try:
         tempfile.TemporaryFile(dir=existing).close()  # by its rights alone, root may write to /proc
     except OSError as error:
@@ -76,7 +78,7 @@ def check_writable(name: str, path: str | os.PathLike) -> None:
         raise InputError(f"{name} {path}: {reason}. Name another folder.") from None
 
 
-class FolderLock:
+class FolderLock(contextlib.AbstractContextManager):
     """
     Makes this process the one writer of a folder until `release`, and removes what a killed run left half-written.
     Re-acquiring in one process is a no-op; of the processes of a run the first holds the lock.
@@ -115,9 +117,6 @@ class FolderLock:
                 self.release()
                 raise
             clear_partial_files(folder, ("*", "panels/*"))
-
-    def __enter__(self) -> "FolderLock":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.release()

@@ -16,16 +16,9 @@ def plain(name: str) -> str:
 
 def match_head(model: PreTrainedModel, id2label: dict[int, str], new: list[str]) -> str:
     """
-    Puts the rows of a model's head, which are those of a checkpoint's classes, in the order of its own. With other
-    classes the head is drawn anew. `LABEL_0`, … name none.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): With the weights of the checkpoint, and the classes of the data.
-        id2label (`dict[int, str]`): The classes of the checkpoint.
-        new (`list[str]`): The tensors that are not the checkpoint's; those of a new head are added.
-
-    Returns:
-        `str`: What a line on the weights adds.
+    Puts the rows of a model's head, which are those of a checkpoint's classes `id2label`, in the order of its own, the
+    data's. With other classes the head is drawn anew, and its tensors join the `new` ones, which are not the
+    checkpoint's. `LABEL_0`, … name none. Returns what a line on the weights adds.
     """
     named, ours = [name for _, name in sorted(id2label.items())], [*model.config.id2label.values()]
     key = plain if len({*map(plain, ours)}) == len(ours) else str

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, get_session, get_token, set_client_factory
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import disable_progress_bars
 from tqdm.auto import tqdm
 from transformers.trainer_utils import HubStrategy, sort_checkpoints
 
@@ -94,16 +94,13 @@ def quiet_hub() -> Iterator[None]:
     if client.timeout.read is None:  # otherwise the user has set limits of their own
         options = {"event_hooks": client.event_hooks, "follow_redirects": True, "timeout": TIMEOUT}
         set_client_factory(lambda: type(client)(**options))
-    level, hides_bars = logger.level, not (are_progress_bars_disabled() or sys.stderr.isatty())
+    level = logger.level
     logger.setLevel(logging.ERROR)
-    if hides_bars:
-        disable_progress_bars()
     try:
-        yield
+        with contextlib.nullcontext() if sys.stderr.isatty() else disable_progress_bars():
+            yield
     finally:
         logger.setLevel(level)
-        if hides_bars:
-            enable_progress_bars()
 
 
 @dataclass
@@ -148,11 +145,7 @@ class Push:
     """
     Pushes a run's folder: model, code, card and images to the root, and the checkpoints that `hub_strategy` wants.
     Each push sends all that is missing, so that it makes up for one that failed. A failed push does not stop the run.
-
-    Args:
-        folder (`str` or `Path`): The run's `output_dir`.
-        settings ([`HubArguments`]): Where it goes.
-        token (`str`, *optional*): By default that of the machine.
+    Without a `token`, that of the machine is taken.
     """
 
     def __init__(self, folder: str | Path, settings: HubArguments, token: str | None = None):

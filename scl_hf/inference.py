@@ -147,7 +147,7 @@ def aligned_stride(model: nn.Module) -> int:
 
 def smallest_side(model: nn.Module) -> int:
     """Returns the shortest side of an input: for Swin a pixel more than a window of the deepest map, otherwise 1."""
-    # At the first smaller input transformers shrinks Swin's windows for good. It is 225 for windows of 7.
+    # At the first smaller input transformers shrinks Swin's windows for good. Windows of 7 need 225 pixels.
     config = getattr(model, "config", None)
     for part in (config, getattr(config, "backbone_config", None)):
         window, patch = getattr(part, "window_size", None), getattr(part, "patch_size", None)

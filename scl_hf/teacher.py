@@ -29,7 +29,8 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def update_parameters(self, student: nn.Module) -> None:
         """Takes one step of the average. Under DDP every rank calls it, and all teachers stay equal."""
-        _broadcast([buffer for buffer in student.buffers() if buffer.is_floating_point()])  # of its own images each
+        # Without SyncBatchNorm, each rank has statistics of its own images.
+        _broadcast([buffer for buffer in student.buffers() if buffer.is_floating_point()])
         # Not by torch's AveragedModel: the host would read its counter, and wait for the device, in every step.
         torch._foreach_lerp_(_floats(self.module), _floats(student), 1 - self.decay)
 

@@ -12,13 +12,12 @@ wrong input.
 
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf.cli import RecipeParser, run_script, split_command_line
+from scl_hf.cli import parse_leading, run_script
 from scl_hf.errors import InputError
 from scl_hf.prediction.inputs import find_inputs
 from scl_hf.prediction.space import check_space, write_space
@@ -45,10 +44,7 @@ class AppArguments:
 
 
 def main() -> None:
-    names, fields = split_command_line(sys.argv[1:])
-    if len(names) not in (1, 2) and not {"-h", "--help"} & set(fields):
-        raise InputError(f"one checkpoint or two come first: {USAGE}")
-    (args,) = RecipeParser(AppArguments, USAGE).parse_recipe(fields)
+    names, args = parse_leading(AppArguments, USAGE, "one checkpoint or two come first", most=2)
     examples = [item.path for item in find_inputs(args.examples or EXAMPLES) if not item.is_video]
     if args.space is not None:
         check_space(args.space, names)

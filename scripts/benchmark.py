@@ -23,15 +23,8 @@ from benchmarks.common import Also, print_machine
 
 from scl_hf.cli import run_script
 
-BENCHMARKS = {
-    "checkpoints": checkpoints,
-    "data": data,
-    "encoders": encoders,
-    "importing": importing,
-    "inference": inference,
-    "losses": losses,
-    "step": step,
-}
+MODULES = (checkpoints, data, encoders, importing, inference, losses, step)
+BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
 def main() -> None:

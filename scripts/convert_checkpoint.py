@@ -11,7 +11,6 @@ Sizes and the number of classes are read from the weights; dilations and dropout
 
 import os
 import re
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -24,7 +23,7 @@ import torch
 from transformers.utils import logging
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
-from scl_hf.cli import RecipeParser, run_script, split_command_line
+from scl_hf.cli import parse_leading, run_script
 from scl_hf.data.classes import read_id2label
 from scl_hf.data.sources.cityscapes import ID2LABEL
 from scl_hf.errors import InputError, first_few
@@ -72,10 +71,7 @@ class ConversionArguments:
 
 
 def main() -> None:
-    given, fields = split_command_line(sys.argv[1:])
-    if len(given) != 1 and not {"-h", "--help"} & set(fields):
-        raise InputError(f"one checkpoint comes first: {USAGE}")
-    (args,) = RecipeParser(ConversionArguments, USAGE).parse_recipe(fields)
+    given, args = parse_leading(ConversionArguments, USAGE, "one checkpoint comes first")
     source, output = Path(given[0]), Path(args.output)
     check_writable("output", args.output)
     if os.path.lexists(output):

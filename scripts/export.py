@@ -13,12 +13,9 @@ hold.
 
 import stopping  # noqa: F401 isort: skip (signals, while the rest is being imported)
 
-import sys
-
 from transformers.utils import logging
 
-from scl_hf.cli import RecipeParser, run_script, split_command_line
-from scl_hf.errors import InputError
+from scl_hf.cli import parse_leading, run_script
 from scl_hf.export import ExportArguments, export
 from scl_hf.pretrained import load_checkpoint
 
@@ -26,10 +23,7 @@ USAGE = "CHECKPOINT --output FILE [--field value …]"
 
 
 def main() -> None:
-    given, fields = split_command_line(sys.argv[1:])
-    if len(given) != 1 and not {"-h", "--help"} & set(fields):
-        raise InputError(f"one checkpoint comes first: {USAGE}")
-    (args,) = RecipeParser(ExportArguments, USAGE).parse_recipe(fields)
+    given, args = parse_leading(ExportArguments, USAGE, "one checkpoint comes first")
     logging.disable_progress_bar()
     difference = export(load_checkpoint(given[0], args.trust_remote_code), args)
     print(f"{args.output}: written; its logits agree with the model's to {difference:.0e}")

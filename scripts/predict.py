@@ -18,8 +18,8 @@ import time
 
 from transformers.utils import logging
 
-from scl_hf.cli import RecipeParser, run_script, split_command_line
-from scl_hf.errors import InputError, SharedError
+from scl_hf.cli import parse_leading, run_script
+from scl_hf.errors import SharedError
 from scl_hf.evaluation.scoring import EvaluationArguments
 from scl_hf.files import FolderLock
 from scl_hf.prediction.inputs import find_inputs
@@ -33,10 +33,8 @@ USAGE = "CHECKPOINT INPUT [INPUT …] --output FOLDER [--field value …]"
 
 def main() -> int:
     # 1. Arguments and inputs
-    given, fields = split_command_line(sys.argv[1:])
-    if len(given) < 2 and not {"-h", "--help"} & set(fields):
-        raise InputError(f"a checkpoint and at least one input come first: {USAGE}")
-    args, evaluation = RecipeParser((PredictionArguments, EvaluationArguments), USAGE).parse_recipe(fields)
+    groups, first = (PredictionArguments, EvaluationArguments), "a checkpoint and at least one input come first"
+    given, args, evaluation = parse_leading(groups, USAGE, first, least=2, most=float("inf"))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise SharedError("predict runs in one process; start it without torchrun and accelerate launch.")
     with FolderLock("output", args.output):

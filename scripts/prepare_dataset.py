@@ -28,9 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Prepares a dataset.")
     commands = parser.add_subparsers(dest="command", required=True)
     layouts = "Cityscapes, Mapillary Vistas, or any folders of images and labels"
-    fields = "takes the classes and the other data fields from there, for a folder of your own"
+    fields = "a recipe with the classes and the other data fields of a folder of your own"
     empty = "a folder that does not exist yet or is empty"
-    terms = "Cityscapes and Mapillary Vistas forbid redistribution: all who see the private repository accepted that"
+    terms = "the data's license forbids redistribution, and all who see the private repository have accepted it"
 
     streets = commands.add_parser("streets", help="draw a toy dataset in the Cityscapes folder layout")
     streets.add_argument("data_dir", metavar="DATA_DIR", help=empty)

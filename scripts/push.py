@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from scl_hf.cli import RecipeParser, run_script, split_command_line
+from scl_hf.cli import parse_leading, run_script
 from scl_hf.errors import InputError
 from scl_hf.files import FolderLock
 from scl_hf.hub import HubArguments, Push, check_token, has_ended, is_refusal, reason_of, settings_of
@@ -23,10 +23,7 @@ USAGE = "OUTPUT_DIR [--field value …]"
 
 
 def main() -> int:
-    given, fields = split_command_line(sys.argv[1:])
-    if len(given) != 1 and not {"-h", "--help"} & set(fields):
-        raise InputError(f"the folder of one run comes first: {USAGE}")
-    (arguments,) = RecipeParser((HubArguments,), USAGE).parse_recipe(fields)
+    given, arguments = parse_leading(HubArguments, USAGE, "the folder of one run comes first")
     folder = Path(given[0])
     if not any(folder.glob("checkpoint-*")) and not (folder / "config.json").is_file():
         raise InputError(f"{folder}: holds no run. Name the output_dir of one.")

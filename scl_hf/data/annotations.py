@@ -46,24 +46,12 @@ def write_masks(
     """
     Writes one PNG label for each annotated image, and `id2label.json`. Objects that come later lie on top; crowd
     regions of COCO, which are ignored, lie below. labelme's lines are 10 pixels wide and its points have a radius of
-    5, as in its own export.
-
-    Args:
-        annotations (`str`):
-            A JSON file of COCO (instances, or panoptic with its folder of PNG files beside it) or of labelme, or a
-            folder with labelme's at any depth.
-        output_dir (`str`): The folder for the labels, empty or not there yet.
-        classes (`list[str]`, *optional*):
-            The classes in the order of their ids; all others become background. By default all, in the order of
-            COCO's category ids or the alphabet.
-
-    Returns:
-        `str`: What was found, and the recipe fields that read the labels, in words.
+    5, as in its own export. `annotations` is a JSON file of COCO (instances, or panoptic with its folder of PNG files
+    beside it) or of labelme, or a folder with labelme's at any depth. By default `classes` are all, in the order of
+    COCO's category ids or the alphabet. Returns what was found, and the recipe fields that read the labels, in words.
     """
     source, output = Path(annotations), Path(output_dir).resolve()
-    check_writable("output", output_dir)
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"output {output_dir}: is not an empty folder; remove it or name another one")
+    check_writable("output", output_dir, empty=True)
     findings: Findings = defaultdict(list)
     names, images, masks, is_panoptic = _open(source, classes or (), findings)
     chosen = [name for name in dict.fromkeys(classes or names) if _is_class(name)]

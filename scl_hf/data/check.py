@@ -50,12 +50,8 @@ def check_data(
 ) -> Report:
     """
     Opens every image and label once, and counts them; finds files that are missing or cannot be read, labels of
-    another size than their image, unknown ids, classes that no label shows, and what is probably a mistake.
-
-    Args:
-        data_dir (`str`, *optional*): The folder of the data; by default that of the recipe.
-        num_proc (`int`, *optional*): The number of processes; by default one for each core.
-        recipe ([`DataArguments`], *optional*): The data fields of a folder of your own.
+    another size than their image, unknown ids, classes that no label shows, and what is probably a mistake. By default
+    `data_dir` is that of the recipe, and each core has a process.
     """
     if num_proc is not None and num_proc < 1:
         raise InputError(f"num_proc: {num_proc} is too few processes; give 1 or more")
@@ -222,7 +218,7 @@ def _enter_files(report: Report, opened: Opened, own: DataArguments | None, sour
     for split in dict.fromkeys([*own.train_splits, *evaluated, *images]):
         number, unlabeled = images[split], len(alone.get(split, ()))
         if not number and split == own.eval_split:
-            remedy = "validation_fraction: 0.2 holds images of train out, eval_strategy: no trains without"
+            remedy = "write validation_fraction: 0.2 to take some of train, or eval_strategy: no to do without"
             report.notes.append(f"{split}: there is no such split to evaluate on; in a recipe {remedy}")
         elif unlabeled == number and split in (*own.train_splits, *evaluated):
             report.problems.append(f"{split}: none of its {number:,} images has a label")
@@ -291,7 +287,9 @@ def _enter_notes(report: Report, opened: Opened, tables: Mapping[str, LabelImage
     palettes = dict(item for _, each in opened for item in each.palettes.items() if item[0])
     if palettes_differ({*palettes}) and not any(labels.colors for labels in tables.values()):
         files = first_few(palettes.values(), 2)
-        report.notes.append(f"palettes of label files differ, as in {files}: their indices count, not their colors")
+        report.notes.append(
+            f"palettes of label files differ, as in {files}: a pixel's class is its number, not its color"
+        )
     for part, labeled in (("labeled", True), ("unlabeled", False)):
         own = (example for example, each in opened if bool(each.pixels) == labeled)
         paths = [example.image for example in own if "image" in example.present]

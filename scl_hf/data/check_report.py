@@ -92,10 +92,6 @@ def _group(problems: Sequence[str]) -> list[str]:
     """Joins problems `file: reason` whose reasons differ in numbers, colors and paths only."""
     groups = {}
     for problem in problems:
-        file, _, reason = problem.partition(": ")
-        groups.setdefault(re.sub(r"\S*[/\\]\S*|#[0-9a-f]{6}|\d[\d.,]*", "0", reason), []).append((file, reason))
-    return [
-        f"{file}: {reason}" if len(group) == 1 else f"{len(group):,} files, such as {file}: {reason}"
-        for group in groups.values()
-        for file, reason in group[:1]
-    ]
+        reason = problem.partition(": ")[2]
+        groups.setdefault(re.sub(r"\S*[/\\]\S*|#[0-9a-f]{6}|\d[\d.,]*", "0", reason), []).append(problem)
+    return [f"{len(group):,} files, such as {group[0]}" if len(group) > 1 else group[0] for group in groups.values()]

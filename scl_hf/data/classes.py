@@ -25,14 +25,8 @@ _LARGEST_ID = 2**31 - 1
 
 def read_classes(classes: Mapping[str, Any] | str, ignore: Any = None, where: str = "classes") -> LabelImage:
     """
-    Returns the feature, not decoded, of labels with these classes. No other values may occur in label files.
-
-    Args:
-        classes (`dict` or `str`):
-            Name -> what stands for it: an id, a range of ids `1-65535`, a color `"#ff0000"` or `[255, 0, 0]`, or a
-            list of these. Or a YAML or JSON file of that, or with that under `classes` and perhaps `ignore` beside it.
-        ignore (*optional*): The values whose pixels are ignored, in the same forms.
-        where (`str`, *optional*, defaults to `"classes"`): What messages call the mapping.
+    Returns the feature, not decoded, of labels with `classes` and `ignore` as in [`DataArguments`]: no other values
+    may occur. A color may also be `[255, 0, 0]`; a file may hold both fields. Messages call the mapping `where`.
     """
     if isinstance(classes, str) and not classes.lstrip().startswith("{"):
         where, classes = classes, _read_yaml(classes)
@@ -63,7 +57,7 @@ def read_classes(classes: Mapping[str, Any] | str, ignore: Any = None, where: st
             owners += [(_bounds(key), key, name) for key in keys]
     for (bounds, key, name), ((first, _), other_key, other) in itertools.pairwise(sorted(owners, key=lambda x: x[0])):
         if first <= bounds[1] and name != other:
-            raise InputError(_twice(where, (key, name), (other_key, other)))
+            raise InputError(_twice(where, key, name, other_key, other))
     return LabelImage(decode=False, names=list(values), train_ids=train_ids)
 
 
@@ -102,13 +96,12 @@ def _bounds(key: int | str) -> tuple[int, int]:
     return id_bounds(key)
 
 
-def _twice(where: str, *owners: tuple[int | str, str]) -> str:
-    (key, name), (other_key, other) = owners
+def _twice(where: str, key: int | str, name: str, other_key: int | str, other: str) -> str:
     if not (name and other):
         class_, value = (name, key) if name else (other, other_key)
         return (
             f"{where}: {value} stands for {class_!r} and is ignored, too; take it out of one: either "
-            f"classes: {{{class_}: {value}, …}} without it in ignore, or ignore: [{value}] without the class"
+            f"classes: {{{class_}: {value}, …}} and no {value} in ignore, or ignore: [{value}] and no {class_}"
         )
     return f"{where}: {key} of {name!r} and {other_key} of {other!r} overlap; give each value to one class"
 

@@ -134,10 +134,9 @@ def check_files(paths: Iterable[str | os.PathLike]) -> list[int]:
         try:
             status = os.stat(path)
             sizes.append(status.st_size)
-            if stat.S_ISDIR(status.st_mode) and find_images(path):
-                continue
-            if not stat.S_ISREG(status.st_mode) or not status.st_size:
-                bad.append(f"{path} ({'empty' if stat.S_ISREG(status.st_mode) else 'no file'})")
+            is_file = stat.S_ISREG(status.st_mode)
+            if not (status.st_size if is_file else find_images(path)):
+                bad.append(f"{path} ({'empty' if is_file else 'no file'})")
         except OSError:
             bad.append(f"{path} (missing)")
     if bad:
@@ -310,7 +309,7 @@ def _line_to_write(low: float, high: float) -> str:
     tops = (1, 255) if isinstance(high, np.floating) else (255, 1023, 4095, 10000, 16383, 65535)
     top = next((top for top in tops if low >= 0 and high <= top), None)
     limits = f"{low:g}, {high:g}" if top is None else f"0, {top}"
-    return f"write value_range: [{limits}] (what shall be black and white)"
+    return f"write value_range: [{limits}] (the values that become black and white)"
 
 
 def _bands_to_write(count: int) -> str:

@@ -304,16 +304,13 @@ def _noise_problem(values: np.ndarray, unknown: np.ndarray) -> str | None:
     flat = np.mean((values[:, 1:] == values[:, :-1])[unknown[:, 1:]]) if unknown[:, 1:].any() else 1
     if len(found) <= MANY_VALUES or flat >= 0.5:
         return None
-    listed = f"{len(found):,} values without a class, such as {first_few(_written(found))}"
-    if (share := unknown.mean()) > 0.5:
-        return (
-            f"holds {listed}, at {share:.0%} of its pixels, as a photo does; are images and labels swapped? "
-            "Correct the folders, or train_images and train_labels"
-        )
-    return (
-        f"holds {listed}, at {share:.0%} of its pixels, mostly at edges: the mask was smoothed "
-        "(anti-aliased, resized, or a JPEG before); export it again without smoothing"
-    )
+    share, few = unknown.mean(), first_few(_written(found))
+    problem = f"holds {len(found):,} values without a class, such as {few}, at {share:.0%} of its pixels"
+    if share > 0.5:
+        remedy = "Correct the folders, or train_images and train_labels"
+        return f"{problem}, as a photo does; are images and labels swapped? {remedy}"
+    cause = "the mask was smoothed (anti-aliased, resized, or a JPEG before)"
+    return f"{problem}, mostly at edges: {cause}; export it again without smoothing"
 
 
 def _written(values: np.ndarray) -> list[str]:

@@ -63,25 +63,11 @@ def push_data(
     recipe: DataArguments | None = None,
 ) -> str:
     """
-    Writes a dataset into a folder that `datasets.load_dataset` opens, and pushes it to the Hub if `repo` is given.
-
-    Args:
-        data_dir (`str`): The folder of the data.
-        output_dir (`str`): The folder for Parquet files, class names and a card, empty or not there yet.
-        repo (`str`, *optional*): The dataset on the Hub; an earlier push is replaced.
-        private (`bool`, *optional*, defaults to `False`): Whether to create it private, and to reject a public one.
-        accept_license (`bool`, *optional*, defaults to `False`):
-            Whether all who can see it have accepted the data's own license, which forbids redistribution.
-        license (`str`, *optional*): The license of the data; a public dataset needs one.
-        recipe ([`DataArguments`], *optional*): The classes and ids of a folder of your own.
-
-    Returns:
-        `str`: Where the data is, in words.
+    Writes a dataset into a folder that `datasets.load_dataset` opens, and pushes it to the Hub if `repo` is given, in
+    place of an earlier push. The options are those of `prepare_dataset.py push`. Returns where the data is, in words.
     """
-    check_writable("output_dir", output_dir)
+    check_writable("output_dir", output_dir, empty=True)
     output = Path(output_dir)
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"{output}: exists and is not an empty folder; remove it or name another one")
     args = find_layout(data_dir, recipe)
     source = open_source(args)
     splits = _open_splits(source, args)

@@ -7,6 +7,7 @@ from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.dpt.modeling_dpt import DPTFeatureFusionStage, DPTReassembleLayer, DPTSemanticSegmentationHead
+from transformers.utils import can_return_tuple
 
 from .configuration_backbone_dpt import BackboneDPTConfig
 
@@ -21,7 +22,6 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
     """
 
     config: BackboneDPTConfig
-    config_class = BackboneDPTConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
@@ -52,9 +52,8 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
-    ) -> tuple | SemanticSegmenterOutput:
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SemanticSegmenterOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
@@ -85,6 +84,4 @@ class BackboneDPTForSemanticSegmentation(PreTrainedModel):
         if labels is not None:
             ignored = self.config.semantic_loss_ignore_index
             loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
-        output = SemanticSegmenterOutput(loss=loss, logits=logits)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+        return SemanticSegmenterOutput(loss=loss, logits=logits)

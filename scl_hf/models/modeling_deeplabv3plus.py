@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import can_return_tuple
 
 from .configuration_deeplabv3plus import DeepLabV3PlusConfig
 from .modeling_efficientnet_lite import EfficientNetLiteBackbone
@@ -242,7 +243,6 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     """
 
     config: DeepLabV3PlusConfig
-    config_class = DeepLabV3PlusConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
@@ -274,9 +274,8 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
-    ) -> tuple | SemanticSegmenterOutput:
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SemanticSegmenterOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
@@ -310,9 +309,7 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
         if labels is not None:
             ignored = self.config.semantic_loss_ignore_index
             loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignored)
-        output = SemanticSegmenterOutput(loss=loss, logits=logits)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         shape, channels, stride = tuple(pixel_values.shape), self.config.num_channels, self.config.stride

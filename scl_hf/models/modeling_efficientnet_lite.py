@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import can_return_tuple
 
 from .configuration_efficientnet_lite import EfficientNetLiteConfig
 
@@ -73,24 +74,7 @@ class EfficientNetLiteBlock(nn.Module):
         return hidden_states + transformed if self.is_residual else transformed
 
 
-class EfficientNetLitePreTrainedModel(PreTrainedModel):
-    """Handles weight initialization, saving and loading."""
-
-    config: EfficientNetLiteConfig
-    config_class = EfficientNetLiteConfig
-    base_model_prefix = "efficientnet_lite"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        else:
-            super()._init_weights(module)
-
-
-class EfficientNetLiteBackbone(BackboneMixin, EfficientNetLitePreTrainedModel):
+class EfficientNetLiteBackbone(BackboneMixin, PreTrainedModel):
     """
     The encoder without its classifier, for heads that take feature maps. Nothing is computed beyond the last stage of
     `config.out_features`, and the model does not hold it.
@@ -99,6 +83,10 @@ class EfficientNetLiteBackbone(BackboneMixin, EfficientNetLitePreTrainedModel):
         config ([`EfficientNetLiteConfig`]): Widths, depths and `out_features`.
     """
 
+    config: EfficientNetLiteConfig
+    base_model_prefix = "efficientnet_lite"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
     has_attentions = False
 
     def __init__(self, config: EfficientNetLiteConfig):
@@ -113,30 +101,24 @@ class EfficientNetLiteBackbone(BackboneMixin, EfficientNetLitePreTrainedModel):
             if len(self.stages) == max(self.out_indices):
                 break
             blocks = nn.Sequential()
-            for number in range(repeats):
-                first = number == 0
-                blocks.append(
-                    EfficientNetLiteBlock(
-                        config,
-                        in_channels if first else out_channels,
-                        out_channels,
-                        kernel_size,
-                        stride if first else 1,
-                        expand_ratio,
-                    )
-                )
+            for _ in range(repeats):
+                sizes = (in_channels, out_channels, kernel_size, stride, expand_ratio)
+                blocks.append(EfficientNetLiteBlock(config, *sizes))
+                in_channels, stride = out_channels, 1  # of all blocks but the first
             self.stages.append(blocks)
-            in_channels = out_channels
-        # Initialize weights and apply final processing
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            super()._init_weights(module)
+
+    @can_return_tuple
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> BackboneOutput | tuple:
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> BackboneOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
@@ -152,15 +134,12 @@ class EfficientNetLiteBackbone(BackboneMixin, EfficientNetLitePreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
         hidden_states = [self.stem(pixel_values)]
         for stage in self.stages:
             hidden_states.append(stage(hidden_states[-1]))
         feature_maps = tuple(hidden_states[index] for index in self.out_indices)
         all_maps = tuple(hidden_states) if output_hidden_states else None
-        if not return_dict:
-            return (feature_maps,) if all_maps is None else (feature_maps, all_maps)
         return BackboneOutput(feature_maps=feature_maps, hidden_states=all_maps)
 
 
-__all__ = ["EfficientNetLiteBackbone", "EfficientNetLitePreTrainedModel"]
+__all__ = ["EfficientNetLiteBackbone"]

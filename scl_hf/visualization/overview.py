@@ -31,19 +31,18 @@ def plot_overview(
     Draws examples with their labels over them, unlabeled images (None as label), and how often labels show each class:
     `shares` (2, 256) of the pixels and of the labels those that show a train id; 255 is ignored.
     """
-    drawn = [(name, _draw(image, label, palette)) for name, image, label in labeled]
-    plain = [(name, _draw(image, None, palette)) for name, image, _ in unlabeled]
     parts = []  # (height in inches, draws it)
     for heading, samples, most in (
-        ("labels over images; classes in the colors of the bars below, ignored pixels hatched", drawn, 3),
-        ("unlabeled", plain, 6),
+        ("labels over images; classes in the colors of the bars below, ignored pixels hatched", labeled, 3),
+        ("unlabeled", unlabeled, 6),
     ):
         if samples:
-            aspect = min(1.6, np.median([image.shape[0] / image.shape[1] for _, image in samples]))
+            drawn = [(name, _draw(image, label, palette)) for name, image, label in samples]
+            aspect = min(1.6, np.median([image.shape[0] / image.shape[1] for _, image in drawn]))
             columns = 6 if aspect > 1.2 else most
             rows = -(-len(samples) // columns)
             height = rows * (WIDTH / columns * aspect + 0.3) + 0.4
-            parts.append((height, lambda part, args=(heading, samples, rows, columns): _plot_samples(part, *args)))
+            parts.append((height, lambda part, args=(heading, drawn, rows, columns): _plot_samples(part, *args)))
     if len(labeled):
         order = np.argsort(-shares[0, : len(id2label)], kind="stable")[:MOST_BARS]
         ids = [*np.sort(order).tolist(), *[IGNORED] * bool(shares[0, IGNORED])]
@@ -105,12 +104,10 @@ def _plot_bars(
 def _plot_shares(axes: Axes, title: str, ids: Sequence[int], palette: np.ndarray, shares: np.ndarray) -> None:
     colors = ["white" if i == IGNORED else palette[i] / 255 for i in ids]
     bars = axes.barh(range(len(ids)), 100 * shares[ids], color=colors, edgecolor=TEXT, linewidth=0.5)
-    for bar, i in zip(bars, ids):
+    texts = [_percent(shares[i]) if shares[i] else "none: no label shows it" for i in ids]
+    for bar, text, i in zip(bars, axes.bar_label(bars, texts, padding=3, fontsize="x-small"), ids):
         bar.set_hatch("////" if i == IGNORED else None)
-        none = not shares[i]
-        text = " none: no label shows it" if none else f" {_percent(shares[i])}"
-        at = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
-        axes.text(*at, text, va="center", fontsize="x-small", color=ALARM if none else TEXT)
+        text.set_color(TEXT if shares[i] else ALARM)
     axes.set_title(title, loc="left", fontsize="small", color=TEXT)
     axes.set_xlim(0, 115 * max(shares[ids]))
     axes.margins(y=0.01)

@@ -18,8 +18,7 @@ from transformers.utils import logging
 
 from scl_hf import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
-from .common import print_table, print_targets
-from .inference import time_in_turn
+from .common import print_table, print_targets, time_in_turn
 
 SIZES = {}  # fields of the config, full size
 CONVERT = Path(__file__).parents[1] / "convert_checkpoint.py"

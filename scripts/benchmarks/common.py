@@ -61,6 +61,19 @@ def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list
     return seconds
 
 
+def time_in_turn(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
+    """Returns the seconds of each case, all cases in turn in each round."""
+    measured = {name: Measured([], 0) for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            measured[name].seconds.append(time.perf_counter() - start)
+    return measured
+
+
 def peak_memory(run: Callable[[], object]) -> int:
     """
     Returns the most bytes alive at once, beyond those alive before. It sums the profiler's log of all allocations and

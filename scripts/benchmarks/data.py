@@ -329,9 +329,8 @@ class TimedTrainer(SemiSupervisedTrainer):
 
 def measure_waiting(dataset: datasets.Dataset, output_dir: Path, steps: int) -> float:
     """Prints how long the full model's training steps on the GPU wait for their batches; returns that share."""
-    config = DeepLabV3PlusConfig(id2label=ID2LABEL, label2id={name: i for i, name in ID2LABEL.items()})
     trainer = TimedTrainer(
-        model=DeepLabV3PlusForSemanticSegmentation(config),
+        model=DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(id2label=ID2LABEL)),
         args=SemiSupervisedConfig(
             output_dir=str(output_dir),
             max_steps=steps,
@@ -352,9 +351,8 @@ def measure_waiting(dataset: datasets.Dataset, output_dir: Path, steps: int) -> 
     )
     trainer.times = []
     trainer.train()
-    asked, given = np.array(
-        trainer.times[steps // 4 :]
-    ).T  # without the first steps, which start workers and choose kernels
+    times = trainer.times[steps // 4 :]  # without the first steps, which start workers and choose kernels
+    asked, given = np.array(times).T
     step, wait = np.diff(asked).mean(), (given - asked)[:-1].mean()
     print_table(
         f"Training steps of the full model on {torch.cuda.get_device_name()}, 4 workers on {os.cpu_count()} cores",

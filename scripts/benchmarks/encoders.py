@@ -23,13 +23,9 @@ from scl_hf.models import (
 )
 from scl_hf.pretrained import ModelArguments, load_model
 
-from .common import print_table
+from .common import print_table, time_in_turn
 
 OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors of the size of the weights
-
-
-def wide_resnet_38() -> PreTrainedModel:
-    return DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig())
 
 
 def resnet_101() -> PreTrainedModel:
@@ -44,7 +40,7 @@ def dinov2(hidden_size: int, num_heads: int) -> PreTrainedModel:
 
 
 CASES: dict[str, tuple[Callable[[], PreTrainedModel], int, str]] = {
-    "WideResNet-38, stride 8": (wide_resnet_38, 896, "sgd"),
+    "WideResNet-38, stride 8": (lambda: DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig()), 896, "sgd"),
     "ResNet-101, stride 16": (resnet_101, 801, "sgd"),
     "DINOv2-small, DPT": (lambda: dinov2(384, 6), 798, "adamw"),
     "DINOv2-base, DPT": (lambda: dinov2(768, 12), 798, "adamw"),
@@ -129,13 +125,6 @@ def measure_building(config: ResNetConfig, rounds: int) -> None:
             "DeepLabV3+ over it": lambda: load_model(args, None),
             "saving that": lambda: model.save_pretrained(Path(folder, "model")),
         }
-        seconds = {name: [] for name in cases}
-        for _ in range(rounds):
-            for name, case in cases.items():
-                start = time.perf_counter()
-                case()
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: sorted(taken)[rounds // 2] for name, taken in seconds.items()}
-    alone = medians["encoder alone"]
-    rows = [[name, median, median / alone] for name, median in medians.items()]
+        medians = {name: m.milliseconds / 1e3 for name, m in time_in_turn(cases, rounds).items()}
+    rows = [[name, median, median / medians["encoder alone"]] for name, median in medians.items()]
     print_table(f"Opening, building and saving a ResNet of depths {config.depths}, s", ["", "s", "times alone"], rows)

@@ -3,8 +3,6 @@
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +22,7 @@ from scl_hf.prediction.inputs import Input
 from scl_hf.prediction.writers import PredictionFolder, WriteQueue
 from scl_hf.pretrained import Checkpoint
 
-from .common import Measured, print_table, print_targets
+from .common import print_table, print_targets, time_in_turn
 
 NUM_CLASSES = 19
 SCALES = (0.5, 1, 2)  # with flips and tiles as high as the image: the paper's evaluation on Cityscapes
@@ -65,19 +63,6 @@ def run(args: argparse.Namespace) -> None:
     print_targets(
         f"Targets (set for 1024×2048 on one core; this run: {height}×{width}, threads: {args.threads})", targets
     )
-
-
-def time_in_turn(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
-    """Returns the seconds of each case, all cases in turn in each round."""
-    measured = {name: Measured([], 0) for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            measured[name].seconds.append(time.perf_counter() - start)
-    return measured
 
 
 def plain_loop(model: nn.Module, image: torch.Tensor, tile: int) -> torch.Tensor:
@@ -258,8 +243,7 @@ def measure_metric(height: int, width: int, num_images: int, kept_images: int, r
 def measure_writing(height: int, width: int, num_images: int, rounds: int) -> tuple:
     """Measures how much of the time of writing images scripts/predict.py hides behind the model."""
     torch.manual_seed(0)
-    names = {"id2label": ID2LABEL, "label2id": {name: i for i, name in ID2LABEL.items()}}
-    model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**REDUCED, **names)).eval()
+    model = DeepLabV3PlusForSemanticSegmentation(DeepLabV3PlusConfig(**REDUCED, id2label=ID2LABEL)).eval()
     image = torch.randn(1, 3, height, width)
     prediction = label_map(height, width, 0).astype(np.uint8) % NUM_CLASSES
     pixels = prediction[..., None] * 12 + np.random.default_rng(0).integers(0, 8, (height, width, 3), dtype=np.uint8)

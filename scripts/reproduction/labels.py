@@ -33,7 +33,8 @@ def label_counts(shares: Sequence[str]) -> dict[str, int]:
 
 def worth_in_labels(summary: Summary, counts: Mapping[str, int], share: str, row: str) -> Worth | None:
     """
-    Returns how many labels the baseline needs for the mean IoU of a row, read off its curve over the number of labels.
+    Returns how many labels the baseline needs for the mean IoU of another row at a share, read off its curve over the
+    number of labels (`counts`, of [`label_counts`]), or `None` where there is no score or no curve.
 
     A seed's curve runs straight between its scores, over the logarithm of the number. The seeds that the row has at
     the share count, and of the baseline the shares that have all of them, two or more. At each whole number of labels
@@ -45,15 +46,6 @@ def worth_in_labels(summary: Summary, counts: Mapping[str, int], share: str, row
 
     A number for each seed, with an interval over their logarithms, would need every seed to lie on its own curve. Few
     seeds often do not, and leaving them out is biased. Here such a seed widens the interval. It is counted, too.
-
-    Args:
-        summary (`Summary`): The results.
-        counts (`Mapping[str, int]`): Share -> its number of labels, of [`label_counts`].
-        share (`str`): The share of the row.
-        row (`str`): A row that is not in the baseline.
-
-    Returns:
-        `Worth`, or `None` where there is no score or no curve.
     """
     scores = summary.values(share, row)
     baseline = {counts[name]: summary.values(name, best) for name in counts if (best := summary.baseline[name])}

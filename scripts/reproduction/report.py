@@ -64,16 +64,12 @@ def scores_csv(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _main_table(summary: Summary) -> str:
-    header = [""]
-    for share in summary.shares:
-        header += [share, "difference"]
-    lines = []
+    header, lines = ["", *(cell for share in summary.shares for cell in (share, "difference"))], []
     for row in summary.rows:
         cells = [row]
         for share in summary.shares:
-            is_baseline = row == summary.baseline[share]
-            cells += [plus_minus(summary.mean(share, row))]
-            cells += ["baseline" if is_baseline else plus_minus(summary.gain(share, row), signed=True)]
+            gain = plus_minus(summary.gain(share, row), signed=True)
+            cells += [plus_minus(summary.mean(share, row)), "baseline" if row == summary.baseline[share] else gain]
         lines.append(cells)
     return _lines(header, lines)
 

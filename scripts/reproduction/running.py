@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.trainer import OPTIMIZER_NAME
 
 import scl_hf
-from scl_hf.checkpointing.manifest import checkpoints_in, find_problem
+from scl_hf.checkpointing.manifest import checkpoints_in, why_not_resumable
 from scl_hf.errors import InputError
 from scl_hf.evaluation.scoring import SCORES, changed_setting, iou_name
 from scl_hf.files import write_json
@@ -80,8 +79,7 @@ def check_folder(table: Table, output_dir: Path) -> None:
 
 def can_resume(folder: Path) -> bool:
     """Returns whether a run has a complete checkpoint to resume from. A run with damaged ones alone starts anew."""
-    complete = (path for path in checkpoints_in(folder / "run") if find_problem(path) is None)
-    return any((path / OPTIMIZER_NAME).is_file() for path in complete)
+    return any(why_not_resumable(path) is None for path in checkpoints_in(folder / "run"))
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +163,8 @@ def run_all(
                     failed[run] = _reason(run, gpus, process.returncode)
                     said = f"failed: {failed[run]}"
                 else:
-                    said = _in_short(_finish(run))
+                    result = _finish(run)
+                    said = f"{100 * result['scores']['mean_iou']:.2f} mIoU, {result['seconds'] / 60:.1f} min"
                 print(f"{len(runs) - len(waiting) - len(running)}/{len(runs)}  {run}: {said}", flush=True)
     finally:
         _stop(running)
@@ -176,7 +175,8 @@ def _start(run: Run, gpus: int, environment: dict[str, str], lock: int) -> subpr
     """Starts a run, from its last checkpoint if it has one."""
     resume = can_resume(run.folder)
     begun = {"share": run.share, "row": run.row, "seed": run.seed, "versions": VERSIONS, "recipe": run.settings}
-    begun |= {"gpus": gpus, "seconds": _seconds(run, _last_write(run)) if resume else 0.0, "started": time.time()}
+    seconds = _seconds(run, max(path.stat().st_mtime for path in run.folder.rglob("*"))) if resume else 0.0
+    begun |= {"gpus": gpus, "seconds": seconds, "started": time.time()}
     run.folder.mkdir(parents=True, exist_ok=True)
     parent = os.getpid()
 
@@ -230,10 +230,6 @@ def _finish(run: Run) -> dict[str, Any]:
     return result
 
 
-def _in_short(result: dict[str, Any]) -> str:
-    return f"{100 * result['scores']['mean_iou']:.2f} mIoU, {result['seconds'] / 60:.1f} min"
-
-
 def _stop(running: dict[subprocess.Popen, Any]) -> None:
     """Ends processes and their children."""
     for process in running:
@@ -253,7 +249,3 @@ def _seconds(run: Run, now: float) -> float:
     """Returns the seconds of a run, those before a resume included."""
     begun = json.loads((run.folder / "cell.json").read_text(encoding="utf-8"))
     return begun["seconds"] + max(0.0, now - begun["started"])
-
-
-def _last_write(run: Run) -> float:
-    return max(path.stat().st_mtime for path in run.folder.rglob("*"))

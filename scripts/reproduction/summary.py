@@ -19,7 +19,6 @@ class Estimate(NamedTuple):
 
     mean: float
     half: float
-    number: int
 
     @property
     def excludes_zero(self) -> bool:
@@ -39,20 +38,13 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     half = math.nan
     if len(values) > 1:
         half = t_quantile(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(statistics.fmean(values), half, len(values))
+    return Estimate(statistics.fmean(values), half)
 
 
 class Summary:
     """
-    The results of a table in percent.
-
-    Args:
-        rows (`Sequence[str]`): In their order.
-        shares (`Sequence[str]`): In their order.
-        baseline (`Sequence[str]`):
-            One or more rows: a share's baseline is the one with the highest mean IoU over the seeds that all have.
-        results (`Mapping[tuple[str, str, int], Mapping[str, Any]]`):
-            (share, row, seed) -> the `scores` of its result.json, of finished runs.
+    The `results` of a table's finished runs, (share, row, seed) -> `scores` of its result.json, in percent. Of several
+    rows in `baseline`, a share's baseline is the one with the highest mean IoU over the seeds that all have.
     """
 
     def __init__(

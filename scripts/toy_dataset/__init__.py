@@ -71,18 +71,8 @@ def draw_street(
     kinds: Sequence[str] = LIGHT,
 ) -> tuple[Image.Image, np.ndarray]:
     """
-    Draws one image, back to front.
-
-    Args:
-        rng (`np.random.Generator`): Decides all that differs between images of a city.
-        city (`City`): Properties that the images of a city share.
-        width (`int`): Width in pixels.
-        height (`int`): Height in pixels.
-        rare (`str`, *optional*): One of `RARE`, to be shown in this image.
-        kinds (`Sequence[str]`, *optional*): Which kinds of light, of `LIGHT`, it may have.
-
-    Returns:
-        `tuple[PIL.Image.Image, np.ndarray]`: The RGB image and its (height, width) uint8 Cityscapes label ids.
+    Draws one RGB image of a city, back to front, and its Cityscapes label ids (height, width), uint8: with one of
+    `RARE` in it, and in one of these `kinds` of `LIGHT`.
     """
     canvas, street, light = Canvas(rng, width, height), Street.sample(rng), sample_light(rng, kinds)
     draw_sky(canvas, light["top"], light["bottom"], clouds=rng.uniform(-1.6, 0.3))
@@ -108,14 +98,8 @@ def draw_street(
 
 def coarsen(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
     """
-    Makes a coarse annotation of a fine one: loose outlines inside the objects, wide unlabeled margins, nothing thin.
-
-    Args:
-        rng (`np.random.Generator`): Decides how the outlines deviate.
-        label (`np.ndarray`): (height, width) uint8 Cityscapes label ids.
-
-    Returns:
-        `np.ndarray`: (height, width) uint8 label ids, 0 where nothing is annotated.
+    Makes a coarse annotation of a fine one, both label ids (height, width), uint8: loose outlines inside the objects,
+    wide margins with the id 0, nothing thin.
     """
     height, fine = len(label), Image.fromarray(label)
     coarse = np.zeros_like(label)

@@ -178,11 +178,8 @@ class Canvas:
         offset = x - self.eye[0]
 
         def local(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            z = (
-                self.focal
-                * offset
-                / np.where(np.abs(u - self.vanish) < 1e-3, np.copysign(1e-3, offset), u - self.vanish)
-            )
+            away = np.where(np.abs(u - self.vanish) < 1e-3, np.copysign(1e-3, offset), u - self.vanish)
+            z = self.focal * offset / away
             return z, self.eye[1] - (v - self.horizon) * z / self.focal
 
         return lambda points, *args, **options: self.draw(

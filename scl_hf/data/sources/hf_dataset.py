@@ -7,7 +7,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 
 from ...errors import InputError, first_line
 from ...files import check_writable
@@ -41,12 +40,11 @@ def open_source(args: DataArguments) -> Source:
         return dataset
 
     opened = {name: partial(open_split, name) for name in splits}
-    given = {"image": args.image_column, "label": args.label_column}
     notes = dict.fromkeys(
-        f"{name}_column: {column}, the only column left that holds images"
+        f"{fields[name]}: {column}, the only column left that holds images"
         for found in columns.values()
         for name, column in found.items()
-        if column != given[name]
+        if column != getattr(args, fields[name])
     )
     return Source(args.dataset, labels, palette_of(labels.id2label), opened, notes=list(notes))
 
@@ -66,7 +64,8 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     if saved and config:
         raise InputError(f"dataset_config: {name} was written by save_to_disk, which keeps one; leave the field out")
-    if not saved and _is_plain(name):
+    # Images, but none in tables, nor the metadata.csv that names a label for each
+    if not saved and find_images(name) and not find_images(name, _TABLES) and not any(Path(name).rglob("metadata.*")):
         raise InputError(f"dataset: {name} holds plain image files; write dataset: folder and data_dir: {name}")
     try:
         splits = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config, data_dir=data_dir)
@@ -80,11 +79,6 @@ def open_splits(name: str, config: str | None = None, data_dir: str | None = Non
     return splits if isinstance(splits, datasets.DatasetDict) else datasets.DatasetDict(train=splits)
 
 
-def _is_plain(folder: str) -> bool:
-    """Returns whether a folder has images but none in tables, nor the `metadata.csv` that names a label for each."""
-    return bool(find_images(folder)) and not find_images(folder, _TABLES) and not any(Path(folder).rglob("metadata.*"))
-
-
 def find_id2label(dataset: str, data_dir: str | None) -> Path:
     """Finds the `id2label.json` of a dataset: in `data_dir`, in its own folder, or in its repository on the Hub."""
     for folder in filter(None, (data_dir, dataset)):
@@ -95,6 +89,6 @@ def find_id2label(dataset: str, data_dir: str | None) -> Path:
         raise InputError(f"id2label: there is no id2label.json in {dataset}; {remedy}")
     try:
         return Path(hf_hub_download(dataset, "id2label.json", repo_type="dataset"))
-    except (OSError, ValueError, EntryNotFoundError) as error:
+    except (OSError, ValueError) as error:
         reason = f"from the Hub ({first_line(error).rstrip('.')})"
         raise InputError(f"id2label: cannot get id2label.json of {dataset} {reason}; {remedy}") from None

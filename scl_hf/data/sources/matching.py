@@ -26,7 +26,7 @@ def match(images: Sequence[File], labels: Sequence[File], suffix: str | None = N
     labels = _join_instances(images, labels) if suffix is None else labels
     skip, own_skip = _common_folder(labels, images), _common_folder(images, labels)
     best, affixes = {}, {}
-    for step in (1, -1) if suffix is None else (1,):  # from behind, mask_1 has a suffix more than 1
+    for step in (1, -1) if suffix is None else (1,):  # -1 reads names backwards: finds prefixes, as in mask_1 of 1
         known = {_key(image, own_skip, step): image for image in images}
         for end in _ends(f"/{image.stem[::step]}" for image in images):
             cores = {key.removesuffix(end): image for key, image in known.items()} if end else known

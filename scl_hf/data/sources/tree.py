@@ -61,10 +61,8 @@ def read_name(name: str) -> tuple[str | None, str | None, bool]:
 
 def _split_word(word: str) -> tuple[str, str]:
     """Returns the words for split and role, of which one may be empty, in trainannot, train or masks."""
-    starts = [start for start in SPLIT_OF if word.startswith(start)]
-    whole = (start for start in starts if word == start or word[len(start) :] in ROLE_OF)
-    split = next(whole, "")
-    return split, word[len(split) :]
+    rests = {split: word.removeprefix(split) for split in SPLIT_OF if word.startswith(split)}
+    return next(((split, rest) for split, rest in rests.items() if not rest or rest in ROLE_OF), ("", word))
 
 
 def name_stem(name: str) -> str:
@@ -75,7 +73,7 @@ def name_stem(name: str) -> str:
 def read_tree(root: str, train_splits: Collection[str], other_splits: Collection[str] = ()) -> Tree:
     """Finds the images and labels below a folder; one that is called like a split of the recipe is that split."""
     named = {*train_splits, *other_splits}
-    own = {SPLIT_OF[name]: name for name in named if name in SPLIT_OF}  # val/ is validation, if not named as it is
+    own = {SPLIT_OF[name]: name for name in named if name in SPLIT_OF}  # val/ is validation, unless named itself
     found, others = [], []
     for parts, names in walk(root):
         images = [name for name in names if _is_suffix(name[name.rfind(".") :])]

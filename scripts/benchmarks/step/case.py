@@ -181,25 +181,11 @@ class MeasuredTrainer(SemiSupervisedTrainer):
         self.last_batch = inputs
         return super().training_step(model, inputs, *args)
 
-    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        with record_function(PART + TRANSFER):
-            return super()._prepare_inputs(inputs)
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        with record_function(PART + LOSSES):
-            return super().compute_loss(*args, **kwargs)
-
-    def teacher_probs(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        with record_function(PART + TEACHER):
-            return super().teacher_probs(*args, **kwargs)
-
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        with record_function(PART + GRAD_NORM):
-            return super()._get_grad_norm(*args, **kwargs)
-
-    def log(self, *args: Any, **kwargs: Any) -> None:
-        with record_function(PART + LOGGING):
-            super().log(*args, **kwargs)
+    _prepare_inputs = record_function(PART + TRANSFER)(SemiSupervisedTrainer._prepare_inputs)
+    compute_loss = record_function(PART + LOSSES)(SemiSupervisedTrainer.compute_loss)
+    teacher_probs = record_function(PART + TEACHER)(SemiSupervisedTrainer.teacher_probs)
+    _get_grad_norm = record_function(PART + GRAD_NORM)(SemiSupervisedTrainer._get_grad_norm)
+    log = record_function(PART + LOGGING)(SemiSupervisedTrainer.log)
 
     # Measurements
 
@@ -226,13 +212,10 @@ class MeasuredTrainer(SemiSupervisedTrainer):
             self.train()
         return counter.get_total_flops() // self.args.max_steps
 
-    def bytes_between_steps(self) -> int:
-        """Returns the bytes of student, teacher and optimizer state."""
-        return bytes_of(self.model) + bytes_of(self.teacher.module) + bytes_of_state(self.optimizer)
-
     def peak_bytes(self) -> int:
         """Returns the peak of a step, with what lives between steps."""
-        return self.bytes_between_steps() + most_bytes(self.train)
+        between_steps = bytes_of(self.model) + bytes_of(self.teacher.module) + bytes_of_state(self.optimizer)
+        return between_steps + most_bytes(self.train)
 
 
 def bytes_of(model: torch.nn.Module) -> int:

@@ -1,7 +1,6 @@
 """The parts of a step: profiler ranges, and the operators and kernels in each."""
 
 import contextlib
-import functools
 import inspect
 import sys
 import traceback
@@ -77,15 +76,6 @@ class Parts:
         return sum(self.of[name].milliseconds for name in names) / compute
 
 
-def ranged(function: Callable, part: str) -> Callable:
-    @functools.wraps(function)
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with record_function(PART + part):
-            return function(*args, **kwargs)
-
-    return inside
-
-
 @contextlib.contextmanager
 def ranges(trainer: MeasuredTrainer) -> Iterator[None]:
     """Wraps `FUNCTIONS`, in each module of the package that names them, and `METHODS` into ranges."""
@@ -93,7 +83,7 @@ def ranges(trainer: MeasuredTrainer) -> Iterator[None]:
 
         def put(owner: Any, name: str, part: str) -> None:
             function = getattr(owner, name)
-            setattr(owner, name, ranged(function, part))
+            setattr(owner, name, record_function(PART + part)(function))
             undo.callback(setattr, owner, name, function)
 
         for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "scl_hf"]:

@@ -24,24 +24,15 @@ def measure_processes(name: str, case: Case, toy_images: ToyImages, args: argpar
     rows, alone = [], None
     for number in (n for n in NUMBERS if not torch.cuda.is_available() or n <= torch.cuda.device_count()):
         file = toy_images.folder / f"processes-{number}.json"
-        own = [
-            "--model",
-            name,
-            "--folder",
-            str(toy_images.folder),
-            "--file",
-            str(file),
-            "--threads",
-            str(args.threads),
-        ]
-        own += ["--steps", str(case.steps), "--rounds", str(min(case.rounds, 3)), "--crop", *map(str, case.crop)]
-        own += ["--cache", str(datasets.config.HF_DATASETS_CACHE)]
+        own = {"folder": str(toy_images.folder), "file": str(file), "cache": str(datasets.config.HF_DATASETS_CACHE)}
+        own |= {"crop": case.crop, "steps": case.steps, "rounds": min(case.rounds, 3), "threads": args.threads}
+        own |= {"models": [name], "crop_size": None, "full": False}  # what `cases` reads
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
         scripts = str(Path(__file__).parents[2])
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([scripts, os.environ.get("PYTHONPATH", "")])}
         environment["OMP_NUM_THREADS"] = str(args.threads)
         result = subprocess.run(
-            [*command, "--module", "benchmarks.step.processes", *own],
+            [*command, "--module", "benchmarks.step.processes", json.dumps(own)],
             env=environment,
             capture_output=True,
             text=True,
@@ -66,18 +57,11 @@ def last_line(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for option in ("--model", "--folder", "--file", "--cache"):
-        parser.add_argument(option)
-    for option in ("--threads", "--steps", "--rounds"):
-        parser.add_argument(option, type=int)
-    parser.add_argument("--crop", type=int, nargs=2)
-    args = parser.parse_args()
+    args = argparse.Namespace(**json.loads(sys.argv[1]))
     torch.set_num_threads(args.threads)
     datasets.disable_progress_bars()
     datasets.config.HF_DATASETS_CACHE = Path(args.cache)
-    args.models, args.crop_size, args.full = [args.model], None, False
-    case = cases(args)[args.model]
+    (case,) = cases(args).values()
     case.crop, case.steps = tuple(args.crop), args.steps
     with contextlib.redirect_stdout(None):
         trainer = build_trainer(case, ToyImages(Path(args.folder)))

@@ -5,7 +5,7 @@ import shutil
 
 import datasets
 import pytest
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from scl_hf.data import DataArguments
@@ -194,7 +194,7 @@ def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
     def download(repo_id, filename, repo_type):
         asked.append((repo_id, filename, repo_type))
         if repo_id == "me/none":
-            raise EntryNotFoundError("404 Client Error.\n\nEntry Not Found")
+            raise LocalEntryNotFoundError("404 Client Error.\n\nEntry Not Found")
         return str(tmp_path / "downloaded.json")
 
     monkeypatch.setattr(hf_dataset, "hf_hub_download", download)
