@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -232,6 +233,19 @@ def test_globs_and_zips_of_unlabeled_images(folder, tmp_path, caplog):
     (tmp_path / "cut.zip").write_bytes((tmp_path / "phone.ZIP").read_bytes()[:300])
     with pytest.raises(InputError, match="unlabeled_dirs: cannot extract .*cut.zip .*unpack it yourself"):
         open_folder(folder, unlabeled_dirs=[str(tmp_path / "cut.zip")])
+
+
+def test_another_process_extracts_the_same_zip(folder, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "phone.zip", "w") as archive:
+        archive.write(folder / "more/images/more00.jpg", "1.jpg")
+
+    def rename_later(own, folder, rename=os.rename):
+        shutil.copytree(own, folder)  # the other process was faster
+        rename(own, folder)
+
+    monkeypatch.setattr(os, "rename", rename_later)
+    data = open_folder(folder, unlabeled_includes_labeled=False, unlabeled_dirs=[str(tmp_path / "phone.zip")])
+    assert data.unlabeled["id"][:] == ["1.jpg"]
 
 
 def test_listed_ids(folder, tmp_path):
