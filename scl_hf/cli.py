@@ -227,7 +227,7 @@ class RecipeParser(HfArgumentParser):
 
 
 def parse_leading(groups: type | Sequence[type], usage: str, first: str, least: int = 1, most: float = 1) -> list[Any]:
-    """Returns the words before the first `--field`, `least` to `most` of which come `first`, and the parsed groups."""
+    """Returns the words before the first `--field`, which `first` describes in a message, and the parsed groups."""
     leading, fields = split_command_line(sys.argv[1:])
     if not least <= len(leading) <= most and not {"-h", "--help"} & set(fields):
         raise InputError(f"{first}: {usage}")

@@ -50,7 +50,7 @@ _RULES = (
     ("learning_rate weight_decay max_grad_norm panel_images", lambda value: value >= 0, "0 or more"),
     ("consistency_weight structured_consistency_weight", lambda weight: weight >= 0, "0 or more"),
     ("backbone_learning_rate", lambda rate: rate >= 0, "0 or more, or left out"),
-    ("optim_args", lambda text: not re.search(r"=\s*[-+]?(?:nan|inf)", text, re.IGNORECASE), "without nan and inf"),
+    ("optim_args", lambda text: not re.search(r"=\s*[-+]?(?:nan|inf)", text, re.IGNORECASE), "without nan or inf"),
     ("optim_args", lambda text: not text or "=" in text, "like momentum=0.9,nesterov=true"),
     ("seed data_seed", lambda seed: 0 <= seed < 2**32, "0 to 4294967295"),  # NumPy's range
     ("semi_supervised_start_step semi_supervised_ramp_steps", _is_length, LENGTH),

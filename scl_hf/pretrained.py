@@ -183,9 +183,6 @@ def load_checkpoint(name: str, trust_remote_code: bool = False, subfolder: str =
 def load_weights(folder: Path, model: PreTrainedModel) -> None:
     """Loads the weights that `save_pretrained` wrote into a model of the same architecture."""
     field = f"resume_from_checkpoint {folder}"
-    if not folder.is_dir():
-        remedy = "resume with the ema_validation that wrote it, not save_only_model"
-        raise InputError(f"{field}: no such folder; {remedy}.")
     # Through `from_pretrained`: transformers renames some keys when it saves.
     saved, report = _open_weights(field, folder, type(model), "cannot be read; take an older one", config=model.config)
     different = {*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
@@ -362,7 +362,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoint, (folder, other) = Path(resume_from_checkpoint), self._other
         load_weights(checkpoint, self.evaluated_model)
-        if (checkpoint / OPTIMIZER_NAME).is_file():  # not with save_only_model
+        if (checkpoint / folder).is_dir():  # not with save_only_model
             load_weights(checkpoint / folder, other)
         self._teaching.frozen = self._scores = None
         for frozen in (checkpoint / FROZEN_TEACHER, checkpoint / FORMER_NAME):

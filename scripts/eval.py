@@ -139,7 +139,7 @@ def evaluate(
     differences = {report["name"]: report["official"]["difference"] for report in reports if args.official}
     differing = {name: value for name, value in differences.items() if not value <= 1e-6}  # NaN is no agreement
     for name, value in differing.items():
-        print(f"error: official: Cityscapes' scorer differs for {name} by {value:.1e}: scores.json", file=sys.stderr)
+        print(f"error: official: {name}: the two scorers differ by {value:.1e}, see scores.json", file=sys.stderr)
     if args.official and not differing:
         print(f"the Cityscapes scorer agrees, to {max(differences.values()):.1e}")
     return 1 if differing else 0

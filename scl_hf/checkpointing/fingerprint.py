@@ -91,9 +91,11 @@ def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_ch
     if not found:
         return
     differ = ", ".join(f"{name} ({change})" for name, change in sorted(found.items()))
-    if "optim" in found or not allow_changes:
+    # An optimizer cannot take another one's state, nor the EMA model the student's place in a checkpoint.
+    fixed = {"optim", "ema_validation"} & found.keys()
+    if fixed or not allow_changes:
         remedy = "add --allow_changed_recipe true to resume with the new ones"
-        if "optim" in found:  # an optimizer cannot take another one's state
+        if fixed:
             remedy = f"start a new run with --model_name_or_path {checkpoint}"
         remedy = f"Give the checkpoint's, or {remedy}."
         raise InputError(f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. {remedy}")

@@ -105,7 +105,7 @@ def deferred() -> Iterator[None]:
         if not _requested:
             _requested, _since = number, time.monotonic()
             if sys.__stderr__ is not None and sys.__stderr__.isatty():
-                _say("\nfinishing this step and saving a checkpoint; a second signal ends the run at once\n")
+                _say("\nstopping after this step, with a checkpoint; a second signal ends the run at once\n")
         elif time.monotonic() - _since > _AT_ONCE:
             _say(f"stopped at once by a second signal, {signal.Signals(number).name}\n")
             os._exit(128 + number)

@@ -218,7 +218,7 @@ def _enter_files(report: Report, opened: Opened, own: DataArguments | None, sour
     for split in dict.fromkeys([*own.train_splits, *evaluated, *images]):
         number, unlabeled = images[split], len(alone.get(split, ()))
         if not number and split == own.eval_split:
-            remedy = "write validation_fraction: 0.2 to take some of train, or eval_strategy: no to do without"
+            remedy = "write validation_fraction: 0.2, a part of train, or eval_strategy: no, no evaluation"
             report.notes.append(f"{split}: there is no such split to evaluate on; in a recipe {remedy}")
         elif unlabeled == number and split in (*own.train_splits, *evaluated):
             report.problems.append(f"{split}: none of its {number:,} images has a label")

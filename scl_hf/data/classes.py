@@ -101,7 +101,7 @@ def _twice(where: str, key: int | str, name: str, other_key: int | str, other: s
         class_, value = (name, key) if name else (other, other_key)
         return (
             f"{where}: {value} stands for {class_!r} and is ignored, too; take it out of one: either "
-            f"classes: {{{class_}: {value}, …}} and no {value} in ignore, or ignore: [{value}] and no {class_}"
+            f"classes: {{{class_}: {value}, …}} and no {value} in ignore, or ignore: [{value}] and no {value} there"
         )
     return f"{where}: {key} of {name!r} and {other_key} of {other!r} overlap; give each value to one class"
 

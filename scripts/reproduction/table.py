@@ -177,7 +177,7 @@ def _times(where: str, name: str, value: Any, recipe: Mapping[str, Any]) -> Any:
     if factor is None:
         return value
     if name not in recipe or not isinstance(recipe[name], (int, float)) or recipe[name] <= 0:
-        raise InputError(f"{where}: {name}: {value} multiplies the recipe's value, which is not above 0.")
+        raise InputError(f"{where}: {name}: {value} needs a number above 0 in the recipe.")
     product = float(factor[1]) * recipe[name]
     return round(product) if isinstance(recipe[name], int) else product
 

@@ -261,7 +261,7 @@ WRONG_TABLES = {
     "row of a word": ({"rows": {"supervised": "x"}}, "rows: supervised: expected `field: value` lines, got 'x'"),
     "field of a row": ({"rows": {"supervised": {"max_step": 3}}}, "rows: supervised: .*Did you mean 'max_steps'"),
     "value": ({"rows": {"supervised": {"num_boxes": 0}}}, "rows: supervised: .*num_boxes: must be 1 to 10000"),
-    "times": ({"rows": {"supervised": {"num_pairs": "x2"}}}, "num_pairs: x2 multiplies the recipe's value, which is"),
+    "times": ({"rows": {"supervised": {"num_pairs": "x2"}}}, "num_pairs: x2 needs a number above 0 in the recipe"),
     "times of what": ({"rows": {"supervised": {"max_steps": "x1.2.3"}}}, "max_steps: .*x1.2.3"),
     "own field": ({"rows": {"supervised": {"seed": 3}}}, "rows: supervised: seed: each run has its own"),
     "like names": ({"rows": {"supervised": {}, "Supervised": {}}}, "rows: 'supervised' is too similar to another"),

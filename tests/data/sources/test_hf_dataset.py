@@ -194,7 +194,7 @@ def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
     def download(repo_id, filename, repo_type):
         asked.append((repo_id, filename, repo_type))
         if repo_id == "me/none":
-            raise LocalEntryNotFoundError("404 Client Error.\n\nEntry Not Found")
+            raise LocalEntryNotFoundError("Not in the cache.\n\nEntry Not Found")
         return str(tmp_path / "downloaded.json")
 
     monkeypatch.setattr(hf_dataset, "hf_hub_download", download)
@@ -207,7 +207,7 @@ def test_class_names_in_the_folders_then_on_the_hub(tmp_path, monkeypatch):
     assert find_id2label("me/mine", None) == tmp_path / "downloaded.json"
     assert asked == [("me/mine", "id2label.json", "dataset")]
     with pytest.raises(
-        InputError, match=r"id2label: cannot get .* of me/none from the Hub \(404 Client Error\); name"
+        InputError, match=r"id2label: cannot get .* of me/none from the Hub \(Not in the cache\); name"
     ):
         find_id2label("me/none", None)
 
