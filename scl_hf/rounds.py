@@ -1,6 +1,6 @@
 """`self_training_rounds`: names the phases in the log, evaluates at the end of each, and says what each one added."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
@@ -8,13 +8,21 @@ from .progress import write
 
 
 class RoundsCallback(TrainerCallback):
-    """Announces each phase, and has the model evaluated at its end."""
+    """Announces each phase, and has the model evaluated at its end: by `evaluate`, where a signal broke that off."""
+
+    def __init__(self, evaluate: Callable[[], object]):
+        self.evaluate = evaluate
 
     def on_step_begin(self, args, state, control, **kwargs):
-        ends = args.phase_ends(state.max_steps)
+        ends, step = args.phase_ends(state.max_steps), state.global_step
         starts = [0, *ends[:-1]]
-        if args.self_training_rounds and state.is_world_process_zero and state.global_step in starts:
-            phase, step = starts.index(state.global_step), state.global_step
+        if not args.self_training_rounds or step not in starts:
+            return
+        phase = starts.index(step)
+        evaluated = any(log["step"] == step and "loss" not in log for log in state.log_history)
+        if phase and args.eval_strategy != "no" and not evaluated:
+            self.evaluate()
+        if state.is_world_process_zero:
             teacher = f": pseudo-labels from the EMA model of step {step}" if phase and args.semi_supervised else ""
             write(f"\n{_name(phase, args.semi_supervised)}, steps {step + 1} to {ends[phase]}{teacher}")
 

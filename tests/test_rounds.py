@@ -1,6 +1,7 @@
 """`self_training_rounds`: the phases of a run, what they set, and what a run says of them."""
 
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from conftest import build_trainer
 from transformers import TrainerCallback
 
 from scl_hf import SemiSupervisedConfig
+from scl_hf.checkpointing import signals
+from scl_hf.checkpointing.signals import Interrupted
 from scl_hf.errors import InputError
 from scl_hf.rounds import describe_gains, scores_of_phases
 
@@ -157,6 +160,38 @@ def test_a_resumed_run_goes_on_in_its_round(make_trainer):
     assert scores_of_phases(resumed.state.log_history, True) == scores_of_phases(whole.state.log_history, True)
     with pytest.raises(InputError, match=r"other values of self_training_rounds \(2 → 1\)"):
         make_trainer(**ROUNDS | {"self_training_rounds": 1}).train(resume_from_checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("of", ["the last step of round 1", "its evaluation"])
+def test_a_resumed_run_makes_up_for_the_evaluation_that_a_signal_broke_off(toy_data, tmp_path, capsys, of):
+    def build(name):
+        torch.manual_seed(0)  # of the first weights
+        return build_trainer(toy_data, tmp_path / name, **ROUNDS, save_strategy="steps", save_steps=100)
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3 and of == "the last step of round 1":
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:  # after the trainer's own callbacks, which saw no signal yet
+                signal.raise_signal(signal.SIGTERM)
+
+    whole = build("whole")
+    whole.train()
+    stopped = build("stopped")
+    stopped.add_callback(Stop())
+    with pytest.raises(Interrupted, match="143"), signals.deferred():
+        stopped.train()
+    assert [log["step"] for log in stopped.state.log_history if "eval_mean_iou" in log] == [2]
+    resumed = build("stopped")
+    capsys.readouterr()
+    resumed.train(resume_from_checkpoint=True)
+    printed = capsys.readouterr().out
+    assert printed.index("step 4: EMA model") < printed.index("round 2, steps 5 to 6") < printed.index("step 6: EMA")
+    assert scores_of_phases(resumed.state.log_history, True) == scores_of_phases(whole.state.log_history, True)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
 def test_a_run_without_rounds_says_nothing_of_them(make_trainer):

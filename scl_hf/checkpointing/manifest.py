@@ -83,8 +83,11 @@ def seal(folder: Path) -> None:
 
 def find_problem(folder: Path) -> str | None:
     """Returns what is wrong with a sealed folder, in a few words that name the file, or None."""
+    path = folder / MANIFEST_NAME
     try:
-        text = _read(folder / MANIFEST_NAME)
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise OSError(None, "no file")
+        text = path.read_bytes().decode("utf-8")
         manifest = json.loads(text)
         entries = manifest["files"]
         if text != _render(manifest):  # no byte of it can change unseen
@@ -153,12 +156,6 @@ def _entry(path: Path) -> dict[str, int | str]:
 
 def _render(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-
-
-def _read(path: Path) -> str:
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-        raise OSError(None, "no file")
-    return path.read_bytes().decode("utf-8")
 
 
 def _flush(path: Path) -> None:

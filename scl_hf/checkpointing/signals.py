@@ -28,12 +28,7 @@ class Interrupted(SystemExit):
 
     def __init__(self, number: int, line: str | None = None):
         super().__init__(128 + number)
-        self.number, self.line = number, line
-
-    @property
-    def signal_name(self) -> str:
-        """Returns the name, such as SIGTERM."""
-        return signal.Signals(self.number).name
+        self.signal_name, self.line = signal.Signals(number).name, line
 
 
 def requested() -> int:

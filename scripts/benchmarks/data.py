@@ -307,11 +307,7 @@ def measure_opening(root: Path, num_rows: int) -> float:
         source = open_source(DataArguments(data_dir=str(root)))
         num_opened = sum(len(source.open(split, split in source.labeled_splits)) for split in source.splits)
         seconds.append(time.perf_counter() - start)
-    print_table(
-        f"Opening {num_opened} images with their annotations, s",
-        ["first time", "again"],
-        [seconds],
-    )
+    print_table(f"Opening {num_opened} images with their annotations, s", ["first time", "again"], [seconds])
     return seconds[1]
 
 

@@ -199,10 +199,7 @@ class ReadWatch(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in READING_METHODS:
-            frame = next(
-                (f for f in reversed(traceback.extract_stack()) if place_in_project(f.filename)),
-                None,
-            )
+            frame = next((f for f in reversed(traceback.extract_stack()) if place_in_project(f.filename)), None)
             if frame is not None:
                 self.places[f"{name}, {place_in_project(frame.filename)}:{frame.lineno} {frame.name}"] += 1
         return func(*args, **(kwargs or {}))
