@@ -191,7 +191,7 @@ def count_centered_crops(sampler: LabeledSampler, plan: RunPlan) -> Counter[int]
 def batch_bytes(crops: PairedCrops, sampler: LabeledSampler, args: SemiSupervisedConfig) -> int:
     """Returns the bytes of a batch of one GPU with unlabeled images, and of the images mixed from it."""
     size, num_unlabeled = args.per_device_train_batch_size, len(crops.unlabeled or ())
-    pairs = PairSampler(sampler, num_unlabeled, args.sample_seed, size)
+    pairs = PairSampler(sampler, num_unlabeled, size)
     batch = PairCollator(args)([crops[sample] for sample in pairs.of_step(0)])
     held = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
     # The mixed images, and once more after the labeled ones, as the student sees them

@@ -151,7 +151,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
 
     def _get_train_sampler(self, train_dataset: PairedCrops | None = None) -> Sampler:
         args, unlabeled = self.args, len(self._crops.unlabeled or ())
-        given = (self._labeled_sampler, unlabeled, args.sample_seed, args.step_batch_size)
+        given = (self._labeled_sampler, unlabeled, args.step_batch_size)
         self._epochs.sampler = PairSampler(*given, start_step=args.start_step(self._max_steps))
         return self._epochs.sampler
 

@@ -15,12 +15,11 @@ from PIL import ImageColor
 
 from ..errors import InputError, first_few, first_line
 from .images import IGNORE_INDEX, Source
-from .labels import NUM_IDS, LabelImage, check_count, count_values, id_bounds
+from .labels import LARGEST_ID, NUM_IDS, LabelImage, check_count, count_values, id_bounds
 
 _MOST_LABELS = 20  # to look at for what their values may mean
 _MOST_NAMES = 8  # in a line to write
 _FORM = 'write it as {sky: 0, road: [1, 2], car: 3-9, tree: "#00ff00"}'
-_LARGEST_ID = 2**31 - 1
 
 
 def read_classes(classes: Mapping[str, Any] | str, ignore: Any = None, where: str = "classes") -> LabelImage:
@@ -54,7 +53,7 @@ def read_classes(classes: Mapping[str, Any] | str, ignore: Any = None, where: st
             if isinstance(item, tuple):
                 keys = [f"#{bytes(item).hex()}", *([] if are_colors else item)]
             train_ids |= dict.fromkeys(keys, train_id)
-            owners += [(_bounds(key), key, name) for key in keys]
+            owners += [(id_bounds(key), key, name) for key in keys]
     for (bounds, key, name), ((first, _), other_key, other) in itertools.pairwise(sorted(owners, key=lambda x: x[0])):
         if first <= bounds[1] and name != other:
             raise InputError(_twice(where, key, name, other_key, other))
@@ -75,9 +74,9 @@ def _values_of(value: Any, where: str) -> list[int | str | tuple[int, int, int]]
     if isinstance(value, list):
         return list(dict.fromkeys(item for each in value for item in _values_of(each, where)))
     text = str(value).strip().lower()
-    if type(value) in (int, str) and re.fullmatch(r"\d+", text) and int(text) <= _LARGEST_ID:
+    if type(value) in (int, str) and re.fullmatch(r"\d+", text) and int(text) <= LARGEST_ID:
         return [int(text)]
-    if (found := re.fullmatch(r"(\d+) ?[-–] ?(\d+)", text)) and int(found[1]) <= int(found[2]) <= _LARGEST_ID:
+    if (found := re.fullmatch(r"(\d+) ?[-–] ?(\d+)", text)) and int(found[1]) <= int(found[2]) <= LARGEST_ID:
         return [f"{int(found[1])}-{int(found[2])}"]
     if text.startswith("#"):
         with contextlib.suppress(ValueError):
@@ -87,13 +86,6 @@ def _values_of(value: Any, where: str) -> list[int | str | tuple[int, int, int]]
             return _values_of(yaml.safe_load(text), where)
     hint = "; YAML takes # for a comment, so write colors in quotes" if value is None else ""
     raise InputError(f"{where}: {value!r} is no id, range or color{hint}; {_FORM}")
-
-
-def _bounds(key: int | str) -> tuple[int, int]:
-    """Returns the first and last id of a key; colors are numbered after all ids."""
-    if isinstance(key, str) and key.startswith("#"):
-        return (_LARGEST_ID + 1 + int(key[1:], 16),) * 2
-    return id_bounds(key)
 
 
 def _twice(where: str, key: int | str, name: str, other_key: int | str, other: str) -> str:

@@ -98,13 +98,11 @@ def standard_columns(
         if "id" in dataset.column_names and "id" not in selected:
             ids = [str(value) for value in dataset.data.column("id").to_pylist()]
     dataset = dataset.select_columns(selected).rename_columns({column: name for name, column in columns.items()})
-    own = dataset.features["image"]
-    own = replace(own, decode=False) if isinstance(own, InputImage) else datasets.Image(decode=False)
-    dataset = dataset.cast_column("image", own)
-    if "label" in columns:
-        feature = dataset.features["label"]
-        own = isinstance(feature, LabelImage)
-        dataset = dataset.cast_column("label", replace(feature, decode=False) if own else labels)
+    for name, own, other in ("image", InputImage, datasets.Image(decode=False)), ("label", LabelImage, labels):
+        if name in columns:
+            feature = dataset.features[name]
+            feature = replace(feature, decode=False) if isinstance(feature, own) else other
+            dataset = dataset.cast_column(name, feature)
     if ids is not None:
         dataset = dataset.add_column("id", ids, feature=datasets.Value("string"))
         dataset = dataset if indices is None else dataset.select(indices.column(0).to_numpy().astype(np.int64))

@@ -32,6 +32,7 @@ from .images import (
 )
 
 NUM_IDS = 65536  # of 16 bits; larger ones are looked up one by one
+LARGEST_ID = 2**31 - 1
 MANY_VALUES = 8  # unknown ones in a label: it was smoothed, or is no label
 
 # Pillow stretches gray PNGs of 2 and 4 bits to 0..255; ids have to be as stored.
@@ -139,7 +140,9 @@ with warnings.catch_warnings():
 
 
 def id_bounds(key: int | str) -> tuple[int, int]:
-    """Returns the first and the last id of an id or a range of ids."""
+    """Returns the first and the last id of an id or a range of ids; colors are numbered after all ids."""
+    if str(key).startswith("#"):
+        return (LARGEST_ID + 1 + int(key[1:], 16),) * 2
     first, _, last = str(key).partition("-")
     return int(first), int(last or first)
 

@@ -137,20 +137,16 @@ class PairSampler(Sampler[PairSample]):
     and a resumed run, take the same crops. From `start_step` on, each has two of `num_unlabeled` images beside it.
     """
 
-    def __init__(
-        self, labeled: LabeledSampler, num_unlabeled: int = 0, seed: int = 0, batch_size: int = 1, start_step: int = 0
-    ):
+    def __init__(self, labeled: LabeledSampler, num_unlabeled: int = 0, batch_size: int = 1, start_step: int = 0):
         self.labeled = replace(labeled, batch_size=batch_size)
         self.num_unlabeled = num_unlabeled
-        self.seed = seed
-        self.batch_size = batch_size
         self.unlabeled_from = self._position(start_step)  # no unlabeled crops before it
         self.epoch = 0
 
     def _position(self, step: int) -> tuple[int, int]:
         """Returns epoch, and position in it, of the first sample of a step."""
-        epoch, step = divmod(step, len(self.labeled) // self.batch_size)
-        return epoch, step * self.batch_size
+        epoch, step = divmod(step, len(self.labeled) // self.labeled.batch_size)
+        return epoch, step * self.labeled.batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch, counted from 0, of the next iteration."""
@@ -165,14 +161,14 @@ class PairSampler(Sampler[PairSample]):
     def of_step(self, step: int) -> list[PairSample]:
         """Returns the samples of a step, counted from 0 over all epochs, of all processes and accumulated batches."""
         epoch, first = self._position(step)
-        return list(itertools.islice(self._of_epoch(epoch), first, first + self.batch_size))
+        return list(itertools.islice(self._of_epoch(epoch), first, first + self.labeled.batch_size))
 
     def _of_epoch(self, epoch: int) -> Iterator[PairSample]:
         labeled = self.labeled(epoch)
         unlabeled = [(None, None)] * len(labeled)
         if self.num_unlabeled:
-            options = self.num_unlabeled, len(labeled), self.seed
+            options = self.num_unlabeled, len(labeled), self.labeled.seed
             unlabeled = zip(*(unlabeled_samples(*options, stream, epoch) for stream in (UNLABELED_A, UNLABELED_B)))
         for position, (sample, pair) in enumerate(zip(labeled, unlabeled)):
             pair = pair if (epoch, position) >= self.unlabeled_from else (None, None)
-            yield PairSample(sample, *pair, sample_seed(self.seed, CUTMIX, epoch, position))
+            yield PairSample(sample, *pair, sample_seed(self.labeled.seed, CUTMIX, epoch, position))

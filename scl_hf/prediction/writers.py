@@ -174,8 +174,7 @@ class PredictionFolder:
                     raise InputError(f"{item.path}: {problem}, so it is not kept. {remedy}")
 
     def _draw(self, kind: str, image: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        color = kind == "color"
-        return colorize(prediction, self.palette) if color else overlay(image, prediction, self.palette)
+        return colorize(prediction, self.palette) if kind == "color" else overlay(image, prediction, self.palette)
 
 
 def _source(path: str) -> list:

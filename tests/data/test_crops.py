@@ -42,7 +42,7 @@ def crops(dataset):
 
 
 def sampler(seed=0):
-    return PairSampler(LabeledSampler(6, seed=seed), num_unlabeled=6, seed=seed)
+    return PairSampler(LabeledSampler(6, seed=seed), num_unlabeled=6)
 
 
 def collator(num_pairs=None):
@@ -93,7 +93,7 @@ def test_batches_are_the_same_with_spawned_workers(crops):
 
 def test_supervised_batch_has_the_labeled_part_alone(crops):
     supervised = PairedCrops(crops.labeled)
-    pairs = [supervised[sample] for sample in PairSampler(LabeledSampler(6, seed=0), seed=0)]
+    pairs = [supervised[sample] for sample in PairSampler(LabeledSampler(6, seed=0))]
     assert len(supervised) == len(pairs) == 6
     assert set(collator()(pairs)) == {"pixel_values", "labels"}
 

@@ -118,7 +118,7 @@ def test_sampling_fields_out_of_range_are_named(name, value):
 
 
 def sampler(seed=0):
-    return PairSampler(LabeledSampler(6, seed=seed), num_unlabeled=6, seed=seed)
+    return PairSampler(LabeledSampler(6, seed=seed), num_unlabeled=6)
 
 
 def test_two_processes_together_sample_what_one_samples():

@@ -80,9 +80,11 @@ def read_tree(root: str, train_splits: Collection[str], other_splits: Collection
         others += ["/".join([*parts, name]) for name in names if not _is_suffix(name[name.rfind(".") :])]
         if images:
             found.append((parts, images))
-    common = os.path.commonprefix([parts for parts, _ in found])
     depth = 0  # of folders around everything
-    while depth < len(common) and common[depth] not in named and _is_wrapper(common[depth]):
+    for name in os.path.commonprefix([parts for parts, _ in found]):
+        split, role, unknown = read_name(name)
+        if name in named or split or role and not unknown:
+            break
         depth += 1
     read = [(parts, images, _read_folders(parts[depth:], named)) for parts, images in found]
     has_split = any(split for _, _, (split, *_) in read)
@@ -102,11 +104,6 @@ def read_tree(root: str, train_splits: Collection[str], other_splits: Collection
 @functools.cache
 def _is_suffix(suffix: str) -> bool:
     return is_image(f"a{suffix}")
-
-
-def _is_wrapper(name: str) -> bool:
-    split, role, unknown = read_name(name)
-    return split is None and (unknown or role is None)
 
 
 def _read_folders(parts: list[str], named: Collection[str]) -> tuple[str | None, str | None, list[str]]:
