@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -44,8 +43,7 @@ def source(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, copy)
-    with tarfile.open(build("build_sdist", copy, built)) as archive:
-        archive.extractall(tmp_path_factory.getbasetemp() / "source", filter="data")
+    shutil.unpack_archive(build("build_sdist", copy, built), tmp_path_factory.getbasetemp() / "source")
     (folder,) = (tmp_path_factory.getbasetemp() / "source").iterdir()
     return folder
 
