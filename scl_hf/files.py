@@ -69,7 +69,7 @@ def check_writable(name: str, path: str | os.PathLike, empty: bool = False) -> N
     if not existing.is_dir():
         kind = "is a link to nothing" if existing.is_symlink() and not existing.is_file() else "is a file"
         raise InputError(f"{name} {path}: {'' if existing == full else f'{existing} '}{kind}. Name another folder.")
-    if empty and full.resolve().is_dir() and any(full.resolve().iterdir()):
+    if empty and (folder := full.resolve()).is_dir() and any(folder.iterdir()):
         raise InputError(f"{name} {path}: is not an empty folder. Remove it or name another one.")
     try:
         tempfile.TemporaryFile(dir=existing).close()  # by its rights alone, root may write to /proc

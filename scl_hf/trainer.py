@@ -123,7 +123,7 @@ class SemiSupervisedTrainer(CheckpointedTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[RoundsCallback(lambda: self.evaluate()), *(callbacks or [])],
+            callbacks=[RoundsCallback(self.evaluate), *(callbacks or [])],
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False

@@ -82,7 +82,7 @@ DOOR = {
 }
 
 # Without the files of EfficientNet-Lite. Raising it is a decision to be made in a diff.
-PACKAGE_LINES = 12_626
+PACKAGE_LINES = 12_630
 
 
 @cache

@@ -15,7 +15,7 @@ from ..errors import InputError
 logger = logging.getLogger(__name__)
 
 RECIPE_NAME = "recipe.json"
-# Prefixes of fields that a resumed run may change. Samples and steps depend on none but the learning rate.
+# Fields that a resumed run may change, by name or prefix. Samples and steps depend on none but the learning rate.
 MAY_CHANGE = (
     # rate and length
     "learning_rate backbone_learning_rate lr_scheduler_ warmup_ max_steps num_train_epochs "
@@ -30,7 +30,8 @@ MAY_CHANGE = (
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataloader_multiprocessing_context per_device_train_batch_size gradient_accumulation_steps local_rank use_cpu "
     "ddp_backend ddp_timeout ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph activation_checkpointing "
-    "gradient_checkpointing torch_empty_cache_steps skip_memory_metrics debug "
+    "activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps "
+    "skip_memory_metrics debug "
     # corrupt files and resuming
     "skip_corrupt ignore_data_skip restore_callback_states_from_checkpoint resume_from_checkpoint allow_changed_recipe"
 ).split()
@@ -47,8 +48,7 @@ def fingerprint_of(
     lengths: Mapping[str, int],
 ) -> dict[str, Any]:
     """Returns all that samples and steps depend on: also `data` by name, what `files` hold, and `lengths` in steps."""
-    fields = args.to_dict().items()
-    settings = {name: value for name, value in fields if not name.startswith(tuple(MAY_CHANGE))} | lengths
+    settings = {name: value for name, value in args.to_dict().items() if not _may_change(name)} | lengths
     settings["data_seed"] = args.sample_seed
     settings["labeled crops of a step"] = args.step_batch_size
     config = {"architecture": type(model).__name__, "config": model.config.to_dict()}
@@ -100,6 +100,10 @@ def check_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any], allow_ch
         remedy = f"Give the checkpoint's, or {remedy}."
         raise InputError(f"resume_from_checkpoint {checkpoint}: was written with other values of {differ}. {remedy}")
     logger.warning("%s is resumed with other values of %s", checkpoint, differ)
+
+
+def _may_change(name: str) -> bool:
+    return any(name == may or may.endswith("_") and name.startswith(may) for may in MAY_CHANGE)
 
 
 def _differences(before: Mapping, now: Mapping, parent: str = "") -> Iterator[tuple[str, Any, Any]]:
